@@ -1,0 +1,35 @@
+# make, make train, make test: each makes what it needs, from a bare clone.
+# PYTHON is what the virtual environment is made with; VENV where it is.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+build: $(STAMP)  ## build the C library in place (the default)
+	@$(PY) setup.py -q build_ext --inplace
+
+train: build  ## train on the Python language reference, then write some text
+	@$(PY) -m pygpt train
+
+test: build $(VENV)/.installed-test  ## run every test
+	@$(PY) -m pytest
+
+info: build  ## what was built and what this machine has
+	@$(PY) -m pygpt info
+
+clean:  ## remove what was built; the virtual environment and out/ stay
+	rm -rf build dist *.egg-info pygpt/*.so pygpt/_kernels.c
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+$(STAMP):
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -q --disable-pip-version-check "cffi>=1.15" "setuptools>=77"
+	@touch $@
+
+$(VENV)/.installed-test: $(STAMP)
+	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
+	@touch $@
+
+.PHONY: build train test info clean help

@@ -1,0 +1,37 @@
+/* adamw.c: the optimizer's step, and the norm that clipping needs.
+ *
+ * Adam keeps running means of the gradient, m, and of its square, v; both start at 0 and are short of
+ * the true means by the factors 1 - beta^t, which are divided out. The step lr * mhat/(sqrt(vhat)+eps)
+ * is then of size lr whatever the gradient's scale. AdamW takes weight decay out of the gradient and
+ * applies it to the parameter itself. One pass reads and writes each array once, at the speed of
+ * memory; the factor that clipping found is applied to the gradient on the way.
+ */
+#include "internal.h"
+
+#define SPAN 16384 /* elements: fixed, so that sums do not depend on the number of threads */
+
+int adamw_step(float *param, float *m, float *v, const float *grad, const float *h, int64_t n,
+               int64_t n_decay) {
+    int threads = threads_for(10.0 * n);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < n; i += SPAN) {
+        int64_t end = min64(i + SPAN, n), cut = max64(i, min64(n_decay, end));
+        isa_in_use->adamw(param + i, m + i, v + i, grad + i, h, h[4], cut - i);
+        isa_in_use->adamw(param + cut, m + cut, v + cut, grad + cut, h, 0.0f, end - cut);
+    }
+    return PYGPT_OK;
+}
+
+int sum_squares(double *out, const float *x, int64_t n) {
+    const int64_t spans = (n + SPAN - 1) / SPAN;
+    double *partial = (double *)scratch_take(2 * spans);
+    if (!partial) return PYGPT_ENOMEM;
+    int threads = threads_for(2.0 * n);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < spans; i++)
+        partial[i] = isa_in_use->sum_squares(x + i * SPAN, min64(SPAN, n - i * SPAN));
+    *out = 0.0;
+    for (int64_t i = 0; i < spans; i++) *out += partial[i];
+    scratch_give((float *)partial);
+    return PYGPT_OK;
+}

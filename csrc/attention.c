@@ -1,0 +1,101 @@
+/* attention.c: causal multi-head attention that never holds a T x T matrix.
+ *
+ *   s_ij = scale q_i . k_j  (j <= i),   p_ij = exp(s_ij) / sum_j exp(s_ij),   o_i = sum_j p_ij v_j
+ *
+ * Forward. Queries are taken a block at a time, one query to a vector lane, and keys a block after
+ * another up to the diagonal; a score tile lives in L1 and is forgotten. The softmax runs along with
+ * the blocks: with m the largest score so far, l = sum exp(s - m) and o = sum exp(s - m) v, a block
+ * with a larger score rescales l and o by exp(m_old - m_new). At the end o / l is the output and
+ * lse = m + log l is all that is kept: p_ij = exp(s_ij - lse_i) gives the probabilities again.
+ *
+ * Why queries across lanes: maxima, sums and rescaling are then one instruction for a vector of
+ * queries, with nothing to add up across lanes, and heads of 8 channels fill the registers as well
+ * as heads of 64. Scores are held key by key: row j, lane i.
+ *
+ *   S^T (keys x queries) = K Q^T        rows of K broadcast, in place; Q^T packed once a block
+ *   O^T (HS x queries)   = V^T P^T      columns of V broadcast, in place; P^T is already a strip
+ *
+ * Backward. With dO given, and D_i = sum_c dO_ic O_ic,
+ *   dV_j  = sum_i p_ij dO_i                                    from o_i = sum_j p_ij v_j
+ *   dp_ij = dO_i . v_j
+ *   ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik) = p_ij (dp_ij - D_i)   softmax's backward; the sum is
+ *           sum_k p_ik dO_i . v_k = dO_i . O_i = D_i, known before any block is visited
+ *   dQ_i  = scale sum_j ds_ij k_j,     dK_j = scale sum_i ds_ij q_i
+ * Dropout multiplies p by a mask z/(1-dropout) after the softmax: dV uses z p, dp becomes z dp, and
+ * D is still dO . O, as O was made with z p.
+ *
+ * Threads own (batch, head) pairs: all of dQ, dK and dV of a head is one thread's.
+ */
+#include <math.h>
+
+#include "internal.h"
+
+/* Multiply-adds of one head: two products of T^2/2 x HS, and an exponential's worth a score. */
+static double head_cost(int64_t T, int64_t HS) { return (double)T * T * (HS + 8); }
+
+static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,
+                                const uint64_t *seed, uint64_t stream) {
+    int64_t HS = NH ? C / NH : 0;
+    return (attention_shape){
+        .T = T, .C = C, .NH = NH, .HS = HS,
+        .scale = HS ? 1.0f / sqrtf((float)HS) : 1.0f,
+        .drop = dropout_threshold(dropout),
+        .keep_scale = 1.0f / (1.0f - dropout),
+        .key = random_key(seed, stream),
+    };
+}
+
+int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
+                      int64_t NH, float dropout, const uint64_t *seed, uint64_t stream) {
+    const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
+    int threads = threads_for(B * NH * head_cost(T, s.HS));
+    const int64_t each = isa_in_use->attention_scratch(&s);
+    float *scratch = scratch_take(each * threads);
+    if (!scratch) return PYGPT_ENOMEM;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < B * NH; i++)
+        isa_in_use->attention_forward(&s, out, lse, qkv, i / NH, i % NH,
+                                      scratch + each * thread_number());
+    scratch_give(scratch);
+    return PYGPT_OK;
+}
+
+int attention_backward(float *dqkv, const float *dout, const float *qkv, const float *out,
+                       const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
+                       float dropout, const uint64_t *seed, uint64_t stream) {
+    const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
+    int threads = threads_for(2.5 * B * NH * head_cost(T, s.HS));
+    const int64_t each = isa_in_use->attention_scratch(&s);
+    float *scratch = scratch_take(each * threads);
+    if (!scratch) return PYGPT_ENOMEM;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < B * NH; i++)
+        isa_in_use->attention_backward(&s, dqkv, dout, qkv, out, lse, i / NH, i % NH,
+                                       scratch + each * thread_number());
+    scratch_give(scratch);
+    return PYGPT_OK;
+}
+
+int attention_cached(float *out, float *keys, float *values, const float *qkv, int64_t B, int64_t T,
+                     int64_t C, int64_t NH, int64_t past, int64_t P) {
+    const int64_t HS = NH ? C / NH : 0, length = past + T;
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t c = 0; c < C; c++) {
+                const float *new = qkv + (b * T + t) * 3 * C;
+                keys[(b * P + past + t) * C + c] = new[C + c];
+                values[(b * P + past + t) * C + c] = new[2 * C + c];
+            }
+    int threads = threads_for(2.0 * B * T * length * C);
+    float *scores = scratch_take(length * threads);
+    if (!scores) return PYGPT_ENOMEM;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < B * T * NH; i++) {
+        int64_t b = i / (T * NH), t = i / NH % T, at = i % NH * HS;
+        isa_in_use->attention_cached(out + (b * T + t) * C + at, qkv + (b * T + t) * 3 * C + at,
+                                     keys + b * P * C + at, values + b * P * C + at, past + t + 1,
+                                     C, HS, scores + length * thread_number());
+    }
+    scratch_give(scores);
+    return PYGPT_OK;
+}

@@ -1,0 +1,121 @@
+/* crossentropy.c: the loss of a row of logits is -log p_y = log sum_j exp(x_j) - x_y, y its target.
+ *
+ * Backward. d log sum exp / dx_j = p_j, so dloss/dx = p - y with y the one-hot target; the loss is the
+ * mean over rows, which divides by R.
+ *
+ * The head is the largest layer of a GPT and its logits the largest tensor: (R,V) would be a hundred
+ * times the size of anything else. linear_cross_entropy holds a chunk of rows at a time, turns the
+ * logits into their gradients in place, and uses these at once for dinp and dweight. The chunk is
+ * computed transposed, weight (V,C) times inp^T: the larger operand is then the one that is read in
+ * place, and with rows in the vector lanes the softmax over V needs nothing across lanes.
+ */
+#include <string.h>
+
+#include "internal.h"
+
+#define COST 16.0
+/* Logits of a chunk: 26 MB, or 512 rows. */
+#define CHUNK_FLOATS 6500000
+#define CHUNK_ROWS 512
+
+static int targets_in_range(const int32_t *targets, int64_t R, int64_t V) {
+    for (int64_t r = 0; r < R; r++)
+        if (targets[r] < 0 || targets[r] >= V) return 0;
+    return 1;
+}
+
+static void mean_loss(float *loss, const float *losses, int64_t R) {
+    double sum = 0.0;
+    for (int64_t r = 0; r < R; r++) sum += losses[r];
+    *loss = R ? (float)(sum / (double)R) : 0.0f;
+}
+
+int cross_entropy_forward(float *loss, float *losses, const float *logits, const int32_t *targets,
+                          int64_t R, int64_t V) {
+    if (!targets_in_range(targets, R, V)) return PYGPT_ERANGE;
+    int threads = threads_for(COST * R * V);
+    int64_t chunk = chunk_for(R, 1, threads);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t r = 0; r < R; r += chunk)
+        isa_in_use->cross_entropy_rows(losses, NULL, logits, targets, 0.0f, r, min64(r + chunk, R),
+                                       V, 0);
+    mean_loss(loss, losses, R);
+    return PYGPT_OK;
+}
+
+int cross_entropy_backward(float *dlogits, const float *dloss, const float *logits,
+                           const int32_t *targets, int64_t R, int64_t V, int accumulate) {
+    if (!targets_in_range(targets, R, V)) return PYGPT_ERANGE;
+    int threads = threads_for(COST * R * V);
+    int64_t chunk = chunk_for(R, 1, threads);
+    const float factor = *dloss / (float)R;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t r = 0; r < R; r += chunk)
+        isa_in_use->cross_entropy_rows(NULL, dlogits, logits, targets, factor, r,
+                                       min64(r + chunk, R), V, accumulate);
+    return PYGPT_OK;
+}
+
+/* losses of all rows; with dloss, also the gradients. */
+static int run(float *loss, float *losses, float *dinp, float *dweight, const float *dloss,
+               const float *inp, const float *weight, const int32_t *targets, int64_t R, int64_t C,
+               int64_t V, int accumulate_input, int accumulate_weight) {
+    if (!targets_in_range(targets, R, V)) return PYGPT_ERANGE;
+    const int64_t lanes = isa_in_use->tile_columns;
+    int64_t chunk = max64(lanes, min64(CHUNK_ROWS, CHUNK_FLOATS / max64(V, 1)) / lanes * lanes);
+    chunk = min64(chunk, max64(R, 1));
+    float *logits = scratch_take(chunk * V); /* (V, rows) */
+    if (!logits) return PYGPT_ENOMEM;
+    const float factor = dloss ? *dloss / (float)max64(R, 1) : 0.0f;
+    int status = PYGPT_OK;
+    if (dloss && R == 0 && !accumulate_weight) memset(dweight, 0, sizeof(float) * (size_t)(V * C));
+
+    for (int64_t r = 0; r < R && status == PYGPT_OK; r += chunk) {
+        const int64_t rows = min64(chunk, R - r);
+        const float *x = inp + r * C;
+        status = gemm_run((gemm){
+            .M = V, .N = rows, .K = C,
+            .a = weight, .a_row = C, .a_col = 1,
+            .b = x, .b_row = 1, .b_col = C,
+            .c = logits, .ldc = rows,
+        });
+        if (status != PYGPT_OK) break;
+        int threads = threads_for(COST * rows * V);
+        int64_t share = (chunk_for(rows, lanes, threads) + lanes - 1) / lanes * lanes;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (int64_t i = 0; i < rows; i += share)
+            isa_in_use->cross_entropy_columns(losses + r + i, logits + i, targets + r + i,
+                                              dloss ? &factor : NULL, min64(share, rows - i), V,
+                                              rows);
+        if (!dloss) continue;
+        status = gemm_run((gemm){
+            .M = rows, .N = C, .K = V,
+            .a = logits, .a_row = 1, .a_col = rows,
+            .b = weight, .b_row = C, .b_col = 1,
+            .c = dinp + r * C, .ldc = C, .accumulate = accumulate_input,
+        });
+        if (status != PYGPT_OK) break;
+        status = gemm_run((gemm){
+            .M = V, .N = C, .K = rows,
+            .a = logits, .a_row = rows, .a_col = 1,
+            .b = x, .b_row = C, .b_col = 1,
+            .c = dweight, .ldc = C, .accumulate = accumulate_weight || r > 0,
+        });
+    }
+    scratch_give(logits);
+    mean_loss(loss, losses, R);
+    return status;
+}
+
+int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
+                                 const int32_t *targets, int64_t R, int64_t C, int64_t V) {
+    return run(loss, losses, NULL, NULL, NULL, inp, weight, targets, R, C, V, 0, 0);
+}
+
+int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
+                                  const float *dloss, const float *inp, const float *weight,
+                                  const int32_t *targets, int64_t R, int64_t C, int64_t V,
+                                  int accumulate_input, int accumulate_weight) {
+    return run(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V, accumulate_input,
+               accumulate_weight);
+}

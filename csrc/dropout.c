@@ -1,0 +1,33 @@
+/* dropout.c: each element kept with probability 1 - dropout and then divided by it.
+ *
+ * The mask is not stored: it is a hash of (seed, stream, row, column), so the backward pass computes
+ * the same one again, on any number of threads. A 64-bit mix (random.c) turns seed, stream and row
+ * into a row key; a 32-bit mix turns row key and column into the random number, which is the only
+ * part that runs once an element: two multiplications and three shifts, on all lanes at once.
+ */
+#include "internal.h"
+
+#define COST 8.0
+
+uint32_t dropout_threshold(float dropout) { return (uint32_t)(dropout * 16777216.0f); }
+
+static int run(float *out, const float *inp, const float *residual, int64_t R, int64_t C,
+               float dropout, const uint64_t *seed, uint64_t stream) {
+    const uint64_t key = random_key(seed, stream);
+    int threads = threads_for(COST * R * C);
+    int64_t chunk = chunk_for(R, 1, threads);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t r = 0; r < R; r += chunk)
+        isa_in_use->dropout_rows(out, inp, residual, key, dropout, r, min64(r + chunk, R), C);
+    return PYGPT_OK;
+}
+
+int dropout_forward(float *out, const float *inp, const float *residual, int64_t R, int64_t C,
+                    float dropout, const uint64_t *seed, uint64_t stream) {
+    return run(out, inp, residual, R, C, dropout, seed, stream);
+}
+
+int dropout_backward(float *dinp, const float *dout, int64_t R, int64_t C, float dropout,
+                     const uint64_t *seed, uint64_t stream, int accumulate) {
+    return run(dinp, dout, accumulate ? dinp : NULL, R, C, dropout, seed, stream);
+}

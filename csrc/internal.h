@@ -1,0 +1,119 @@
+/* internal.h: what the C files share among themselves: the table of one instruction set's inner
+ * loops, how work is split over threads, and scratch memory. Not part of the ABI.
+ *
+ * A kernel family is two files. The .c holds the contract's function: it derives the formula, takes
+ * scratch, and splits the output over threads. The .inl holds the inner loops over a range of rows or
+ * one block; isa_*.c compile every .inl once per instruction set and list the results in an `isa`.
+ */
+#ifndef INTERNAL_H
+#define INTERNAL_H
+
+#include <stddef.h>
+
+#include "pygpt.h"
+
+/* C (M,N) = [C or addend or 0] + bias + A B: the one matrix product behind every layer.
+ * A and B are given by strides, so that a transposed operand is only a different pair of numbers:
+ * A[i][k] = a[i*a_row + k*a_col], B[k][j] = b[k*b_row + j*b_col]; one of b_row, b_col is 1. */
+typedef struct gemm {
+    int64_t M, N, K;
+    const float *a;
+    int64_t a_row, a_col;
+    const float *b;
+    int64_t b_row, b_col;
+    float *c;
+    int64_t ldc;
+    int accumulate;         /* start from what c holds */
+    const float *addend;    /* (M,N) with row stride ldc, added once, or NULL; may be c */
+    const float *bias;      /* (N), added to each row, or NULL */
+    float *pre;             /* (M,N): the sum goes here and gelu(sum) to c, or NULL */
+    const float *slope_of;  /* (M,N): c [+]= (A B) * gelu'(slope_of), or NULL */
+    float *column_sum;      /* (N): [+]= sum over k of B[k][j], or NULL */
+    int accumulate_sum;
+    int64_t kc;             /* rows of B packed at a time; set by gemm_run */
+} gemm;
+
+/* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
+int gemm_run(gemm g);
+/* Panel floats that gemm_block needs for blocks of at most `columns` columns. */
+int64_t gemm_panel(const gemm *g, int64_t columns);
+
+/* The geometry of one attention call, shared by every (batch, head). */
+typedef struct attention_shape {
+    int64_t T, C, NH, HS;
+    float scale;       /* 1 / sqrt(HS) */
+    uint32_t drop;     /* dropout * 2^24: a 24-bit random number below it means dropped */
+    float keep_scale;  /* 1 / (1 - dropout) */
+    uint64_t key;      /* the mask's key, see random.c */
+} attention_shape;
+
+/* The hash behind random numbers (random.c): a key, and from it the key of a row. */
+uint64_t random_key(const uint64_t *seed, uint64_t stream);
+uint32_t random_row(uint64_t key, uint64_t row);
+/* Random 24-bit numbers below this mean dropped (dropout.c). */
+uint32_t dropout_threshold(float dropout);
+
+/* The inner loops of one instruction set. Ranges are half open: rows r0 <= r < r1. */
+typedef struct isa {
+    const char *name;
+    int64_t tile_rows, tile_columns;
+    void (*gemm_block)(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *panel);
+    void (*gemm_dots)(const gemm *g, int64_t n0, int64_t n1);
+    int64_t (*attention_scratch)(const attention_shape *s);
+    void (*attention_forward)(const attention_shape *s, float *out, float *lse, const float *qkv,
+                              int64_t b, int64_t h, float *scratch);
+    void (*attention_backward)(const attention_shape *s, float *dqkv, const float *dout,
+                               const float *qkv, const float *out, const float *lse, int64_t b,
+                               int64_t h, float *scratch);
+    void (*attention_cached)(float *out, const float *q, const float *keys, const float *values,
+                             int64_t n, int64_t C, int64_t HS, float *scores);
+    void (*softmax_forward)(float *out, const float *inp, int64_t r0, int64_t r1, int64_t C);
+    void (*softmax_backward)(float *dinp, const float *dout, const float *out, int64_t r0,
+                             int64_t r1, int64_t C, int accumulate);
+    void (*layernorm_forward)(float *out, float *mean, float *rstd, const float *inp,
+                              const float *weight, const float *bias, int64_t r0, int64_t r1,
+                              int64_t C, float eps);
+    void (*layernorm_backward)(float *dinp, float *dweight, float *dbias, const float *dout,
+                               const float *inp, const float *weight, const float *mean,
+                               const float *rstd, int64_t r0, int64_t r1, int64_t C,
+                               int accumulate);
+    void (*gelu_forward)(float *out, const float *inp, int64_t n);
+    void (*gelu_backward)(float *dinp, const float *dout, const float *inp, int64_t n,
+                          int accumulate);
+    void (*cross_entropy_rows)(float *losses, float *dlogits, const float *logits,
+                               const int32_t *targets, float factor, int64_t r0, int64_t r1,
+                               int64_t V, int accumulate);
+    void (*cross_entropy_columns)(float *losses, float *logits, const int32_t *targets,
+                                  const float *factor, int64_t rows, int64_t V, int64_t ld);
+    void (*dropout_rows)(float *out, const float *inp, const float *residual, uint64_t key,
+                         float dropout, int64_t r0, int64_t r1, int64_t C);
+    void (*add)(float *out, const float *a, const float *b, int64_t n);
+    void (*mul)(float *out, const float *a, const float *b, int64_t n, int accumulate);
+    void (*scale)(float *out, const float *inp, float factor, int64_t n, int accumulate);
+    void (*adamw)(float *param, float *m, float *v, const float *grad, const float *h,
+                  float weight_decay, int64_t n);
+    double (*sum_squares)(const float *x, int64_t n);
+} isa;
+
+/* The table in use (dispatch.c). */
+extern const isa *isa_in_use;
+
+/* How many threads to use for a job of about `operations` vector-friendly multiply-adds: one for
+ * small jobs, where starting the others would cost more than they save. */
+int threads_for(double operations);
+
+/* The calling thread's place in its team, 0 first. */
+int thread_number(void);
+
+/* A chunk of `total` units such that each of `threads` has several, at least `least` units long. */
+int64_t chunk_for(int64_t total, int64_t least, int threads);
+
+/* Scratch for one call: 64-byte aligned, its contents undefined; NULL when there is none.
+ * A returned block is kept for the next call, because fresh memory costs a page fault every 4 KB. */
+float *scratch_take(int64_t floats);
+void scratch_give(float *scratch);
+
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+#endif

@@ -1,0 +1,56 @@
+/* layernorm.c: each row brought to mean 0 and variance 1, then scaled and shifted by channel.
+ *
+ *   xhat_i = (x_i - mean) rstd,   rstd = 1/sqrt(mean((x - mean)^2) + eps),   y_i = xhat_i w_i + b_i
+ *
+ * Backward. dw_i = sum_rows dy_i xhat_i and db_i = sum_rows dy_i; with dxhat_i = dy_i w_i, x_i acts
+ * through (x_i - mean), through the mean, and through rstd:
+ *   d xhat_j / d x_i = rstd (delta_ij - 1/C - xhat_i xhat_j / C)
+ *   dx_i = rstd (dxhat_i - mean(dxhat) - xhat_i mean(dxhat xhat)).
+ *
+ * dw and db are sums over rows while threads own rows. So rows are cut into groups that depend on R
+ * alone, each group is summed by one thread into its own partial sums, and these are added in order.
+ */
+#include <string.h>
+
+#include "internal.h"
+
+#define COST 4.0
+#define GROUP_ROWS 32
+#define GROUPS 128 /* at most */
+
+int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, const float *weight,
+                      const float *bias, int64_t R, int64_t C, float eps) {
+    int threads = threads_for(COST * R * C);
+    int64_t chunk = chunk_for(R, 1, threads);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t r = 0; r < R; r += chunk)
+        isa_in_use->layernorm_forward(out, mean, rstd, inp, weight, bias, r, min64(r + chunk, R), C,
+                                      eps);
+    return PYGPT_OK;
+}
+
+int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *dout,
+                       const float *inp, const float *weight, const float *mean, const float *rstd,
+                       int64_t R, int64_t C, int accumulate_input, int accumulate_params) {
+    const int64_t group = max64(GROUP_ROWS, (R + GROUPS - 1) / GROUPS);
+    const int64_t groups = (R + group - 1) / group;
+    float *partial = scratch_take(2 * C * groups);
+    if (!partial) return PYGPT_ENOMEM;
+    memset(partial, 0, sizeof(float) * (size_t)(2 * C * groups));
+    int threads = threads_for(2 * COST * R * C);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < groups; i++)
+        isa_in_use->layernorm_backward(dinp, partial + 2 * C * i, partial + 2 * C * i + C, dout,
+                                       inp, weight, mean, rstd, i * group,
+                                       min64((i + 1) * group, R), C, accumulate_input);
+    if (!accumulate_params) {
+        memset(dweight, 0, sizeof(float) * (size_t)C);
+        memset(dbias, 0, sizeof(float) * (size_t)C);
+    }
+    for (int64_t i = 0; i < groups; i++) {
+        isa_in_use->add(dweight, dweight, partial + 2 * C * i, C);
+        isa_in_use->add(dbias, dbias, partial + 2 * C * i + C, C);
+    }
+    scratch_give(partial);
+    return PYGPT_OK;
+}

@@ -1,0 +1,108 @@
+/* matmul.c: one matrix product for every layer, C (M,N) = A (M,K) B (K,N).
+ *
+ * Each element is a sum of K products; the naive triple loop loads two floats for each multiply-add
+ * and is bound by those loads. A tile of MR x NR elements held in registers loads MR + NR floats for
+ * MR * NR multiply-adds, which the load units keep up with, so the multiply-add units set the pace.
+ *
+ *           n0       n1                   one task: rows m0..m1, columns n0..n1 of C
+ *            |  B  |                        for k0 in 0, kc, 2 kc ..:
+ *            | kc  | -> panel, packed         pack kc rows of B as strips of NR columns   (in L2)
+ *            +-----+                          for each row tile, MR rows of A, in place   (in L1)
+ *   +-----+  +-----+ m0                         for each strip:
+ *   |  A  |  |  C  |                              tile: MR x NR sums over kc               (registers)
+ *   +-----+  +-----+ m1
+ *
+ * A is read in place: a tile broadcasts single floats of it, for which any stride will do. B is read
+ * a whole row of the tile at a time, so it is packed: contiguous, and turned over if it is stored
+ * transposed. The panel is private to the thread, which needs no barrier and keeps it in its own L2.
+ *
+ * A layer needs three products, and each is a choice of strides (weight is (IN,OUT)):
+ *   y  = x W       A = x,    B = W          (R,IN)(IN,OUT)
+ *   dx = dy W^T    A = dy,   B = W^T        dL/dx_i = sum_j dL/dy_j W_ij
+ *   dW = x^T dy    A = x^T,  B = dy         dL/dW_ij = sum_r x_ri dL/dy_rj
+ *
+ * Threads share out blocks of C; the sum over k of an element is always one thread's, in the order
+ * of k, cut at the same multiples of kc. Where the blocks begin and end does not change a bit.
+ */
+#include "internal.h"
+
+/* A panel of KC x NC floats is 384 KB and stays in a megabyte of L2 beside the rows of A. */
+#define KC 384
+#define NC 256
+/* Rows of a block repay the packing of its panel; fewer only if there are not more. */
+#define ROWS_PER_PANEL 96
+/* Up to so many rows of A against a transposed B are taken as dot products: B is read once, in place. */
+#define DOT_ROWS 4
+
+/* K is cut into equal parts no longer than KC. */
+static int64_t k_block(const gemm *g) {
+    int64_t parts = max64(1, (g->K + KC - 1) / KC);
+    /* gelu' multiplies the whole sum: with something to add it to, there must be one part. */
+    if (g->slope_of && (g->accumulate || g->addend)) parts = 1;
+    if (g->pre && g->addend == g->c) parts = 1;
+    return max64(1, (g->K + parts - 1) / parts);
+}
+
+int64_t gemm_panel(const gemm *g, int64_t columns) {
+    int64_t NR = isa_in_use->tile_columns;
+    return k_block(g) * ((columns + NR - 1) / NR * NR);
+}
+
+static int run_dots(const gemm *g) {
+    int threads = threads_for((double)g->M * g->N * g->K);
+    int64_t chunk = (chunk_for(g->N, 64, threads) + 3) / 4 * 4;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t n = 0; n < g->N; n += chunk)
+        isa_in_use->gemm_dots(g, n, min64(n + chunk, g->N));
+    return PYGPT_OK;
+}
+
+int gemm_run(gemm g) {
+    const int64_t MR = isa_in_use->tile_rows, NR = isa_in_use->tile_columns;
+    if (g.M <= DOT_ROWS && g.b_row == 1 && g.b_col != 1 && g.a_col == 1 && !g.addend && !g.bias &&
+        !g.pre && !g.slope_of && !g.column_sum)
+        return run_dots(&g);
+    g.kc = k_block(&g);
+
+    int threads = threads_for((double)g.M * g.N * max64(g.K, 1));
+    int64_t columns = min64(NC, (g.N + NR - 1) / NR * NR);
+    int64_t rows = max64(g.M, 1);
+    if (threads > 1) {
+        /* About four blocks to a thread: rows first, as long as a panel is repaid, then columns. */
+        int64_t wanted = 4 * threads;
+        int64_t across = (g.N + columns - 1) / columns;
+        int64_t down = max64(1, min64((wanted + across - 1) / max64(across, 1), g.M / ROWS_PER_PANEL));
+        rows = (rows + down - 1) / down;
+        while (columns > NR && down * ((g.N + columns - 1) / columns) < wanted)
+            columns = (columns / 2 + NR - 1) / NR * NR;
+    }
+    rows = (rows + MR - 1) / MR * MR;
+    const int64_t down = max64(1, (g.M + rows - 1) / rows);
+    const int64_t blocks = down * ((g.N + columns - 1) / columns);
+    const int64_t panel = (gemm_panel(&g, columns) + 15) / 16 * 16;
+
+    if (blocks < threads) threads = (int)max64(blocks, 1);
+    float *panels = scratch_take(panel * threads);
+    if (!panels) return PYGPT_ENOMEM;
+#pragma omp parallel num_threads(threads)
+    {
+        float *mine = panels + panel * thread_number();
+#pragma omp for schedule(dynamic)
+        for (int64_t block = 0; block < blocks; block++) {
+            int64_t m = block % down * rows, n = block / down * columns;
+            isa_in_use->gemm_block(&g, m, min64(m + rows, g.M), n, min64(n + columns, g.N), mine);
+        }
+    }
+    scratch_give(panels);
+    return PYGPT_OK;
+}
+
+int matmul(float *out, const float *a, const float *b, int64_t M, int64_t N, int64_t K,
+           int transpose_a, int transpose_b, int accumulate) {
+    return gemm_run((gemm){
+        .M = M, .N = N, .K = K,
+        .a = a, .a_row = transpose_a ? 1 : K, .a_col = transpose_a ? M : 1,
+        .b = b, .b_row = transpose_b ? 1 : N, .b_col = transpose_b ? K : 1,
+        .c = out, .ldc = N, .accumulate = accumulate,
+    });
+}

@@ -1,0 +1,207 @@
+/* matmul.inl: the tile, and one block of a matrix product built from it. Derivation: matmul.c. */
+
+/* Accumulators, one row of B and one broadcast of A must fit the registers of the instruction set. */
+_Static_assert(MR * NV + NV + 1 <= REGISTERS, "the tile does not fit the register file");
+#define NR (NV * VW)
+
+/* acc (mr x nv vectors) = the product of mr rows of A and K rows of B, `ldb` floats apart.
+ * mr and nv are constants at every call, so that the loops unroll and acc stays in registers: it is
+ * zeroed by the same unrolled loops, as an initialiser would put it in memory. */
+INLINE void tile_product(const int mr, const int nv, vf acc[MR][NV], int64_t K, const float *a,
+                         int64_t a_row, int64_t a_col, const float *b, int64_t ldb) {
+    UNROLL for (int i = 0; i < mr; i++)
+        UNROLL for (int j = 0; j < nv; j++) acc[i][j] = vzero();
+    for (int64_t k = 0; k < K; k++, a += a_col, b += ldb) {
+        vf row[NV];
+        UNROLL for (int j = 0; j < nv; j++) row[j] = vload(b + j * VW);
+        UNROLL for (int i = 0; i < mr; i++) {
+            vf x = vset1(a[i * a_row]);
+            UNROLL for (int j = 0; j < nv; j++) acc[i][j] = x * row[j] + acc[i][j];
+        }
+    }
+}
+
+/* The tile of any size: c (mr, nv vectors) [+]= A B. The sizes choose one of the unrolled bodies. */
+#define TILE_CASE(m, n)                                                                   \
+    case (m) * 8 + (n): {                                                                 \
+        vf acc[MR][NV];                                                                   \
+        tile_product(m, n, acc, K, a, a_row, a_col, b, ldb);                              \
+        UNROLL for (int i = 0; i < m; i++) UNROLL for (int j = 0; j < n; j++) {           \
+            float *p = c + i * ldc + j * VW;                                              \
+            vstore(p, accumulate ? acc[i][j] + vload(p) : acc[i][j]);                     \
+        }                                                                                 \
+        break;                                                                            \
+    }
+#if NV == 4
+#define TILE_ROW(m) TILE_CASE(m, 1) TILE_CASE(m, 2) TILE_CASE(m, 3) TILE_CASE(m, 4)
+#else
+#define TILE_ROW(m) TILE_CASE(m, 1) TILE_CASE(m, 2)
+#endif
+static void tile_any(int64_t mr, int64_t nv, float *c, int64_t ldc, int64_t K, const float *a,
+                     int64_t a_row, int64_t a_col, const float *b, int64_t ldb, int accumulate) {
+    switch (mr * 8 + nv) {
+        TILE_ROW(1) TILE_ROW(2) TILE_ROW(3) TILE_ROW(4) TILE_ROW(5) TILE_ROW(6)
+    }
+}
+_Static_assert(MR == 6, "tile_any lists the tiles of 1 to 6 rows");
+
+/* The full tile, with what a layer adds to it: c = AB [+ addend] [+ bias]. */
+static void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_t a_row,
+                      int64_t a_col, const float *b, int64_t ldb, const float *addend,
+                      const float *bias) {
+    vf acc[MR][NV];
+    tile_product(MR, NV, acc, K, a, a_row, a_col, b, ldb);
+    if (bias)
+        UNROLL for (int j = 0; j < NV; j++) {
+            vf x = vload(bias + j * VW);
+            UNROLL for (int i = 0; i < MR; i++) acc[i][j] += x;
+        }
+    if (addend)
+        UNROLL for (int i = 0; i < MR; i++)
+            UNROLL for (int j = 0; j < NV; j++) acc[i][j] += vload(addend + i * ldc + j * VW);
+    UNROLL for (int i = 0; i < MR; i++)
+        UNROLL for (int j = 0; j < NV; j++) vstore(c + i * ldc + j * VW, acc[i][j]);
+}
+
+/* What follows the last partial sum, from the tile t (mr, NR) to row m, column n of g's outputs. */
+static void tile_finish(const gemm *g, const float *t, int64_t mr, int64_t nr, int64_t m, int64_t n,
+                        int first, int last) {
+    for (int64_t i = 0; i < mr; i++) {
+        for (int64_t j = 0; j < nr; j += VW) {
+            int64_t lanes = min64(VW, nr - j), at = (m + i) * g->ldc + n + j;
+            vf x = vload(t + i * NR + j);
+            if (first && g->bias) x += vload_n(g->bias + n + j, lanes);
+            if (!first) x += vload_n(g->c + at, lanes);
+            if (last && g->pre) {
+                vstore_n(g->pre + at, x, lanes);
+                x = vgelu(x);
+            }
+            if (last && g->slope_of) x *= vgelu_slope(vload_n(g->slope_of + at, lanes));
+            /* What is added untouched by GELU comes last where there is one, else first. */
+            if (g->pre || g->slope_of ? last : first) {
+                if (g->accumulate) x += vload_n(g->c + at, lanes);
+                if (g->addend) x += vload_n(g->addend + at, lanes);
+            }
+            vstore_n(g->c + at, x, lanes);
+        }
+    }
+}
+
+/* Rows k0..k0+kc of B, columns n..n+nr, as a contiguous strip (kc, NR), padded with zeros. */
+static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int64_t n, int64_t nr) {
+    if (g->b_col == 1) {
+        const float *b = g->b + k0 * g->b_row + n;
+        if (nr == NR) {
+            for (int64_t k = 0; k < kc; k++, b += g->b_row, strip += NR)
+                UNROLL for (int j = 0; j < NV; j++) vstore(strip + j * VW, vload(b + j * VW));
+            return;
+        }
+        for (int64_t k = 0; k < kc; k++, b += g->b_row, strip += NR)
+            for (int64_t j = 0; j < NR; j += VW)
+                vstore(strip + j, vload_n(b + min64(j, nr), max64(0, min64(VW, nr - j))));
+        return;
+    }
+    /* B is stored transposed: VW x VW squares are turned over in registers. */
+    for (int64_t j = 0; j < NR; j += VW) {
+        int64_t rows = max64(0, min64(VW, nr - j));
+        const float *b = g->b + k0 + (n + j) * g->b_col;
+        for (int64_t k = 0; k < kc; k += VW) {
+            int64_t columns = min64(VW, kc - k);
+            vf square[VW];
+            if (rows == VW && columns == VW) {
+                UNROLL for (int i = 0; i < VW; i++) square[i] = vload(b + i * g->b_col + k);
+            } else {
+                for (int64_t i = 0; i < VW; i++)
+                    square[i] = i < rows ? vload_n(b + i * g->b_col + k, columns) : vzero();
+            }
+            vtranspose(square);
+            if (columns == VW) {
+                UNROLL for (int i = 0; i < VW; i++) vstore(strip + (k + i) * NR + j, square[i]);
+            } else {
+                for (int64_t i = 0; i < columns; i++) vstore(strip + (k + i) * NR + j, square[i]);
+            }
+        }
+    }
+}
+
+/* column_sum[n..n+nr] [+]= the sums over the rows of a packed strip. */
+static void strip_sums(const gemm *g, const float *strip, int64_t kc, int64_t n, int64_t nr,
+                       int first) {
+    for (int64_t j = 0; j < nr; j += VW) {
+        int64_t lanes = min64(VW, nr - j);
+        vf sum = vzero();
+        for (int64_t k = 0; k < kc; k++) sum += vload(strip + k * NR + j);
+        float *p = g->column_sum + n + j;
+        if (!first || g->accumulate_sum) sum += vload_n(p, lanes);
+        vstore_n(p, sum, lanes);
+    }
+}
+
+/* Rows m0..m1, columns n0..n1 of the product. The panel holds kc rows of B as strips of NR columns,
+ * packed here, used by every row of the block; the tile's row of A stays in L1 across the strips. */
+static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
+                       float *panel) {
+    /* A few rows use B too little to repay packing it. */
+    const int in_place = m1 - m0 <= 4 * MR && g->b_col == 1;
+    const int plain = !g->pre && !g->slope_of;
+    int64_t k0 = 0;
+    do { /* at least once: with K = 0 the product is 0, and the bias still arrives */
+        const int64_t kc = min64(g->kc, g->K - k0);
+        const int first = k0 == 0, last = k0 + kc >= g->K;
+        for (int64_t n = n0; n < n1; n += NR) {
+            int64_t nr = min64(NR, n1 - n);
+            float *strip = panel + (n - n0) * g->kc;
+            if (!in_place || nr < NR || (g->column_sum && m0 == 0))
+                pack_strip(strip, g, k0, kc, n, nr);
+            if (g->column_sum && m0 == 0) strip_sums(g, strip, kc, n, nr, first);
+        }
+        for (int64_t m = m0; m < m1; m += MR) {
+            int64_t mr = min64(MR, m1 - m);
+            const float *a = g->a + m * g->a_row + k0 * g->a_col;
+            for (int64_t n = n0; n < n1; n += NR) {
+                int64_t nr = min64(NR, n1 - n);
+                const float *b = panel + (n - n0) * g->kc;
+                int64_t ldb = NR;
+                if (in_place && nr == NR) b = g->b + k0 * g->b_row + n, ldb = g->b_row;
+                float *c = g->c + m * g->ldc + n;
+                if (plain && mr == MR && nr == NR && !(first && g->accumulate && g->addend)) {
+                    const float *addend = !first || g->accumulate ? c
+                                          : g->addend ? g->addend + m * g->ldc + n : NULL;
+                    tile_full(c, g->ldc, kc, a, g->a_row, g->a_col, b, ldb, addend,
+                              first && g->bias ? g->bias + n : NULL);
+                } else {
+                    float t[MR * NR];
+                    tile_any(mr, (nr + VW - 1) / VW, t, NR, kc, a, g->a_row, g->a_col, b, ldb, 0);
+                    tile_finish(g, t, mr, nr, m, n, first, last);
+                }
+            }
+        }
+        k0 += kc;
+    } while (k0 < g->K);
+}
+
+/* Columns n0..n1 of a product with few rows, both operands contiguous along k: dot products, four
+ * columns at a time so that four sums are under way. For generation, where memory sets the pace. */
+static void gemm_dots(const gemm *g, int64_t n0, int64_t n1) {
+    for (int64_t n = n0; n < n1; n += 4) {
+        int64_t columns = min64(4, n1 - n);
+        const float *b[4];
+        for (int64_t j = 0; j < 4; j++) b[j] = g->b + (n + min64(j, columns - 1)) * g->b_col;
+        for (int64_t m = 0; m < g->M; m++) {
+            const float *a = g->a + m * g->a_row;
+            vf sum[4] = {vzero(), vzero(), vzero(), vzero()};
+            int64_t k = 0;
+            for (; k + VW <= g->K; k += VW) {
+                vf x = vload(a + k);
+                UNROLL for (int j = 0; j < 4; j++) sum[j] = x * vload(b[j] + k) + sum[j];
+            }
+            if (k < g->K) {
+                vf x = vload_n(a + k, g->K - k);
+                for (int j = 0; j < 4; j++) sum[j] += x * vload_n(b[j] + k, g->K - k);
+            }
+            float *c = g->c + m * g->ldc + n;
+            for (int64_t j = 0; j < columns; j++)
+                c[j] = (g->accumulate ? c[j] : 0.0f) + vsum(sum[j]);
+        }
+    }
+}

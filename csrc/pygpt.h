@@ -1,0 +1,224 @@
+/* pygpt.h: the ABI, one written contract per kernel.
+ *
+ * This is the only C that cffi reads (build_ffi.py strips the lines that start with '#'), so it is
+ * plain C declarations and nothing else. The same names, in the same argument order, are defined as
+ * Python loops in pygpt/reference.py: formula there, speed here.
+ *
+ * Glossary (Python name -> C name)
+ *   batch size -> B      sequence length -> T     n_embd -> C        n_head -> NH
+ *   n_embd / n_head -> HS                         vocab_size -> V    n_positions -> P
+ *   rows -> R   (R = B*T wherever a row is a token)
+ *   a linear layer's widths -> IN, OUT            any number of elements -> n
+ *   the gradient of x -> dx
+ *
+ * Rules that hold for every kernel
+ *   - Tensors are float32, row-major and dense; ids are int32. No alignment is required.
+ *   - Outputs come first, then inputs, then sizes, then flags. Outputs do not overlap inputs or one
+ *     another unless the contract says "may alias".
+ *   - Any size may be 0: such an output has no elements, such a sum is 0.
+ *   - A plain output is overwritten. A gradient with an `accumulate` flag is overwritten when the
+ *     flag is 0 and added to when it is 1.
+ *   - Each output element is computed by one thread in a fixed order: the bits do not depend on the
+ *     number of threads.
+ *   - No kernel keeps state between calls, prints, or exits. The result is PYGPT_OK or one of the
+ *     codes below; after an error the outputs hold no promise.
+ */
+#ifndef PYGPT_H
+#define PYGPT_H
+
+#include <stdint.h>
+
+#define PYGPT_OK 0
+#define PYGPT_ENOMEM 1  /* scratch memory could not be had */
+#define PYGPT_ERANGE 2  /* an id in ids or targets is not in 0..V-1 */
+
+/* ------------------------------------------------------------------ the runtime (runtime.c) --- */
+
+/* 64-byte aligned memory, huge pages advised for large blocks; NULL when there is none. */
+void *pygpt_alloc(int64_t bytes);
+void pygpt_free(void *memory);
+
+/* The number of threads kernels may use (1..PYGPT_MAX_THREADS), for the whole process. */
+#define PYGPT_MAX_THREADS 256
+void pygpt_set_num_threads(int n);
+int pygpt_get_num_threads(void);
+
+const char *pygpt_compiler(void);  /* e.g. "gcc 12.2.0" */
+int pygpt_openmp(void);            /* the OpenMP version date, 0 when built without */
+
+/* ----------------------------------------------------------- instruction sets (dispatch.c) --- */
+
+/* The i-th instruction set built in, best first, or NULL past the last. */
+const char *pygpt_isa_name(int i);
+/* 1 when this CPU can run the i-th instruction set. */
+int pygpt_isa_supported(int i);
+/* Switch every kernel to the i-th set; -1 chooses the best this CPU has. Returns the index in use.
+ * Not to be called while a kernel runs. */
+int pygpt_isa_select(int i);
+
+/* ------------------------------------------------------------------ matmul (matmul.c/.inl) --- */
+
+/* out (M,N) = A @ B, A (M,K), B (K,N).
+ * a holds A as (M,K), or as (K,M) when transpose_a; b holds B as (K,N), or (N,K) when transpose_b. */
+int matmul(float *out, const float *a, const float *b, int64_t M, int64_t N, int64_t K,
+           int transpose_a, int transpose_b, int accumulate);
+
+/* ------------------------------------------------------------------------ linear (linear.c) --- */
+
+/* z = inp @ weight + bias;  out = z [+ residual], or with pre: pre = z, out = gelu(z) [+ residual].
+ * inp (R,IN), weight (IN,OUT), bias (OUT) or NULL, residual (R,OUT) or NULL (may alias out),
+ * pre (R,OUT) or NULL, out (R,OUT). */
+int linear_forward(float *out, float *pre, const float *inp, const float *weight, const float *bias,
+                   const float *residual, int64_t R, int64_t IN, int64_t OUT);
+
+/* dinp (R,IN) [+]= dout @ weight^T, and when pre (R,IN) is given, times gelu'(pre): the gradient
+ * at pre where inp was gelu(pre). dout (R,OUT). */
+int linear_backward_input(float *dinp, const float *dout, const float *weight, const float *pre,
+                          int64_t R, int64_t IN, int64_t OUT, int accumulate);
+
+/* dweight (IN,OUT) [+]= inp^T @ dout;  dbias (OUT) [+]= sum over rows of dout, skipped when NULL. */
+int linear_backward_weight(float *dweight, float *dbias, const float *inp, const float *dout,
+                           int64_t R, int64_t IN, int64_t OUT, int accumulate);
+
+/* -------------------------------------------------------------------- attention (attention.*) --- */
+
+/* Causal multi-head self-attention. qkv (B,T,3C): q, k, v side by side, each NH heads of HS = C/NH.
+ *   s_ij = q_i . k_j / sqrt(HS) for j <= i;  p_i = softmax(s_i);  out_i = sum_j drop(p_ij) v_j
+ * out (B,T,C): the heads side by side again. lse (B,NH,T) = log sum_j exp(s_ij), for the backward.
+ * drop(p) = p * keep/(1-dropout) with the mask of dropout_forward over rows r = (b*NH + h)*T + i and
+ * columns j; dropout in [0,1), seed may be NULL when it is 0. C is a multiple of NH. */
+int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
+                      int64_t NH, float dropout, const uint64_t *seed, uint64_t stream);
+
+/* dqkv (B,T,3C) is overwritten. dout (B,T,C); qkv, out and lse as in the forward pass. */
+int attention_backward(float *dqkv, const float *dout, const float *qkv, const float *out,
+                       const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
+                       float dropout, const uint64_t *seed, uint64_t stream);
+
+/* The same attention for T new positions after `past` old ones, for generation.
+ * keys, values (B,P,C) hold the old positions in rows 0..past-1; the new ones are written to rows
+ * past..past+T-1 (past + T <= P). qkv (B,T,3C), out (B,T,C). */
+int attention_cached(float *out, float *keys, float *values, const float *qkv, int64_t B, int64_t T,
+                     int64_t C, int64_t NH, int64_t past, int64_t P);
+
+/* ------------------------------------------------------------------------ softmax (softmax.*) --- */
+
+/* Each row of out (R,C) = exp(inp - max) / sum. May alias. */
+int softmax_forward(float *out, const float *inp, int64_t R, int64_t C);
+
+/* dinp (R,C) [+]= out * (dout - sum_j dout_j out_j), out being the forward's result.
+ * dinp may alias dout when accumulate is 0. */
+int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R, int64_t C,
+                     int accumulate);
+
+/* -------------------------------------------------------------------- layernorm (layernorm.*) --- */
+
+/* xhat = (inp - mean) * rstd, out = xhat * weight + bias, over each row of inp (R,C).
+ * mean (R), rstd (R) = 1/sqrt(variance + eps), the variance divided by C; weight (C), bias (C). */
+int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, const float *weight,
+                      const float *bias, int64_t R, int64_t C, float eps);
+
+/* dxhat = dout * weight;  dinp (R,C) [+]= rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat));
+ * dweight (C) [+]= sum over rows of dout * xhat;  dbias (C) [+]= sum over rows of dout. */
+int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *dout,
+                       const float *inp, const float *weight, const float *mean, const float *rstd,
+                       int64_t R, int64_t C, int accumulate_input, int accumulate_params);
+
+/* ------------------------------------------------------------------------------ gelu (gelu.*) --- */
+
+/* GPT-2's GELU: out = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). May alias. */
+int gelu_forward(float *out, const float *inp, int64_t n);
+
+/* dinp (n) [+]= dout * gelu'(inp). dinp may alias dout when accumulate is 0. */
+int gelu_backward(float *dinp, const float *dout, const float *inp, int64_t n, int accumulate);
+
+/* --------------------------------------------------------------------- embedding (embedding.c) --- */
+
+/* out (B,T,C) = wte[ids] + wpe[past..past+T-1]. ids (B,T), wte (V,C), wpe (P,C) with past + T <= P,
+ * or NULL for no positions. PYGPT_ERANGE when an id is outside 0..V-1. */
+int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe, int64_t B,
+                      int64_t T, int64_t C, int64_t V, int64_t past);
+
+/* dwte (V,C) [+]= the rows of dout (B,T,C) at their ids; dwpe (P,C) [+]= the sum of dout over the
+ * batch, rows T.. untouched or zeroed. Either may be NULL. Positions start at 0. */
+int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_t *ids, int64_t B,
+                       int64_t T, int64_t C, int64_t V, int64_t P, int accumulate_wte,
+                       int accumulate_wpe);
+
+/* ----------------------------------------------------------------- cross-entropy (crossentropy.*) --- */
+
+/* losses (R) = logsumexp(logits_r) - logits_r[targets_r];  loss (1) = their mean (0 when R is 0).
+ * logits (R,V), targets (R). PYGPT_ERANGE when a target is outside 0..V-1. */
+int cross_entropy_forward(float *loss, float *losses, const float *logits, const int32_t *targets,
+                          int64_t R, int64_t V);
+
+/* dlogits (R,V) [+]= dloss * (p - y) / R with p = softmax(logits), y the one-hot target.
+ * dloss (1). dlogits may alias logits when accumulate is 0. */
+int cross_entropy_backward(float *dlogits, const float *dloss, const float *logits,
+                           const int32_t *targets, int64_t R, int64_t V, int accumulate);
+
+/* The head and the loss as one: logits = inp @ weight^T, weight (V,C), then cross_entropy_forward.
+ * The logits exist a few rows at a time only. inp (R,C). */
+int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
+                                 const int32_t *targets, int64_t R, int64_t C, int64_t V);
+
+/* Computes the logits again, and from them, with dlogits = dloss * (p - y) / R:
+ * dinp (R,C) [+]= dlogits @ weight;  dweight (V,C) [+]= dlogits^T @ inp.
+ * Also gives loss and losses, so a training step need not call the forward. */
+int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
+                                  const float *dloss, const float *inp, const float *weight,
+                                  const int32_t *targets, int64_t R, int64_t C, int64_t V,
+                                  int accumulate_input, int accumulate_weight);
+
+/* ------------------------------------------------------------------------ dropout (dropout.*) --- */
+
+/* out (R,C) = keep * inp / (1-dropout) [+ residual]; keep is 0 or 1, and 0 with probability dropout.
+ * residual (R,C) or NULL (may alias out). dropout in [0,1). The mask is a pure function:
+ *   row   = splitmix64(splitmix64(*seed + stream) + r), its upper 32 bits
+ *   keep  = (mix32(row + c * 0x9E3779B9) >> 8) >= dropout * 2^24
+ * with 32-bit wrap-around, splitmix64(x): x += 0x9E3779B97F4A7C15; x = (x ^ x>>30) *
+ * 0xBF58476D1CE4E5B9; x = (x ^ x>>27) * 0x94D049BB133111EB; x ^ x>>31; and mix32(x): x ^= x>>16;
+ * x *= 0x7FEB352D; x ^= x>>15; x *= 0x846CA68B; x ^ x>>16. */
+int dropout_forward(float *out, const float *inp, const float *residual, int64_t R, int64_t C,
+                    float dropout, const uint64_t *seed, uint64_t stream);
+
+/* dinp (R,C) [+]= keep * dout / (1-dropout), with the forward's mask. May alias dout. */
+int dropout_backward(float *dinp, const float *dout, int64_t R, int64_t C, float dropout,
+                     const uint64_t *seed, uint64_t stream, int accumulate);
+
+/* ----------------------------------------------------------------------- random (random.c) --- */
+
+/* out (n): normal numbers of mean 0. With key = splitmix64(*seed + stream), elements 2k and 2k+1 are
+ * std sqrt(-2 ln u) times the cosine and the sine of 2 pi w, where bits = splitmix64(key + k),
+ * u = (upper 32 bits + 1) / 2^32, w = lower 32 bits / 2^32, in double precision. */
+int random_normal(float *out, float std, const uint64_t *seed, uint64_t stream, int64_t n);
+
+/* ---------------------------------------------------------------- elementwise (elementwise.*) --- */
+
+/* out (n) = a + b. out may alias a or b. */
+int add_forward(float *out, const float *a, const float *b, int64_t n);
+/* out (n) = a * b. */
+int mul_forward(float *out, const float *a, const float *b, int64_t n);
+/* da (n) [+]= dout * b. (db is the same call with a in b's place.) da may alias dout. */
+int mul_backward(float *da, const float *dout, const float *b, int64_t n, int accumulate);
+/* out (n) [+]= inp * *factor. May alias. */
+int scale_forward(float *out, const float *inp, const float *factor, int64_t n, int accumulate);
+/* out (1) = the sum of inp (n). */
+int sum_forward(float *out, const float *inp, int64_t n);
+/* dinp (n) [+]= dout (1). */
+int sum_backward(float *dinp, const float *dout, int64_t n, int accumulate);
+
+/* ---------------------------------------------------------------------------- AdamW (adamw.*) --- */
+
+/* One step over flat buffers of n elements, of which the first n_decay are decayed. With
+ * h = { lr, beta1, beta2, eps, weight_decay, 1 - beta1^t, 1 - beta2^t, grad_scale }:
+ *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
+ *   param -= lr * (m / h5) / (sqrt(v / h6) + eps) + lr * weight_decay * param
+ * Moments smaller than the smallest normal float become 0. */
+int adamw_step(float *param, float *m, float *v, const float *grad, const float *h, int64_t n,
+               int64_t n_decay);
+
+/* out (1) = the sum of squares of x (n), in double precision, in an order fixed by n alone. */
+int sum_squares(double *out, const float *x, int64_t n);
+
+#endif

@@ -1,0 +1,138 @@
+/* runtime.c: memory, threads and what the library knows of itself. */
+#include <stdatomic.h>
+#include <stdlib.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "internal.h"
+
+/* Blocks of this size and more are aligned to it, and the kernel is asked to back them with huge
+ * pages: one entry of the TLB then covers what 512 did. */
+#define HUGE_PAGE ((int64_t)2 << 20)
+
+void *pygpt_alloc(int64_t bytes) {
+    if (bytes < 0 || bytes > INT64_MAX - HUGE_PAGE) return NULL;
+    int64_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
+    int64_t size = max64((bytes + align - 1) / align * align, align);
+    /* The last huge page is not rounded up to: only its part that is used becomes resident. */
+    void *memory = aligned_alloc((size_t)align, (size_t)size);
+#ifdef MADV_HUGEPAGE
+    int64_t whole = bytes / HUGE_PAGE * HUGE_PAGE;
+    if (memory && align == HUGE_PAGE) madvise(memory, (size_t)whole, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
+void pygpt_free(void *memory) { free(memory); }
+
+/* ---------------------------------------------------------------------------------- scratch --- */
+
+/* Returned scratch waits in a few slots, each a block with its size in front. Taking and giving
+ * swap a slot atomically, so any number of callers may do it at once; nothing but memory is kept. */
+#define SLOTS 8
+#define HEADER 16 /* floats in front of a block: its size, and the alignment */
+static _Atomic(float *) slots[SLOTS];
+
+static int64_t block_size(const float *block) { return *(const int64_t *)block; }
+
+float *scratch_take(int64_t floats) {
+    for (int i = 0; i < SLOTS; i++) {
+        float *block = atomic_exchange(&slots[i], NULL);
+        if (!block) continue;
+        if (block_size(block) >= floats) return block + HEADER;
+        float *expected = NULL;
+        if (!atomic_compare_exchange_strong(&slots[i], &expected, block)) pygpt_free(block);
+    }
+    if (floats > (INT64_MAX >> 3)) return NULL;
+    float *block = pygpt_alloc((floats + HEADER) * (int64_t)sizeof(float));
+    if (!block) return NULL;
+    *(int64_t *)block = floats;
+    return block + HEADER;
+}
+
+void scratch_give(float *scratch) {
+    if (!scratch) return;
+    float *block = scratch - HEADER;
+    /* Into an empty slot; if all are full, out goes a smaller one than this. */
+    for (int i = 0; i < SLOTS; i++) {
+        float *expected = NULL;
+        if (atomic_compare_exchange_strong(&slots[i], &expected, block)) return;
+    }
+    for (int i = 0; i < SLOTS; i++) {
+        float *other = atomic_exchange(&slots[i], NULL);
+        if (other && block_size(other) < block_size(block)) {
+            float *swap = other;
+            other = block;
+            block = swap;
+        }
+        float *expected = NULL;
+        if (other && !atomic_compare_exchange_strong(&slots[i], &expected, other)) pygpt_free(other);
+    }
+    pygpt_free(block);
+}
+
+/* ---------------------------------------------------------------------------------- threads --- */
+
+static atomic_int num_threads = 1;
+
+void pygpt_set_num_threads(int n) {
+    if (n < 1) n = 1;
+    if (n > PYGPT_MAX_THREADS) n = PYGPT_MAX_THREADS;
+    atomic_store(&num_threads, n);
+}
+
+int pygpt_get_num_threads(void) {
+#ifdef _OPENMP
+    return atomic_load(&num_threads);
+#else
+    return 1;
+#endif
+}
+
+/* A region costs a few microseconds to enter and leave; a thread's share should be worth several. */
+#define OPERATIONS_PER_THREAD 2e5
+
+int threads_for(double operations) {
+    int n = pygpt_get_num_threads();
+    return operations < 2 * OPERATIONS_PER_THREAD ? 1 : n;
+}
+
+int thread_number(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+int64_t chunk_for(int64_t total, int64_t least, int threads) {
+    int64_t chunk = threads == 1 ? total : (total + 4 * threads - 1) / (4 * threads);
+    return max64(max64(chunk, least), 1);
+}
+
+/* ------------------------------------------------------------------------------- what it is --- */
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+
+const char *pygpt_compiler(void) {
+#if defined(__clang__)
+    return "clang " TEXT(__clang_major__) "." TEXT(__clang_minor__) "." TEXT(__clang_patchlevel__);
+#elif defined(__GNUC__)
+    return "gcc " TEXT(__GNUC__) "." TEXT(__GNUC_MINOR__) "." TEXT(__GNUC_PATCHLEVEL__);
+#else
+    return "unknown";
+#endif
+}
+
+int pygpt_openmp(void) {
+#ifdef _OPENMP
+    return _OPENMP;
+#else
+    return 0;
+#endif
+}

@@ -1,0 +1,200 @@
+/* simd.h: one vector type and its few operations, for the instruction set that includes it.
+ *
+ * An isa_*.c defines VW (floats in a vector) and includes this file; every *.inl is written in these
+ * terms only. Arithmetic is GCC/Clang vector extensions: a + b and a * b work on vectors as they are,
+ * and a * b + c becomes one fused multiply-add under -ffp-contract=fast. Intrinsics stand only where
+ * the extensions lack the operation (max, select by mask) and the generic form was slow.
+ */
+#ifndef SIMD_H
+#define SIMD_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef float vf __attribute__((vector_size(4 * VW)));
+typedef int32_t vi __attribute__((vector_size(4 * VW)));
+typedef uint32_t vu __attribute__((vector_size(4 * VW)));
+typedef float vf_unaligned __attribute__((vector_size(4 * VW), may_alias, aligned(4)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Full unrolling of a short loop with a constant bound: what keeps a tile in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+INLINE vf vload(const float *p) { return *(const vf_unaligned *)p; }
+INLINE void vstore(float *p, vf x) { *(vf_unaligned *)p = x; }
+INLINE vf vset1(float x) { return x - (vf){0}; }
+INLINE vi vset1i(int32_t x) { return x - (vi){0}; }
+INLINE vf vzero(void) { return (vf){0}; }
+
+/* The first n lanes of a vector, 0 <= n <= VW; the other lanes load as 0 and are not stored. */
+#if defined(SIMD_AVX512)
+INLINE vf vload_n(const float *p, int64_t n) {
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+INLINE void vstore_n(float *p, vf x, int64_t n) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
+}
+/* b where a or b is not a number, as x86 has it: vmax(constant, x) keeps the NaN of x. */
+INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+/* Lane by lane a < b ? x : y, false where a or b is not a number. */
+INLINE vf vselect_lt(vf a, vf b, vf x, vf y) {
+    return (vf)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ),
+                                    (__m512)y, (__m512)x);
+}
+INLINE vf vselect_lt_u32(vu a, vu b, vf x, vf y) {
+    return (vf)_mm512_mask_blend_ps(_mm512_cmplt_epu32_mask((__m512i)a, (__m512i)b), (__m512)y,
+                                    (__m512)x);
+}
+INLINE vf vsqrt(vf x) { return (vf)_mm512_sqrt_ps((__m512)x); }
+#else
+INLINE vf vload_n(const float *p, int64_t n) {
+    if (n == VW) return vload(p);
+    float lanes[VW] = {0};
+    for (int64_t i = 0; i < n; i++) lanes[i] = p[i];
+    return vload(lanes);
+}
+INLINE void vstore_n(float *p, vf x, int64_t n) {
+    if (n == VW) {
+        vstore(p, x);
+        return;
+    }
+    float lanes[VW];
+    vstore(lanes, x);
+    for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+}
+INLINE vf vblend(vi mask, vf x, vf y) { return (vf)((mask & (vi)x) | (~mask & (vi)y)); }
+INLINE vf vselect_lt(vf a, vf b, vf x, vf y) { return vblend((vi)(a < b), x, y); }
+INLINE vf vselect_lt_u32(vu a, vu b, vf x, vf y) { return vblend((vi)(a < b), x, y); }
+#if defined(SIMD_AVX2)
+INLINE vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE vf vsqrt(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); }
+#else
+INLINE vf vmax(vf a, vf b) { return vblend((vi)(a > b), a, b); }
+INLINE vf vmin(vf a, vf b) { return vblend((vi)(a < b), a, b); }
+INLINE vf vsqrt(vf x) {
+    float lanes[VW];
+    vstore(lanes, x);
+    for (int i = 0; i < VW; i++) lanes[i] = sqrtf(lanes[i]);
+    return vload(lanes);
+}
+#endif
+#endif
+
+/* The lanes of a vector added (or maximised) pairwise, halving: a fixed order. */
+INLINE float vsum(vf x) {
+    float lanes[VW];
+    vstore(lanes, x);
+    for (int step = VW / 2; step > 0; step /= 2)
+        for (int i = 0; i < step; i++) lanes[i] += lanes[i + step];
+    return lanes[0];
+}
+INLINE float vmax_lanes(vf x) {
+    float lanes[VW];
+    vstore(lanes, x);
+    float best = lanes[0];
+    for (int i = 1; i < VW; i++) best = lanes[i] > best ? lanes[i] : best;
+    return best;
+}
+
+/* A VW x VW square turned over: log2(VW) rounds, each exchanging what lies `d` rows and `d` lanes
+ * apart. In round d, lane l of the upper row keeps its own when bit d of l is clear, and takes the
+ * lower row's lane l - d when it is set; the lower row likewise with l + d. */
+#if VW == 16
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d), \
+                    f(8, d), f(9, d), f(10, d), f(11, d), f(12, d), f(13, d), f(14, d), f(15, d)
+#elif VW == 8
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d)
+#else
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d)
+#endif
+#define UPPER(l, d) ((l) & (d) ? VW + (l) - (d) : (l))
+#define LOWER(l, d) ((l) & (d) ? VW + (l) : (l) + (d))
+#if defined(__clang__)
+#define SHUFFLE(a, b, f, d) __builtin_shufflevector(a, b, LANES(f, d))
+#else
+#define SHUFFLE(a, b, f, d) __builtin_shuffle(a, b, (vi){LANES(f, d)})
+#endif
+#define TRANSPOSE_ROUND(d)                                              \
+    UNROLL for (int i = 0; i < VW; i++) if (!(i & (d))) {               \
+        vf upper = rows[i], lower = rows[i + (d)];                      \
+        rows[i] = SHUFFLE(upper, lower, UPPER, d);                      \
+        rows[i + (d)] = SHUFFLE(upper, lower, LOWER, d);                \
+    }
+INLINE void vtranspose(vf rows[VW]) {
+    TRANSPOSE_ROUND(1)
+    TRANSPOSE_ROUND(2)
+#if VW > 4
+    TRANSPOSE_ROUND(4)
+#endif
+#if VW > 8
+    TRANSPOSE_ROUND(8)
+#endif
+}
+
+/* exp(x), at most 2 ulp off for x in [-87, 88]; 0 below -87, inf above 88.72, NaN stays NaN.
+ *
+ * x = n ln 2 + r with n the nearest integer, so |r| <= ln 2 / 2, and exp(x) = 2^n exp(r).
+ *   - n: adding 1.5 * 2^23 pushes the fraction out of the mantissa and leaves n in its low bits.
+ *   - r: ln 2 is split in two so that n * LN2_HI is exact.
+ *   - exp(r): 1 + r + c2 r^2 + .. + c6 r^6, fitted to the least relative error over the interval, 3e-9.
+ *   - 2^n is applied in two halves, as n = 128 has no float of its own. */
+INLINE vf vexp(vf x) {
+    const float LOG2E = 1.44269504088896341f, LN2_HI = 0.693359375f, LN2_LO = -2.12194440e-4f;
+    const float SHIFT = 12582912.0f;
+    vf clamped = vmin(vset1(89.0f), vmax(vset1(-88.0f), x));
+    vf shifted = clamped * LOG2E + SHIFT;
+    vf n = shifted - SHIFT;
+    vf r = clamped - n * LN2_HI;
+    r = r - n * LN2_LO;
+    vf p = vset1(1.381459633e-3f);
+    p = p * r + 8.368717091e-3f;
+    p = p * r + 4.166838809e-2f;
+    p = p * r + 1.666652063e-1f;
+    p = p * r + 4.999999345e-1f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    vi bits = (vi)shifted - (vi)vset1(SHIFT);
+    vi half = bits >> 1;
+    p = p * (vf)((half + 127) << 23) * (vf)((bits - half + 127) << 23);
+    return vselect_lt(x, vset1(-87.0f), vzero(), p);
+}
+
+/* log(x) for normal x > 0, within 2 ulp or 2^-24. x = 2^n m with m in [sqrt(1/2), sqrt(2)), and
+ * log m = 2 atanh f, f = (m - 1)/(m + 1), |f| < 0.172: f + f^3/3 + f^5/5 + f^7/7 + f^9/9, doubled. */
+INLINE vf vlog(vf x) {
+    const int32_t SQRT_HALF = 0x3f3504f3;
+    vi n = ((vi)x - SQRT_HALF) >> 23;
+    vf m = (vf)((vi)x - (n << 23));
+    vf f = (m - 1.0f) / (m + 1.0f), f2 = f * f;
+    vf p = f2 * (2.0f / 9) + 2.0f / 7;
+    p = p * f2 + 2.0f / 5;
+    p = p * f2 + 2.0f / 3;
+    vf shifted = (vf)(n + (vi)vset1(12582912.0f)); /* n as a float: 1.5 * 2^23 + n, minus 1.5 * 2^23 */
+    vf whole = shifted - 12582912.0f;
+    return whole * 0.69314718055994531f + (f * 2.0f + f * f2 * p);
+}
+
+/* GPT-2's GELU without a tanh: 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)) =: s(x), so that
+ *   gelu(x)  = x s,                           u(x) = sqrt(2/pi) (x + 0.044715 x^3)
+ *   gelu'(x) = s + x s (1 - s) 2 u'(x),       u'(x) = sqrt(2/pi) (1 + 3 * 0.044715 x^2) */
+#define GELU_K 0.7978845608028654f
+#define GELU_C 0.044715f
+INLINE vf gelu_gate(vf x) {
+    vf u2 = x * (2 * GELU_K + (2 * GELU_K * GELU_C) * (x * x));
+    return 1.0f / (1.0f + vexp(-u2));
+}
+INLINE vf vgelu(vf x) { return x * gelu_gate(x); }
+INLINE vf vgelu_slope(vf x) {
+    vf s = gelu_gate(x);
+    return s + x * s * (1.0f - s) * (2 * GELU_K + (6 * GELU_K * GELU_C) * (x * x));
+}
+
+#endif
