@@ -25,21 +25,15 @@ static void adamw_span(float *param, float *m, float *v, const float *grad, cons
 }
 
 static double sum_squares_span(const float *x, int64_t n) {
-    double total = 0.0;
-    /* Single precision over short runs, double between them: 64 vectors lose next to nothing. */
-    for (int64_t i = 0; i < n; i += 64 * VW) {
-        vf sums[2] = {vzero(), vzero()};
-        int64_t end = min64(i + 64 * VW, n), j = i;
-        for (; j + 2 * VW <= end; j += 2 * VW) {
-            vf a = vload(x + j), b = vload(x + j + VW);
-            sums[0] += a * a;
-            sums[1] += b * b;
-        }
-        for (; j < end; j += VW) {
-            vf a = vload_n(x + j, min64(VW, end - j));
-            sums[0] += a * a;
-        }
-        total += vsum(sums[0] + sums[1]);
+    vd sums[2] = {{0}, {0}};
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        vd a = vload_double(x + i), b = vload_double(x + i + VW / 2);
+        sums[0] += a * a;
+        sums[1] += b * b;
     }
+    double total = 0.0;
+    for (int j = 0; j < VW / 2; j++) total += sums[0][j] + sums[1][j];
+    for (; i < n; i++) total += (double)x[i] * x[i];
     return total;
 }

@@ -93,6 +93,9 @@ typedef struct isa {
     void (*adamw)(float *param, float *m, float *v, const float *grad, const float *h,
                   float weight_decay, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
+    float (*fma_chain)(int64_t n);
+    int64_t fma_chain_width; /* multiply-adds of one round */
+    float (*read_span)(const float *x, int64_t n);
 } isa;
 
 /* The table in use (dispatch.c). */

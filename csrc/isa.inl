@@ -12,6 +12,7 @@
 
 #include "elementwise.inl"
 #include "adamw.inl"
+#include "machine.inl"
 
 extern const isa ISA_TABLE;
 const isa ISA_TABLE = {
@@ -38,4 +39,7 @@ const isa ISA_TABLE = {
     .scale = scale_span,
     .adamw = adamw_span,
     .sum_squares = sum_squares_span,
+    .fma_chain = fma_chain,
+    .fma_chain_width = CHAINS * VW,
+    .read_span = read_span,
 };

@@ -65,7 +65,7 @@ int gemm_run(gemm g) {
     g.kc = k_block(&g);
 
     int threads = threads_for((double)g.M * g.N * max64(g.K, 1));
-    int64_t columns = min64(NC, (g.N + NR - 1) / NR * NR);
+    int64_t columns = max64(NR, min64(NC, (g.N + NR - 1) / NR * NR));
     int64_t rows = max64(g.M, 1);
     if (threads > 1) {
         /* About four blocks to a thread: rows first, as long as a panel is repaid, then columns. */

@@ -15,11 +15,14 @@
  *   - Tensors are float32, row-major and dense; ids are int32. No alignment is required.
  *   - Outputs come first, then inputs, then sizes, then flags. Outputs do not overlap inputs or one
  *     another unless the contract says "may alias".
- *   - Any size may be 0: such an output has no elements, such a sum is 0.
+ *   - Kernels that take ids or targets return PYGPT_ERANGE when one is not in 0..V-1.
+ *   - Any size but NH may be 0: such an output has no elements, such a sum is 0.
  *   - A plain output is overwritten. A gradient with an `accumulate` flag is overwritten when the
  *     flag is 0 and added to when it is 1.
  *   - Each output element is computed by one thread in a fixed order: the bits do not depend on the
  *     number of threads.
+ *   - A NaN reaches every output that depends on it, except through a dropped element; in attention
+ *     it may also reach earlier positions of the same block of 64.
  *   - No kernel keeps state between calls, prints, or exits. The result is PYGPT_OK or one of the
  *     codes below; after an error the outputs hold no promise.
  */
@@ -45,6 +48,12 @@ int pygpt_get_num_threads(void);
 
 const char *pygpt_compiler(void);  /* e.g. "gcc 12.2.0" */
 int pygpt_openmp(void);            /* the OpenMP version date, 0 when built without */
+
+/* Yardsticks (machine.c). Every thread makes n rounds of independent multiply-adds in registers;
+ * the result is the number of floating-point operations done, two to a multiply-add. */
+double pygpt_measure_fma(int64_t n);
+/* Every thread reads its share of x (n); out (1) is a sum that keeps the reads from being dropped. */
+int pygpt_measure_read(float *out, const float *x, int64_t n);
 
 /* ----------------------------------------------------------- instruction sets (dispatch.c) --- */
 
@@ -174,7 +183,8 @@ int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float
 
 /* out (R,C) = keep * inp / (1-dropout) [+ residual]; keep is 0 or 1, and 0 with probability dropout.
  * residual (R,C) or NULL (may alias out). dropout in [0,1). The mask is a pure function:
- *   row   = splitmix64(splitmix64(*seed + stream) + r), its upper 32 bits
+ *   key   = splitmix64(splitmix64(*seed) + stream)
+ *   row   = splitmix64(key + r), its upper 32 bits
  *   keep  = (mix32(row + c * 0x9E3779B9) >> 8) >= dropout * 2^24
  * with 32-bit wrap-around, splitmix64(x): x += 0x9E3779B97F4A7C15; x = (x ^ x>>30) *
  * 0xBF58476D1CE4E5B9; x = (x ^ x>>27) * 0x94D049BB133111EB; x ^ x>>31; and mix32(x): x ^= x>>16;
@@ -188,7 +198,7 @@ int dropout_backward(float *dinp, const float *dout, int64_t R, int64_t C, float
 
 /* ----------------------------------------------------------------------- random (random.c) --- */
 
-/* out (n): normal numbers of mean 0. With key = splitmix64(*seed + stream), elements 2k and 2k+1 are
+/* out (n): normal numbers of mean 0. With dropout's key, elements 2k and 2k+1 are
  * std sqrt(-2 ln u) times the cosine and the sine of 2 pi w, where bits = splitmix64(key + k),
  * u = (upper 32 bits + 1) / 2^32, w = lower 32 bits / 2^32, in double precision. */
 int random_normal(float *out, float std, const uint64_t *seed, uint64_t stream, int64_t n);

@@ -14,7 +14,7 @@ static uint64_t splitmix64(uint64_t x) {
 }
 
 uint64_t random_key(const uint64_t *seed, uint64_t stream) {
-    return seed ? splitmix64(*seed + stream) : 0;
+    return seed ? splitmix64(splitmix64(*seed) + stream) : 0;
 }
 
 uint32_t random_row(uint64_t key, uint64_t row) { return (uint32_t)(splitmix64(key + row) >> 32); }

@@ -15,6 +15,8 @@
 typedef float vf __attribute__((vector_size(4 * VW)));
 typedef int32_t vi __attribute__((vector_size(4 * VW)));
 typedef uint32_t vu __attribute__((vector_size(4 * VW)));
+typedef float half_vf __attribute__((vector_size(2 * VW), may_alias, aligned(4)));
+typedef double vd __attribute__((vector_size(4 * VW)));
 typedef float vf_unaligned __attribute__((vector_size(4 * VW), may_alias, aligned(4)));
 
 #define INLINE static inline __attribute__((always_inline))
@@ -23,11 +25,13 @@ typedef float vf_unaligned __attribute__((vector_size(4 * VW), may_alias, aligne
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 #endif
 
 INLINE vf vload(const float *p) { return *(const vf_unaligned *)p; }
 INLINE void vstore(float *p, vf x) { *(vf_unaligned *)p = x; }
+/* VW / 2 floats as doubles. */
+INLINE vd vload_double(const float *p) { return __builtin_convertvector(*(const half_vf *)p, vd); }
 INLINE vf vset1(float x) { return x - (vf){0}; }
 INLINE vi vset1i(int32_t x) { return x - (vi){0}; }
 INLINE vf vzero(void) { return (vf){0}; }
@@ -179,7 +183,7 @@ INLINE vf vlog(vf x) {
     p = p * f2 + 2.0f / 3;
     vf shifted = (vf)(n + (vi)vset1(12582912.0f)); /* n as a float: 1.5 * 2^23 + n, minus 1.5 * 2^23 */
     vf whole = shifted - 12582912.0f;
-    return whole * 0.69314718055994531f + (f * 2.0f + f * f2 * p);
+    return whole * 0.69314718055994531f + (f * 2.0f + f * f2 * p) + (x - x); /* NaN stays NaN */
 }
 
 /* GPT-2's GELU without a tanh: 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)) =: s(x), so that
@@ -193,6 +197,7 @@ INLINE vf gelu_gate(vf x) {
 }
 INLINE vf vgelu(vf x) { return x * gelu_gate(x); }
 INLINE vf vgelu_slope(vf x) {
+    x = vmin(vset1(16.0f), vmax(vset1(-16.0f), x)); /* 1 and 0 from there on; x^2 stays finite */
     vf s = gelu_gate(x);
     return s + x * s * (1.0f - s) * (2 * GELU_K + (6 * GELU_K * GELU_C) * (x * x));
 }

@@ -1,0 +1,21 @@
+/* machine.inl: loops that do nothing but multiply and add, or nothing but read. */
+
+/* So many independent chains that neither the latency of an addition nor a load holds them up. */
+#define CHAINS (REGISTERS - 4)
+
+static float fma_chain(int64_t n) {
+    vf sums[CHAINS], x = vset1(1e-6f), y = vset1(0.999f);
+    UNROLL for (int i = 0; i < CHAINS; i++) sums[i] = vset1((float)i);
+    for (int64_t k = 0; k < n; k++)
+        UNROLL for (int i = 0; i < CHAINS; i++) sums[i] = sums[i] * y + x;
+    vf total = vzero();
+    UNROLL for (int i = 0; i < CHAINS; i++) total += sums[i];
+    return vsum(total);
+}
+
+static float read_span(const float *x, int64_t n) {
+    vf sums[4] = {vzero(), vzero(), vzero(), vzero()};
+    for (int64_t i = 0; i + 4 * VW <= n; i += 4 * VW)
+        UNROLL for (int j = 0; j < 4; j++) sums[j] += vload(x + i + j * VW);
+    return vsum(sums[0] + sums[1] + sums[2] + sums[3]);
+}
