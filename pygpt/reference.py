@@ -1,0 +1,459 @@
+"""Every kernel of csrc/pygpt.h as plain Python loops: the definition, the tests' oracle, a backend.
+
+Name, argument order and contract are the header's; its glossary explains the capitals. Read a
+formula there, its loop here, and its speed in csrc/. A tensor is anything flat that x[i] reads and
+writes: a list, an array, a memoryview, a cffi pointer. An optional one that is absent is None or
+NULL, and `if bias:` asks. Sums run in Python's floats, in double precision, and are stored as is:
+a list keeps them, float32 memory rounds them.
+
+Uses math only. Used by kernels.py (PYGPT_BACKEND=reference trains with these loops) and by tests/.
+"""
+
+from math import cos, exp, frexp, ldexp, log, pi, sin, sqrt, tanh
+
+OK, ERANGE = 0, 2  # PYGPT_OK, PYGPT_ERANGE
+
+
+def _dot(a, i, b, j, n, a_step=1, b_step=1):
+    """The sum over k < n of a[i + k a_step] * b[j + k b_step]."""
+    return sum((a[i + k * a_step] * b[j + k * b_step] for k in range(n)), 0.0)
+
+
+def _store(x, i, value, accumulate):
+    x[i] = x[i] + value if accumulate else value
+
+
+def _all_in_range(ids, n, V):
+    return all(0 <= ids[i] < V for i in range(n))
+
+
+# ------------------------------------------------------------------------------ matmul, linear ---
+
+def matmul(out, a, b, M, N, K, transpose_a, transpose_b, accumulate):
+    a_row, a_col = (1, M) if transpose_a else (K, 1)
+    b_row, b_col = (1, K) if transpose_b else (N, 1)
+    for i in range(M):
+        for j in range(N):
+            total = _dot(a, i * a_row, b, j * b_col, K, a_col, b_row)
+            _store(out, i * N + j, total, accumulate)
+    return OK
+
+
+def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT):
+    for r in range(R):
+        for o in range(OUT):
+            z = _dot(inp, r * IN, weight, o, IN, 1, OUT)
+            if bias:
+                z += bias[o]
+            if pre:
+                pre[r * OUT + o] = z
+                z = _gelu(z)
+            if residual:
+                z += residual[r * OUT + o]
+            out[r * OUT + o] = z
+    return OK
+
+
+def linear_backward_input(dinp, dout, weight, pre, R, IN, OUT, accumulate):
+    # out_ro = sum_i inp_ri weight_io, so d loss / d inp_ri = sum_o dout_ro weight_io;
+    # and where inp = gelu(pre), d loss / d pre = (d loss / d inp) * gelu'(pre).
+    for r in range(R):
+        for i in range(IN):
+            grad = _dot(dout, r * OUT, weight, i * OUT, OUT)
+            if pre:
+                grad *= _gelu_slope(pre[r * IN + i])
+            _store(dinp, r * IN + i, grad, accumulate)
+    return OK
+
+
+def linear_backward_weight(dweight, dbias, inp, dout, R, IN, OUT, accumulate):
+    # out_ro = sum_i inp_ri weight_io + bias_o: weight_io meets every row r with the factor inp_ri,
+    # hence dweight = inp^T @ dout; bias_o meets every row with the factor 1.
+    matmul(dweight, inp, dout, IN, OUT, R, 1, 0, accumulate)
+    if dbias:
+        for o in range(OUT):
+            total = sum((dout[r * OUT + o] for r in range(R)), 0.0)
+            _store(dbias, o, total, accumulate)
+    return OK
+
+
+# ----------------------------------------------------------------------------------- attention ---
+
+def _scores(query, q, keys, k, k_step, n, HS):
+    """q . k_j / sqrt(HS) for j < n: the query starts at query[q], key j at keys[k + j k_step]."""
+    return [_dot(query, q, keys, k + j * k_step, HS) / sqrt(HS or 1) for j in range(n)]
+
+
+def attention_forward(out, lse, qkv, B, T, C, NH, dropout, seed, stream):
+    HS = C // NH
+    for b in range(B):
+        for h in range(NH):
+            key = b * T * 3 * C + C + h * HS  # of position 0; its value lies C further on
+            for i in range(T):
+                r = (b * NH + h) * T + i
+                query = (b * T + i) * 3 * C + h * HS
+                scores = _scores(qkv, query, qkv, key, 3 * C, i + 1, HS)
+                lse_i = lse[r] = _logsumexp(scores)
+                factor = _dropout_factors(dropout, seed, stream, r, i + 1)
+                p = [f * exp(s - lse_i) for f, s in zip(factor, scores)]
+                for c in range(HS):
+                    o = (b * T + i) * C + h * HS + c
+                    out[o] = _dot(p, 0, qkv, key + C + c, i + 1, 1, 3 * C)
+    return OK
+
+
+def attention_backward(dqkv, dout, qkv, out, lse, B, T, C, NH, dropout, seed, stream):
+    # With f_ij the dropout factor, out_i = sum_j f_ij p_ij v_j gives
+    #   dv_j = sum_i f_ij p_ij dout_i  and  dp_ij = f_ij dout_i . v_j.
+    # Through the softmax, ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik), where the sum is dout_i . out_i.
+    # From s_ij = q_i . k_j / sqrt(HS): dq_i = sum_j ds_ij k_j / sqrt(HS), dk_j likewise over i.
+    HS = C // NH
+    grad = [0.0] * (B * T * 3 * C)  # collects in double precision
+    for b in range(B):
+        for h in range(NH):
+            for i in range(T):
+                r = (b * NH + h) * T + i
+                o = (b * T + i) * C + h * HS
+                q = (b * T + i) * 3 * C + h * HS
+                k0 = b * T * 3 * C + C + h * HS
+                dout_out = _dot(dout, o, out, o, HS)
+                scores = _scores(qkv, q, qkv, k0, 3 * C, i + 1, HS)
+                factor = _dropout_factors(dropout, seed, stream, r, i + 1)
+                for j in range(i + 1):
+                    k = k0 + j * 3 * C
+                    v = k + C
+                    p = exp(scores[j] - lse[r])
+                    dp = factor[j] * _dot(dout, o, qkv, v, HS)
+                    ds = p * (dp - dout_out) / sqrt(HS or 1)
+                    for c in range(HS):
+                        grad[q + c] += ds * qkv[k + c]
+                        grad[k + c] += ds * qkv[q + c]
+                        grad[v + c] += factor[j] * p * dout[o + c]
+    for i, g in enumerate(grad):
+        dqkv[i] = g
+    return OK
+
+
+def attention_cached(out, keys, values, qkv, B, T, C, NH, past, P):
+    HS = C // NH
+    for b in range(B):
+        for t in range(T):
+            new, row = (b * T + t) * 3 * C, (b * P + past + t) * C
+            for c in range(C):
+                keys[row + c] = qkv[new + C + c]
+                values[row + c] = qkv[new + 2 * C + c]
+        for h in range(NH):
+            for i in range(T):
+                seen = past + i + 1
+                first = b * P * C + h * HS
+                scores = _scores(qkv, (b * T + i) * 3 * C + h * HS, keys, first, C, seen, HS)
+                lse = _logsumexp(scores)
+                p = [exp(s - lse) for s in scores]
+                for c in range(HS):
+                    o = (b * T + i) * C + h * HS + c
+                    out[o] = _dot(p, 0, values, first + c, seen, 1, C)
+    return OK
+
+
+# ------------------------------------------------------------------------------------- softmax ---
+
+def _logsumexp(x):
+    """log sum_i exp(x_i); taking the maximum out first keeps exp from overflowing."""
+    top = max(x)
+    return top + log(sum(exp(v - top) for v in x))
+
+
+def softmax_forward(out, inp, R, C):
+    for r in range(R):
+        row = [inp[r * C + c] for c in range(C)]
+        top = max(row, default=0.0)
+        powers = [exp(x - top) for x in row]
+        total = sum(powers)
+        for c in range(C):
+            out[r * C + c] = powers[c] / total
+    return OK
+
+
+def softmax_backward(dinp, dout, out, R, C, accumulate):
+    # out_j = e^x_j / sum e^x has d out_j / d x_i = out_j ([i = j] - out_i), so
+    # d loss / d x_i = sum_j dout_j out_j ([i = j] - out_i) = out_i (dout_i - sum_j dout_j out_j).
+    for r in range(R):
+        mean = _dot(dout, r * C, out, r * C, C)
+        for i in range(r * C, r * C + C):
+            _store(dinp, i, out[i] * (dout[i] - mean), accumulate)
+    return OK
+
+
+# ----------------------------------------------------------------------------------- layernorm ---
+
+def layernorm_forward(out, mean, rstd, inp, weight, bias, R, C, eps):
+    for r in range(R):
+        row = [inp[r * C + c] for c in range(C)]
+        mu = sum(row) / (C or 1)
+        variance = sum((x - mu) ** 2 for x in row) / (C or 1)
+        scale = 1.0 / sqrt(variance + eps)
+        mean[r], rstd[r] = mu, scale
+        for c in range(C):
+            out[r * C + c] = (row[c] - mu) * scale * weight[c] + bias[c]
+    return OK
+
+
+def layernorm_backward(dinp, dweight, dbias, dout, inp, weight, mean, rstd, R, C,
+                       accumulate_input, accumulate_params):
+    # out = xhat * weight + bias with xhat = (x - mean) * rstd, so dxhat = dout * weight. The mean
+    # has d mean / d x_i = 1/C and the scale d rstd / d x_i = -rstd^2 xhat_i / C, which makes
+    #   d xhat_j / d x_i = rstd ([i = j] - 1/C - xhat_j xhat_i / C), and summed over j with dxhat_j
+    #   dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)).
+    weight_grad, bias_grad = [0.0] * C, [0.0] * C
+    for r in range(R):
+        xhat = [(inp[r * C + c] - mean[r]) * rstd[r] for c in range(C)]
+        dxhat = [dout[r * C + c] * weight[c] for c in range(C)]
+        mean_dxhat = sum(dxhat) / (C or 1)
+        mean_product = _dot(dxhat, 0, xhat, 0, C) / (C or 1)
+        for c in range(C):
+            grad = rstd[r] * (dxhat[c] - mean_dxhat - xhat[c] * mean_product)
+            weight_grad[c] += dout[r * C + c] * xhat[c]
+            bias_grad[c] += dout[r * C + c]
+            _store(dinp, r * C + c, grad, accumulate_input)
+    for c in range(C):
+        _store(dweight, c, weight_grad[c], accumulate_params)
+        _store(dbias, c, bias_grad[c], accumulate_params)
+    return OK
+
+
+# ---------------------------------------------------------------------------------------- gelu ---
+
+def _gelu(x):
+    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / pi) * (x + 0.044715 * x ** 3)))
+
+
+def _gelu_slope(x):
+    # y = 0.5 x (1 + t) with t = tanh(u), and tanh' = 1 - tanh^2:
+    # dy/dx = 0.5 (1 + t) + 0.5 x (1 - t^2) du/dx.
+    t = tanh(sqrt(2.0 / pi) * (x + 0.044715 * x ** 3))
+    du = sqrt(2.0 / pi) * (1.0 + 3.0 * 0.044715 * x ** 2)
+    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * du
+
+
+def gelu_forward(out, inp, n):
+    for i in range(n):
+        out[i] = _gelu(inp[i])
+    return OK
+
+
+def gelu_backward(dinp, dout, inp, n, accumulate):
+    for i in range(n):
+        _store(dinp, i, dout[i] * _gelu_slope(inp[i]), accumulate)
+    return OK
+
+
+# ----------------------------------------------------------------------------------- embedding ---
+
+def embedding_forward(out, ids, wte, wpe, B, T, C, V, past):
+    if not _all_in_range(ids, B * T, V):
+        return ERANGE
+    for b in range(B):
+        for t in range(T):
+            token = ids[b * T + t]
+            for c in range(C):
+                position = wpe[(past + t) * C + c] if wpe else 0.0
+                out[(b * T + t) * C + c] = wte[token * C + c] + position
+    return OK
+
+
+def embedding_backward(dwte, dwpe, dout, ids, B, T, C, V, P, accumulate_wte, accumulate_wpe):
+    # A row of a table is copied to every place that asks for it, so its gradient sums those places'
+    # gradients: a token's wherever it occurs, a position's once in each batch row.
+    if not _all_in_range(ids, B * T, V):
+        return ERANGE
+    token_grad, position_grad = [0.0] * (V * C), [0.0] * (P * C)
+    for b in range(B):
+        for t in range(T):
+            for c in range(C):
+                g = dout[(b * T + t) * C + c]
+                token_grad[ids[b * T + t] * C + c] += g
+                position_grad[t * C + c] += g
+    if dwte:
+        for i, g in enumerate(token_grad):
+            _store(dwte, i, g, accumulate_wte)
+    if dwpe:
+        for i, g in enumerate(position_grad):
+            _store(dwpe, i, g, accumulate_wpe)
+    return OK
+
+
+# ------------------------------------------------------------------------------- cross-entropy ---
+
+def cross_entropy_forward(loss, losses, logits, targets, R, V):
+    if not _all_in_range(targets, R, V):
+        return ERANGE
+    total = 0.0
+    for r in range(R):
+        row = [logits[r * V + v] for v in range(V)]
+        nats = _logsumexp(row) - row[targets[r]]
+        losses[r] = nats
+        total += nats
+    loss[0] = total / (R or 1)
+    return OK
+
+
+def cross_entropy_backward(dlogits, dloss, logits, targets, R, V, accumulate):
+    # loss = (1/R) sum_r (log sum_v e^x_rv - x_r,target). The first term has the softmax p as its
+    # derivative, the second the one-hot y, hence dx = dloss * (p - y) / R.
+    if not _all_in_range(targets, R, V):
+        return ERANGE
+    for r in range(R):
+        row = [logits[r * V + v] for v in range(V)]
+        lse = _logsumexp(row)
+        for v in range(V):
+            y = 1.0 if v == targets[r] else 0.0
+            _store(dlogits, r * V + v, dloss[0] * (exp(row[v] - lse) - y) / R, accumulate)
+    return OK
+
+
+def linear_cross_entropy_forward(loss, losses, inp, weight, targets, R, C, V):
+    logits = [0.0] * (R * V)
+    matmul(logits, inp, weight, R, V, C, 0, 1, 0)
+    return cross_entropy_forward(loss, losses, logits, targets, R, V)
+
+
+def linear_cross_entropy_backward(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V,
+                                  accumulate_input, accumulate_weight):
+    # logits_rv = sum_c inp_rc weight_vc: every inp_rc meets all v with the factor weight_vc, every
+    # weight_vc meets all r with the factor inp_rc. (linear_backward_* with the weight transposed.)
+    logits = [0.0] * (R * V)
+    matmul(logits, inp, weight, R, V, C, 0, 1, 0)
+    if cross_entropy_forward(loss, losses, logits, targets, R, V):
+        return ERANGE
+    cross_entropy_backward(logits, dloss, logits, targets, R, V, 0)
+    matmul(dinp, logits, weight, R, C, V, 0, 0, accumulate_input)
+    matmul(dweight, logits, inp, V, C, R, 1, 0, accumulate_weight)
+    return OK
+
+
+# ---------------------------------------------------------------------- random numbers, dropout ---
+
+def _splitmix64(x):
+    wrap = 0xFFFFFFFFFFFFFFFF
+    x = (x + 0x9E3779B97F4A7C15) & wrap
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & wrap
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & wrap
+    return x ^ x >> 31
+
+
+def _mix32(x):
+    wrap = 0xFFFFFFFF
+    x = (x ^ x >> 16) * 0x7FEB352D & wrap
+    x = (x ^ x >> 15) * 0x846CA68B & wrap
+    return x ^ x >> 16
+
+
+def _float32(x):
+    """x rounded to 24 bits, as a C float is; a mask must agree bit for bit."""
+    mantissa, exponent = frexp(x)
+    return ldexp(round(ldexp(mantissa, 24)), exponent - 24)
+
+
+def _random_key(seed, stream):
+    return _splitmix64(_splitmix64(seed[0]) + stream)
+
+
+def _dropout_factors(dropout, seed, stream, r, n):
+    """keep / (1 - dropout) for the first n columns of row r of the mask."""
+    if dropout == 0.0:
+        return [1.0] * n
+    dropout = _float32(dropout)
+    row = _splitmix64(_random_key(seed, stream) + r) >> 32
+    bits = (_mix32(row + c * 0x9E3779B9 & 0xFFFFFFFF) >> 8 for c in range(n))
+    return [(b >= ldexp(dropout, 24)) / (1.0 - dropout) for b in bits]
+
+
+def dropout_forward(out, inp, residual, R, C, dropout, seed, stream):
+    for r in range(R):
+        for c, factor in enumerate(_dropout_factors(dropout, seed, stream, r, C)):
+            i = r * C + c
+            out[i] = factor * inp[i] + (residual[i] if residual else 0.0)
+    return OK
+
+
+def dropout_backward(dinp, dout, R, C, dropout, seed, stream, accumulate):
+    # out = factor * inp, elementwise: dinp = factor * dout.
+    for r in range(R):
+        for c, factor in enumerate(_dropout_factors(dropout, seed, stream, r, C)):
+            _store(dinp, r * C + c, factor * dout[r * C + c], accumulate)
+    return OK
+
+
+def random_normal(out, std, seed, stream, n):
+    # Box-Muller: a point of the plane that is normal in x and in y has a uniform angle, and
+    # exp(-radius^2 / 2) is uniform too; so two uniform numbers make two independent normal ones.
+    key = _random_key(seed, stream)
+    for i in range(n):
+        bits = _splitmix64(key + i // 2)
+        radius = _float32(std) * sqrt(-2.0 * log(((bits >> 32) + 1) / 2 ** 32))
+        angle = 2.0 * pi * (bits & 0xFFFFFFFF) / 2 ** 32
+        out[i] = radius * (sin(angle) if i % 2 else cos(angle))
+    return OK
+
+
+# --------------------------------------------------------------------------------- elementwise ---
+
+def add_forward(out, a, b, n):
+    for i in range(n):
+        out[i] = a[i] + b[i]
+    return OK
+
+
+def mul_forward(out, a, b, n):
+    for i in range(n):
+        out[i] = a[i] * b[i]
+    return OK
+
+
+def mul_backward(da, dout, b, n, accumulate):
+    # out = a b, elementwise: da = dout b.
+    for i in range(n):
+        _store(da, i, dout[i] * b[i], accumulate)
+    return OK
+
+
+def scale_forward(out, inp, factor, n, accumulate):
+    for i in range(n):
+        _store(out, i, inp[i] * factor[0], accumulate)
+    return OK
+
+
+def sum_forward(out, inp, n):
+    out[0] = sum((inp[i] for i in range(n)), 0.0)
+    return OK
+
+
+def sum_backward(dinp, dout, n, accumulate):
+    # out = sum_i inp_i: each inp_i has the factor 1, so each gets dout.
+    for i in range(n):
+        _store(dinp, i, dout[0], accumulate)
+    return OK
+
+
+# --------------------------------------------------------------------------------------- AdamW ---
+
+def _flush(x):
+    """0 for what is smaller than the smallest normal float: slow to compute with, and of no use."""
+    return 0.0 if abs(x) < 2.0 ** -126 else x  # so that NaN stays NaN
+
+
+def adamw_step(param, m, v, grad, h, n, n_decay):
+    lr, beta1, beta2, eps, weight_decay, unbias_m, unbias_v, grad_scale = (h[i] for i in range(8))
+    for i in range(n):
+        g = grad[i] * grad_scale
+        m[i] = _flush(beta1 * m[i] + (1.0 - beta1) * g)
+        v[i] = _flush(beta2 * v[i] + (1.0 - beta2) * g * g)
+        step = (m[i] / unbias_m) / (sqrt(v[i] / unbias_v) + eps)
+        decay = weight_decay * param[i] if i < n_decay else 0.0
+        param[i] -= lr * step + lr * decay
+    return OK
+
+
+def sum_squares(out, x, n):
+    out[0] = sum((x[i] * x[i] for i in range(n)), 0.0)
+    return OK

@@ -1,0 +1,345 @@
+"""How far from the exact result each kernel may be: derived from its inputs, element by element.
+
+A float32 operation is off by at most UNIT = 2^-24 of its result. So a sum of n products, in
+whatever order and blocking, is off by at most (n + 1) UNIT sum|a||b| to first order; the bounds
+here are that, carried through each formula. The small integers count the roundings of the final
+operations, rounded up. Each function takes the arguments and the reference's outputs (accumulate 0)
+and returns {output: Bound}; an output without one is unspecified. Uses math, the reference and
+kernelcheck.py; used by kernelcases.py.
+"""
+
+from math import expm1, pi, sqrt
+from types import SimpleNamespace
+
+from kernelcheck import FLOOR, UNIT, Bound, run_reference
+from pygpt import reference
+
+EXP = 4   # the vector exp is good to 2 ulp, and one ulp is up to 2 UNIT
+LOG = 4
+
+
+def dot(x, y):
+    return sum(a * b for a, b in zip(x, y))
+
+
+def abs_dot(x, y):
+    return sum(abs(a * b) for a, b in zip(x, y))
+
+
+def without(a, *names):
+    return SimpleNamespace(**{**vars(a), **dict.fromkeys(names)})
+
+
+def of_terms(kernel, steps):
+    """For results that are sums of products: the reference on absolute values gives sum|a||b|."""
+    def bound(a, value):
+        magnitudes = {name: [abs(v) for v in x] if isinstance(x, list) and name not in
+                      ("ids", "targets", "seed") else x for name, x in vars(a).items()}
+        for name, x in run_reference(kernel, magnitudes).items():
+            yield name, Bound(steps(a), x)
+    return lambda a, value: dict(bound(a, value))
+
+
+# ---------------------------------------------------------------------------------------- gelu ---
+
+def gelu_error(x):
+    # u = sqrt(2/pi)(x + 0.044715 x^3) has a relative error of 5 UNIT, which moves tanh(u) by at
+    # most 5 UNIT |u| (1 - tanh^2 u) <= 2.3 UNIT; tanh itself adds 4. With the roundings of 1 + t,
+    # 0.5 x and their product: below 8 UNIT |x|. Where tanh saturates, the result is x or 0.
+    return 8 * UNIT * abs(x)
+
+
+def slope_error(x):
+    # 0.5 (1 + t) + w (1 - t^2) with w = 0.5 x du/dx. An error of 4 UNIT in t is one of 9 UNIT in
+    # 1 - t^2; that of u is damped by 1 - t^2 and stays below 10 UNIT; the rest rounds within 8.
+    # From |x| = 8 on (u > 24) t is exactly 1 and the second term 0.
+    w = 0.5 * x * sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x)
+    return UNIT * (18 + (9 * abs(w) if abs(x) < 8 else 0))
+
+
+def gelu_forward(a, value):
+    return {"out": Bound(1, [0.0] * a.n, [gelu_error(x) for x in a.inp])}
+
+
+def gelu_backward(a, value):
+    extra = [abs(d) * slope_error(x) for d, x in zip(a.dout, a.inp)]
+    return {"dinp": Bound(2, [abs(v) for v in value["dinp"]], extra)}
+
+
+# -------------------------------------------------------------------------------------- linear ---
+
+def linear_forward(a, value):
+    z = of_terms("linear_forward", lambda a: a.IN + 2)(without(a, "pre", "residual"), None)["out"]
+    errors = [z.steps * (UNIT * m + FLOOR) for m in z.magnitudes]
+    if a.pre is not None:  # |gelu'| < 1.13
+        errors = [1.13 * e + gelu_error(x) for e, x in zip(errors, value["pre"])]
+    residual = a.residual or [0.0] * len(errors)
+    sizes = [abs(r) + abs(v) for r, v in zip(residual, value["out"])]
+    return {"pre": z, "out": Bound(2, sizes, errors)}
+
+
+def linear_backward_input(a, value):
+    bare = of_terms("linear_backward_input", lambda a: a.OUT + 2)(without(a, "pre"), None)["dinp"]
+    if a.pre is None:
+        return {"dinp": bare}
+    slopes = [abs(reference._gelu_slope(x)) for x in a.pre]
+    extra = [m * slope_error(x) for m, x in zip(bare.magnitudes, a.pre)]
+    return {"dinp": Bound(a.OUT + 4, [m * s for m, s in zip(bare.magnitudes, slopes)], extra)}
+
+
+# --------------------------------------------------------------------- softmax, cross-entropy ---
+
+def softmax_errors(x, x_errors=None):
+    """For p = softmax(x) with absolute errors in x: (p, relative errors of p, error of the lse)."""
+    # exp(x_j - top) sees the error of x_j and the rounding of its scaled argument; an error of
+    # `top` is common to all and cancels. The sum of n positive terms carries the p-weighted mean of
+    # their relative errors and its own roundings; 2 n allows for rescaling when the maximum moves.
+    n, top = len(x), max(x)
+    lse = reference._logsumexp(x)
+    p = [reference.exp(v - lse) for v in x]
+    x_errors = x_errors or [0.0] * n
+    terms = [expm1(e + UNIT * (abs(v) + abs(top))) + EXP * UNIT for v, e in zip(x, x_errors)]
+    total = dot(p, terms) + (2 * n + 8) * UNIT
+    lse_error = total + UNIT * (LOG * abs(lse - top) + 2 * abs(top) + 2 * abs(lse))
+    return p, [t + total for t in terms], lse_error
+
+
+def rows(x, R, C):
+    return [x[r * C:(r + 1) * C] for r in range(R)]
+
+
+def softmax_forward(a, value):
+    errors = []
+    for row in rows(a.inp, a.R, a.C) if a.C else []:
+        p, relative, _ = softmax_errors(row)
+        errors += [v * e for v, e in zip(p, relative)]
+    return {"out": Bound(2, value["out"], errors)}
+
+
+def softmax_backward(a, value):
+    magnitudes = []
+    for d, p in zip(rows(a.dout, a.R, a.C), rows(a.out, a.R, a.C)):
+        total = abs_dot(d, p)
+        magnitudes += [abs(p_i) * (abs(d_i) + total) for d_i, p_i in zip(d, p)]
+    return {"dinp": Bound(a.C + 4, magnitudes)}
+
+
+def _losses(a, value, logits, errors):
+    losses = []
+    for row, row_errors, target in zip(logits, errors, a.targets):
+        lse_error = softmax_errors(row, row_errors)[2]
+        losses.append(lse_error + row_errors[target] + 2 * UNIT * abs(row[target]))
+    mean = [sum(losses) / (a.R or 1)]
+    size = [sum(abs(v) for v in value["losses"]) / (a.R or 1)]
+    return {"losses": Bound(2, [abs(v) for v in value["losses"]], losses),
+            "loss": Bound(a.R + 2, size, mean)}
+
+
+def _dlogits(a, logits, errors):
+    """dlogits and their errors, row by row."""
+    for row, row_errors, target in zip(logits, errors, a.targets):
+        p, relative, _ = softmax_errors(row, row_errors)
+        scale = abs(a.dloss[0]) / a.R
+        y = [float(v == target) for v in range(a.V)]
+        yield ([scale * abs(p_v - y_v) for p_v, y_v in zip(p, y)],
+               [scale * (p_v * e + 5 * UNIT * (p_v + y_v)) for p_v, e, y_v in zip(p, relative, y)])
+
+
+def _logits(a):
+    weight = rows(a.weight, a.V, a.C)
+    inp = rows(a.inp, a.R, a.C)
+    logits = [[dot(x, w) for w in weight] for x in inp]
+    return logits, [[(a.C + 1) * UNIT * abs_dot(x, w) for w in weight] for x in inp]
+
+
+def cross_entropy_forward(a, value):
+    return _losses(a, value, rows(a.logits, a.R, a.V), [[0.0] * a.V] * a.R)
+
+
+def cross_entropy_backward(a, value):
+    magnitudes, extra = [], []
+    for row, errors in _dlogits(a, rows(a.logits, a.R, a.V), [[0.0] * a.V] * a.R):
+        magnitudes += row
+        extra += errors
+    return {"dlogits": Bound(2, magnitudes, extra)}
+
+
+def linear_cross_entropy_forward(a, value):
+    return _losses(a, value, *_logits(a))
+
+
+def linear_cross_entropy_backward(a, value):
+    # The errors of dlogits pass through the two products, which round in turn.
+    logits, logit_errors = _logits(a)
+    inp, weight = [abs(x) for x in a.inp], [abs(w) for w in a.weight]
+    dlogits = list(_dlogits(a, logits, logit_errors))
+    products = []
+    for part in (0, 1):  # the magnitudes, then the errors
+        d = [x for row in dlogits for x in row[part]]
+        dinp, dweight = [0.0] * (a.R * a.C), [0.0] * (a.V * a.C)
+        reference.matmul(dinp, d, weight, a.R, a.C, a.V, 0, 0, 0)
+        reference.matmul(dweight, d, inp, a.V, a.C, a.R, 1, 0, 0)
+        products.append((dinp, dweight))
+    (dinp, dweight), (dinp_errors, dweight_errors) = products
+    return {**_losses(a, value, logits, logit_errors),
+            "dinp": Bound(a.V + 2, dinp, dinp_errors),
+            "dweight": Bound(a.R + 2, dweight, dweight_errors)}
+
+
+# ----------------------------------------------------------------------------------- attention ---
+
+def _attention_row(query, keys):
+    """Scores of one query and their errors; keys[j] is a slice of HS numbers."""
+    scale = 1 / sqrt(len(query) or 1)
+    scores = [dot(query, k) * scale for k in keys]
+    return scores, [(len(query) + 3) * UNIT * abs_dot(query, k) * scale for k in keys]
+
+
+def _heads(x, offset, step, positions, HS):
+    return [x[offset + j * step:offset + j * step + HS] for j in range(positions)]
+
+
+def _attention_out(scores, score_errors, factors, values, HS):
+    p, relative, lse_error = softmax_errors(scores, score_errors)
+    weight = [f * p_j * (e + (len(p) + 5) * UNIT) for f, p_j, e in zip(factors, p, relative)]
+    return [abs_dot(weight, [v[c] for v in values]) for c in range(HS)], lse_error
+
+
+def attention_forward(a, value):
+    HS = a.C // a.NH
+    out, lse = [0.0] * len(value["out"]), [0.0] * len(value["lse"])
+    for b in range(a.B):
+        for h in range(a.NH):
+            first = b * a.T * 3 * a.C + h * HS
+            q, k, v = (_heads(a.qkv, first + part * a.C, 3 * a.C, a.T, HS) for part in range(3))
+            for i in range(a.T):
+                r = (b * a.NH + h) * a.T + i
+                factors = reference._dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
+                row = _attention_row(q[i], k[:i + 1])
+                o = (b * a.T + i) * a.C + h * HS
+                out[o:o + HS], lse[r] = _attention_out(*row, factors, v[:i + 1], HS)
+    if not HS:  # a head without channels has no scores
+        return {"out": Bound(1, [])}
+    return {"out": Bound(1, [0.0] * len(out), out), "lse": Bound(1, [0.0] * len(lse), lse)}
+
+
+def attention_cached(a, value):
+    HS = a.C // a.NH
+    out = [0.0] * len(value["out"])
+    for b in range(a.B):
+        for h in range(a.NH):
+            first = b * a.P * a.C + h * HS
+            k, v = (_heads(value[x], first, a.C, a.past + a.T, HS) for x in ("keys", "values"))
+            for i in range(a.T):
+                o, q = (b * a.T + i) * a.C + h * HS, (b * a.T + i) * 3 * a.C + h * HS
+                seen = a.past + i + 1
+                row = _attention_row(a.qkv[q:q + HS], k[:seen])
+                out[o:o + HS] = _attention_out(*row, [1.0] * seen, v[:seen], HS)[0]
+    copied = Bound(0, [0.0] * len(value["keys"]))
+    return {"out": Bound(1, [0.0] * len(out), out), "keys": copied, "values": copied}
+
+
+def attention_backward(a, value):
+    # Follows the reference: e_x is the error of x. dout . out may also be formed as sum_j p_j dp_j,
+    # whose magnitude is never smaller, so D takes the larger.
+    HS, T = a.C // a.NH, a.T
+    extra = [0.0] * len(value["dqkv"])
+    for b in range(a.B):
+        for h in range(a.NH):
+            first = b * T * 3 * a.C + h * HS
+            q, k, v = (_heads(a.qkv, first + part * a.C, 3 * a.C, T, HS) for part in range(3))
+            for i in range(T):
+                r, o = (b * a.NH + h) * T + i, (b * T + i) * a.C + h * HS
+                dout, out = a.dout[o:o + HS], a.out[o:o + HS]
+                scores, e_scores = _attention_row(q[i], k[:i + 1])
+                p = [reference.exp(s - a.lse[r]) for s in scores]
+                e_p = [expm1(e + 2 * UNIT * (abs(s) + abs(a.lse[r]))) + (EXP + 2) * UNIT
+                       for s, e in zip(scores, e_scores)]  # relative
+                factors = reference._dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
+                dp = [f * dot(dout, v_j) for f, v_j in zip(factors, v)]
+                size_dp = [f * abs_dot(dout, v_j) for f, v_j in zip(factors, v)]
+                D, size_D = dot(dout, out), max(abs_dot(dout, out), dot(p, size_dp))
+                e_D = (HS + 2) * UNIT * size_D + sum(
+                    p_j * s * (e + (HS + T + 4) * UNIT) for p_j, s, e in zip(p, size_dp, e_p))
+                for j in range(i + 1):
+                    ds = p[j] * abs(dp[j] - D) / sqrt(HS or 1)
+                    e_ds = ds * (e_p[j] + (T + 6) * UNIT) + p[j] / sqrt(HS or 1) * (
+                        (HS + 6) * UNIT * (size_dp[j] + size_D) + e_D)
+                    e_w = factors[j] * p[j] * (e_p[j] + (T + 5) * UNIT)
+                    qi, kj = first + i * 3 * a.C, first + j * 3 * a.C + a.C
+                    for c in range(HS):
+                        extra[qi + c] += e_ds * abs(k[j][c])
+                        extra[kj + c] += e_ds * abs(q[i][c])
+                        extra[kj + a.C + c] += e_w * abs(dout[c])
+    return {"dqkv": Bound(1, [0.0] * len(extra), extra)}
+
+
+# ----------------------------------------------------------------------------------- layernorm ---
+
+def layernorm_forward(a, value):
+    # The mean is off by e_mean; a common shift changes the variance only by its square, so the
+    # variance is off by e_mean^2 and its own roundings. rstd follows monotonically.
+    e_mean, e_rstd, e_out = [], [], []
+    for row in rows(a.inp, a.R, a.C):
+        mean = sum(row) / (a.C or 1)
+        e = (a.C + 2) * UNIT * sum(map(abs, row)) / (a.C or 1)
+        variance = sum((x - mean) ** 2 for x in row) / (a.C or 1)
+        rstd = 1 / sqrt(variance + a.eps)
+        e_var = (a.C + 6) * UNIT * (variance + e * e) + e * e + 2 * e * UNIT * sqrt(variance)
+        high = 1 / sqrt(max(variance - e_var, 0.0) + a.eps)
+        low = 1 / sqrt(variance + e_var + a.eps)
+        e_r = max(high - rstd, rstd - low) + 3 * UNIT * high
+        e_mean.append(e)
+        e_rstd.append(e_r)
+        for x, w, bias in zip(row, a.weight, a.bias):
+            d = abs(x - mean)
+            e_out.append(abs(w) * (high * (e + 2 * UNIT * d) + d * e_r)
+                         + 3 * UNIT * (abs(d * rstd * w) + abs(bias)))
+    if not a.C:  # an empty row has no mean
+        return {"out": Bound(1, [])}
+    return {"mean": Bound(1, [0.0] * a.R, e_mean), "rstd": Bound(1, [0.0] * a.R, e_rstd),
+            "out": Bound(1, [0.0] * len(e_out), e_out)}
+
+
+def layernorm_backward(a, value):
+    dinp, dweight, dbias = [], [0.0] * a.C, [0.0] * a.C
+    for r, (row, dout) in enumerate(zip(rows(a.inp, a.R, a.C), rows(a.dout, a.R, a.C))):
+        xhat = [abs(x - a.mean[r]) * a.rstd[r] for x in row]
+        dxhat = [abs(d * w) for d, w in zip(dout, a.weight)]
+        mean, product = sum(dxhat) / (a.C or 1), dot(dxhat, xhat) / (a.C or 1)
+        dinp += [a.rstd[r] * (d + mean + x * product) for d, x in zip(dxhat, xhat)]
+        for c, d in enumerate(dout):
+            dweight[c] += abs(d) * xhat[c]
+            dbias[c] += abs(d)
+    return {"dinp": Bound(a.C + 10, dinp), "dweight": Bound(a.R + 4, dweight),
+            "dbias": Bound(a.R + 1, dbias)}
+
+
+# ---------------------------------------------------------------------- AdamW, random numbers ---
+
+def adamw_step(a, value):
+    # The moments are short sums; flushing may cost one smallest normal float each. The step
+    # m / (sqrt(v) + eps) is bounded by moving m and v to the ends of their intervals.
+    lr, beta1, _, eps, decay, unbias_m, unbias_v, grad_scale = a.h
+    least = 2.0 ** -125
+    e_m = [5 * UNIT * (abs(beta1 * m) + abs((1 - beta1) * g * grad_scale)) + least
+           for m, g in zip(a.m, a.grad)]
+    e_v = [6 * UNIT * v + least for v in value["v"]]
+    e_param = []
+    for x, m, v, em, ev in zip(a.param, value["m"], value["v"], e_m, e_v):
+        root, low, high = (sqrt(max(y, 0.0) / unbias_v) + eps for y in (v, v - ev, v + ev))
+        step, worst = abs(m) / unbias_m / root, (abs(m) + em) / unbias_m / low
+        e_step = worst - abs(m) / unbias_m / high + 5 * UNIT * step
+        e_param.append(lr * e_step + 4 * UNIT * (abs(x) + lr * step + lr * decay * abs(x)))
+    zeros = [0.0] * a.n
+    return {"m": Bound(1, zeros, e_m), "v": Bound(1, zeros, e_v),
+            "param": Bound(1, zeros, e_param)}
+
+
+def random_normal(a, value):
+    # Computed in double precision, rounded once; 2^-40 leaves the C library's cos its last bits.
+    return {"out": Bound(1, [abs(v) + 2.0 ** -16 * a.std for v in value["out"]])}
+
+
+def sum_squares(a, value):
+    return {"out": Bound(a.n + 1, value["out"], None, 2.0 ** -53)}  # double precision

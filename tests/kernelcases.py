@@ -1,0 +1,333 @@
+"""The table of kernel cases: for each kernel the shapes, sizes, values and error bound to try.
+
+A shape is written as in the header, "B T 3 C"; the types and the argument order come from the
+header. Uses hypothesis, kernelcheck.py and kernelbounds.py; used by test_kernels*.py.
+"""
+
+from array import array
+from dataclasses import dataclass, field
+from math import prod
+from random import Random
+from types import SimpleNamespace
+from typing import Callable
+
+from hypothesis import strategies as st
+
+import kernelbounds as bounds
+from kernelcheck import KERNELS, TYPECODES, flags_of, run_reference
+
+# Vectors and tiles (6 rows; 4, 8, 16, 32, 48, 64 columns) and their multiples, each +- 1.
+EDGES = (11, 12, 13, 15, 16, 17, 31, 32, 33, 35, 47, 48, 49, 63, 64, 65)
+TYPICAL = {"B": 2, "NH": 2, "HS": 5, "past": 3, "spare": 1, "dropout": 0.2, "eps": 1e-5, "std": 1.0,
+           "part": 0.5}  # the other dimensions are 7
+SIZE = st.integers(0, 9) | st.sampled_from(EDGES)
+FEW = st.integers(0, 3)
+MANY = SIZE | st.sampled_from((127, 128, 129, 255, 256, 257, 1000))
+PROBABILITY = st.sampled_from((0.0, 0.1, 0.5, 0.9, 0.999))
+
+
+def _constant(rng):
+    value = rng.choice((1.0, 80.0, -80.0))
+    return lambda: value
+
+
+VALUES = {  # name -> what makes a source of numbers from a random generator
+    "normal": lambda rng: lambda: rng.gauss(0, 1),
+    "large": lambda rng: lambda: rng.gauss(0, 80),
+    "tiny": lambda rng: lambda: rng.gauss(0, 1e-12),
+    "ties": lambda rng: lambda: rng.choice((-1.0, 0.0, 1.0)),
+    "constant": _constant,
+    "wide": lambda rng: lambda: rng.gauss(0, 1) * 10 ** rng.uniform(-6, 1),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to try one kernel.
+
+    Args:
+        label: the kernel's name, then a word when there are several cases of it.
+        shapes: pointer -> its dimensions.
+        sizes: dimension or scalar -> the strategy that draws it.
+        bound: (arguments, reference outputs) -> {output: Bound}; an output left out is unspecified.
+        derive: sizes -> the sizes that follow from them.
+        prepare: changes the drawn arguments where they must fit together.
+        fixed: flags that the case is about.
+        optional: pointers that may be NULL.
+        inout: outputs whose contents are read whatever the flags say.
+        large: sizes that cross cache blocks and start all threads.
+        sample: dimension -> how many of its indices to check when large; none of the elements
+            along it mix, so the reference can be run on the sample alone.
+        may_alias: (output, input, accumulate flags allowed).
+    """
+    label: str
+    shapes: dict
+    sizes: dict
+    bound: Callable
+    derive: Callable = lambda sizes: {}
+    prepare: Callable = lambda args, rng: None
+    fixed: dict = field(default_factory=dict)
+    optional: tuple = ()
+    inout: tuple = ()
+    large: tuple = ()
+    sample: dict = field(default_factory=dict)
+    may_alias: tuple = ()
+
+    def __str__(self):
+        return self.label.replace(" ", "-")
+
+    @property
+    def kernel(self):
+        return self.label.split()[0]
+
+    def dimensions(self, name, args):
+        return [int(d) if d.isdigit() else args[d] for d in self.shapes[name].split()]
+
+    def arguments(self, sizes, values, absent, seed):
+        """All arguments in order, flags 0; `values` picks from VALUES for each float pointer."""
+        rng = Random(seed)
+        sizes = {**sizes, **self.derive(sizes), **self.fixed, "stream": rng.getrandbits(64)}
+        sizes.update({flag: 0 for flag in flags_of(self.kernel)} | self.fixed)
+        args = {}
+        for p in KERNELS[self.kernel]:
+            if not p.pointer:
+                args[p.name] = sizes[p.name]
+                continue
+            count = prod(self.dimensions(p.name, sizes))
+            if p.name in absent:
+                args[p.name] = None
+            elif p.ctype == "int32_t":
+                args[p.name] = [rng.randrange(sizes["V"]) for _ in range(count)]
+            elif p.ctype == "uint64_t":
+                args[p.name] = [rng.getrandbits(64)]
+            else:
+                draw = VALUES[values[p.name]](rng)
+                args[p.name] = list(array(TYPECODES[p.ctype], (draw() for _ in range(count))))
+        self.prepare(args, rng)
+        return args
+
+    @st.composite
+    def drawn(draw, self):
+        """A strategy for the arguments; sizes and kinds of value shrink, the numbers do not."""
+        sizes = {name: draw(strategy) for name, strategy in self.sizes.items()}
+        kinds = st.just("normal") if draw(st.booleans()) else st.sampled_from(list(VALUES))
+        values = {p.name: draw(kinds) for p in KERNELS[self.kernel]
+                  if p.pointer and p.ctype in ("float", "double")}
+        absent = {name for name in self.optional if draw(st.booleans())}
+        return self.arguments(sizes, values, absent, draw(st.integers(0, 2 ** 16)))
+
+    def chosen(self, sizes, absent=(), kind="normal"):
+        """One kind of number at the given sizes; what sizes leaves out is TYPICAL."""
+        sizes = {name: sizes.get(name, TYPICAL.get(name, 7)) for name in self.sizes}
+        values = {p.name: kind for p in KERNELS[self.kernel]}
+        return self.arguments(sizes, values, absent, seed=sum(map(ord, self.label)))
+
+    def outcome(self, args):
+        """(reference outputs, bounds) for accumulate 0."""
+        value = run_reference(self.kernel, args, self.inout)
+        return value, self.bound(SimpleNamespace(**args), value)
+
+    def sampled(self, args):
+        """(arguments for the sampled sub-problem, {pointer: flat positions of its elements})."""
+        chosen = {}
+        for name, count in self.sample.items():  # both ends and evenly between
+            size = args[name]
+            chosen[name] = sorted({i * (size - 1) // (count - 1) for i in range(count)})
+        sub, positions = dict(args), {}
+        for name, shape in self.shapes.items():
+            if args[name] is not None:
+                flat = [0]
+                for dimension in shape.split():
+                    size = int(dimension) if dimension.isdigit() else args[dimension]
+                    picked = chosen.get(dimension, range(size))
+                    flat = [f * size + i for f in flat for i in picked]
+                positions[name] = flat
+                sub[name] = [args[name][i] for i in flat]
+        sub.update({name: len(indices) for name, indices in chosen.items()})
+        return sub, positions
+
+
+def _as_float32(values):
+    return list(array("f", values))
+
+
+def _seed_may_be_null(args, rng):
+    if args["dropout"] == 0.0 and rng.random() < 0.5:
+        args["seed"] = None
+
+
+def _attention_forward_first(args, rng):
+    """out and lse must be the forward's, as the backward is given them."""
+    _seed_may_be_null(args, rng)
+    forward = {p.name: args.get(p.name) for p in KERNELS["attention_forward"]}
+    outputs = run_reference("attention_forward", forward)
+    args.update({name: _as_float32(x) for name, x in outputs.items()})
+
+
+def _softmax_forward_first(args, rng):
+    p = run_reference("softmax_forward", {"out": args["out"], "inp": args["out"],
+                                          "R": args["R"], "C": args["C"]})
+    args["out"] = _as_float32(p["out"])
+
+
+def _layernorm_forward_first(args, rng):
+    R, C = args["R"], args["C"]
+    forward = {"out": [0.0] * R * C, "mean": args["mean"], "rstd": args["rstd"], "inp": args["inp"],
+               "weight": args["weight"], "bias": args["weight"], "R": R, "C": C, "eps": 1e-5}
+    outputs = run_reference("layernorm_forward", forward)
+    args.update({name: _as_float32(outputs[name]) for name in ("mean", "rstd")})
+
+
+def _adamw_state(args, rng):
+    t = rng.randrange(1, 1000)
+    beta1, beta2 = rng.choice(((0.9, 0.95), (0.9, 0.999), (0.0, 0.0)))
+    args["v"] = [abs(v) for v in args["v"]]
+    args["h"] = _as_float32((10 ** rng.uniform(-5, -1), beta1, beta2, 1e-8, rng.choice((0.0, 0.1)),
+                             1 - beta1 ** t, 1 - beta2 ** t, rng.choice((1.0, 0.3))))
+
+
+def _heads(sizes):
+    return {"C": sizes["NH"] * sizes["HS"]}
+
+
+def _positions(sizes):
+    return {"P": sizes["past"] + sizes["T"] + sizes["spare"]}
+
+
+def _with_vocabulary(**sizes):
+    """At least one token, so that ids exist."""
+    return {**sizes, "V": st.integers(1, 9) | st.sampled_from(EDGES)}
+
+
+ATTENTION = {"B": FEW, "T": st.integers(0, 9) | st.sampled_from((15, 16, 17, 32, 33)),
+             "NH": st.integers(1, 5), "HS": st.integers(0, 9) | st.sampled_from((15, 16, 17))}
+LONG_ATTENTION = ({"B": 1, "T": 150, "NH": 3, "HS": 8}, {"B": 2, "T": 65, "NH": 2, "HS": 65},
+                  {"B": 1, "T": 300, "NH": 1, "HS": 5})
+MATMUL = dict(
+    sizes={"M": SIZE, "N": SIZE, "K": SIZE},
+    bound=bounds.of_terms("matmul", lambda a: a.K + 2),
+    large=({"M": 261, "N": 323, "K": 517}, {"M": 7, "N": 1100, "K": 300},
+           {"M": 700, "N": 17, "K": 260}, {"M": 1, "N": 1100, "K": 700}),
+    sample={"M": 9, "N": 12})
+LINEAR_SIZES = {"R": SIZE, "IN": SIZE, "OUT": SIZE}
+LINEAR_LARGE = ({"R": 261, "IN": 517, "OUT": 323}, {"R": 65, "IN": 300, "OUT": 1000},
+                {"R": 1, "IN": 700, "OUT": 1100})
+BOTH = (0, 1)
+
+CASES = [
+    Case("matmul nn", {"out": "M N", "a": "M K", "b": "K N"},
+         fixed={"transpose_a": 0, "transpose_b": 0}, **MATMUL),
+    Case("matmul nt", {"out": "M N", "a": "M K", "b": "N K"},
+         fixed={"transpose_a": 0, "transpose_b": 1}, **MATMUL),
+    Case("matmul tn", {"out": "M N", "a": "K M", "b": "K N"},
+         fixed={"transpose_a": 1, "transpose_b": 0}, **MATMUL),
+    Case("matmul tt", {"out": "M N", "a": "K M", "b": "N K"},
+         fixed={"transpose_a": 1, "transpose_b": 1}, **MATMUL),
+    Case("linear_forward",
+         {"out": "R OUT", "pre": "R OUT", "inp": "R IN", "weight": "IN OUT", "bias": "OUT",
+          "residual": "R OUT"},
+         LINEAR_SIZES, bounds.linear_forward, optional=("pre", "bias", "residual"),
+         large=LINEAR_LARGE, sample={"R": 9, "OUT": 12}, may_alias=(("out", "residual", (0,)),)),
+    Case("linear_backward_input",
+         {"dinp": "R IN", "dout": "R OUT", "weight": "IN OUT", "pre": "R IN"},
+         LINEAR_SIZES, bounds.linear_backward_input, optional=("pre",),
+         large=LINEAR_LARGE, sample={"R": 9, "IN": 12}),
+    Case("linear_backward_weight",
+         {"dweight": "IN OUT", "dbias": "OUT", "inp": "R IN", "dout": "R OUT"},
+         LINEAR_SIZES, bounds.of_terms("linear_backward_weight", lambda a: a.R + 2),
+         optional=("dbias",), large=LINEAR_LARGE, sample={"IN": 9, "OUT": 12}),
+    Case("attention_forward",
+         {"out": "B T C", "lse": "B NH T", "qkv": "B T 3 C", "seed": "1"},
+         {**ATTENTION, "dropout": PROBABILITY}, bounds.attention_forward, _heads,
+         _seed_may_be_null,
+         large=tuple({**sizes, "dropout": p} for sizes, p in zip(LONG_ATTENTION, (0.0, 0.2, 0.5)))),
+    Case("attention_backward",
+         {"dqkv": "B T 3 C", "dout": "B T C", "qkv": "B T 3 C", "out": "B T C", "lse": "B NH T",
+          "seed": "1"},
+         {**ATTENTION, "dropout": PROBABILITY}, bounds.attention_backward, _heads,
+         _attention_forward_first,
+         large=tuple({**sizes, "dropout": p} for sizes, p in zip(LONG_ATTENTION, (0.2, 0.0)))),
+    Case("attention_cached",
+         {"out": "B T C", "keys": "B P C", "values": "B P C", "qkv": "B T 3 C"},
+         {**ATTENTION, "past": st.integers(0, 20), "spare": FEW}, bounds.attention_cached,
+         lambda s: {**_heads(s), **_positions(s)}, inout=("keys", "values"),
+         large=({"B": 2, "T": 1, "NH": 12, "HS": 17, "past": 400, "spare": 5},
+                {"B": 1, "T": 70, "NH": 3, "HS": 16, "past": 65, "spare": 0})),
+    Case("softmax_forward", {"out": "R C", "inp": "R C"}, {"R": SIZE, "C": MANY},
+         bounds.softmax_forward, large=({"R": 200, "C": 519}, {"R": 5, "C": 20011}),
+         may_alias=(("out", "inp", (0,)),)),
+    Case("softmax_backward", {"dinp": "R C", "dout": "R C", "out": "R C"}, {"R": SIZE, "C": MANY},
+         bounds.softmax_backward, prepare=_softmax_forward_first,
+         large=({"R": 200, "C": 519},), may_alias=(("dinp", "dout", (0,)),)),
+    Case("layernorm_forward",
+         {"out": "R C", "mean": "R", "rstd": "R", "inp": "R C", "weight": "C", "bias": "C"},
+         {"R": SIZE, "C": MANY, "eps": st.sampled_from((1e-5, 1e-3))}, bounds.layernorm_forward,
+         large=({"R": 300, "C": 387, "eps": 1e-5},)),
+    Case("layernorm_backward",
+         {"dinp": "R C", "dweight": "C", "dbias": "C", "dout": "R C", "inp": "R C", "weight": "C",
+          "mean": "R", "rstd": "R"},
+         {"R": SIZE, "C": MANY}, bounds.layernorm_backward, prepare=_layernorm_forward_first,
+         large=({"R": 300, "C": 387}, {"R": 1000, "C": 65})),
+    Case("gelu_forward", {"out": "n", "inp": "n"}, {"n": MANY}, bounds.gelu_forward,
+         large=({"n": 60007},), may_alias=(("out", "inp", (0,)),)),
+    Case("gelu_backward", {"dinp": "n", "dout": "n", "inp": "n"}, {"n": MANY},
+         bounds.gelu_backward, large=({"n": 60007},), may_alias=(("dinp", "dout", (0,)),)),
+    Case("embedding_forward", {"out": "B T C", "ids": "B T", "wte": "V C", "wpe": "P C"},
+         _with_vocabulary(B=FEW, T=SIZE, C=SIZE, past=st.integers(0, 5), spare=FEW),
+         bounds.of_terms("embedding_forward", lambda a: 1), _positions, optional=("wpe",),
+         large=({"B": 8, "T": 100, "C": 96, "V": 300, "past": 3, "spare": 1},)),
+    Case("embedding_backward", {"dwte": "V C", "dwpe": "P C", "dout": "B T C", "ids": "B T"},
+         _with_vocabulary(B=FEW, T=SIZE, C=SIZE, past=st.just(0), spare=FEW),
+         bounds.of_terms("embedding_backward", lambda a: a.B * a.T + 1), _positions,
+         optional=("dwte", "dwpe"),
+         large=({"B": 8, "T": 100, "C": 96, "V": 50, "past": 0, "spare": 7},)),
+    Case("cross_entropy_forward", {"loss": "1", "losses": "R", "logits": "R V", "targets": "R"},
+         _with_vocabulary(R=SIZE), bounds.cross_entropy_forward,
+         large=({"R": 150, "V": 517}, {"R": 3, "V": 20011})),
+    Case("cross_entropy_backward",
+         {"dlogits": "R V", "dloss": "1", "logits": "R V", "targets": "R"},
+         _with_vocabulary(R=SIZE), bounds.cross_entropy_backward,
+         large=({"R": 150, "V": 517},), may_alias=(("dlogits", "logits", (0,)),)),
+    Case("linear_cross_entropy_forward",
+         {"loss": "1", "losses": "R", "inp": "R C", "weight": "V C", "targets": "R"},
+         _with_vocabulary(R=SIZE, C=SIZE), bounds.linear_cross_entropy_forward,
+         large=({"R": 1100, "C": 5, "V": 33}, {"R": 13, "C": 33, "V": 1031})),
+    Case("linear_cross_entropy_backward",
+         {"loss": "1", "losses": "R", "dinp": "R C", "dweight": "V C", "dloss": "1", "inp": "R C",
+          "weight": "V C", "targets": "R"},
+         _with_vocabulary(R=SIZE, C=SIZE), bounds.linear_cross_entropy_backward,
+         large=({"R": 1100, "C": 5, "V": 33}, {"R": 13, "C": 33, "V": 1031})),
+    Case("dropout_forward", {"out": "R C", "inp": "R C", "residual": "R C", "seed": "1"},
+         {"R": SIZE, "C": SIZE, "dropout": PROBABILITY},
+         bounds.of_terms("dropout_forward", lambda a: 4), prepare=_seed_may_be_null,
+         optional=("residual",),
+         large=({"R": 200, "C": 259, "dropout": 0.2},), may_alias=(("out", "residual", (0,)),)),
+    Case("dropout_backward", {"dinp": "R C", "dout": "R C", "seed": "1"},
+         {"R": SIZE, "C": SIZE, "dropout": PROBABILITY},
+         bounds.of_terms("dropout_backward", lambda a: 4), prepare=_seed_may_be_null,
+         large=({"R": 200, "C": 259, "dropout": 0.2},), may_alias=(("dinp", "dout", BOTH),)),
+    Case("random_normal", {"out": "n", "seed": "1"},
+         {"n": MANY, "std": st.sampled_from((1.0, 0.02))}, bounds.random_normal,
+         large=({"n": 30001, "std": 0.02},)),
+    Case("add_forward", {"out": "n", "a": "n", "b": "n"}, {"n": MANY},
+         bounds.of_terms("add_forward", lambda a: 1), large=({"n": 70001},),
+         may_alias=(("out", "a", (0,)), ("out", "b", (0,)))),
+    Case("mul_forward", {"out": "n", "a": "n", "b": "n"}, {"n": MANY},
+         bounds.of_terms("mul_forward", lambda a: 1), large=({"n": 70001},)),
+    Case("mul_backward", {"da": "n", "dout": "n", "b": "n"}, {"n": MANY},
+         bounds.of_terms("mul_backward", lambda a: 2), large=({"n": 70001},),
+         may_alias=(("da", "dout", BOTH),)),
+    Case("scale_forward", {"out": "n", "inp": "n", "factor": "1"}, {"n": MANY},
+         bounds.of_terms("scale_forward", lambda a: 2), large=({"n": 70001},),
+         may_alias=(("out", "inp", BOTH),)),
+    Case("sum_forward", {"out": "1", "inp": "n"}, {"n": MANY},
+         bounds.of_terms("sum_forward", lambda a: a.n + 1), large=({"n": 70001},)),
+    Case("sum_backward", {"dinp": "n", "dout": "1"}, {"n": MANY},
+         bounds.of_terms("sum_backward", lambda a: 1), large=({"n": 70001},)),
+    Case("adamw_step", {"param": "n", "m": "n", "v": "n", "grad": "n", "h": "8"},
+         {"n": MANY, "part": st.sampled_from((0.0, 0.3, 1.0))}, bounds.adamw_step,
+         lambda s: {"n_decay": int(s["n"] * s["part"])}, _adamw_state,
+         inout=("param", "m", "v"), large=({"n": 50003, "part": 0.7},)),
+    Case("sum_squares", {"out": "1", "x": "n"}, {"n": MANY}, bounds.sum_squares,
+         large=({"n": 150001},)),
+]

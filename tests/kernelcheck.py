@@ -1,0 +1,184 @@
+"""Calling one kernel in C and in Python, and saying where the two differ.
+
+Arguments are a dict in the order of csrc/pygpt.h, which is parsed here: a list for a pointer, None
+for NULL, a number otherwise. Uses the header, pygpt.reference and, when handed over, pygpt.kernels;
+used by the kernel tests and by kernelcases.py.
+"""
+
+import itertools
+import math
+import re
+from array import array
+from collections import namedtuple
+from pathlib import Path
+
+from pygpt import reference
+
+HEADER = Path(__file__).parent.parent / "csrc" / "pygpt.h"
+TYPECODES = {"float": "f", "double": "d", "int32_t": "i", "uint64_t": "Q"}
+THREADS = (1, 2, 3)
+
+UNIT = 2.0 ** -24   # the largest relative error of one rounding to float32
+FLOOR = 2.0 ** -110  # what flushing a denormal may cost, times factors of up to 65536
+
+Param = namedtuple("Param", "ctype name pointer output")
+
+# |error| <= steps * unit * magnitude + extra, element by element: a chain of `steps` roundings,
+# none of a partial result larger than the sum of the terms' absolute values, and the rest.
+Bound = namedtuple("Bound", "steps magnitudes extra unit", defaults=(None, UNIT))
+
+
+def declared_kernels():
+    """name -> [Param] for every kernel of pygpt.h; what starts with pygpt_ is the runtime's."""
+    text = re.sub(r"/\*.*?\*/|^#.*?$", "", HEADER.read_text(), flags=re.DOTALL | re.MULTILINE)
+    kernels = {}
+    for name, params in re.findall(r"\bint (\w+)\(([^)]*)\);", text):
+        if not name.startswith("pygpt_"):
+            kernels[name] = [_param(p) for p in params.split(",")]
+    return kernels
+
+
+def _param(declaration):
+    const, ctype, star, name = re.fullmatch(r"\s*(const )?(\w+) (\*?)(\w+)", declaration).groups()
+    return Param(ctype, name, bool(star), bool(star) and not const)
+
+
+KERNELS = declared_kernels()
+
+
+def accumulate_flag(kernel, output):
+    """The name of the flag that says whether this output is added to, or None if it never is."""
+    specific = {"dinp": ("accumulate_input",), "dwte": ("accumulate_wte",),
+                "dwpe": ("accumulate_wpe",), "dweight": ("accumulate_params", "accumulate_weight"),
+                "dbias": ("accumulate_params",)}
+    names = {p.name for p in KERNELS[kernel]}
+    candidates = () if output in ("loss", "losses") else (*specific.get(output, ()), "accumulate")
+    return next((flag for flag in candidates if flag in names), None)
+
+
+def flags_of(kernel):
+    return [p.name for p in KERNELS[kernel] if p.name.startswith("accumulate")]
+
+
+def flag_settings(kernel):
+    flags = flags_of(kernel)
+    return [dict(zip(flags, bits)) for bits in itertools.product((0, 1), repeat=len(flags))]
+
+
+def run_reference(kernel, args, inout=()):
+    """The outputs of the Python loops on copies of args, with what they may not read set to NaN."""
+    work = {}
+    for p in KERNELS[kernel]:
+        value = args[p.name]
+        if p.pointer and value is not None:
+            keeps = p.name in inout or args.get(accumulate_flag(kernel, p.name))
+            value = list(value) if not p.output or keeps else [math.nan] * len(value)
+        work[p.name] = value
+    code = getattr(reference, kernel)(*work.values())
+    assert code == 0, f"reference.{kernel} returned {code}"
+    return {p.name: work[p.name] for p in KERNELS[kernel] if p.output and args[p.name] is not None}
+
+
+class Guarded:
+    """`count` elements of C memory between margins of bytes 0xFF: NaN as a float, -1 as an id.
+
+    Without values the elements are 0xFF as well, so a result that depends on old contents is NaN.
+    Misaligned by one element on request; the contract promises no alignment.
+    """
+
+    MARGIN = 256
+
+    def __init__(self, ffi, ctype, count, values=None, misaligned=False):
+        self.typecode = TYPECODES[ctype]
+        self.bytes = count * array(self.typecode).itemsize
+        room = self.bytes + 2 * self.MARGIN + 128
+        self.memory = ffi.new("char[]", room)
+        self.view = ffi.buffer(self.memory, room)
+        self.view[:] = b"\xff" * room
+        address = int(ffi.cast("uintptr_t", self.memory)) + self.MARGIN
+        self.start = self.MARGIN + -address % 64 + misaligned * array(self.typecode).itemsize
+        if values is not None:
+            self.view[self.start:self.start + self.bytes] = array(self.typecode, values).tobytes()
+        self.before = bytes(self.view)
+        self.pointer = ffi.cast(f"{ctype} *", self.memory + self.start)
+
+    def raw(self):
+        return self.view[self.start:self.start + self.bytes]
+
+    def values(self):
+        return array(self.typecode, self.raw())
+
+    def margins_intact(self):
+        now, end = bytes(self.view), self.start + self.bytes
+        return now[:self.start] == self.before[:self.start] and now[end:] == self.before[end:]
+
+    def untouched(self):
+        return bytes(self.view) == self.before
+
+
+class CCall:
+    """One kernel with its inputs in guarded memory, to be run under several ISAs and threads."""
+
+    def __init__(self, kernels, kernel, args, inout=(), aliases=None, misaligned=False):
+        self.kernels, self.kernel, self.args = kernels, kernel, args
+        self.inout, self.aliases, self.misaligned = inout, aliases or {}, misaligned
+        self.inputs = {p.name: self._guarded(p, args[p.name]) for p in KERNELS[kernel]
+                       if p.pointer and not p.output and args[p.name] is not None}
+
+    def _guarded(self, p, values, count=None):
+        count = len(values) if count is None else count
+        return Guarded(self.kernels.ffi, p.ctype, count, values, self.misaligned)
+
+    def run(self, flags):
+        """(return code, {output name: Guarded}); margins and inputs are checked here."""
+        args = {**self.args, **flags}
+        memory = dict(self.inputs)
+        for p in KERNELS[self.kernel]:
+            if p.output and args[p.name] is not None:
+                keeps = p.name in self.inout or args.get(accumulate_flag(self.kernel, p.name))
+                if p.name in self.aliases:  # starts as a copy of the input it shares memory with
+                    memory[p.name] = self._guarded(p, args[self.aliases[p.name]])
+                    memory[self.aliases[p.name]] = memory[p.name]
+                else:
+                    values = args[p.name] if keeps else None
+                    memory[p.name] = self._guarded(p, values, len(args[p.name]))
+        call = []
+        for p in KERNELS[self.kernel]:
+            absent = p.pointer and p.name not in memory
+            call.append(self.kernels.ffi.NULL if absent else
+                        memory[p.name].pointer if p.pointer else args[p.name])
+        code = getattr(self.kernels.lib, self.kernel)(*call)
+        for name, buffer in memory.items():
+            assert buffer.margins_intact(), f"{self.kernel} wrote outside {name}"
+        for name, buffer in self.inputs.items():
+            assert buffer.untouched(), f"{self.kernel} wrote to its input {name}"
+        return code, {p.name: memory[p.name] for p in KERNELS[self.kernel]
+                      if p.output and p.name in memory}
+
+
+def run_everywhere(kernels, call, flags):
+    """Yield (isa, outputs of the call) for each ISA, the bits being the same for all THREADS."""
+    for isa in kernels.isa_names():
+        with kernels.use_isa(isa):
+            outputs = None
+            for threads in THREADS:
+                kernels.set_num_threads(threads)
+                code, got = call.run(flags)
+                assert code == 0, f"{call.kernel} on {isa} returned {code}"
+                outputs = outputs or got
+                for name in got:
+                    assert got[name].raw() == outputs[name].raw(), (
+                        f"{call.kernel} on {isa}: {threads} threads change the bits of {name}")
+            yield isa, outputs
+
+
+def assert_within(got, want, bound, old, where):
+    """Every |got - want| is within its bound; `old` is what was accumulated onto, or None."""
+    assert len(got) == len(want) == len(bound.magnitudes), f"{where}: lengths differ"
+    for i, (g, w) in enumerate(zip(got, want)):
+        before = old[i] if old else 0.0
+        allowed = bound.steps * (bound.unit * (bound.magnitudes[i] + abs(before)) + FLOOR)
+        allowed += bound.extra[i] if bound.extra else 0.0
+        assert abs(g - (w + before)) <= allowed, (  # not <= is also true of NaN
+            f"{where}[{i}] is {g!r}, the reference says {w + before!r}, "
+            f"off by {abs(g - w - before):.3g} where {allowed:.3g} is allowed")

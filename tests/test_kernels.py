@@ -1,0 +1,169 @@
+"""Every C kernel against the Python reference: on each ISA this CPU has, on 1, 2 and 3 threads.
+
+The cases and their derived tolerances are in kernelcases.py; kernelcheck.py puts NaN around every
+buffer. Needs the built library.
+"""
+
+import math
+import threading
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kernelcases import CASES, EDGES
+from kernelcheck import (KERNELS, Bound, CCall, accumulate_flag, assert_within, flag_settings,
+                         run_everywhere, run_reference)
+
+LARGE = [pytest.param(case, sizes, id="-".join([str(case), *map(str, sizes.values())]))
+         for case in CASES for sizes in case.large]
+# Without a head or a vocabulary there is nothing to ask for.
+AT_LEAST_ONE = ("NH", "V")
+DIMENSIONS = [pytest.param(case, name, id=f"{case}-{name}")
+              for case in CASES for name in case.sizes
+              if name not in ("dropout", "eps", "std", "part", "past", "spare")]
+ALIASES = [pytest.param(case, output, shared, bits, id=f"{case}-{output}-is-{shared}")
+           for case in CASES for output, shared, bits in case.may_alias]
+# Sums of products of the inputs, exact in float32 in any order when those are small whole numbers.
+EXACT = {"matmul": (), "linear_forward": ("pre",), "linear_backward_input": ("pre",),
+         "linear_backward_weight": (), "embedding_forward": (), "embedding_backward": (),
+         "sum_forward": (), "sum_squares": ()}
+BAD_IDS = [pytest.param(case, name, id=f"{case}-{name}")
+           for case in CASES for name in ("ids", "targets") if name in case.shapes]
+
+# `kernels` only puts the number of threads back, once for all examples of a test.
+shared_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture,
+                                                 HealthCheck.too_slow])
+
+
+def check(kernels, case, args, misaligned=False, sample=False, exact=False):
+    """Run the kernel everywhere, for each setting of its accumulate flags, against the reference.
+
+    With sample, the reference runs on a part of the problem only, and that part is compared. With
+    exact, nothing is tolerated.
+    """
+    part, positions = case.sampled(args) if sample else (args, {})
+    value, bounds = case.outcome(part)
+    call = CCall(kernels, case.kernel, args, case.inout, misaligned=misaligned)
+    for flags in flag_settings(case.kernel):
+        for isa, outputs in run_everywhere(kernels, call, flags):
+            for name in bounds.keys() & outputs.keys():
+                where = f"{case.kernel} on {isa}, {flags}, {name}"
+                got = outputs[name].values()
+                assert not any(x != x for x in got), f"{where} holds NaN"
+                got = [got[i] for i in positions[name]] if sample else got
+                old = part[name] if flags.get(accumulate_flag(case.kernel, name)) else None
+                bound = Bound(0, [0.0] * len(got)) if exact else bounds[name]
+                assert_within(got, value[name], bound, old, where)
+
+
+def test_there_is_a_case_for_every_kernel():
+    assert {case.kernel for case in CASES} == set(KERNELS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@given(data=st.data())
+@shared_fixture
+def test_c_agrees_with_the_reference(kernels, case, data):
+    args = data.draw(case.drawn(), label="arguments")
+    check(kernels, case, args, misaligned=data.draw(st.booleans(), label="misaligned"))
+
+
+@pytest.mark.parametrize("case, dimension", DIMENSIONS)
+def test_c_agrees_at_every_edge_of_a_dimension(kernels, case, dimension):
+    for size in (0, 1, 2, 5, 6, 7, 8, 9, *EDGES):
+        if size or dimension not in AT_LEAST_ONE:
+            check(kernels, case, case.chosen({dimension: size}))
+
+
+@pytest.mark.parametrize("case, sizes", LARGE)
+def test_c_agrees_where_blocks_and_threads_meet(kernels, case, sizes):
+    check(kernels, case, case.chosen(sizes), sample=bool(case.sample))
+
+
+@pytest.mark.parametrize("case, sizes", [p for p in LARGE if p.values[0].kernel in EXACT])
+def test_whole_numbers_are_summed_exactly(kernels, case, sizes):
+    """A single term lost or counted twice shows here, however long the sum."""
+    args = case.chosen(sizes, absent=EXACT[case.kernel], kind="ties")
+    check(kernels, case, args, sample=bool(case.sample), exact=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@given(data=st.data())
+@settings(parent=shared_fixture, max_examples=10)
+def test_nan_is_not_lost(kernels, case, data):
+    """Where the reference makes NaN of a NaN, so does C: a diverged run must not look healthy."""
+    sizes = {name: data.draw(st.sampled_from((1, 3, 17, 33)), label=name)
+             for name in case.sizes if name in "MNKRCVTn"}
+    args = case.chosen({**sizes, "dropout": 0.0})  # what is dropped may well be dropped as NaN
+    inputs = [p.name for p in KERNELS[case.kernel] if p.ctype == "float" and p.pointer
+              and args[p.name] and (p.name in case.inout or not p.output)]
+    if not inputs:
+        return
+    name = data.draw(st.sampled_from(inputs), label="input")
+    place = data.draw(st.integers(0, len(args[name]) - 1), label="place")
+    args[name] = [math.nan if i == place else x for i, x in enumerate(args[name])]
+    expected = run_reference(case.kernel, args, case.inout)
+    call = CCall(kernels, case.kernel, args, case.inout)
+    for isa, outputs in run_everywhere(kernels, call, flag_settings(case.kernel)[0]):
+        for output, values in expected.items():
+            got = outputs[output].values()
+            lost = [i for i, x in enumerate(values) if math.isnan(x) and not math.isnan(got[i])]
+            assert not lost, f"{case.kernel} on {isa}: NaN in {name} is lost in {output} at {lost}"
+
+
+@pytest.mark.parametrize("case, output, shared, bits", ALIASES)
+@given(data=st.data())
+@settings(parent=shared_fixture, max_examples=10)
+def test_an_output_may_share_its_input_where_the_contract_says_so(
+        kernels, case, output, shared, bits, data):
+    args = data.draw(case.drawn().filter(lambda args: args[shared] is not None))
+    args = {**args, output: args[shared]}
+    value, bounds = case.outcome(args)
+    call = CCall(kernels, case.kernel, args, aliases={output: shared})
+    for bit in bits:
+        flags = {flag: bit for flag in flag_settings(case.kernel)[0]}
+        for isa, outputs in run_everywhere(kernels, call, flags):
+            where = f"{case.kernel} on {isa}, {flags}, {output} in {shared}'s place"
+            assert_within(outputs[output].values(), value[output], bounds[output],
+                          args[shared] if bit else None, where)
+
+
+@pytest.mark.parametrize("case, name", BAD_IDS)
+@pytest.mark.parametrize("bad", (-1, "V", 2 ** 31 - 1, -2 ** 31))
+@given(data=st.data())
+@settings(parent=shared_fixture, max_examples=4)
+def test_an_id_out_of_range_is_refused(kernels, case, name, bad, data):
+    args = data.draw(case.drawn().filter(lambda args: args[name]))
+    place = data.draw(st.integers(0, len(args[name]) - 1))
+    args[name][place] = args["V"] if bad == "V" else bad
+    with pytest.raises(AssertionError, match="returned 2"):
+        run_reference(case.kernel, args)
+    call = CCall(kernels, case.kernel, args)
+    for isa in kernels.isa_names():
+        with kernels.use_isa(isa):
+            assert call.run({})[0] == kernels.lib.PYGPT_ERANGE
+
+
+def test_calls_from_several_python_threads_do_not_meet(kernels):
+    """cffi lets other threads run during a call, so a kernel may keep nothing between lines."""
+    cases = [case for case in CASES if case.large]
+    calls, alone = [], []
+    for case in cases:
+        calls.append(CCall(kernels, case.kernel, case.chosen(case.large[0]), case.inout))
+        alone.append({name: x.raw() for name, x in calls[-1].run({})[1].items()})
+    wrong = []
+
+    def work(order):
+        for i in order:
+            together = {name: x.raw() for name, x in calls[i].run({})[1].items()}
+            if together != alone[i]:
+                wrong.append(cases[i].kernel)
+
+    orders = range(len(cases)), reversed(range(len(cases)))
+    threads = [threading.Thread(target=work, args=(list(order),)) for order in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
