@@ -1,0 +1,265 @@
+"""The C library as Python sees it: memory, threads, instruction sets, and errors as exceptions.
+
+The only module that imports pygpt._kernels; everything above it passes the pointers that `Memory`
+gives out. With PYGPT_BACKEND=reference the kernels are the Python loops of reference.py instead, on
+memory of Python's own, and nothing of C is loaded.
+"""
+
+import contextlib
+import os
+import sys
+
+BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
+
+OK, ENOMEM, ERANGE = 0, 1, 2
+MAX_THREADS = 256
+SPIN_COUNT = "1000"  # tens of microseconds: as long as the gaps between the kernels of a step
+
+
+class IdRangeError(ValueError):
+    """An id or target outside 0..vocab_size-1 reached a kernel."""
+
+
+def _load():
+    """Import the C library, telling OpenMP to sleep soon when it waits.
+
+    GCC's OpenMP lets a thread that waits at the end of a parallel region spin for milliseconds by
+    default. On a machine with other work to do, the spinning thread keeps the very core that the
+    thread it waits for needs: with two busy processes beside it, a small model's training step took
+    ten times as long. The library reads the variable once, when it is loaded.
+    """
+    name, quiet = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY" in os.environ
+    ours = not quiet and name not in os.environ
+    if ours:
+        os.environ[name] = SPIN_COUNT
+    try:
+        from pygpt._kernels import ffi, lib
+        return ffi, lib
+    finally:
+        if ours:
+            del os.environ[name]
+
+
+if BACKEND == "c":
+    try:
+        ffi, lib = _load()
+    except ImportError as error:
+        raise ImportError(
+            f"the C library is not built or does not load ({error}); run `make`, or set "
+            "PYGPT_BACKEND=reference to use the Python loops"
+        ) from error
+    NULL = ffi.NULL
+elif BACKEND == "reference":
+    from pygpt import reference as lib
+    ffi = NULL = None
+else:
+    raise ImportError(f"PYGPT_BACKEND={BACKEND!r} is neither 'c' nor 'reference'")
+
+
+def check(status: int) -> None:
+    """Raise what a kernel's status stands for; PYGPT_OK passes."""
+    if status == ENOMEM:
+        raise MemoryError("a kernel could not get its scratch memory")
+    if status == ERANGE:
+        raise IdRangeError("an id is outside 0..vocab_size-1")
+    if status != OK:
+        raise RuntimeError(f"a kernel returned the unknown status {status}")
+
+
+# -------------------------------------------------------------------------------------- memory ---
+
+class Memory:
+    """A block of bytes that kernels read and write, freed when the last reference is gone.
+
+    Args:
+        nbytes: its length. The contents are undefined.
+        buffer: a writable or read-only buffer to use instead of new memory (such as a mapped file).
+
+    Raises:
+        MemoryError: there is no block of that size; the message says how many bytes were asked for.
+    """
+
+    __slots__ = ("nbytes", "view", "_owner", "_base", "__weakref__")
+
+    def __init__(self, nbytes: int, buffer=None):
+        self.nbytes = nbytes
+        if buffer is not None:
+            self.view = memoryview(buffer).cast("B")
+            self._owner = buffer
+            self._base = ffi and ffi.from_buffer("char[]", self.view)
+        elif ffi is None:
+            self.view = memoryview(bytearray(nbytes))
+            self._owner = self._base = None
+        else:
+            block = lib.pygpt_alloc(nbytes)
+            if block == ffi.NULL:
+                raise MemoryError(f"{nbytes:,} bytes asked for and not to be had")
+            self._owner = ffi.gc(block, lib.pygpt_free, nbytes)
+            # made from the owner, so that a memoryview of it keeps the block
+            self.view = memoryview(ffi.buffer(self._owner, nbytes))
+            self._base = ffi.cast("char *", block)
+
+    def pointer(self, code: str, offset: int = 0):
+        """The address `offset` bytes in, as kernels take it; code is 'f', 'i', 'Q' or 'd'."""
+        if ffi is None:
+            size = {"f": 4, "i": 4, "Q": 8, "d": 8}[code]
+            whole = (self.nbytes - offset) // size * size
+            return self.view[offset:offset + whole].cast(code)
+        return ffi.cast(_POINTER[code], self._base + offset)
+
+
+_POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *"}
+
+
+# ------------------------------------------------------------------------------------- threads ---
+
+def physical_cores() -> int:
+    """Physical cores this process may use: its CPU affinity and its container's quota counted."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:
+        return max(1, (os.cpu_count() or 2) // 2)
+    cores = set()
+    for cpu in allowed:
+        try:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
+                cores.add(file.read().strip())
+        except OSError:
+            cores.add(cpu)
+    count = len(cores)
+    with contextlib.suppress(OSError, ValueError):
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    return max(1, count)
+
+
+def logical_cpus() -> int:
+    """Hardware threads this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _threads_at_start() -> int:
+    """OMP_NUM_THREADS where it is a positive number, at most one a hardware thread; else a core's."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if asked.isdecimal() and int(asked) > 0:
+        return min(int(asked), logical_cpus())
+    if asked:
+        print(f"pygpt: warning: OMP_NUM_THREADS={asked!r} is not a positive number; ignored",
+              file=sys.stderr)
+    return physical_cores()
+
+
+_forked = False
+
+
+def set_num_threads(n: int) -> None:
+    """Let kernels use n threads, for the whole process.
+
+    Args:
+        n: 1..256. More than there are cores makes everything slower.
+
+    Raises:
+        ValueError: n is not in that range.
+        RuntimeError: n > 1 in a process forked after pygpt was imported: the threads of its parent
+            are not there, and OpenMP cannot start new ones.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_THREADS:
+        raise ValueError(f"threads={n!r} is not a whole number from 1 to {MAX_THREADS}")
+    if _forked and n > 1:
+        raise RuntimeError(f"threads={n}: a forked process has one; start it with 'spawn' instead")
+    if ffi is not None:
+        lib.pygpt_set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """The number of threads kernels use: 1 without OpenMP or with the reference backend."""
+    return lib.pygpt_get_num_threads() if ffi is not None else 1
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+    lib.pygpt_set_num_threads(1)
+
+
+# ---------------------------------------------------------------------------- instruction sets ---
+
+def isa_names() -> list:
+    """The instruction sets built in that this CPU supports, best first."""
+    if ffi is None:
+        return ["python"]
+    return [name for i, name in _built() if lib.pygpt_isa_supported(i)]
+
+
+def _built():
+    i = 0
+    while lib.pygpt_isa_name(i) != ffi.NULL:
+        yield i, ffi.string(lib.pygpt_isa_name(i)).decode()
+        i += 1
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return _isa
+
+
+def select_isa(name=None) -> None:
+    """Use the named instruction set, or the best one this CPU has.
+
+    Raises:
+        ValueError: it is not built in, or this CPU lacks it.
+    """
+    global _isa
+    if ffi is None:
+        _isa = "python"
+        return
+    built = {n: i for i, n in _built()}
+    if name is None:
+        name = isa_names()[0]
+    if name not in built:
+        raise ValueError(f"isa {name!r} is not one of {', '.join(built)}")
+    if not lib.pygpt_isa_supported(built[name]):
+        raise ValueError(f"isa {name!r} is not supported by this CPU, which has "
+                         f"{', '.join(isa_names())}")
+    lib.pygpt_isa_select(built[name])
+    _isa = name
+
+
+@contextlib.contextmanager
+def use_isa(name: str):
+    """Within the block, use the named instruction set."""
+    before = _isa
+    select_isa(name)
+    try:
+        yield
+    finally:
+        select_isa(before)
+
+
+def info() -> dict:
+    """What is in use: backend, compiler, isa, isas, threads, cores, openmp."""
+    c = ffi is not None
+    return {
+        "backend": BACKEND,
+        "compiler": ffi.string(lib.pygpt_compiler()).decode() if c else "none",
+        "isa": isa(),
+        "isas": isa_names(),
+        "threads": get_num_threads(),
+        "cores": physical_cores(),
+        "openmp": lib.pygpt_openmp() if c else 0,
+    }
+
+
+_isa = ""
+try:
+    select_isa(os.environ.get("PYGPT_ISA") or None)
+except ValueError as error:
+    raise ImportError(f"PYGPT_ISA: {error}") from error
+if ffi is not None:
+    set_num_threads(min(_threads_at_start(), MAX_THREADS))
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,426 @@
+"""One function per kernel pair: check shapes, take memory, run the forward kernel, and leave on the
+tape the backward kernels that undo it. Each backward stands directly under its forward.
+
+This is where the one change of names happens: n_head here, NH in C (glossary: csrc/pygpt.h).
+Uses tensor.py and kernels.py; used by nn.py and model.py.
+"""
+
+from pygpt.kernels import NULL, Memory, lib
+from pygpt.tensor import ONE, Tensor, attach, launch
+
+
+def _pointer(tensor):
+    return NULL if tensor is None else tensor.ptr
+
+
+def _node(tensor):
+    return None if tensor is None else tensor.node
+
+
+def _check(ok, message):
+    if not ok:
+        raise ValueError(message)
+
+
+def _same_shape(name, a, b):
+    _check(a.shape == b.shape, f"{name}: shapes {a.shape} and {b.shape} differ")
+
+
+def _rows(x):
+    """x (..., C) as rows: how many, and how wide."""
+    width = x.shape[-1] if x.shape else 1
+    rows = 1
+    for n in x.shape[:-1]:
+        rows *= n
+    return rows, width
+
+
+def _send(node, gradient_kernel):
+    """Have `gradient_kernel(ptr, accumulate)` put a gradient where the node wants it, if it does."""
+    if node is not None:
+        gradient_kernel(*node.target())
+
+
+def _send_together(nodes, gradient_kernel):
+    """Like _send for a kernel that writes several gradients under one accumulate flag.
+
+    Where the nodes disagree on the flag, the gradients are made aside and handed over.
+    """
+    places = [None if node is None else node.target() for node in nodes]
+    flags = [place[1] for place in places if place is not None]
+    if not flags:
+        return
+    if all(flag == flags[0] and type(flag) is type(flags[0]) for flag in flags):
+        gradient_kernel([NULL if place is None else place[0] for place in places], flags[0])
+        return
+    aside = [None if node is None else Tensor.empty(node.shape) for node in nodes]
+    gradient_kernel([_pointer(tensor) for tensor in aside], 0)
+    for place, tensor in zip(places, aside):
+        if place is not None:
+            launch(lib.scale_forward, place[0], tensor.ptr, ONE.ptr, tensor.size, place[1])
+
+
+# ------------------------------------------------------------------------------------ the glue ---
+
+def add(a, b):
+    """a + b, of one shape."""
+    _same_shape("add", a, b)
+    out = Tensor.empty(a.shape)
+    launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)
+    nodes = [t.node for t in (a, b) if t.node is not None]
+
+    def backward(dout):
+        for node in nodes:
+            node.receive(dout)
+
+    return attach(out, (a, b), backward)
+
+
+def mul(a, b):
+    """a * b elementwise, of one shape."""
+    _same_shape("mul", a, b)
+    out = Tensor.empty(a.shape)
+    launch(lib.mul_forward, out.ptr, a.ptr, b.ptr, out.size)
+
+    def backward(dout):
+        for node, other in ((a.node, b), (b.node, a)):
+            _send(node, lambda da, acc: launch(lib.mul_backward, da, dout.tensor.ptr, other.ptr,
+                                               out_size, acc))
+
+    out_size = out.size
+    return attach(out, (a, b), backward)
+
+
+def scale(a, factor):
+    """a times a number."""
+    out, c, node = Tensor.empty(a.shape), Tensor(float(factor)), a.node
+    launch(lib.scale_forward, out.ptr, a.ptr, c.ptr, out.size, 0)
+
+    def backward(dout):
+        da, acc = node.target()
+        launch(lib.scale_forward, da, dout.tensor.ptr, c.ptr, dout.tensor.size, acc)
+
+    return attach(out, (a,), backward)
+
+
+def sum(a):
+    """The sum of all values, of shape ()."""
+    out, node, n = Tensor.empty(()), a.node, a.size
+    launch(lib.sum_forward, out.ptr, a.ptr, n)
+
+    def backward(dout):
+        da, acc = node.target()
+        launch(lib.sum_backward, da, dout.tensor.ptr, n, acc)
+
+    return attach(out, (a,), backward)
+
+
+def reshape(a, shape):
+    """The same values in the same order under another shape; no copy."""
+    shape = tuple(shape)
+    out = Tensor.empty(shape, memory=a.memory, offset=a.offset)
+    _check(out.size == a.size, f"reshape: {a.shape} has {a.size} values, {shape} has {out.size}")
+    node = a.node
+
+    def backward(dout):
+        node.receive(dout.viewed_as(node.shape))
+
+    return attach(out, (a,), backward)
+
+
+def matmul(a, b, transpose_b=False):
+    """a @ b, or a @ b^T: a (..., K), b (K, N) or (N, K) -> (..., N)."""
+    _check(len(b.shape) == 2, f"matmul: the right operand has shape {b.shape}, not two dimensions")
+    M, K = _rows(a)
+    N = b.shape[0 if transpose_b else 1]
+    _check(b.shape[1 if transpose_b else 0] == K,
+           f"matmul: shapes {a.shape} and {b.shape}{' transposed' if transpose_b else ''} do not fit")
+    out = Tensor.empty((*a.shape[:-1], N))
+    launch(lib.matmul, out.ptr, a.ptr, b.ptr, M, N, K, 0, int(transpose_b), 0)
+
+    def backward(dout):
+        d = dout.tensor.ptr
+        # da = dout b^T;  db = a^T dout, or turned over, dout^T a, where b was.
+        _send(a.node, lambda da, acc: launch(lib.matmul, da, d, b.ptr, M, K, N, 0,
+                                             int(not transpose_b), acc))
+        if transpose_b:
+            _send(b.node, lambda db, acc: launch(lib.matmul, db, d, a.ptr, N, K, M, 1, 0, acc))
+        else:
+            _send(b.node, lambda db, acc: launch(lib.matmul, db, a.ptr, d, K, N, M, 1, 0, acc))
+
+    return attach(out, (a, b), backward)
+
+
+# ------------------------------------------------------------------------------------- layers ---
+
+def linear(x, weight, bias=None, residual=None):
+    """x @ weight + bias + residual: x (..., IN), weight (IN, OUT), bias (OUT,) -> (..., OUT)."""
+    R, IN = _rows(x)
+    _check(len(weight.shape) == 2 and weight.shape[0] == IN,
+           f"linear: x {x.shape} does not fit weight {weight.shape}")
+    OUT = weight.shape[1]
+    _check(bias is None or bias.shape == (OUT,), f"linear: bias {_shape(bias)} is not ({OUT},)")
+    out = Tensor.empty((*x.shape[:-1], OUT))
+    if residual is not None:
+        _same_shape("linear: residual", out, residual)
+    launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, _pointer(bias), _pointer(residual),
+           R, IN, OUT)
+    skip = _node(residual)
+
+    def backward(dout):
+        if skip is not None:
+            skip.receive(dout)
+        _linear_backward(dout.tensor, x, x.node, weight, bias, NULL, R, IN, OUT)
+
+    return attach(out, (x, weight, bias, residual), backward)
+
+
+def _linear_backward(dout, x, x_node, weight, bias, pre, R, IN, OUT):
+    """Gradients of weight and bias, then of x, or, with pre, of what x is the GELU of."""
+    _linear_backward_weight(dout, x, weight, bias, R, IN, OUT)
+    _send(x_node, lambda dx, acc: launch(lib.linear_backward_input, dx, dout.ptr, weight.ptr, pre,
+                                         R, IN, OUT, acc))
+
+
+def _linear_backward_weight(dout, x, weight, bias, R, IN, OUT):
+    if weight.node is None:  # only the bias may want one: the sum over rows, with IN = 0
+        _send(_node(bias), lambda db, acc: launch(lib.linear_backward_weight, NULL, db, NULL,
+                                                  dout.ptr, R, 0, OUT, acc))
+        return
+    _send_together((weight.node, _node(bias)), lambda places, acc: launch(
+        lib.linear_backward_weight, places[0], places[1], x.ptr, dout.ptr, R, IN, OUT, acc))
+
+
+def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
+    """gelu(x @ fc + b) @ proj + b + residual, as one step of the tape.
+
+    x (..., C), fc_weight (C, H), proj_weight (H, C). Of the two hidden tensors of width H only the
+    sum before the GELU is kept for the backward pass; the GELU is computed again there.
+    """
+    R, C = _rows(x)
+    H = fc_weight.shape[-1]
+    _check(fc_weight.shape == (C, H) and proj_weight.shape == (H, C),
+           f"mlp: x {x.shape}, weights {fc_weight.shape} and {proj_weight.shape} do not fit")
+    _check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
+           f"mlp: biases {fc_bias.shape} and {proj_bias.shape} do not fit the weights")
+    out, pre, hidden = Tensor.empty(x.shape), Tensor.empty((R, H)), Tensor.empty((R, H))
+    if residual is not None:
+        _same_shape("mlp: residual", out, residual)
+    launch(lib.linear_forward, hidden.ptr, pre.ptr, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL,
+           R, C, H)
+    launch(lib.linear_forward, out.ptr, NULL, hidden.ptr, proj_weight.ptr, proj_bias.ptr,
+           _pointer(residual), R, H, C)
+    skip = _node(residual)
+    del hidden
+
+    def backward(dout):
+        if skip is not None:
+            skip.receive(dout)
+        hidden = Tensor.empty((R, H))
+        launch(lib.gelu_forward, hidden.ptr, pre.ptr, R * H)
+        _linear_backward_weight(dout.tensor, hidden, proj_weight, proj_bias, R, H, C)
+        # hidden has served; its gradient, taken back through the GELU, can have its place.
+        launch(lib.linear_backward_input, hidden.ptr, dout.tensor.ptr, proj_weight.ptr, pre.ptr,
+               R, H, C, 0)
+        _linear_backward(hidden, x, x.node, fc_weight, fc_bias, NULL, R, C, H)
+
+    return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias, residual), backward)
+
+
+def layernorm(x, weight, bias, eps=1e-5):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight, bias (C,)."""
+    R, C = _rows(x)
+    _check(weight.shape == (C,) and bias.shape == (C,),
+           f"layernorm: x {x.shape} does not fit weight {weight.shape} and bias {bias.shape}")
+    out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
+    launch(lib.layernorm_forward, out.ptr, mean.ptr, rstd.ptr, x.ptr, weight.ptr, bias.ptr,
+           R, C, eps)
+    node = x.node
+
+    def backward(dout):
+        # The kernel gives all three; what nobody wants goes to memory aside.
+        dx, acc = node.target() if node is not None else (Tensor.empty((R, C)).ptr, 0)
+        spare = Tensor.empty((C,))
+
+        def params(places, acc_params):
+            dw, db = (spare.ptr if p == NULL else p for p in places)
+            launch(lib.layernorm_backward, dx, dw, db, dout.tensor.ptr, x.ptr, weight.ptr,
+                   mean.ptr, rstd.ptr, R, C, acc, acc_params)
+
+        if weight.node is None and bias.node is None:
+            params((NULL, NULL), 0)
+        else:
+            _send_together((weight.node, bias.node), params)
+
+    return attach(out, (x, weight, bias), backward)
+
+
+def gelu(x):
+    """GPT-2's GELU, elementwise."""
+    out, node = Tensor.empty(x.shape), x.node
+    launch(lib.gelu_forward, out.ptr, x.ptr, x.size)
+
+    def backward(dout):
+        dx, acc = node.target()
+        launch(lib.gelu_backward, dx, dout.tensor.ptr, x.ptr, x.size, acc)
+
+    return attach(out, (x,), backward)
+
+
+def softmax(x):
+    """exp(x) / sum(exp(x)) over the last axis."""
+    R, C = _rows(x)
+    out, node = Tensor.empty(x.shape), x.node
+    launch(lib.softmax_forward, out.ptr, x.ptr, R, C)
+    p = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)  # out without its node
+
+    def backward(dout):
+        dx, acc = node.target()
+        launch(lib.softmax_backward, dx, dout.tensor.ptr, p.ptr, R, C, acc)
+
+    return attach(out, (x,), backward)
+
+
+def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
+    """Causal multi-head self-attention: qkv (B, T, 3C), the heads of q, k, v side by side -> (B, T, C).
+
+    dropout, seed and stream act on the attention weights, as in `dropout`.
+    """
+    _check(len(qkv.shape) == 3 and qkv.shape[2] % 3 == 0,
+           f"attention: qkv has shape {qkv.shape}, not (B, T, 3 n_embd)")
+    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    _check(n_head > 0 and C % n_head == 0,
+           f"attention: n_embd={C} is not divisible by n_head={n_head}")
+    p, seed_ptr = _dropout_arguments(dropout, seed)
+    out, lse = Tensor.empty((B, T, C)), Tensor.empty((B, n_head, T))
+    launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p, seed_ptr, stream)
+    node = qkv.node
+    y = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)
+
+    def backward(dout):
+        dqkv = Tensor.empty(qkv.shape)
+        launch(lib.attention_backward, dqkv.ptr, dout.tensor.ptr, qkv.ptr, y.ptr, lse.ptr, B, T, C,
+               n_head, p, seed_ptr, stream)
+        node.hand_over(dqkv)
+
+    return attach(out, (qkv,), backward)
+
+
+def attention_cached(qkv, keys, values, past, n_head):
+    """Attention of T new positions to `past` old ones and themselves; no gradient.
+
+    qkv (B, T, 3C); keys, values (B, P, C), whose rows past..past+T-1 are filled -> (B, T, C).
+    """
+    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    P = keys.shape[1]
+    _check(past + T <= P, f"attention_cached: {past} + {T} positions do not fit a cache of {P}")
+    out = Tensor.empty((B, T, C))
+    launch(lib.attention_cached, out.ptr, keys.ptr, values.ptr, qkv.ptr, B, T, C, n_head, past, P)
+    return out
+
+
+def embedding(ids, wte, wpe=None, past=0):
+    """wte[ids] + wpe[past + t]: ids (B, T) int32, wte (V, C), wpe (P, C) -> (B, T, C)."""
+    B, T = ids.shape
+    V, C = wte.shape
+    P = T if wpe is None else wpe.shape[0]
+    _check(wpe is None or past + T <= P,
+           f"embedding: {past + T} positions are more than n_positions={P}")
+    out = Tensor.empty((B, T, C))
+    launch(lib.embedding_forward, out.ptr, ids.ptr, wte.ptr, _pointer(wpe), B, T, C, V, past)
+    tokens, positions = wte.node, _node(wpe)
+
+    def backward(dout):
+        dwte, acc_wte = tokens.target() if tokens else (NULL, 0)
+        dwpe, acc_wpe = positions.target() if positions else (NULL, 0)
+        launch(lib.embedding_backward, dwte, dwpe, dout.tensor.ptr, ids.ptr, B, T, C, V, P,
+               acc_wte, acc_wpe)
+
+    return attach(out, (wte, wpe), backward)
+
+
+class Seed:
+    """The random seed of one forward pass, in memory that the kernels read."""
+
+    def __init__(self, value=0):
+        self._memory = Memory(8)
+        self.ptr = self._memory.pointer("Q")
+        self.set(value)
+
+    def set(self, value):
+        """Make it `value`, a number from 0 to 2^64 - 1."""
+        self._memory.view.cast("Q")[0] = value
+
+
+def _dropout_arguments(dropout, seed):
+    _check(0.0 <= dropout < 1.0, f"dropout={dropout} is not in [0, 1)")
+    if dropout and seed is None:
+        raise ValueError(f"dropout={dropout} needs a seed")
+    return (dropout, seed.ptr) if dropout else (0.0, NULL)
+
+
+def dropout(x, dropout, seed, stream=0, residual=None):
+    """x with a share of `dropout` of its values 0 and the rest scaled up, plus residual.
+
+    Args:
+        seed: a Seed; the mask is a function of it, of `stream` (a number for the place in the
+            model) and of the position alone.
+    """
+    p, seed_ptr = _dropout_arguments(dropout, seed)
+    R, C = _rows(x)
+    out = Tensor.empty(x.shape)
+    launch(lib.dropout_forward, out.ptr, x.ptr, _pointer(residual), R, C, p, seed_ptr, stream)
+    node, skip = x.node, _node(residual)
+
+    def backward(dout):
+        if skip is not None:
+            skip.receive(dout)
+        _send(node, lambda dx, acc: launch(lib.dropout_backward, dx, dout.tensor.ptr, R, C, p,
+                                           seed_ptr, stream, acc))
+
+    return attach(out, (x, residual), backward)
+
+
+# ---------------------------------------------------------------------------------------- loss ---
+
+def cross_entropy(logits, targets):
+    """The mean of -log softmax(logits)[target] in nats: logits (..., V), targets int32 -> ()."""
+    R, V = _rows(logits)
+    _check(targets.size == R, f"cross_entropy: {targets.size} targets for {R} rows of logits")
+    loss, losses, node = Tensor.empty(()), Tensor.empty((R,)), logits.node
+    launch(lib.cross_entropy_forward, loss.ptr, losses.ptr, logits.ptr, targets.ptr, R, V)
+
+    def backward(dout):
+        dlogits, acc = node.target()
+        launch(lib.cross_entropy_backward, dlogits, dout.tensor.ptr, logits.ptr, targets.ptr, R, V,
+               acc)
+
+    return attach(loss, (logits,), backward)
+
+
+def linear_cross_entropy(x, weight, targets):
+    """cross_entropy(x @ weight^T, targets) without ever holding all logits.
+
+    x (..., C), weight (V, C), targets int32, one for each row of x -> ().
+    """
+    R, C = _rows(x)
+    V = weight.shape[0]
+    _check(weight.shape == (V, C), f"linear_cross_entropy: x {x.shape}, weight {weight.shape}")
+    _check(targets.size == R, f"linear_cross_entropy: {targets.size} targets for {R} rows")
+    loss, losses = Tensor.empty(()), Tensor.empty((R,))
+    launch(lib.linear_cross_entropy_forward, loss.ptr, losses.ptr, x.ptr, weight.ptr, targets.ptr,
+           R, C, V, again=False)
+    value = Tensor.empty((), memory=loss.memory)
+    node, weights = x.node, weight.node
+
+    def backward(dout):
+        dx, acc_x = node.target() if node else (Tensor.empty((R, C)).ptr, 0)
+        dw, acc_w = weights.target() if weights else (Tensor.empty((V, C)).ptr, 0)
+        launch(lib.linear_cross_entropy_backward, value.ptr, losses.ptr, dx, dw, dout.tensor.ptr,
+               x.ptr, weight.ptr, targets.ptr, R, C, V, acc_x, acc_w)
+
+    return attach(loss, (x, weight), backward)
+
+
+def _shape(tensor):
+    return None if tensor is None else tensor.shape

@@ -1,0 +1,99 @@
+"""A tape run again: kernel calls bound to memory that was planned once.
+
+The first run is an ordinary one that is listened to. A tensor's memory comes from the program's pool
+and goes back to it when the last Python reference to the tensor is gone, so the reference counts that
+manage the first run plan the memory of all later ones: a block is used again exactly where the first
+run used it again. Later runs are a loop over bound calls; Python allocates nothing and checks no shape.
+
+Used by model.py. Uses tensor.py and kernels.py.
+"""
+
+import functools
+
+from pygpt.kernels import Memory, check
+from pygpt.tensor import Arrival, listening
+
+
+class Pool:
+    """Blocks of memory that are lent to tensors, and lent again when they are given back."""
+
+    def __init__(self):
+        self.nbytes = 0
+        self._free = []   # (nbytes, block)
+        self._blocks = []
+
+    def take(self, nbytes):
+        """A block of at least nbytes: the smallest free one that wastes at most a quarter of itself."""
+        fitting = [entry for entry in self._free if nbytes <= entry[0] <= max(nbytes * 4 // 3, 4096)]
+        if fitting:
+            entry = min(fitting, key=lambda e: e[0])
+            self._free.remove(entry)
+        else:
+            entry = (nbytes, Memory(nbytes))
+            self.nbytes += nbytes
+            self._blocks.append(entry[1])
+        return Loan(self, entry)
+
+
+class Loan:
+    """A pool's block while a tensor uses it."""
+
+    __slots__ = ("_pool", "_entry", "view", "pointer")
+
+    def __init__(self, pool, entry):
+        self._pool, self._entry = pool, entry
+        self.view, self.pointer = entry[1].view, entry[1].pointer
+
+    def __del__(self):
+        self._pool._free.append(self._entry)
+
+
+class Program:
+    """The calls of one forward and backward pass.
+
+    Attributes:
+        forward: every call of the forward pass.
+        before_backward: those of it whose results the backward pass does not compute itself.
+        backward: the backward pass when the leaves hold no gradients yet.
+        backward_again: the same, adding to the gradients they hold.
+        recorded: whether the backward pass has been recorded.
+    """
+
+    def __init__(self):
+        self.pool = Pool()
+        self.forward, self.before_backward = [], []
+        self.backward, self.backward_again = [], []
+        self.recorded = False
+
+    def record_forward(self):
+        """Within the block, kernel calls become the forward pass."""
+        return listening(self._forward_call, self.pool)
+
+    def record_backward(self):
+        """Within the block, kernel calls become the backward pass."""
+        self.recorded = True
+        return listening(self._backward_call, self.pool)
+
+    def _forward_call(self, kernel, args, again):
+        call = functools.partial(kernel, *args)
+        self.forward.append(call)
+        if again:
+            self.before_backward.append(call)
+
+    def _backward_call(self, kernel, args, again):
+        def bound(flag):
+            return functools.partial(kernel, *(flag if type(a) is Arrival else a for a in args))
+        self.backward.append(bound(0))
+        self.backward_again.append(bound(1))
+
+
+def run(calls):
+    """Make the calls in order.
+
+    Raises:
+        MemoryError, IdRangeError: as the kernels report.
+    """
+    for call in calls:
+        status = call()
+        if status:
+            check(status)

@@ -1,0 +1,368 @@
+"""Tensor, and the tape that differentiates: what ran is written down, and run backwards.
+
+An op (ops.py) computes a tensor and leaves a `Node` with it: which nodes its inputs came from, and a
+function that takes the gradient of the output and sends gradients on to the inputs. A node's serial
+number grows with time, so going through the reachable nodes from the highest down visits every node
+after all that depend on it. No recursion, so a graph may be of any depth.
+
+A gradient that arrives first is written, a later one added; which of the two is known when the call is
+made, so no memory is ever zeroed to be added to.
+
+Everything a kernel does goes through `launch`, so a `Program` that listens can run it all again.
+Uses kernels.py; used by ops.py and everything above.
+"""
+
+import contextlib
+import heapq
+import itertools
+import threading
+
+from pygpt.kernels import Memory, check, lib
+
+try:
+    from pygpt._buffer import Exporter
+except ImportError:  # Python 3.12 and later ask __buffer__ itself
+    Exporter = object
+
+_serials = itertools.count(1)
+_context = threading.local()  # .recorder, .no_grad: what the with-blocks below have set
+
+
+# ------------------------------------------------------------------------------------- tensors ---
+
+class Tensor(Exporter):
+    """A float32 array, dense and row-major, in memory that kernels read and write.
+
+    Args:
+        data: nested lists of numbers, all of one shape, or a single number.
+        requires_grad: whether backward() shall leave a gradient in `.grad`.
+
+    Raises:
+        ValueError: the lists are ragged.
+    """
+
+    __slots__ = ("shape", "size", "ptr", "memory", "offset", "code", "node", "__weakref__")
+
+    def __init__(self, data, requires_grad=False):
+        shape = _shape_of(data)
+        self._bind(shape, allocate(4 * _product(shape)))
+        flat = memoryview(self).cast("B").cast("f")
+        for i, value in enumerate(_flatten(data, shape)):
+            flat[i] = value
+        if requires_grad:
+            self.node = Leaf(self)
+
+    @classmethod
+    def empty(cls, shape, code="f", memory=None, offset=0):
+        """A tensor of undefined contents; code is "f" (float32) or "i" (int32)."""
+        self = cls.__new__(cls)
+        self._bind(tuple(shape), memory, offset, code)
+        return self
+
+    def _bind(self, shape, memory=None, offset=0, code="f"):
+        self.shape, self.size, self.code = shape, _product(shape), code
+        self.memory = allocate(4 * self.size) if memory is None else memory
+        self.offset, self.ptr, self.node = offset, self.memory.pointer(code, offset), None
+
+    def __buffer__(self, flags):
+        whole = self.memory.view[self.offset:self.offset + 4 * self.size]
+        if 0 in self.shape:  # a memoryview cannot have such a shape
+            return whole.cast(self.code)
+        return whole.cast(self.code, self.shape) if self.shape else whole.cast(self.code, ())
+
+    def tolist(self):
+        """Its values as nested lists, or a single float where the shape is ()."""
+        return _nest(memoryview(self).cast("B").cast(self.code).tolist(), self.shape)
+
+    def __float__(self):
+        if self.size != 1:
+            raise ValueError(f"float() of a tensor of shape {self.shape}, which has {self.size} values")
+        return memoryview(self).cast("B").cast(self.code)[0]
+
+    def __len__(self):
+        if not self.shape:
+            raise TypeError("len() of a tensor of shape ()")
+        return self.shape[0]
+
+    def __repr__(self):
+        values = str(self.tolist()) if self.size <= 64 else "..."
+        return f"Tensor({values}, shape={self.shape})"
+
+    def __add__(self, other):
+        from pygpt import ops
+        return ops.add(self, other)
+
+    def __mul__(self, other):
+        from pygpt import ops
+        return ops.scale(self, other) if isinstance(other, (int, float)) else ops.mul(self, other)
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other):
+        from pygpt import ops
+        return ops.add(self, ops.scale(other, -1.0))
+
+    def __matmul__(self, other):
+        from pygpt import ops
+        return ops.matmul(self, other)
+
+    @property
+    def requires_grad(self):
+        """Whether gradients flow to or through it."""
+        return self.node is not None
+
+    @property
+    def grad(self):
+        """The gradient that backward() left, a Tensor of the same shape, or None."""
+        return self.node.result() if isinstance(self.node, Leaf) else None
+
+    def backward(self, grad=None):
+        """Add this tensor's derivative with respect to every leaf it depends on to the leaf's grad.
+
+        Args:
+            grad: the derivative of the quantity of interest by this tensor, of the same shape;
+                left out, this tensor is the quantity, and must have one element.
+
+        Raises:
+            ValueError: it depends on nothing that requires a gradient, backward() ran before, or
+                grad is missing or of another shape.
+        """
+        if self.node is None:
+            raise ValueError("backward() of a tensor that depends on nothing that requires_grad")
+        if grad is None:
+            if self.size != 1:
+                raise ValueError(f"backward() of shape {self.shape} needs a grad of that shape")
+            grad = Tensor.empty(self.shape)
+            memoryview(grad).cast("B").cast("f")[0] = 1.0
+        if grad.shape != self.shape:
+            raise ValueError(f"backward() of shape {self.shape} got a grad of shape {grad.shape}")
+        run_backward(self.node, grad)
+
+
+def _product(shape):
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def _shape_of(data):
+    shape = []
+    while isinstance(data, (list, tuple)):
+        shape.append(len(data))
+        if not data:
+            break
+        data = data[0]
+    return tuple(shape)
+
+
+def _flatten(data, shape):
+    if not shape:
+        if isinstance(data, (list, tuple)):
+            raise ValueError(f"ragged lists: a list of {len(data)} where a number is expected")
+        yield float(data)
+        return
+    if not isinstance(data, (list, tuple)) or len(data) != shape[0]:
+        raise ValueError(f"ragged lists: {data!r} where a list of {shape[0]} is expected")
+    for item in data:
+        yield from _flatten(item, shape[1:])
+
+
+def _nest(flat, shape):
+    if not shape:
+        return flat[0]
+    if len(shape) == 1:
+        return flat
+    step = _product(shape[1:])
+    return [_nest(flat[i * step:(i + 1) * step], shape[1:]) for i in range(shape[0])]
+
+
+# ---------------------------------------------------------------------------------------- tape ---
+
+class Shared:
+    """A gradient in the hands of one or more nodes; it may be added to only while there is one."""
+
+    __slots__ = ("tensor", "holders")
+
+    def __init__(self, tensor):
+        self.tensor, self.holders = tensor, 1
+
+    def viewed_as(self, shape):
+        """The same gradient under another shape, which is never added to in place."""
+        view = Shared(Tensor.empty(shape, memory=self.tensor.memory, offset=self.tensor.offset))
+        view.holders += 1
+        return view
+
+
+class Node:
+    """How a tensor came about: the nodes before it, and how its gradient is passed on to them.
+
+    `backward(dout)` is called once, with the complete gradient of the output; it gets the place for
+    each input's gradient from that input's node by `target()`, or hands one over by `receive()`.
+    """
+
+    __slots__ = ("serial", "shape", "parents", "backward", "shared", "__weakref__")
+
+    def __init__(self, shape, parents, backward):
+        self.serial, self.shape = next(_serials), shape
+        self.parents, self.backward, self.shared = parents, backward, None
+
+    def target(self):
+        """Where a kernel shall put a gradient: (pointer, accumulate)."""
+        if self.shared is None:
+            self.shared = Shared(Tensor.empty(self.shape))
+            return self.shared.tensor.ptr, 0
+        if self.shared.holders > 1:  # another node still reads it: go on with a copy
+            self._separate()
+        return self.shared.tensor.ptr, 1
+
+    def receive(self, shared):
+        """Take a gradient that exists already: kept as it is if it is the first."""
+        if self.shared is None:
+            shared.holders += 1
+            self.shared = shared
+            return
+        if self.shared.holders > 1:
+            self._separate()
+        mine = self.shared.tensor
+        launch(lib.add_forward, mine.ptr, mine.ptr, shared.tensor.ptr, mine.size)
+
+    def hand_over(self, tensor):
+        """Take a gradient just made, which nobody else holds."""
+        shared = Shared(tensor)
+        self.receive(shared)
+        shared.holders -= 1
+
+    def _separate(self):
+        old = self.shared
+        old.holders -= 1
+        self.shared = Shared(Tensor.empty(self.shape))
+        launch(lib.scale_forward, self.shared.tensor.ptr, old.tensor.ptr, ONE.ptr,
+               old.tensor.size, 0)
+
+    def run(self):
+        shared, self.shared = self.shared, None
+        backward, self.backward, self.parents = self.backward, _ran_before, ()
+        backward(shared)
+        shared.holders -= 1
+
+
+def _ran_before(shared):
+    raise ValueError("backward() ran through this graph before; compute the tensor again")
+
+
+class Arrival(int):
+    """The accumulate flag of the first gradient to reach a leaf in a backward pass: 0 when the leaf
+    has none yet, 1 when it has. The one flag that differs between runs of the same tape."""
+
+
+class Leaf(Node):
+    """Where gradients end: a parameter, or a tensor made with requires_grad."""
+
+    __slots__ = ("memory", "offset", "valid", "arrived", "before_use")
+
+    def __init__(self, tensor):
+        super().__init__(tensor.shape, (), None)
+        self.memory, self.offset = None, 0
+        self.valid = False       # whether memory holds a gradient
+        self.arrived = False     # whether one has arrived in the pass under way
+        self.before_use = None   # called before the gradient is read or added to
+
+    def gradient(self):
+        if self.memory is None:
+            self.memory = Memory(4 * _product(self.shape))
+        return Tensor.empty(self.shape, memory=self.memory, offset=self.offset)
+
+    def result(self):
+        if not self.valid:
+            return None
+        if self.before_use:
+            self.before_use()
+        return self.gradient()
+
+    def target(self):
+        if self.valid and not self.arrived and self.before_use:
+            self.before_use()
+        flag = 1 if self.arrived else Arrival(self.valid)
+        self.valid = self.arrived = True
+        return self.gradient().ptr, flag
+
+    def receive(self, shared):
+        ptr, flag = self.target()
+        launch(lib.scale_forward, ptr, shared.tensor.ptr, ONE.ptr, shared.tensor.size, flag)
+
+    def run(self):
+        self.arrived = False
+
+
+def run_backward(root, grad):
+    """Send grad through the graph that ends in root, latest node first."""
+    root.receive(Shared(grad))
+    waiting, seen = [(-root.serial, root)], {root.serial}
+    while waiting:
+        node = heapq.heappop(waiting)[1]
+        for parent in node.parents:
+            if parent.serial not in seen:
+                seen.add(parent.serial)
+                heapq.heappush(waiting, (-parent.serial, parent))
+        node.run()
+
+
+def attach(out, inputs, backward):
+    """Put a node on `out` if gradients are wanted and any of the inputs (Tensor or None) needs one."""
+    if grad_enabled():
+        parents = tuple(t.node for t in inputs if t is not None and t.node is not None)
+        if parents:
+            out.node = Node(out.shape, parents, backward)
+    return out
+
+
+def grad_enabled():
+    """Whether ops leave nodes: False within no_grad()."""
+    return not getattr(_context, "no_grad", False)
+
+
+@contextlib.contextmanager
+def no_grad():
+    """Within the block (and thread), ops leave no nodes, so that memory is freed as they go."""
+    before = getattr(_context, "no_grad", False)
+    _context.no_grad = True
+    try:
+        yield
+    finally:
+        _context.no_grad = before
+
+
+# ------------------------------------------------------------------------------------- running ---
+
+def launch(kernel, *args, again=True):
+    """Run a kernel and let the listening program, if any, note it.
+
+    `again=False` marks a forward call whose outputs the backward pass computes too, so that a
+    training step need not make it.
+    """
+    check(kernel(*args))
+    recorder = getattr(_context, "recorder", None)
+    if recorder is not None:
+        recorder(kernel, args, again)
+
+
+def allocate(nbytes):
+    """Memory for a tensor: from the listening program's pool, if any."""
+    pool = getattr(_context, "pool", None)
+    return Memory(nbytes) if pool is None else pool.take(nbytes)
+
+
+@contextlib.contextmanager
+def listening(recorder, pool):
+    """Within the block (and thread), report every launch to recorder and take memory from pool."""
+    before = getattr(_context, "recorder", None), getattr(_context, "pool", None)
+    _context.recorder, _context.pool = recorder, pool
+    try:
+        yield
+    finally:
+        _context.recorder, _context.pool = before
+
+
+ONE = Tensor(1.0)
+ZERO = Tensor(0.0)
