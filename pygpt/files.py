@@ -1,0 +1,109 @@
+"""Files that are whole or absent at every instant, and JSON read without trust.
+
+Standard library only. Used by safetensors, checkpoint and run_directory.
+"""
+
+import json
+import os
+import reprlib
+from contextlib import contextmanager
+
+
+@contextmanager
+def replacing(path):
+    """Write a file aside, make it durable, and rename it to path; after an error path is as before.
+
+    Args:
+        path: of the file to write or replace, in a directory that exists.
+    Yields:
+        A binary file to write to.
+    Raises:
+        OSError: the file cannot be written; its filename says which.
+    """
+    aside = f"{os.fspath(path)}.{os.getpid()}.tmp"
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        if os.path.lexists(aside):
+            os.unlink(aside)
+        if isinstance(error, OSError) and error.errno:
+            error.filename, error.filename2 = os.fspath(path), None  # a full disk names no file
+        raise
+    sync_directory(os.path.dirname(os.path.abspath(path)))
+
+
+def sync_directory(path):
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def parse_json_object(data):
+    """The object that bytes of UTF-8 JSON describe.
+
+    Returns:
+        A dict, of which no key came twice.
+    Raises:
+        ValueError: in one sentence without a subject, whatever the bytes are.
+    """
+    try:
+        result = json.loads(str(data, "utf-8"), object_pairs_hook=_object_of_different_keys,
+                            parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(result, dict):
+        raise ValueError("is not a JSON object")
+    return result
+
+
+def read_json_object(path, most_bytes=1 << 20):
+    """The object in a JSON file.
+
+    Args:
+        most_bytes: a larger file is refused unread.
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such file; one sentence that begins with the path.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most_bytes + 1)
+    try:
+        if len(data) > most_bytes:
+            raise ValueError(f"has more than {most_bytes} bytes")
+        return parse_json_object(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def shown(value):
+    """A value from a file as an error message shows it: like repr, but never long."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlong = 40
+
+
+def _object_of_different_keys(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        seen = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"holds the key {shown(twice)} twice")
+    return result
+
+
+def _refuse_constant(name):
+    raise ValueError(f"holds {name}, which is not JSON")

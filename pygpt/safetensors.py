@@ -1,0 +1,174 @@
+"""The safetensors file format: named tensors in one file, read without a copy and without trust.
+
+    8 bytes       the header's length H, little-endian
+    H bytes       a JSON object: name -> {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+                  and perhaps "__metadata__" -> {text: text}; spaces may follow
+    the rest      the data; offsets count from here, cover all of it, and do not overlap
+
+Knows the format only, no model. Everything a file claims is checked before it is used; every error
+names the file and the field. Imports files; used by checkpoint.
+"""
+
+import json
+import mmap
+import os
+import stat
+import sys
+from typing import NamedTuple
+
+from pygpt.files import parse_json_object, replacing, shown
+
+BYTES_OF_DTYPE = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}
+MAX_HEADER_BYTES = 10_000_000  # the format allows ten times as much; GPT-2 takes some 20 kB
+DATA_ALIGNMENT = 64            # of the data's start in the files written here: a cache line
+
+
+class CheckpointError(ValueError):
+    """A file is not what it should be; the message names the file and the field."""
+
+
+class Entry(NamedTuple):
+    """One tensor of a file: its dtype's name, its shape, and its bytes, row-major.
+
+    The buffer is a memoryview of bytes in the mapped file, which it keeps mapped. Writing to it
+    changes this process's copy of a page, never the file.
+    """
+
+    dtype: str
+    shape: tuple
+    buffer: memoryview
+
+
+def read(path):
+    """Map a file and give the tensors in it.
+
+    Args:
+        path: of a regular file.
+    Returns:
+        ({name: Entry}, {text: text}): the tensors in the order of their data, and the metadata.
+    Raises:
+        OSError: the file cannot be opened.
+        CheckpointError: it is not a safetensors file, or damaged.
+    """
+    _require_little_endian()
+    data, header_bytes = _map_file(path)
+    try:
+        header = parse_json_object(data[8 : 8 + header_bytes])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the header {error}") from None
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CheckpointError(f"{path}: __metadata__ is {shown(metadata)}, not texts by name")
+    data = data[8 + header_bytes :]
+    spans = sorted((_check_entry(path, name, entry, len(data)), name)
+                   for name, entry in header.items())
+    tensors, end = {}, 0
+    for (start, stop), name in spans:
+        if start != end:
+            raise CheckpointError(f"{path}: {shown(name)}: data_offsets begin at {start}, "
+                                  f"{'inside' if start < end else 'not at the end of'} the tensor "
+                                  f"before it, which ends at {end}")
+        entry = header[name]
+        tensors[name] = Entry(entry["dtype"], tuple(entry["shape"]), data[start:stop])
+        end = stop
+    if end != len(data):
+        raise CheckpointError(f"{path}: the tensors take {end} bytes, but the file has {len(data)} "
+                              "bytes of data")
+    return tensors, metadata
+
+
+def write(path, tensors, metadata):
+    """Write tensors to a file, which appears whole or not at all.
+
+    Args:
+        path: of the file; replaced when it exists.
+        tensors: iterable of (name, dtype, shape, buffer); buffer is C-contiguous and has the
+            size that dtype and shape say.
+        metadata: {text: text}.
+    Raises:
+        OSError: the file cannot be written; what was at path is still there.
+        ValueError: a name comes twice, or a buffer's size is not its shape's.
+    """
+    _require_little_endian()
+    header, buffers, end = {"__metadata__": metadata}, [], 0
+    for name, dtype, shape, buffer in tensors:
+        size = BYTES_OF_DTYPE[dtype]
+        for width in shape:
+            size *= width
+        buffer = memoryview(buffer)
+        if buffer.nbytes != size or name in header:
+            raise ValueError(f"{name}: {buffer.nbytes} bytes for {dtype} {list(shape)}"
+                             if name not in header else f"{name}: comes twice")
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        if size:  # memoryview.cast refuses an empty view
+            buffers.append(buffer.cast("B"))
+        end += size
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for buffer in buffers:
+            file.write(buffer)
+
+
+def _require_little_endian():
+    if sys.byteorder != "little":
+        raise CheckpointError("safetensors files hold little-endian numbers, and this machine is "
+                              f"{sys.byteorder}-endian")
+
+
+def _map_file(path):
+    """The bytes of a file as a memoryview, and the header's length, which is within them."""
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path}: is not a regular file")
+        if status.st_size < 8:
+            raise CheckpointError(f"{path}: has {status.st_size} bytes; a safetensors file begins "
+                                  "with 8 that give its header's length")
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    header_bytes = int.from_bytes(data[:8], "little")
+    if header_bytes > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise CheckpointError(f"{path}: the header's length is given as {header_bytes}, but "
+                              f"{len(data) - 8} bytes follow and {MAX_HEADER_BYTES} are allowed")
+    return data, header_bytes
+
+
+def _open_without_waiting(path, flags):
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
+
+
+def _check_entry(path, name, entry, data_bytes):
+    """(start, stop) of a tensor's bytes, once everything said of it is known to hold together."""
+    def refuse(what):
+        raise CheckpointError(f"{path}: {shown(name)}: {what}")
+
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        refuse(f"{shown(entry)} is not an object of dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BYTES_OF_DTYPE:
+        refuse(f"dtype {shown(dtype)} is not known")
+    if not _is_list_of_sizes(shape):
+        refuse(f"shape {shown(shape)} is not a list of sizes")
+    if not _is_list_of_sizes(offsets) or len(offsets) != 2:
+        refuse(f"data_offsets {shown(offsets)} are not two positions")
+    start, stop = offsets
+    if not start <= stop <= data_bytes:
+        refuse(f"data_offsets {shown(offsets)} are not within the {data_bytes} bytes of data")
+    size = BYTES_OF_DTYPE[dtype]
+    for width in sorted(shape):  # a 0 first; else the product ends as soon as it is too large
+        size *= width
+        if size == 0 or size > data_bytes:
+            break
+    if size != stop - start:
+        refuse(f"dtype {dtype} and shape {shown(shape)} do not take the {stop - start} bytes of "
+               f"data_offsets {shown(offsets)}")
+    return start, stop
+
+
+def _is_list_of_sizes(value):
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)

@@ -1,0 +1,375 @@
+"""files, safetensors, checkpoint, run_directory: what is written is read back, what is damaged is
+refused in a sentence, and what was there before a failed write is still there."""
+
+import json
+import os
+import struct
+from array import array
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pygpt import checkpoint, files, safetensors
+from pygpt.config import GPTConfig
+from pygpt.run_directory import RunDirectory
+from pygpt.safetensors import CheckpointError
+
+CONFIG = GPTConfig(vocab_size=5, n_positions=3, n_embd=4, n_layer=2, n_head=2, embd_pdrop=0.1)
+
+
+def floats(*values):
+    return memoryview(array("f", values))
+
+
+def file_of(header, data=b"", header_bytes=None):
+    """The bytes of a safetensors file; the header as an object, or as the very bytes."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if header_bytes is None else header_bytes) + text + data
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def model_tensors(config=CONFIG):
+    """Tensors of the right names and shapes, all of their values different."""
+    tensors, start = [], 0
+    for name, shape in checkpoint.parameter_shapes(config).items():
+        size = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        tensors.append((name, shape, floats(*range(start, start + size))))
+        start += size
+    return tensors
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    checkpoint.write_model(tmp_path / "model", CONFIG, model_tensors())
+    return tmp_path / "model"
+
+
+# ------------------------------------------------------------------------------- safetensors ---
+
+def test_tensors_are_read_back(tmp_path):
+    path = tmp_path / "t.safetensors"
+    grid = floats(1, 2, 3, 4, 5, 6).cast("B").cast("f", (2, 3))
+    safetensors.write(path, [("grid", "F32", (2, 3), grid), ("empty", "F32", (0, 7), b""),
+                             ("scalar", "I64", (), struct.pack("<q", -9))], {"format": "pt"})
+    tensors, metadata = safetensors.read(path)
+    assert metadata == {"format": "pt"}
+    assert {name: (t.dtype, t.shape) for name, t in tensors.items()} == {
+        "grid": ("F32", (2, 3)), "empty": ("F32", (0, 7)), "scalar": ("I64", ())}
+    assert tensors["grid"].buffer.cast("f").tolist() == [1, 2, 3, 4, 5, 6]
+    assert tensors["scalar"].buffer == struct.pack("<q", -9) and len(tensors["empty"].buffer) == 0
+    tensors["grid"].buffer[:] = bytes(24)  # one's own copy of it: the file stays as it is
+    assert safetensors.read(path)[0]["grid"].buffer.cast("f").tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_layout_is_the_formats(tmp_path):
+    path = tmp_path / "t.safetensors"
+    safetensors.write(path, [("ab", "F32", (2,), floats(1, 2))], {"k": "v"})
+    data = path.read_bytes()
+    (header_bytes,) = struct.unpack("<Q", data[:8])
+    assert (8 + header_bytes) % 64 == 0
+    assert json.loads(data[8 : 8 + header_bytes]) == {
+        "__metadata__": {"k": "v"}, "ab": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    assert data[8:9] == b"{" and data[8 + header_bytes :] == struct.pack("<2f", 1, 2)
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "has 0 bytes"),
+    (b"1234567", "has 7 bytes"),
+    (b"\x80\x02}q\x00." * 9, "the header's length is given as"),  # another program's file
+    (file_of(b'{"a"'), "the header is not JSON"),
+    (file_of({}, header_bytes=2**64 - 1), f"the header's length is given as {2**64 - 1}"),
+    (file_of(b"[1]"), "the header is not a JSON object"),
+    (file_of(b"{\xff}"), "the header is not UTF-8 at byte 1"),
+    (file_of(b'{"a":NaN}'), "the header holds NaN"),
+    (file_of(b'{"a":1,"a":2}'), "the header holds the key 'a' twice"),
+    (file_of(b'{"a":' * 100_000), "the header is nested too deeply"),
+    (file_of(b'{"a":' + b"9" * 5000 + b"}"), "the header"),
+    (file_of({"__metadata__": {"a": 1}}), "__metadata__ is {'a': 1}"),
+    (file_of({"a": []}), "'a': [] is not an object of dtype, shape and data_offsets"),
+    (file_of({"a": entry() | {"more": 1}}), "is not an object of"),
+    (file_of({"a": entry(dtype="F31")}, bytes(8)), "'a': dtype 'F31' is not known"),
+    (file_of({"a": entry(dtype=["F32"])}, bytes(8)), "dtype ['F32'] is not known"),
+    (file_of({"a": entry(shape=(-2,))}, bytes(8)), "shape [-2] is not a list of sizes"),
+    (file_of({"a": entry(shape=(2.0,))}, bytes(8)), "shape [2.0] is not"),
+    (file_of({"a": entry(shape=(True, 2))}, bytes(8)), "shape [True, 2] is not"),
+    (file_of({"a": entry(shape=(3,))}, bytes(8)), "do not take the 8 bytes"),
+    (file_of({"a": entry(shape=[10**30] * 40)}, bytes(8)), "do not take the 8 bytes"),
+    (file_of({"a": entry(offsets=(0, 8, 9))}, bytes(8)), "are not two positions"),
+    (file_of({"a": entry(offsets=(0, 12))}, bytes(8)), "are not within the 8 bytes of data"),
+    (file_of({"a": entry(offsets=(8, 0))}, bytes(8)), "are not within the 8 bytes of data"),
+    (file_of({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12)),
+     "'b': data_offsets begin at 4, inside the tensor before it, which ends at 8"),
+    (file_of({"a": entry(), "b": entry(offsets=(12, 20))}, bytes(20)),
+     "'b': data_offsets begin at 12, not at the end of the tensor before it"),
+    (file_of({"a": entry()}, bytes(9)), "the tensors take 8 bytes, but the file has 9"),
+])
+def test_a_damaged_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        safetensors.read(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ") and message in text
+    assert len(text) < 600 and "\n" not in text
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opening it must not wait for a writer
+    with pytest.raises(CheckpointError, match="is not a regular file"):
+        safetensors.read(tmp_path / "pipe")
+    with pytest.raises(IsADirectoryError):
+        safetensors.read(tmp_path)
+
+
+def json_values():
+    leaves = (st.none() | st.booleans() | st.floats() | st.text(max_size=5)
+              | st.integers(-2, 20) | st.integers(2**31, 2**65))
+    return st.recursive(leaves, lambda inner: st.lists(inner, max_size=4)
+                        | st.dictionaries(st.text(max_size=3), inner, max_size=4), max_leaves=8)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_header_is_read_or_refused(tmp_path, data):
+    """Good headers with one value replaced by anything: CheckpointError, or a consistent result."""
+    header = {"a": entry(), "b": entry(shape=(1, 2), offsets=(8, 16)), "__metadata__": {"x": "y"}}
+    name = data.draw(st.sampled_from(sorted(header)))
+    key = data.draw(st.sampled_from(sorted(header[name]) + [None]))
+    if key is None:
+        header[name] = data.draw(json_values())
+    else:
+        header[name][key] = data.draw(json_values() | st.just([8, 16]) | st.just([0, 16]))
+    path = tmp_path / "fuzz.safetensors"
+    path.write_bytes(file_of(header, bytes(16)))
+    read_or_refuse(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(place=st.integers(0, 10**6), byte=st.integers(0, 255), cut=st.none() | st.integers(0, 10**6))
+def test_any_byte_may_be_wrong(tmp_path, place, byte, cut):
+    content = bytearray(file_of({"a": entry(), "b": entry(shape=(1, 2), offsets=(8, 16))},
+                                bytes(16)))
+    content[place % len(content)] = byte
+    path = tmp_path / "fuzz.safetensors"
+    path.write_bytes(content if cut is None else content[: cut % len(content)])
+    read_or_refuse(path)
+
+
+def read_or_refuse(path):
+    try:
+        tensors, metadata = safetensors.read(path)
+    except CheckpointError as error:
+        assert str(error).startswith(f"{path}: ") and len(str(error)) < 600
+        return
+    assert sum(len(tensor.buffer) for tensor in tensors.values()) <= os.path.getsize(path)
+    for tensor in tensors.values():
+        size = safetensors.BYTES_OF_DTYPE[tensor.dtype]
+        for width in tensor.shape:
+            size *= width
+        assert size == len(tensor.buffer)
+    assert all(isinstance(text, str) for text in metadata.values())
+
+
+def test_a_size_that_is_not_its_shapes_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r"w: 8 bytes for F32 \[3\]"):
+        safetensors.write(tmp_path / "t", [("w", "F32", (3,), floats(1, 2))], {})
+    with pytest.raises(ValueError, match="w: comes twice"):
+        safetensors.write(tmp_path / "t", [("w", "F32", (1,), floats(1))] * 2, {})
+    assert os.listdir(tmp_path) == []
+
+
+# ------------------------------------------------------------------------------------- files ---
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError):
+        with files.replacing(path) as file:
+            file.write(b"half")
+            1 / 0
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["f"]
+    with files.replacing(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["f"]
+
+
+def test_a_full_disk_is_named():
+    def write_to_full_device():
+        with files.replacing("/dev/full"):
+            raise OSError(28, "No space left on device")  # as write does: it knows no name
+
+    with pytest.raises(OSError) as error:
+        write_to_full_device()
+    assert error.value.filename == "/dev/full"
+
+
+def test_long_json_is_not_read(tmp_path):
+    (tmp_path / "j").write_bytes(b'{"a": "' + b"x" * 100 + b'"}')
+    assert files.read_json_object(tmp_path / "j") == {"a": "x" * 100}
+    with pytest.raises(ValueError, match="has more than 50 bytes"):
+        files.read_json_object(tmp_path / "j", most_bytes=50)
+
+
+# -------------------------------------------------------------------------------- checkpoint ---
+
+def test_a_model_is_read_back(model_dir):
+    config, tensors = checkpoint.read_model(model_dir)
+    assert config == CONFIG
+    for name, shape, values in model_tensors():
+        assert tensors[name].dtype == "F32" and tensors[name].shape == shape
+        assert tensors[name].buffer.cast("f") == values
+    assert len(tensors) == len(model_tensors())
+
+
+def test_the_config_is_hugging_faces(model_dir):
+    document = json.loads((model_dir / "config.json").read_text())
+    expected = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 5,
+                "n_positions": 3, "n_embd": 4, "n_layer": 2, "n_head": 2, "n_inner": None,
+                "activation_function": "gelu_new", "tie_word_embeddings": True,
+                "layer_norm_epsilon": 1e-5, "embd_pdrop": 0.1, "attn_pdrop": 0.0}
+    assert document | expected == document
+    assert safetensors.read(model_dir / "model.safetensors")[1] == {"format": "pt"}
+
+
+def test_names_without_prefix_and_masks_are_read(model_dir):
+    tensors = [(name.removeprefix("transformer."), "F32", shape, values)
+               for name, shape, values in model_tensors()]
+    tensors += [("h.0.attn.bias", "U8", (1, 1, 3, 3), bytes(9)),
+                ("h.1.attn.masked_bias", "F32", (), floats(-1e4))]
+    safetensors.write(model_dir / "model.safetensors", tensors, {})
+    config, read = checkpoint.read_model(model_dir)
+    assert read.keys() == checkpoint.parameter_shapes(config).keys()
+
+
+def change_config(directory, **changes):
+    path = directory / "config.json"
+    document = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in document.items() if v != "remove"}))
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(model_type="llama"), "model_type='llama' is not supported; it must be 'gpt2'"),
+    (dict(model_type="remove"), "has no model_type"),
+    (dict(activation_function="relu"), "activation_function='relu' is not supported"),
+    (dict(n_inner=17), "n_inner=17 is not supported; it must be None or 16"),
+    (dict(tie_word_embeddings=False), "tie_word_embeddings=False is not supported"),
+    (dict(n_embd=0), "n_embd=0 must be at least 1"),
+    (dict(n_embd=[4]), "n_embd=[4] is not an integer"),
+    (dict(n_head=3), "n_embd=4 is not divisible by n_head=3"),
+    (dict(n_layer=10**12), "holds no layer 999999999999"),
+    (dict(n_layer=1), "is not a tensor of the model that config.json describes"),
+    (dict(vocab_size=6),
+     "transformer.wte.weight has shape [5, 4], but config.json asks for [6, 4]"),
+])
+def test_a_config_that_does_not_fit_is_refused(model_dir, changes, message):
+    change_config(model_dir, **changes)
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.read_model(model_dir)
+    assert str(error.value).startswith(str(model_dir)) and message in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 100_000])
+def test_a_damaged_config_is_refused(model_dir, content):
+    (model_dir / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match="config.json: "):
+        checkpoint.read_model(model_dir)
+
+
+def test_tensors_that_do_not_fit_are_refused(model_dir):
+    good = [(name, "F32", shape, values) for name, shape, values in model_tensors()]
+    for tensors, message in [
+        (good[1:], "transformer.wte.weight is missing"),
+        (good + [("lm_head.bias", "F32", (1,), floats(0))], "'transformer.lm_head.bias' is not a"),
+        (good + [("wte.weight", "F32", (1,), floats(0))], "comes with and without 'transformer.'"),
+        ([("transformer.wte.weight", "F16", (5, 4), bytes(40))] + good[1:],
+         "transformer.wte.weight is F16; only F32 is read"),
+    ]:
+        safetensors.write(model_dir / "model.safetensors", tensors, {})
+        with pytest.raises(CheckpointError) as error:
+            checkpoint.read_model(model_dir)
+        assert message in str(error.value)
+
+
+def test_every_truncation_is_refused(model_dir):
+    content = (model_dir / "model.safetensors").read_bytes()
+    for length in [*range(0, 64), *range(64, len(content), 97), len(content) - 1]:
+        (model_dir / "model.safetensors").write_bytes(content[:length])
+        with pytest.raises(CheckpointError):
+            checkpoint.read_model(model_dir)
+
+
+def test_a_missing_model(tmp_path, model_dir):
+    with pytest.raises(FileNotFoundError, match="none: no such directory"):
+        checkpoint.find_model(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="no config.json in it"):
+        checkpoint.find_model(tmp_path)
+    (model_dir / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        checkpoint.read_model(model_dir)
+
+
+# ----------------------------------------------------------------------------- run directory ---
+
+def save(run, step, is_best=False):
+    return run.save(step, is_best, lambda directory: checkpoint.write_model(
+        directory, CONFIG, model_tensors()))
+
+
+def test_last_and_best_name_checkpoints(tmp_path):
+    run = RunDirectory(tmp_path / "deep" / "out")
+    assert os.listdir(run.path) == [] and run.set_aside() is None
+    save(run, 10, is_best=True)
+    save(run, 20)
+    save(run, 30)
+    assert sorted(os.listdir(run.path)) == ["best", "last", "step-00000010", "step-00000030"]
+    assert os.readlink(tmp_path / "deep/out/last") == "step-00000030"
+    assert os.readlink(tmp_path / "deep/out/best") == "step-00000010"
+    assert checkpoint.find_model(run.path).endswith("best")
+    assert checkpoint.read_model(run.path)[0] == CONFIG
+
+
+def test_a_failed_save_leaves_the_checkpoints_as_they_were(tmp_path):
+    run = RunDirectory(tmp_path)
+    save(run, 1, is_best=True)
+
+    def fail(directory):
+        checkpoint.write_model(directory, CONFIG, model_tensors())
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        run.save(2, True, fail)
+    assert sorted(os.listdir(tmp_path)) == ["best", "last", "step-00000001"]
+    assert checkpoint.read_model(tmp_path / "last")[0] == CONFIG
+
+
+def test_what_a_killed_save_left_is_no_obstacle(tmp_path):
+    run = RunDirectory(tmp_path)
+    (tmp_path / ".step-00000001.tmp").mkdir()
+    (tmp_path / ".step-00000001.tmp" / "half").write_bytes(b"x")
+    (tmp_path / "last.tmp").symlink_to("nowhere")
+    save(run, 1)
+    assert sorted(os.listdir(tmp_path)) == ["last", "step-00000001"]
+    assert sorted(os.listdir(tmp_path / "last")) == ["config.json", "model.safetensors"]
+
+
+def test_an_earlier_run_is_set_aside(tmp_path):
+    for number in (1, 2):
+        run = RunDirectory(tmp_path)
+        save(run, number, is_best=True)
+        assert run.set_aside() == str(tmp_path / f"earlier-{number}")
+    (tmp_path / "notes").write_text("not a checkpoint")
+    assert run.set_aside() is None
+    assert sorted(os.listdir(tmp_path)) == ["earlier-1", "earlier-2", "notes"]
+    assert checkpoint.read_model(tmp_path / "earlier-2" / "last")[0] == CONFIG
+
+
+def test_an_unwritable_directory_is_found_at_once(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError):
+        RunDirectory(tmp_path / "file")
+    with pytest.raises(OSError):
+        RunDirectory(tmp_path / "file" / "out")
