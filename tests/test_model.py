@@ -1,0 +1,327 @@
+"""The claims of the lesson, and the model as a whole: gradients, training, determinism.
+
+Small models on the public interface."""
+
+import math
+import random
+from array import array
+
+import pytest
+
+import pygpt
+from pygpt import kernels, ops
+from pygpt.model import GPT
+from pygpt.tensor import Tensor, no_grad
+
+TINY = dict(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
+LESSON = dict(vocab_size=96, n_positions=64, n_embd=64, n_layer=4, n_head=8)
+
+
+def tiny(**changes):
+    return GPT(pygpt.GPTConfig(**TINY | changes), seed=3)
+
+
+def batch(rng, V, B, T):
+    return [[rng.randrange(V) for _ in range(T)] for _ in range(B)]
+
+
+def randomise(model, spread=0.3, seed=0):
+    """Away from the initial values, whose regularity would hide mistakes."""
+    rng = random.Random(seed)
+    for _, p in model.named_parameters():
+        flat = memoryview(p).cast("B").cast("f")
+        for i in range(p.size):
+            flat[i] += rng.gauss(0, spread)
+    return model
+
+
+def flat(tensor):
+    return memoryview(tensor).cast("B").cast("f").tolist()
+
+
+# ---------------------------------------------------------------------------- the lesson's claims ---
+
+def test_eight_heads_of_eight_are_a_width_of_64():
+    # Each head alone, as attention over its own 8 channels, is that slice of what the eight give.
+    rng, T = random.Random(1), 10
+    qkv = [[[rng.gauss(0, 1) for _ in range(192)] for _ in range(T)]]
+    together = ops.attention(Tensor(qkv), 8)
+    assert together.shape == (1, T, 64)
+    for h in range(8):
+        own = [[[row[64 * part + 8 * h + c] for part in range(3) for c in range(8)]
+                for row in qkv[0]]]
+        alone = ops.attention(Tensor(own), 1).tolist()[0]
+        assert [row[8 * h:8 * h + 8] for row in together.tolist()[0]] == alone
+
+
+def test_without_positions_attention_sees_a_set():
+    # One layer: from the second on, the causal mask itself tells the order.
+    model = randomise(tiny(n_layer=1))
+    wpe = dict(model.named_parameters())["transformer.wpe.weight"]
+    ids = [3, 1, 4, 2, 5]
+    swapped = [2, 4, 1, 3, 5]
+    with no_grad():
+        different = model([ids]).tolist()[0][-1], model([swapped]).tolist()[0][-1]
+        for i in range(wpe.size):
+            memoryview(wpe).cast("B").cast("f")[i] = 0.0
+        same = model([ids]).tolist()[0][-1], model([swapped]).tolist()[0][-1]
+    assert max(abs(a - b) for a, b in zip(*different)) > 1e-2
+    # the last token sees the same set; only the order of its sums differs
+    assert max(abs(a - b) for a, b in zip(*same)) < 1e-4
+
+
+def test_later_tokens_do_not_move_earlier_logits():
+    model = randomise(tiny())
+    ids = [1, 2, 3, 4, 5, 6, 7, 8]
+    for t in range(7):
+        changed = ids[:t + 1] + [9] * (7 - t)
+        assert model([ids]).tolist()[0][:t + 1] == model([changed]).tolist()[0][:t + 1]
+
+
+def test_residuals_carry_the_gradient_to_the_first_of_many_blocks():
+    rng = random.Random(2)
+    model = GPT(pygpt.GPTConfig(**TINY | dict(n_layer=48)), seed=1)
+    model.loss(batch(rng, 11, 4, 8), batch(rng, 11, 4, 8)).backward()
+    grads = dict(model.named_parameters())
+
+    def size(layer):
+        g = flat(grads[f"transformer.h.{layer}.mlp.c_fc.weight"].grad)
+        return math.sqrt(sum(x * x for x in g))
+
+    assert size(0) > 0.1 * size(47) > 0
+
+
+def test_shapes_stay_t_by_width_until_the_head():
+    model = tiny()
+    seen = []
+    block = type(model.transformer.h[0])
+    original = block.__call__
+    try:
+        block.__call__ = lambda self, x, *rest: seen.append(x.shape) or original(self, x, *rest)
+        logits = model([[1, 2, 3], [4, 5, 6]])
+    finally:
+        block.__call__ = original
+    assert seen == [(2, 3, 16)] * 2 and logits.shape == (2, 3, 11)
+
+
+def test_the_gradient_at_the_logits_is_p_minus_y():
+    rng = random.Random(4)
+    logits = Tensor([[rng.gauss(0, 2) for _ in range(7)] for _ in range(3)], requires_grad=True)
+    targets = Tensor.empty((3,), "i")
+    memoryview(targets)[:] = memoryview(array("i", [2, 0, 6]))
+    ops.cross_entropy(logits, targets).backward()
+    p = ops.softmax(logits).tolist()
+    for r, target in enumerate((2, 0, 6)):
+        for v in range(7):
+            expected = (p[r][v] - (v == target)) / 3
+            assert abs(logits.grad.tolist()[r][v] - expected) <= 4 * 2 ** -24
+
+
+def test_the_loss_starts_near_ln_v():
+    rng = random.Random(5)
+    model = GPT(pygpt.GPTConfig(**LESSON), seed=1337)
+    loss = float(model.loss(batch(rng, 96, 16, 64), batch(rng, 96, 16, 64)))
+    assert abs(loss - math.log(96)) < 0.05 * math.log(96)
+
+
+def test_one_batch_can_be_memorised():
+    rng = random.Random(6)
+    model = GPT(pygpt.GPTConfig(**LESSON), seed=1337)
+    optimizer = pygpt.AdamW(model, lr=2e-3)
+    ids, targets = batch(rng, 96, 4, 32), batch(rng, 96, 4, 32)
+    for _ in range(200):
+        loss = model.loss(ids, targets)
+        loss.backward()
+        optimizer.clip_grad_norm(1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert float(loss) < 0.05
+
+
+# -------------------------------------------------------------------------------- the whole model ---
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_models_gradient_along_a_direction(dropout):
+    rng = random.Random(7)
+    model = randomise(tiny(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout))
+    ids, targets = batch(rng, 11, 3, 8), batch(rng, 11, 3, 8)
+    model.loss(ids, targets).backward()
+    parameters = [p for _, p in model.named_parameters()]
+    directions = [[rng.gauss(0, 1) for _ in range(p.size)] for p in parameters]
+    slope = math.fsum(g * u for p, d in zip(parameters, directions) for g, u in zip(flat(p.grad), d))
+
+    def along(t):
+        saved = [flat(p) for p in parameters]
+        for p, d in zip(parameters, directions):
+            view = memoryview(p).cast("B").cast("f")
+            for i, u in enumerate(d):
+                view[i] += t * u
+        model.forward_passes = 0  # the same dropout masks again
+        loss = float(model.loss(ids, targets))
+        for p, old in zip(parameters, saved):
+            memoryview(p).cast("B").cast("f")[:] = memoryview(array("f", old))
+        return loss
+
+    # Halving h divides the truncation error by four; Richardson's combination removes it. What is
+    # left is rounding: the loss is good to a few ulps of 3, over h = 5e-4.
+    h = 1e-3
+    coarse, fine = ((along(s) - along(-s)) / (2 * s) for s in (h, h / 2))
+    assert abs(slope - (4 * fine - coarse) / 3) <= 2e-3 * (1 + abs(slope))
+
+
+def same_gradients(a, b):
+    return all(flat(p.grad) == flat(q.grad)
+               for (_, p), (_, q) in zip(a.named_parameters(), b.named_parameters()))
+
+
+def test_the_fused_pass_gives_the_same_loss_and_gradients():
+    rng = random.Random(8)
+    ids, targets = batch(rng, 11, 3, 8), batch(rng, 11, 3, 8)
+    eager, fused = randomise(tiny()), randomise(tiny())
+    for _ in range(3):  # the first records, the second replays, the third adds
+        loss = eager.loss(ids, targets)
+        (loss * 0.5).backward()
+        assert fused.loss_and_grad(ids, targets, 0.5) == float(loss)
+        assert same_gradients(eager, fused)
+
+
+def test_losses_of_one_shape_do_not_disturb_one_another():
+    rng = random.Random(9)
+    model, other = randomise(tiny()), randomise(tiny())
+    first, second = ([batch(rng, 11, 2, 8), batch(rng, 11, 2, 8)] for _ in range(2))
+    a, b = model.loss(*first), model.loss(*second)
+    (a + b).backward()
+    assert (float(a), float(b)) == (float(other.loss(*first)), float(other.loss(*second)))
+    for pair in (second, first):
+        other.loss(*pair).backward()
+    assert same_gradients(model, other)
+
+
+def test_a_loss_keeps_its_value_when_the_next_one_is_computed():
+    rng, model = random.Random(10), tiny()
+    losses = [model.loss(batch(rng, 11, 2, 8), batch(rng, 11, 2, 8)) for _ in range(4)]
+    assert len({float(loss) for loss in losses}) == 4
+
+
+def losses_of_a_run(threads, dropout=0.1, isa=None):
+    kernels.set_num_threads(threads)
+    rng = random.Random(11)
+    model = GPT(pygpt.GPTConfig(vocab_size=50, n_positions=40, n_embd=48, n_layer=2, n_head=3,
+                                embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout), seed=1)
+    optimizer, losses = pygpt.AdamW(model, lr=1e-3), []
+    for _ in range(4):
+        losses.append(model.loss_and_grad(batch(rng, 50, 9, 40), batch(rng, 50, 9, 40)))
+        losses.append(optimizer.clip_grad_norm(0.5))
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, [flat(p) for _, p in model.named_parameters()]
+
+
+def test_runs_repeat_bit_for_bit_on_any_number_of_threads():
+    before = kernels.get_num_threads()
+    try:
+        runs = [losses_of_a_run(threads) for threads in (1, 1, 2, 3)]
+    finally:
+        kernels.set_num_threads(before)
+    assert runs[1:] == runs[:1] * 3
+
+
+def test_decode_with_a_cache_agrees_with_the_whole_forward_pass():
+    model = randomise(tiny())
+    ids, cache = [5, 0, 7, 7, 2, 10], model.new_cache()
+    with no_grad():
+        whole = model([ids]).tolist()[0]
+    got = [model.decode(ids[:2], cache).tolist()] + [model.decode([i], cache).tolist()
+                                                     for i in ids[2:]]
+    worst = max(abs(a - b) for x, y in zip(whole[1:], got) for a, b in zip(x, y))
+    assert worst < 1e-4 and cache.past == 6
+
+
+def test_saved_and_opened_it_is_the_same_model(tmp_path):
+    model = randomise(tiny(resid_pdrop=0.1))
+    model.save_pretrained(tmp_path / "m")
+    opened = GPT.from_pretrained(tmp_path / "m")
+    with no_grad():
+        expected = model.eval()([[1, 2, 3]]).tolist()
+        assert opened([[1, 2, 3]]).tolist() == expected
+    before = (tmp_path / "m" / "model.safetensors").read_bytes()
+    pygpt.AdamW(opened, lr=0.1)  # training copies the weights: the file stays as it is
+    opened.loss([[1, 2]], [[2, 3]]).backward()
+    assert opened([[1, 2, 3]]).tolist() == expected
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------- optimizer ---
+
+def test_clipping_scales_gradients_to_the_norm_asked_for():
+    rng, model = random.Random(12), randomise(tiny())
+    optimizer = pygpt.AdamW(model)
+    model.loss(batch(rng, 11, 2, 8), batch(rng, 11, 2, 8)).backward()
+    before = [g for _, p in model.named_parameters() for g in flat(p.grad)]
+    norm = optimizer.clip_grad_norm(0.01)
+    after = [g for _, p in model.named_parameters() for g in flat(p.grad)]
+    assert math.isclose(norm, math.sqrt(math.fsum(g * g for g in before)), rel_tol=1e-5)
+    assert math.isclose(math.sqrt(math.fsum(g * g for g in after)), 0.01, rel_tol=1e-3)
+
+
+def test_a_step_is_adamw_with_decay_on_matrices_only():
+    rng, model = random.Random(13), randomise(tiny())
+    optimizer = pygpt.AdamW(model, lr=0.1, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.5)
+    m = v = None
+    for t in (1, 2):
+        model.loss(batch(rng, 11, 2, 8), batch(rng, 11, 2, 8)).backward()
+        ps = [(p, flat(p), flat(p.grad)) for _, p in model.named_parameters()]
+        m = m or [[0.0] * p.size for p, _, _ in ps]
+        v = v or [[0.0] * p.size for p, _, _ in ps]
+        optimizer.step()
+        optimizer.zero_grad()
+        for k, (p, old, grad) in enumerate(ps):
+            for i, (x, g) in enumerate(zip(old, grad)):
+                m[k][i] = 0.8 * m[k][i] + 0.2 * g
+                v[k][i] = 0.9 * v[k][i] + 0.1 * g * g
+                step = (m[k][i] / (1 - 0.8 ** t)) / (math.sqrt(v[k][i] / (1 - 0.9 ** t)) + 1e-6)
+                x -= 0.1 * step + (0.1 * 0.5 * x if len(p.shape) == 2 else 0.0)
+                # lr times a ratio of size one, in single precision; tiny g make the ratio steep
+                assert abs(memoryview(p).cast("B").cast("f")[i] - x) <= 1e-4 * max(1, abs(x))
+    assert [p.grad for _, p in model.named_parameters()] == [None] * len(ps)
+
+
+# ------------------------------------------------------------------------------------- bad input ---
+
+@pytest.mark.parametrize("ids, message", [
+    ([[1, 11]], r"ids: 11 is outside 0..10 \(vocab_size=11\)"),
+    ([[-1, 1]], r"ids: -1 is outside 0..10"),
+    ([[1] * 9], "9 positions are more than n_positions=8"),
+    ([[1, 2], [1]], "lists of 2 and of 1 ids"),
+    ([[]], "no positions"),
+    ([], "expected B lists"),
+    ([1, 2], "expected B lists"),
+    ([["a"]], "not a list of ids"),
+    ("text", "expected B lists of T ints or an int32 buffer, got str"),
+    (b"bytes", "not int32"),
+])
+def test_bad_ids_are_named(ids, message):
+    model = tiny()
+    with pytest.raises(ValueError, match=message):
+        model(ids)
+    with pytest.raises(ValueError, match=message):
+        model.loss(ids, ids)
+
+
+def test_bad_targets_are_named_and_the_model_goes_on():
+    model = tiny()
+    with pytest.raises(ValueError, match=r"targets: 99 is outside 0..10"):
+        model.loss([[1, 2]], [[1, 99]])
+    with pytest.raises(ValueError, match=r"targets of shape \(1, 1\) for ids of shape \(1, 2\)"):
+        model.loss([[1, 2]], [[1]])
+    loss = model.loss([[1, 2]], [[2, 3]])
+    loss.backward()
+    assert float(loss) > 0
+
+
+def test_the_cache_says_when_it_is_full():
+    model = tiny()
+    cache = model.new_cache()
+    model.decode([1] * 8, cache)
+    with pytest.raises(ValueError, match=r"8 \+ 1 positions are more than n_positions=8"):
+        model.decode([1], cache)
