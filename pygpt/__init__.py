@@ -1,0 +1,44 @@
+"""pygpt: a GPT for the CPU, readable from the command line down to the fused multiply-add.
+
+    import pygpt
+    config = pygpt.GPTConfig(vocab_size=96, n_positions=64, n_embd=64, n_layer=4, n_head=8)
+    model = pygpt.GPT(config)
+    loss = model.loss(ids, targets)
+    loss.backward()
+
+The names in HOME are the public interface; README.md shows them at work. A name is looked up in its
+module when it is first used, so that importing pygpt costs nothing.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+HOME = {  # public name -> the module that defines it
+    "GPTConfig": "config", "TrainConfig": "config", "SampleConfig": "config",
+    "set_num_threads": "kernels", "get_num_threads": "kernels",
+    "Tensor": "tensor", "no_grad": "tensor",
+    "GPT": "model",
+    "Tokenizer": "tokenizer", "CharTokenizer": "tokenizer",
+    "AdamW": "optim",
+    "train": "trainer",
+}
+__all__ = [*HOME, "info"]
+
+
+def __getattr__(name):
+    if name not in HOME:
+        raise AttributeError(f"module 'pygpt' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"pygpt.{HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+def info():
+    """What is in use, a dict: version, backend, compiler, isa, isas, threads, cores, openmp."""
+    from pygpt import kernels
+    return {"version": __version__, **kernels.info()}

@@ -1,0 +1,7 @@
+"""`python -m pygpt`: the command line of cli.py."""
+
+import sys
+
+from pygpt.cli import main
+
+sys.exit(main())

@@ -1,0 +1,197 @@
+"""The command line: `pygpt train`, `pygpt sample`, `pygpt info`.
+
+A flag is made from each field of a config dataclass, so nothing about a setting is said twice.
+Exit status: 0, or 2 for a command that makes no sense, 1 for one that failed, 130 after Ctrl-C;
+with 1 and 2 goes one line on standard error. May import everything; what a subcommand needs is
+imported when it runs, so that --help is instant.
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import fields
+
+from pygpt.config import (PRESETS, ConfigError, SampleConfig, TrainConfig, describe_range,
+                          number_type)
+
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, saying what is wrong in one line."""
+
+    def error(self, message):
+        self.exit(USAGE, f"pygpt: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv=None):
+    """Run a command.
+
+    Args:
+        argv: list of arguments; None: the process's own.
+    Returns:
+        The exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a character the terminal lacks is no failure
+    try:
+        arguments = _make_parser().parse_args(argv)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _drop_output()
+        return FAILURE
+    except ConfigError as error:
+        return _complain(error, USAGE)
+    except OSError as error:
+        what = error.strerror or error
+        return _complain(f"{error.filename}: {what}" if error.filename else what, FAILURE)
+    except (ImportError, ValueError, ArithmeticError, MemoryError) as error:
+        return _complain(str(error) or "there is not enough memory", FAILURE)
+
+
+def _complain(what, status):
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    print("pygpt: error:", " ".join(str(what).split()), file=sys.stderr)
+    return status
+
+
+def _drop_output():
+    """Let what is still to be printed go nowhere, so that it does not fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _make_parser():
+    parser = _Parser(prog="pygpt", description="Train a GPT on text and let it write.",
+                     allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, run, help):
+        command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        command.set_defaults(run=run)
+        return command
+
+    command = add("train", _train, "train a model; no flag is needed")
+    command.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS,
+                         help="start from these settings; other flags change them: "
+                         + "; ".join(map(_describe_preset, PRESETS)))
+    _add_settings(command, TrainConfig)
+
+    command = add("sample", _sample, "let a trained model write")
+    command.add_argument("directory", metavar="DIR",
+                         help="a training run's output directory, or one of its checkpoints")
+    command.add_argument("--prompt", metavar="TEXT", help="text to continue (unset: a new line)")
+    command.add_argument("--interactive", action="store_true",
+                         help="continue one prompt after another, read from standard input")
+    _add_settings(command, SampleConfig)
+
+    add("info", _info, "show the version, the compiler, the instruction sets and the threads")
+    return parser
+
+
+def _describe_preset(name):
+    return f"{name}: " + " ".join(f"{_flag(key)} {value}" for key, value in PRESETS[name].items())
+
+
+def _flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def _add_settings(parser, config_class):
+    """Add a flag for each field; a flag that is not given leaves no attribute behind."""
+    for f in fields(config_class):
+        kind, within, unit = number_type(f), f.metadata["within"], f.metadata["unit"]
+        notes = [unit] if unit else []
+        if within:
+            notes.append(describe_range(within))
+        if f.default not in (None, ()):
+            notes.append(f"default {f.default}")
+        many = {"nargs": "+"} if f.type is tuple else {}
+        parser.add_argument(_flag(f.name), dest=f.name, type=kind, default=argparse.SUPPRESS,
+                            metavar={int: "N", float: "X", None: "PATH"}[kind], **many,
+                            help=f.metadata["help"] + (f" ({'; '.join(notes)})" if notes else ""))
+
+
+def _settings(arguments, config_class):
+    names = {f.name for f in fields(config_class)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def _train(arguments):
+    preset = PRESETS[arguments.preset] if "preset" in arguments else {}
+    config = TrainConfig(**preset | _settings(arguments, TrainConfig))
+    from pygpt.report import Reporter
+    from pygpt.trainer import train
+
+    reporter = Reporter()
+    try:
+        return INTERRUPTED if train(config, [reporter]).interrupted else 0
+    finally:
+        reporter.close()
+
+
+def _sample(arguments):
+    settings = _settings(arguments, SampleConfig)
+    SampleConfig(**settings)  # a setting out of range is found before a model is read
+    from pygpt import kernels
+    from pygpt.checkpoint import find_model
+    from pygpt.model import GPT
+    from pygpt.tokenizer import Tokenizer
+
+    directory = find_model(arguments.directory)
+    model, tokenizer = GPT.from_pretrained(directory), Tokenizer.from_pretrained(directory)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
+                         f"vocab_size={model.config.vocab_size}")
+    threads = settings.pop("threads", 0)
+    if threads:
+        kernels.set_num_threads(threads)
+    if arguments.prompt is not None or not arguments.interactive:
+        _write(model, tokenizer, arguments.prompt or "", settings)
+    if arguments.interactive:
+        _converse(model, tokenizer, settings)
+    return 0
+
+
+def _write(model, tokenizer, prompt, settings):
+    """Print a prompt and its continuation, each token as soon as it is drawn."""
+    from pygpt.generate import first_ids, stream
+
+    ids = stream(model, tokenizer.encode(prompt) or first_ids(tokenizer), **settings)
+    sys.stdout.write(prompt)
+    for token in ids:
+        sys.stdout.write(tokenizer.decode([token]))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def _converse(model, tokenizer, settings):
+    """Continue each line of standard input; Ctrl-C ends a continuation, or the conversation."""
+    while True:
+        try:
+            prompt = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        try:
+            _write(model, tokenizer, prompt, settings)
+        except ValueError as error:
+            _complain(error, FAILURE)
+        except KeyboardInterrupt:
+            print()
+
+
+def _info(arguments):
+    import pygpt
+
+    for name, value in pygpt.info().items():
+        text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        print(f"{name + ':':<10} {text}")
+    return 0

@@ -1,0 +1,100 @@
+"""What a training run looks like on a terminal: prints the records that train tells.
+
+On a terminal a status line is rewritten after each step; elsewhere some steps get a line each.
+Standard library only. Used by the command line.
+"""
+
+import shutil
+import sys
+import time
+
+REDRAW_SECONDS = 0.1  # between two states of the status line
+PLAIN_LINES = 20      # of a whole run's status when it is not a terminal
+
+
+class Reporter:
+    """A callback for train.train that prints what it is told."""
+
+    def __init__(self, stream=None):
+        """Print to a text stream, by default to standard output."""
+        self.stream = stream or sys.stdout
+        self.is_terminal = self.stream.isatty()
+        self._max_steps = None
+        self._drawn_at = 0.0
+        self._is_drawn = False
+
+    def __call__(self, record):
+        """Print a record as its event asks for it."""
+        getattr(self, "_" + record["event"])(record)
+
+    def close(self):
+        """Leave the status line as it is and go to a new line."""
+        if self._is_drawn:
+            self.stream.write("\n")
+            self._is_drawn = False
+
+    def _line(self, text=""):
+        if self._is_drawn:
+            self.stream.write("\r\033[K")  # back to the line's start, and clear it
+            self._is_drawn = False
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def _start(self, record):
+        self._max_steps = record["max_steps"]
+        if record["earlier"]:
+            self._line(f"the earlier run in {record['out']} is now in {record['earlier']}")
+        self._line(f"{record['parameters']:,} parameters, {record['isa']}, "
+                   f"{plural(record['threads'], 'thread')}")
+        self._line(f"{record['train_tokens']:,} tokens to learn from, {record['val_tokens']:,} "
+                   f"held out, a vocabulary of {record['vocab_size']:,}")
+
+    def _step(self, record):
+        step = record["step"]
+        if self.is_terminal:
+            now = time.monotonic()
+            if now - self._drawn_at >= REDRAW_SECONDS or step == self._max_steps:
+                self._drawn_at = now
+                width = shutil.get_terminal_size().columns - 1
+                self.stream.write("\r\033[K" + self._status(record)[:width])
+                self.stream.flush()
+                self._is_drawn = True
+        elif step == 1 or step % max(1, self._max_steps // PLAIN_LINES) == 0:
+            self._line(self._status(record))
+
+    def _status(self, record):
+        return (f"step {record['step']}/{self._max_steps}  loss {record['loss']:.4f}  "
+                f"{record['tokens_per_second']:,.0f} tokens/s  "
+                f"{duration(record['seconds_left'])} left")
+
+    def _eval(self, record):
+        self._line(f"step {record['step']}/{self._max_steps}  validation loss "
+                   f"{record['val_loss']:.4f}{', the best so far' if record['is_best'] else ''}")
+
+    def _save(self, record):
+        pass  # the end says where the last checkpoint is
+
+    def _sample(self, record):
+        rule = f"-- step {record['step']} writes: ".ljust(72, "-")
+        self._line(f"{rule}\n{record['text'].strip()}\n{'-' * len(rule)}")
+
+    def _end(self, record):
+        steps, seconds = plural(record["step"], "step"), duration(record["seconds"])
+        if record["interrupted"]:
+            self._line(f"interrupted after {steps}; the model is saved in {record['out']}/last")
+        else:
+            self._line(f"{steps} in {seconds}; try: python -m pygpt sample {record['out']}")
+        if record["val_loss"] is not None:
+            self._line(f"val_loss={record['val_loss']:.4f}")
+
+
+def plural(count, noun):
+    """"1 step", "2,000 steps"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def duration(seconds):
+    """Seconds as a person reads them: 0:07, 1:32, 2:05:00."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

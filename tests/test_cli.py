@@ -1,0 +1,345 @@
+"""The command line as a user runs it: in a process of its own, bad input included."""
+
+import os
+import pathlib
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from pygpt import cli, kernels
+from pygpt.config import PRESETS, SampleConfig, TrainConfig
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PYTHONUTF8": "1"}
+COMMAND = [sys.executable, "-m", "pygpt"]
+TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(20) for b in range(20))
+TINY = ("--n-layer 1 --n-head 2 --n-embd 16 --n-positions 16 --batch-size 4 --max-steps 30 "
+        "--warmup-steps 2 --learning-rate 0.01 --eval-interval 10 --eval-batches 2 "
+        "--sample-interval 20 --sample-length 20").split()
+
+
+def pygpt(*arguments, cwd=None, input=None, **environment):
+    return subprocess.run(COMMAND + [str(argument) for argument in arguments], cwd=cwd, text=True,
+                          input=input, capture_output=True, env=ENVIRONMENT | environment,
+                          timeout=60)
+
+
+def assert_refused(result, status, *parts):
+    """One clear line on standard error, the exit status, and no traceback."""
+    assert result.returncode == status, result.stderr
+    assert result.stderr.startswith("pygpt: error: ") and result.stderr.count("\n") == 1
+    for part in parts:
+        assert part in result.stderr
+
+
+def contents(directory):
+    """Every file below a directory, with its bytes."""
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "tables.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, text):
+    """(the finished process, its output directory)."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    return pygpt("train", "--data", text, "--out", out, *TINY), out
+
+
+# --------------------------------------------------------------------------------- the main job
+
+def test_train_tells_what_it_does(trained):
+    result, out = trained
+    assert result.returncode == 0 and result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert re.search(r"^[\d,]+ parameters, \w+, \d+ threads?$", lines[0])
+    held_out = len(TEXT) // 10
+    assert lines[1] == (f"{len(TEXT) - held_out:,} tokens to learn from, {held_out} held out, "
+                        f"a vocabulary of {len(set(TEXT))}")
+    assert any(re.fullmatch(r"step 30/30  loss \d\.\d{4}  [\d,]+ tokens/s  0:00 left", line)
+               for line in lines)
+    assert [line for line in lines if "validation loss" in line][0].startswith("step 10/30  ")
+    assert "-- step 20 writes: " in result.stdout and "-- step 30 writes: " in result.stdout
+    assert re.fullmatch(r"val_loss=\d+\.\d{4}", lines[-1])
+    assert "\r" not in result.stdout and "\033" not in result.stdout
+    assert sorted(os.listdir(out / "last")) == ["config.json", "model.safetensors",
+                                                "tokenizer.json"]
+
+
+def test_train_repeats_to_the_last_digit(trained, text, tmp_path):
+    def numbers(result):
+        return re.findall(r"loss=? ?(\d\.\d{4})", result.stdout)
+
+    again = pygpt("train", "--data", text, "--out", tmp_path, *TINY, "--threads", 1)
+    assert numbers(again) == numbers(trained[0]) and len(numbers(again)) > 20
+
+
+def test_train_on_a_terminal_rewrites_a_status_line(text, tmp_path):
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(COMMAND + ["train", "--data", str(text), "--out", str(tmp_path),
+                                          *TINY], stdout=terminal, env=ENVIRONMENT)
+    os.close(terminal)
+    output = b""
+    try:
+        while part := os.read(controller, 4096):
+            output += part
+    except OSError:  # how a terminal says that its other end is closed
+        pass
+    os.close(controller)
+    assert process.wait(timeout=60) == 0
+    assert b"\r\x1b[Kstep 30/30  loss " in output
+    assert re.search(rb"val_loss=\d\.\d{4}\r\n$", output)
+
+
+def test_flags_change_a_preset(text, tmp_path):
+    result = pygpt("train", "--preset", "lesson", "--data", text, "--out", tmp_path, "--max-steps",
+                   1, "--n-layer", 1, "--eval-batches", 1, "--sample-length", 1)
+    assert result.returncode == 0, result.stderr
+    V, T, C = len(set(TEXT)), 64, 64
+    expected = V * C + T * C + (12 * C * C + 13 * C) + 2 * C
+    assert result.stdout.startswith(f"{expected:,} parameters")
+
+
+def test_the_reference_trains_the_same_toy(text, tmp_path):
+    flags = ["train", "--data", text, *TINY, "--n-embd", 8, "--n-positions", 4, "--batch-size", 2,
+             "--max-steps", 3, "--sample-length", 2]
+    fast = pygpt(*flags, "--out", tmp_path / "fast")
+    plain = pygpt(*flags, "--out", tmp_path / "plain", PYGPT_BACKEND="reference")
+    assert plain.returncode == 0, plain.stderr
+    assert ", python, 1 thread" in plain.stdout
+    losses = [[float(loss) for loss in re.findall(r"loss=? ?(\d\.\d{4})", result.stdout)]
+              for result in (fast, plain)]
+    assert len(losses[0]) == 5 and losses[0] == pytest.approx(losses[1], abs=2e-4)
+
+
+def test_train_needs_no_flag():
+    """Without running it: the defaults are a valid run on a text that is there."""
+    assert TrainConfig().data == () and TrainConfig().out == "out"
+
+
+def test_ctrl_c_saves_and_says_so(text, tmp_path):
+    process = subprocess.Popen(
+        COMMAND + ["train", "--data", str(text), "--out", str(tmp_path / "out"), *TINY,
+                   "--max-steps", "1000000", "--eval-interval", "1000000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not process.stdout.readline().startswith("step 1/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and stderr == ""
+    assert re.search(r"^interrupted after [\d,]+ steps?; the model is saved in .*/out/last$",
+                     stdout.splitlines()[-1])
+    result = pygpt("sample", tmp_path / "out", "--max-new-tokens", 5)
+    assert result.returncode == 0, result.stderr
+
+
+# -------------------------------------------------------------------------------------- sample
+
+def test_sample_continues_the_prompt(trained):
+    result = pygpt("sample", trained[1], "--prompt", "3 times 4", "--max-new-tokens", 40)
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.startswith("3 times 4") and len(result.stdout) == 9 + 40 + 1
+
+
+def test_sample_repeats_with_a_seed(trained):
+    def sample(*flags, directory=trained[1] / "last"):
+        return pygpt("sample", directory, "--max-new-tokens", 60, *flags).stdout
+
+    assert sample("--seed", 5) == sample("--seed", 5, "--threads", 1)
+    assert sample("--seed", 5) != sample("--seed", 6)
+    assert sample("--temperature", 0) == sample("--temperature", 0, "--seed", 9)
+    assert sample("--top-k", 1) == sample("--temperature", 0)
+
+
+def test_sample_takes_threads(trained, capsys):
+    before = kernels.get_num_threads()
+    try:
+        for threads in ("1", "2"):
+            arguments = ["sample", str(trained[1]), "--threads", threads, "--max-new-tokens", "1"]
+            assert cli.main(arguments) == 0
+            assert kernels.get_num_threads() == int(threads)
+    finally:
+        kernels.set_num_threads(before)
+
+
+def test_sample_interactively(trained):
+    result = pygpt("sample", trained[1], "--interactive", "--max-new-tokens", 5, "--seed", 1,
+                   input="3 times\nQ\n4 times\n")
+    assert result.returncode == 0
+    assert [line[:7] for line in result.stdout.splitlines() if "times" in line] == [
+        "3 times", "4 times"]
+    assert result.stderr.startswith("pygpt: error: ") and "'Q'" in result.stderr
+
+
+def test_sample_ends_quietly(trained):
+    endless = COMMAND + ["sample", str(trained[1]), "--max-new-tokens", "100000000"]
+    for stop in ("interrupt", "close"):
+        process = subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=ENVIRONMENT)
+        process.stdout.read(50)
+        if stop == "interrupt":
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
+        process.stdout.close()
+        process.wait(timeout=60)
+        assert process.stderr.read() == b""
+        process.stderr.close()
+        assert process.returncode == (130 if stop == "interrupt" else 1)
+
+
+# ---------------------------------------------------------------------------------------- info
+
+def test_info():
+    result = pygpt("info")
+    assert result.returncode == 0 and result.stderr == ""
+    for name in ("version", "compiler", "isa", "isas", "threads", "openmp", "backend"):
+        assert re.search(rf"^{name}: +\S", result.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("command, config_class", [("train", TrainConfig),
+                                                   ("sample", SampleConfig)])
+def test_help_documents_every_flag(command, config_class):
+    result = pygpt(command, "--help")
+    assert result.returncode == 0
+    words = " ".join(result.stdout.split())
+    for f in fields(config_class):
+        assert f"--{f.name.replace('_', '-')} " in words
+        assert f.metadata["help"] in words
+        if f.default not in (None, ()):
+            assert f"default {f.default}" in words
+        if f.metadata["unit"]:
+            assert f"({f.metadata['unit']};" in words
+    for name in PRESETS if command == "train" else ():
+        assert f"{name}: --n-layer" in words
+
+
+# ----------------------------------------------------------------------------------- bad input
+
+@pytest.mark.parametrize("arguments, part", [
+    ("", "COMMAND"),
+    ("paint", "'paint'"),
+    ("train --n-embd 100 --n-head 6", "n_embd=100 is not divisible by n_head=6"),
+    ("train --n-layer 0", "n_layer=0"),
+    ("train --batch-size -3", "batch_size=-3"),
+    ("train --max-steps 0", "max_steps=0"),
+    ("train --n-positions x", "--n-positions: invalid int value: 'x'"),
+    ("train --dropout 1", "dropout=1"),
+    ("train --learning-rate nan", "learning_rate=nan"),
+    ("train --learning-rate 0.1 --min-learning-rate 0.2", "min_learning_rate=0.2"),
+    ("train --threads 100000", "threads=100000"),
+    ("train --n-heads 4", "--n-heads"),
+    ("train --n-laye 4", "--n-laye"),
+    ("train --preset huge", "'huge'"),
+    ("train --data", "--data"),
+    ("sample", "DIR"),
+    ("sample out --temperature -1", "temperature=-1"),
+    ("sample out --top-k -1", "top_k=-1"),
+    ("sample out --max-new-tokens ten", "'ten'"),
+    ("info more", "more"),
+])
+def test_a_command_that_makes_no_sense(arguments, part, tmp_path):
+    assert_refused(pygpt(*arguments.split(), cwd=tmp_path), 2, part)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("content, parts", [
+    (None, ("bad.txt", "No such file")),
+    (b"", ("bad.txt", "the file is empty")),
+    (b"\x80abc" * 99, ("bad.txt", "not UTF-8", "offset 0")),
+    (b"abc" * 40, ("n_positions=16", "12 of its 120 tokens")),
+])
+def test_a_text_that_cannot_be_used(content, parts, tmp_path):
+    if content is not None:
+        (tmp_path / "bad.txt").write_bytes(content)
+    result = pygpt("train", "--data", "bad.txt", "--out", "out", *TINY, cwd=tmp_path)
+    assert_refused(result, 1, *parts)
+    assert not (tmp_path / "out").exists() and result.stdout == ""
+
+
+def test_a_directory_is_no_text(tmp_path):
+    assert_refused(pygpt("train", "--data", tmp_path, "--out", tmp_path / "out", *TINY), 1,
+                   str(tmp_path), "directory")
+
+
+@pytest.mark.parametrize("out", ["file", "file/out", "/proc/out"])
+def test_an_output_directory_that_cannot_be_written(out, text, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    result = pygpt("train", "--data", text, "--out", out, *TINY, cwd=tmp_path)
+    assert_refused(result, 1, out)
+    assert result.stdout == "" and (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_failed_command_overwrites_nothing(trained, text, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(trained[1], out, symlinks=True)
+    before = contents(out)
+    for bad in (["--n-head", 3], ["--n-positions", 5000], ["--data", "none"]):
+        assert pygpt("train", "--data", text, "--out", out, *TINY, *bad).returncode in (1, 2)
+    assert contents(out) == before
+
+
+def test_a_model_too_large_for_memory(text, tmp_path):
+    result = pygpt("train", "--data", text, "--out", tmp_path, *TINY, "--n-embd", 4_000_000)
+    assert_refused(result, 1)
+
+
+@pytest.mark.parametrize("prompt, part", [
+    ("3 times Q", "'Q'"),
+    ("1" * 17, "the prompt has 17 tokens; this model takes 1..n_positions=16"),
+])
+def test_a_prompt_that_cannot_be_continued(trained, prompt, part):
+    result = pygpt("sample", trained[1], "--prompt", prompt)
+    assert_refused(result, 1, part)
+    assert result.stdout == ""
+
+
+def write_foreign(directory):
+    (directory / "model.safetensors").write_bytes(b"\x80\x02}q\x00(X\x05\x00\x00\x00modelq" * 99)
+
+
+def truncate(directory):
+    os.truncate(directory / "model.safetensors", 4000)
+
+
+def describe_another_model(directory):
+    path = directory / "config.json"
+    path.write_text(path.read_text().replace('"gpt2"', '"llama"'))
+
+
+def lose_the_tokenizer(directory):
+    os.unlink(directory / "tokenizer.json")
+
+
+def swap_the_tokenizer(directory):
+    from pygpt.tokenizer import CharTokenizer
+    CharTokenizer.train("".join(map(chr, range(32, 127)))).save_pretrained(directory)
+
+
+@pytest.mark.parametrize("damage, part", [
+    (write_foreign, "model.safetensors: the header's length"),
+    (truncate, "model.safetensors: "),
+    (describe_another_model, "config.json: model_type='llama' is not supported"),
+    (lose_the_tokenizer, "tokenizer.json"),
+    (swap_the_tokenizer, "the tokenizer has 95 tokens, the model vocab_size="),
+])
+def test_a_model_that_cannot_be_read(trained, damage, part, tmp_path):
+    directory = tmp_path / "model"
+    shutil.copytree(trained[1] / "last", directory)
+    damage(directory)
+    assert_refused(pygpt("sample", directory), 1, part)
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    assert_refused(pygpt("sample", tmp_path / "none"), 1, "none: no such directory")
+    assert_refused(pygpt("sample", tmp_path), 1, "no config.json in it")

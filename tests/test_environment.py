@@ -1,0 +1,78 @@
+"""What the environment may ask for, and what comes of it: each in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code, **env):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, **env}, timeout=60)
+
+
+def info(**env):
+    return subprocess.run([sys.executable, "-m", "pygpt", "info"], capture_output=True, text=True,
+                          env={**os.environ, **env}, timeout=60)
+
+
+@pytest.mark.parametrize("env, message", [
+    (dict(PYGPT_ISA="mmx"), "PYGPT_ISA: isa 'mmx' is not one of"),
+    (dict(PYGPT_BACKEND="gpu"), "PYGPT_BACKEND='gpu' is neither 'c' nor 'reference'"),
+])
+def test_an_unknown_choice_is_one_line(env, message):
+    result = info(**env)
+    assert result.returncode == 1 and result.stdout == ""
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("asked, outcome", [
+    ("1", "1"), ("64", "{cpus}"), ("nonsense", "{cores}"), ("0", "{cores}"), ("", "{cores}"),
+    ("2,1", "{two}"),
+])
+def test_omp_num_threads(asked, outcome):
+    code = "from pygpt import kernels as k; print(k.get_num_threads(), k.logical_cpus(), " \
+           "k.physical_cores())"
+    result = python(code, OMP_NUM_THREADS=asked)
+    threads, cpus, cores = result.stdout.split()
+    assert threads == outcome.format(cpus=cpus, cores=cores, two=min(2, int(cpus)))
+    assert ("ignored" in result.stderr) == (asked in ("nonsense", "0"))
+
+
+def test_a_forked_process_goes_on_with_one_thread():
+    code = """
+import os, sys, pygpt
+from pygpt import ops
+pygpt.set_num_threads(2)
+x = pygpt.Tensor([[1.0] * 300] * 300)
+before = ops.matmul(x, x).tolist()
+pid = os.fork()
+if pid == 0:
+    same = ops.matmul(x, x).tolist() == before and pygpt.get_num_threads() == 1
+    try:
+        pygpt.set_num_threads(2)
+    except RuntimeError as error:
+        os._exit(0 if same and "forked" in str(error) else 1)
+    os._exit(2)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert python(code).returncode == 0
+
+
+def test_importing_leaves_the_environment_as_it_was():
+    code = "import os; before = dict(os.environ); import pygpt.kernels; " \
+           "assert dict(os.environ) == before"
+    assert python(code).returncode == 0
+
+
+def test_the_reference_backend_trains_without_the_c_library(tmp_path):
+    data = tmp_path / "text"
+    data.write_text("to be or not to be, that is the question. " * 20)
+    result = subprocess.run(
+        [sys.executable, "-m", "pygpt", "train", "--data", str(data), "--out", str(tmp_path / "o"),
+         "--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--n-positions", "8",
+         "--batch-size", "2", "--max-steps", "2", "--eval-batches", "1", "--sample-length", "4"],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYGPT_BACKEND": "reference"})
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("val_loss=")
