@@ -27,13 +27,17 @@ def load_text(paths):
 
 
 def python_reference():
-    """The Python language reference, which every CPython carries: half a megabyte of text."""
+    """The Python language reference, which every CPython carries: half a megabyte of text.
+
+    Its tables, drawn with dashes and bars, are left out: a small model would learn to draw them.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError:
         raise DataError("this Python comes without its reference (the module pydoc_data); "
                         "name a text file with --data") from None
-    return "\n".join(topics[name] for name in sorted(topics))
+    lines = "\n".join(topics[name] for name in sorted(topics)).splitlines(keepends=True)
+    return "".join(line for line in lines if not line.lstrip().startswith(("|", "+-", "+=")))
 
 
 def _read_file(path):
