@@ -20,6 +20,7 @@ typedef double vd __attribute__((vector_size(4 * VW)));
 typedef float vf_unaligned __attribute__((vector_size(4 * VW), may_alias, aligned(4)));
 
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
 
 /* Full unrolling of a short loop with a constant bound: what keeps a tile in registers. */
 #if defined(__clang__)
