@@ -207,17 +207,17 @@ static void attention_backward_head(const attention_shape *s, float *dqkv, const
         const head_rows d_out = {dout + (b * T + i0) * C + h * HS, C};
         const head_rows o = {out + (b * T + i0) * C + h * HS, C};
         float row_lse[QB], D[QB];
-        for (int64_t i = 0; i < QB; i++) {
-            vf dot = vzero();
-            for (int64_t c = 0; i < queries && c < HS; c += VW) {
-                int64_t n = min64(VW, HS - c);
-                dot += vload_n(d_out.at + i * C + c, n) * vload_n(o.at + i * C + c, n);
-            }
-            D[i] = vsum(dot);
+        for (int64_t i = 0; i < QB; i++)
             row_lse[i] = i < queries ? lse[(b * s->NH + h) * T + i0 + i] : 0.0f;
+        rows_to_lanes(doT, d_out, queries, HS, 1.0f);
+        rows_to_lanes(qT, o, queries, HS, 1.0f); /* O^T, in q's place until D is known */
+        for (int64_t i = 0; i < QB; i += VW) {
+            vf dot = vzero();
+            for (int64_t c = 0; c < HS; c++)
+                dot = vload(doT + c * QB + i) * vload(qT + c * QB + i) + dot;
+            vstore(D + i, dot);
         }
         rows_to_lanes(qT, q, queries, HS, s->scale);
-        rows_to_lanes(doT, d_out, queries, HS, 1.0f);
         rows_to_strip(q_rows, q, queries, HS, s->scale);
         rows_to_strip(do_rows, d_out, queries, HS, 1.0f);
         mask_row_keys(row_keys, s, b, h, i0);

@@ -35,7 +35,7 @@ int cross_entropy_forward(float *loss, float *losses, const float *logits, const
     if (!targets_in_range(targets, R, V)) return PYGPT_ERANGE;
     int threads = threads_for(COST * R * V);
     int64_t chunk = chunk_for(R, 1, threads);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->cross_entropy_rows(losses, NULL, logits, targets, 0.0f, r, min64(r + chunk, R),
                                        V, 0);
@@ -49,7 +49,7 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
     int threads = threads_for(COST * R * V);
     int64_t chunk = chunk_for(R, 1, threads);
     const float factor = *dloss / (float)R;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->cross_entropy_rows(NULL, dlogits, logits, targets, factor, r,
                                        min64(r + chunk, R), V, accumulate);
@@ -82,7 +82,7 @@ static int run(float *loss, float *losses, float *dinp, float *dweight, const fl
         if (status != PYGPT_OK) break;
         int threads = threads_for(COST * rows * V);
         int64_t share = (chunk_for(rows, lanes, threads) + lanes - 1) / lanes * lanes;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads)
         for (int64_t i = 0; i < rows; i += share)
             isa_in_use->cross_entropy_columns(losses + r + i, logits + i, targets + r + i,
                                               dloss ? &factor : NULL, min64(share, rows - i), V,

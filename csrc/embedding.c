@@ -19,7 +19,7 @@ int embedding_forward(float *out, const int32_t *ids, const float *wte, const fl
     if (!ids_in_range(ids, B * T, V)) return PYGPT_ERANGE;
     int threads = threads_for((double)B * T * C);
     int64_t chunk = chunk_for(B * T, 1, threads);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r0 = 0; r0 < B * T; r0 += chunk)
         for (int64_t r = r0; r < min64(r0 + chunk, B * T); r++) {
             const float *token = wte + ids[r] * C;

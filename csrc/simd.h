@@ -94,6 +94,10 @@ INLINE vf vsqrt(vf x) {
 #endif
 
 /* The lanes of a vector added (or maximised) pairwise, halving: a fixed order. */
+#if defined(SIMD_AVX512)
+INLINE float vsum(vf x) { return _mm512_reduce_add_ps((__m512)x); }
+INLINE float vmax_lanes(vf x) { return _mm512_reduce_max_ps((__m512)x); }
+#else
 INLINE float vsum(vf x) {
     float lanes[VW];
     vstore(lanes, x);
@@ -108,6 +112,7 @@ INLINE float vmax_lanes(vf x) {
     for (int i = 1; i < VW; i++) best = lanes[i] > best ? lanes[i] : best;
     return best;
 }
+#endif
 
 /* A VW x VW square turned over: log2(VW) rounds, each exchanging what lies `d` rows and `d` lanes
  * apart. In round d, lane l of the upper row keeps its own when bit d of l is clear, and takes the
@@ -144,13 +149,27 @@ INLINE void vtranspose(vf rows[VW]) {
 #endif
 }
 
+/* p * 2^n, n given as float and as integer. */
+#if defined(SIMD_AVX512)
+INLINE vf vscale(vf p, vf n, vi bits) {
+    (void)bits;
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+}
+#else
+INLINE vf vscale(vf p, vf n, vi bits) {
+    (void)n;
+    vi half = bits >> 1;
+    return p * (vf)((half + 127) << 23) * (vf)((bits - half + 127) << 23);
+}
+#endif
+
 /* exp(x), at most 2 ulp off for x in [-87, 88]; 0 below -87, inf above 88.72, NaN stays NaN.
  *
  * x = n ln 2 + r with n the nearest integer, so |r| <= ln 2 / 2, and exp(x) = 2^n exp(r).
  *   - n: adding 1.5 * 2^23 pushes the fraction out of the mantissa and leaves n in its low bits.
  *   - r: ln 2 is split in two so that n * LN2_HI is exact.
  *   - exp(r): 1 + r + c2 r^2 + .. + c6 r^6, fitted to the least relative error over the interval, 3e-9.
- *   - 2^n is applied in two halves, as n = 128 has no float of its own. */
+ *   - 2^n: an instruction of its own in AVX-512; else in two halves, as 2^128 is no float. */
 INLINE vf vexp(vf x) {
     const float LOG2E = 1.44269504088896341f, LN2_HI = 0.693359375f, LN2_LO = -2.12194440e-4f;
     const float SHIFT = 12582912.0f;
@@ -166,9 +185,7 @@ INLINE vf vexp(vf x) {
     p = p * r + 4.999999345e-1f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    vi bits = (vi)shifted - (vi)vset1(SHIFT);
-    vi half = bits >> 1;
-    p = p * (vf)((half + 127) << 23) * (vf)((bits - half + 127) << 23);
+    p = vscale(p, n, (vi)shifted - (vi)vset1(SHIFT));
     return vselect_lt(x, vset1(-87.0f), vzero(), p);
 }
 
