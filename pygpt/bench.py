@@ -155,7 +155,7 @@ class Step:
                               ).cast("B").cast("i", (self.B, self.T))
         self()
         self()  # the second run replays what the first recorded
-        self.step = next(iter(self.model._steps.values()))[0]
+        self.step = next(iter(self.model._steps))
 
     def __call__(self):
         self.model.loss_and_grad(self.ids, self.ids)

@@ -1,17 +1,15 @@
 """GPT: token and position embeddings, a stack of blocks, a final layer norm, a tied linear head.
 
 Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Names are GPT-2's.
-Uses config.py, nn.py, ops.py, program.py, checkpoint.py; used by optim.py, generate.py, trainer.py.
+Uses nn.py, ops.py, step.py, checkpoint.py; used by optim.py, generate.py, trainer.py.
 """
 
 import itertools
-import weakref
-from array import array
 
 from pygpt import checkpoint, nn, ops
-from pygpt.kernels import IdRangeError, Memory
-from pygpt.program import Program, run
-from pygpt.tensor import Node, Tensor, grad_enabled, no_grad
+from pygpt.kernels import Memory
+from pygpt.step import Steps, as_int32, named_bad_ids
+from pygpt.tensor import Tensor, no_grad
 
 
 class CausalSelfAttention(nn.Module):
@@ -30,11 +28,10 @@ class CausalSelfAttention(nn.Module):
         qkv = self.c_attn(x)                                                    # (B, T, 3C)
         if cache is None:
             drop = self.attn_dropout
-            share = drop.share if seed is not None and drop.training else 0.0
-            y = ops.attention(qkv, self.n_head, share, seed, drop.stream)       # (B, T, C)
+            y = ops.attention(qkv, self.n_head, drop.now(seed), seed, drop.stream)
         else:
             y = ops.attention_cached(qkv, *cache, self.n_head)                  # (B, T, C)
-        if seed is not None and self.resid_dropout.share:
+        if self.resid_dropout.now(seed):
             return self.resid_dropout(self.c_proj(y), seed, residual)           # (B, T, C)
         return self.c_proj(y, residual)                                         # (B, T, C)
 
@@ -49,7 +46,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop, next(streams))
 
     def __call__(self, x, residual, seed=None):
-        drop = seed is not None and self.dropout.share
+        drop = self.dropout.now(seed)
         y = ops.mlp(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias,
                     None if drop else residual)                                 # (B, T, C)
         return self.dropout(y, seed, residual) if drop else y
@@ -117,6 +114,8 @@ class GPT(nn.Module):
     """
 
     def __init__(self, config, seed=1337):
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 64:
+            raise ValueError(f"seed={seed!r} is not a whole number in [0, 2^64)")
         self._build(config)
         self.initialise(seed)
         self.dropout_seed = seed
@@ -125,13 +124,15 @@ class GPT(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.dropout_seed = self.forward_passes = 0
-        self._steps = {}
+        self._dropouts = [m for m in self.modules() if isinstance(m, nn.Dropout) and m.share]
+        self._steps = Steps(self)
 
     @classmethod
     def from_pretrained(cls, directory):
         """Open a Hugging Face GPT-2 directory; the weights stay in the mapped file until training.
 
         Raises:
+            OSError: a file is missing or cannot be read.
             CheckpointError: the directory does not hold such a model; the message names file and
                 field.
         """
@@ -143,9 +144,9 @@ class GPT(nn.Module):
         return self.eval()
 
     def save_pretrained(self, directory):
-        """Write config.json and model.safetensors, complete or not at all."""
+        """Write config.json and model.safetensors, each complete or not at all."""
         checkpoint.write_model(directory, self.config, (
-            (name, p.shape, memoryview(p)) for name, p in self.named_parameters()))
+            (name, p.shape, p.flat()) for name, p in self.named_parameters()))
 
     # ------------------------------------------------------------------------------- forward ---
 
@@ -156,12 +157,10 @@ class GPT(nn.Module):
             ValueError: T is 0 or more than n_positions, the lists differ in length, or an id is not
                 in 0..vocab_size-1.
         """
-        ids = self._ids("ids", ids)
-        try:
-            x = self.transformer(ids, self._seed())
-        except IdRangeError:
-            raise self._bad_id("ids", ids) from None
-        return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)
+        ids = self._ids(ids)
+        with named_bad_ids(self.config.vocab_size, ids=ids):
+            x = self.transformer(ids, self._seed())                             # (B, T, C)
+        return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
 
     def loss(self, ids, targets):
         """The mean cross-entropy in nats, of shape (), of predicting targets from ids, both (B, T).
@@ -169,10 +168,9 @@ class GPT(nn.Module):
         Raises:
             ValueError: as for a call, or targets differ from ids in shape.
         """
-        step = self._step(ids, targets)
-        with self._named_ids(step):
+        with self._steps.take(ids, targets) as step:
             step.forward()
-        return step.lent_loss(self)
+            return step.lend_loss()
 
     def loss_and_grad(self, ids, targets, scale=1.0):
         """loss = model.loss(ids, targets) and (loss * scale).backward() in one go, which is faster:
@@ -181,10 +179,9 @@ class GPT(nn.Module):
         Returns:
             The loss, unscaled, a float.
         """
-        step = self._step(ids, targets)
-        with self._named_ids(step):
-            step.forward_backward(self, scale)
-        return float(step.loss)
+        with self._steps.take(ids, targets) as step:
+            step.forward_backward(scale)
+            return float(step.loss)
 
     def new_cache(self):
         """An empty Cache for decode()."""
@@ -196,17 +193,14 @@ class GPT(nn.Module):
         Raises:
             ValueError: the cache has no room for them, there are none, or one is out of range.
         """
-        new = self._ids("ids", [ids])
-        T, P = new.shape[1], self.config.n_positions
+        new = self._ids([ids])
+        (_, T), C, P = new.shape, self.config.n_embd, self.config.n_positions
         if cache.past + T > P:
             raise ValueError(f"{cache.past} + {T} positions are more than n_positions={P}")
         with no_grad():
-            try:
+            with named_bad_ids(self.config.vocab_size, ids=new):
                 x = self.transformer(new, cache=cache)                          # (1, T, C)
-            except IdRangeError:
-                raise self._bad_id("ids", new) from None
             cache.past += T
-            C = self.config.n_embd
             last = Tensor.empty((1, C), memory=x.memory, offset=x.offset + 4 * (T - 1) * C)
             logits = ops.matmul(last, self.transformer.wte.weight, transpose_b=True)
         return Tensor.empty((self.config.vocab_size,), memory=logits.memory)
@@ -224,188 +218,24 @@ class GPT(nn.Module):
     # --------------------------------------------------------------------------------- inside ---
 
     def moved(self):
-        self._steps = {}
+        self._steps = Steps(self)  # recorded programs point at where the parameters were
 
-    def _ids(self, name, ids):
+    def _ids(self, ids):
         """ids as an int32 Tensor (B, T), its shape checked."""
-        B, T, flat = _as_int32(name, ids)
-        if T > self.config.n_positions:
-            raise ValueError(f"{name}: {T} positions are more than n_positions="
-                             f"{self.config.n_positions}")
-        tensor = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
+        B, T, flat = as_int32("ids", ids, self.config.n_positions)
+        tensor = Tensor.empty((B, T), "i")
         tensor.memory.view[:4 * B * T] = flat
         return tensor
 
-    def _bad_id(self, name, ids):
-        V = self.config.vocab_size
-        for value in memoryview(ids).cast("B").cast("i"):
-            if not 0 <= value < V:
-                return ValueError(f"{name}: {value} is outside 0..{V - 1} (vocab_size={V})")
-        return None
+    def dropping(self):
+        """The dropout shares in force now, one for each place that has any; () when all are 0."""
+        now = tuple(d.share if d.training else 0.0 for d in self._dropouts)
+        return now if any(now) else ()
 
-    def _named_ids(self, step):
-        return _NameBadIds(self, step)
-
-    def _dropping(self):
-        c = self.config
-        return self.training and grad_enabled() and (c.embd_pdrop or c.attn_pdrop or c.resid_pdrop)
-
-    def _next_seed(self):
-        """A new number for each forward pass: dropout_seed and forward_passes give the same again."""
+    def next_seed(self):
+        """A new number for each forward pass; dropout_seed and forward_passes give it again."""
         self.forward_passes += 1
         return (self.dropout_seed * 0x9E3779B97F4A7C15 + self.forward_passes) % 2 ** 64
 
     def _seed(self):
-        return ops.Seed(self._next_seed()) if self._dropping() else None
-
-    def _step(self, ids, targets):
-        """A step of this shape that nobody is using, with ids and targets in place."""
-        B, T, flat = _as_int32("ids", ids)
-        B2, T2, flat_targets = _as_int32("targets", targets)
-        if (B, T) != (B2, T2):
-            raise ValueError(f"targets of shape {(B2, T2)} for ids of shape {(B, T)}")
-        if T > self.config.n_positions:
-            raise ValueError(f"ids: {T} positions are more than n_positions={self.config.n_positions}")
-        key = B, T, grad_enabled(), bool(self._dropping())
-        if grad_enabled():
-            self.gradients()
-        steps = self._steps.setdefault(key, [])
-        step = next((s for s in steps if s.free()), None)
-        if step is None:
-            step = _Step(self, B, T)
-            steps.append(step)
-        step.ids.memory.view[:4 * B * T] = flat
-        step.targets.memory.view[:4 * B * T] = flat_targets
-        if step.seed is not None:
-            step.seed.set(self._next_seed())
-        return step
-
-
-class _NameBadIds:
-    """Turns a kernel's IdRangeError into a ValueError that names the id."""
-
-    def __init__(self, model, step):
-        self.model, self.step = model, step
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if kind is not None and issubclass(kind, IdRangeError):
-            raise (self.model._bad_id("ids", self.step.ids)
-                   or self.model._bad_id("targets", self.step.targets)) from None
-
-
-def _as_int32(name, ids):
-    """(B, T, bytes) of lists of ints or of an int32 buffer."""
-    if isinstance(ids, (list, tuple)):
-        if not ids or not isinstance(ids[0], (list, tuple)):
-            raise ValueError(f"{name}: expected B lists of T ints, got {_short(ids)}")
-        T, flat = len(ids[0]), array("i")
-        for row in ids:
-            if len(row) != T:
-                raise ValueError(f"{name}: lists of {T} and of {len(row)} ids")
-            try:
-                flat.extend(row)
-            except (TypeError, OverflowError):
-                raise ValueError(f"{name}: {_short(row)} is not a list of ids") from None
-        B, data = len(ids), memoryview(flat).cast("B")
-    else:
-        try:
-            view = memoryview(ids)
-        except TypeError:
-            raise ValueError(f"{name}: expected B lists of T ints or an int32 buffer, got "
-                             f"{type(ids).__name__}") from None
-        if view.format not in ("i", "l") or view.itemsize != 4 or view.ndim != 2:
-            raise ValueError(f"{name}: a buffer of format {view.format!r} and {view.ndim} dimensions "
-                             "is not int32 of shape (B, T)")
-        B, T = view.shape
-        data = view.cast("B") if view.c_contiguous else view.tobytes()
-    if T == 0:
-        raise ValueError(f"{name}: no positions; give at least one id")
-    return B, T, data
-
-
-def _short(value):
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-class _Step:
-    """The recorded program of one training (or evaluation) step, for one shape.
-
-    It belongs to one loss at a time: from the forward pass until backward() has run or the loss is
-    gone. A second loss of the same shape meanwhile gets a step of its own.
-    """
-
-    def __init__(self, model, B, T):
-        self.ids = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
-        self.targets = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
-        self.seed = ops.Seed() if model._dropping() else None
-        self.dloss = Tensor(1.0)
-        self.program = None
-        self.loss = None
-        self._model_parts = model.transformer
-        self._graph = None
-        self._lent = None
-        self._params = [p for _, p in model.named_parameters()]
-
-    def free(self):
-        return self._lent is None or self._lent() is None
-
-    def forward(self):
-        if self.program is not None:
-            run(self.program.forward)
-            return
-        self.program = Program()
-        try:
-            with self.program.record_forward():
-                x = self._model_parts(self.ids, self.seed)
-                loss = ops.linear_cross_entropy(x, self._model_parts.wte.weight, self.targets)
-        except BaseException:
-            self.program = None
-            raise
-        self.loss = Tensor.empty((), memory=loss.memory)
-        self._graph = loss
-
-    def forward_backward(self, model, scale):
-        if self.program is None:
-            self.forward()
-        else:
-            run(self.program.before_backward if self.program.recorded else self.program.forward)
-        self.backward(scale)
-
-    def backward(self, scale):
-        memoryview(self.dloss).cast("B").cast("f")[0] = scale
-        if self.program.recorded:
-            valid = [p.node.valid for p in self._params]
-            if all(valid):
-                for p in self._params:
-                    if p.node.before_use:
-                        p.node.before_use()
-                run(self.program.backward_again)
-                return
-            if not any(valid):
-                run(self.program.backward)
-                for p in self._params:
-                    p.node.valid = True
-                return
-            raise RuntimeError("some parameters hold gradients and others do not")
-        graph, self._graph = self._graph, None
-        with self.program.record_backward():
-            graph.backward(self.dloss)
-
-    def lent_loss(self, model):
-        """The loss as a tensor of its own, which later steps do not change."""
-        loss = Tensor.empty((), memory=Memory(4))
-        memoryview(loss).cast("B").cast("f")[0] = float(self.loss)
-        if not grad_enabled():
-            return loss
-
-        def backward(dout):
-            self._lent = None
-            self.backward(float(dout.tensor))
-
-        loss.node = Node((), (), backward)
-        self._lent = weakref.ref(loss.node)
-        return loss
+        return ops.Seed(self.next_seed()) if self.dropping() else None

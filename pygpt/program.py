@@ -5,9 +5,10 @@ and goes back to it when the last Python reference to the tensor is gone, so the
 manage the first run plan the memory of all later ones: a block is used again exactly where the first
 run used it again. Later runs are a loop over bound calls; Python allocates nothing and checks no shape.
 
-Used by model.py. Uses tensor.py and kernels.py.
+Used by step.py. Uses tensor.py and kernels.py.
 """
 
+import contextlib
 import functools
 
 from pygpt.kernels import Memory, check
@@ -56,7 +57,7 @@ class Program:
         before_backward: those of it whose results the backward pass does not compute itself.
         backward: the backward pass when the leaves hold no gradients yet.
         backward_again: the same, adding to the gradients they hold.
-        recorded: whether the backward pass has been recorded.
+        recorded: whether the backward pass has been recorded, to its end.
     """
 
     def __init__(self):
@@ -69,10 +70,12 @@ class Program:
         """Within the block, kernel calls become the forward pass."""
         return listening(self._forward_call, self.pool)
 
+    @contextlib.contextmanager
     def record_backward(self):
         """Within the block, kernel calls become the backward pass."""
+        with listening(self._backward_call, self.pool):
+            yield
         self.recorded = True
-        return listening(self._backward_call, self.pool)
 
     def _forward_call(self, kernel, args, again):
         call = functools.partial(kernel, *args)

@@ -25,7 +25,7 @@ except ImportError:  # Python 3.12 and later ask __buffer__ itself
     Exporter = object
 
 _serials = itertools.count(1)
-_context = threading.local()  # .recorder, .no_grad: what the with-blocks below have set
+_context = threading.local()  # .recorder, .pool, .no_grad, .backward_pass: of the blocks below
 
 
 # ------------------------------------------------------------------------------------- tensors ---
@@ -34,7 +34,7 @@ class Tensor(Exporter):
     """A float32 array, dense and row-major, in memory that kernels read and write.
 
     Args:
-        data: nested lists of numbers, all of one shape, or a single number.
+        data: nested lists of numbers, all of one shape, a buffer of numbers, or a single number.
         requires_grad: whether backward() shall leave a gradient in `.grad`.
 
     Raises:
@@ -44,9 +44,10 @@ class Tensor(Exporter):
     __slots__ = ("shape", "size", "ptr", "memory", "offset", "code", "node", "__weakref__")
 
     def __init__(self, data, requires_grad=False):
+        data = _as_lists(data)
         shape = _shape_of(data)
         self._bind(shape, allocate(4 * _product(shape)))
-        flat = memoryview(self).cast("B").cast("f")
+        flat = self.flat()
         for i, value in enumerate(_flatten(data, shape)):
             flat[i] = value
         if requires_grad:
@@ -64,20 +65,23 @@ class Tensor(Exporter):
         self.memory = allocate(4 * self.size) if memory is None else memory
         self.offset, self.ptr, self.node = offset, self.memory.pointer(code, offset), None
 
+    def flat(self):
+        """Its values in row-major order, a writable memoryview of one dimension."""
+        return self.memory.view[self.offset:self.offset + 4 * self.size].cast(self.code)
+
     def __buffer__(self, flags):
         whole = self.memory.view[self.offset:self.offset + 4 * self.size]
-        if 0 in self.shape:  # a memoryview cannot have such a shape
-            return whole.cast(self.code)
-        return whole.cast(self.code, self.shape) if self.shape else whole.cast(self.code, ())
+        # a memoryview cannot have a 0 in its shape
+        return whole.cast(self.code) if 0 in self.shape else whole.cast(self.code, self.shape)
 
     def tolist(self):
         """Its values as nested lists, or a single float where the shape is ()."""
-        return _nest(memoryview(self).cast("B").cast(self.code).tolist(), self.shape)
+        return _nest(self.flat().tolist(), self.shape)
 
     def __float__(self):
         if self.size != 1:
-            raise ValueError(f"float() of a tensor of shape {self.shape}, which has {self.size} values")
-        return memoryview(self).cast("B").cast(self.code)[0]
+            raise ValueError(f"float() of a tensor of shape {self.shape}: {self.size} values")
+        return self.flat()[0]
 
     def __len__(self):
         if not self.shape:
@@ -90,21 +94,28 @@ class Tensor(Exporter):
 
     def __add__(self, other):
         from pygpt import ops
-        return ops.add(self, other)
+        return ops.add(self, other) if isinstance(other, Tensor) else NotImplemented
 
     def __mul__(self, other):
         from pygpt import ops
-        return ops.scale(self, other) if isinstance(other, (int, float)) else ops.mul(self, other)
+        if isinstance(other, (int, float)):
+            return ops.scale(self, other)
+        return ops.mul(self, other) if isinstance(other, Tensor) else NotImplemented
 
     __rmul__ = __mul__
 
+    def __truediv__(self, other):
+        return self * (1.0 / other) if isinstance(other, (int, float)) else NotImplemented
+
+    def __neg__(self):
+        return self * -1.0
+
     def __sub__(self, other):
-        from pygpt import ops
-        return ops.add(self, ops.scale(other, -1.0))
+        return self + -other if isinstance(other, Tensor) else NotImplemented
 
     def __matmul__(self, other):
         from pygpt import ops
-        return ops.matmul(self, other)
+        return ops.matmul(self, other) if isinstance(other, Tensor) else NotImplemented
 
     @property
     def requires_grad(self):
@@ -133,7 +144,9 @@ class Tensor(Exporter):
             if self.size != 1:
                 raise ValueError(f"backward() of shape {self.shape} needs a grad of that shape")
             grad = Tensor.empty(self.shape)
-            memoryview(grad).cast("B").cast("f")[0] = 1.0
+            grad.flat()[0] = 1.0
+        if not isinstance(grad, Tensor):
+            raise ValueError(f"backward() got a grad of type {type(grad).__name__}, not a Tensor")
         if grad.shape != self.shape:
             raise ValueError(f"backward() of shape {self.shape} got a grad of shape {grad.shape}")
         run_backward(self.node, grad)
@@ -144,6 +157,18 @@ def _product(shape):
     for n in shape:
         size *= n
     return size
+
+
+def _as_lists(data):
+    if isinstance(data, (int, float, list, tuple)):
+        return data
+    try:
+        return memoryview(data).tolist()
+    except TypeError:
+        return list(data)
+    except NotImplementedError:
+        raise ValueError(f"a buffer of format {memoryview(data).format!r}: its items are not "
+                         "numbers") from None
 
 
 def _shape_of(data):
@@ -259,14 +284,17 @@ class Arrival(int):
 class Leaf(Node):
     """Where gradients end: a parameter, or a tensor made with requires_grad."""
 
-    __slots__ = ("memory", "offset", "valid", "arrived", "before_use")
+    __slots__ = ("memory", "offset", "valid", "arrived_in", "before_use")
 
     def __init__(self, tensor):
         super().__init__(tensor.shape, (), None)
         self.memory, self.offset = None, 0
         self.valid = False       # whether memory holds a gradient
-        self.arrived = False     # whether one has arrived in the pass under way
+        self.arrived_in = 0      # the backward pass that last brought one
         self.before_use = None   # called before the gradient is read or added to
+
+    def size(self):
+        return _product(self.shape)
 
     def gradient(self):
         if self.memory is None:
@@ -281,10 +309,11 @@ class Leaf(Node):
         return self.gradient()
 
     def target(self):
-        if self.valid and not self.arrived and self.before_use:
+        first = self.arrived_in != _context.backward_pass
+        if self.valid and first and self.before_use:
             self.before_use()
-        flag = 1 if self.arrived else Arrival(self.valid)
-        self.valid = self.arrived = True
+        flag = Arrival(self.valid) if first else 1
+        self.valid, self.arrived_in = True, _context.backward_pass
         return self.gradient().ptr, flag
 
     def receive(self, shared):
@@ -292,20 +321,29 @@ class Leaf(Node):
         launch(lib.scale_forward, ptr, shared.tensor.ptr, ONE.ptr, shared.tensor.size, flag)
 
     def run(self):
-        self.arrived = False
+        pass
 
 
 def run_backward(root, grad):
-    """Send grad through the graph that ends in root, latest node first."""
-    root.receive(Shared(grad))
-    waiting, seen = [(-root.serial, root)], {root.serial}
-    while waiting:
-        node = heapq.heappop(waiting)[1]
-        for parent in node.parents:
-            if parent.serial not in seen:
-                seen.add(parent.serial)
-                heapq.heappush(waiting, (-parent.serial, parent))
-        node.run()
+    """Send grad through the graph that ends in root, latest node first.
+
+    A node's backward may run another pass inside (model.loss does, through its recorded program);
+    each pass has a number of its own, so a leaf knows the first gradient that each one brings.
+    """
+    outer = getattr(_context, "backward_pass", 0)
+    _context.backward_pass = next(_serials)
+    try:
+        root.receive(Shared(grad))
+        waiting, seen = [(-root.serial, root)], {root.serial}
+        while waiting:
+            node = heapq.heappop(waiting)[1]
+            for parent in node.parents:
+                if parent.serial not in seen:
+                    seen.add(parent.serial)
+                    heapq.heappush(waiting, (-parent.serial, parent))
+            node.run()
+    finally:
+        _context.backward_pass = outer
 
 
 def attach(out, inputs, backward):

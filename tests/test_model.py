@@ -5,6 +5,7 @@ Small models on the public interface."""
 import math
 import random
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -203,6 +204,76 @@ def test_a_loss_keeps_its_value_when_the_next_one_is_computed():
     assert len({float(loss) for loss in losses}) == 4
 
 
+def test_a_loss_composes_with_other_ops_and_leaves_no_trace():
+    # The first gradient of the step's own pass may find one that the outer pass has brought.
+    rng = random.Random(20)
+    ids = batch(rng, 11, 2, 8)
+    model, plain = randomise(tiny()), randomise(tiny())
+    wte = model.transformer.wte.weight
+    for _ in range(3):
+        model.gradients()
+        (model.loss(ids, ids) + ops.sum(ops.mul(wte, wte))).backward()
+        for _, p in model.named_parameters():
+            p.node.valid = False
+    model.loss(ids, ids).backward()
+    plain.loss(ids, ids).backward()
+    assert same_gradients(model, plain)
+
+
+def test_an_interrupted_recording_is_recorded_again(monkeypatch):
+    rng, model, plain = random.Random(21), randomise(tiny()), randomise(tiny())
+    ids, launches = batch(rng, 11, 2, 8), [0]
+    real = ops.launch
+
+    def interrupted(*args, **options):
+        launches[0] += 1
+        if launches[0] == 40:
+            raise KeyboardInterrupt
+        real(*args, **options)
+
+    monkeypatch.setattr(ops, "launch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.loss(ids, ids).backward()
+    monkeypatch.undo()
+    for _, p in model.named_parameters():
+        p.node.valid = False
+    model.loss(ids, ids).backward()
+    plain.loss(ids, ids).backward()
+    assert same_gradients(model, plain)
+
+
+def test_threads_may_evaluate_one_model_at_once():
+    rng, model = random.Random(22), randomise(tiny())
+    data = [batch(rng, 11, 2, 8) for _ in range(6)]
+    with no_grad():
+        expected = [float(model.loss(ids, ids)) for ids in data]
+
+    def evaluate(_):
+        with no_grad():
+            return [float(model.loss(ids, ids)) for ids in data for _ in range(20)][::20]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(evaluate, range(6))) == [expected] * 6
+
+
+def test_dropout_follows_the_switch_of_each_module():
+    rng, model = random.Random(23), randomise(tiny(resid_pdrop=0.5))
+    ids = batch(rng, 11, 2, 8)
+    on = {float(model.loss(ids, ids)) for _ in range(3)}
+    for block in model.transformer.h:
+        block.eval()
+    off = {float(model.loss(ids, ids)) for _ in range(3)}
+    assert len(on) == 3 and len(off) == 1
+
+
+def test_steps_of_many_shapes_are_forgotten():
+    model = tiny()
+    for T in range(1, 9):
+        for B in (1, 2, 3):
+            model.loss([[1] * T] * B, [[1] * T] * B)
+    assert len(list(model._steps)) <= 8
+
+
 def losses_of_a_run(threads, dropout=0.1, isa=None):
     kernels.set_num_threads(threads)
     rng = random.Random(11)
@@ -292,13 +363,14 @@ def test_a_step_is_adamw_with_decay_on_matrices_only():
     ([[1, 11]], r"ids: 11 is outside 0..10 \(vocab_size=11\)"),
     ([[-1, 1]], r"ids: -1 is outside 0..10"),
     ([[1] * 9], "9 positions are more than n_positions=8"),
-    ([[1, 2], [1]], "lists of 2 and of 1 ids"),
-    ([[]], "no positions"),
+    ([[1, 2], [1]], r"\[1\] is not a list of 2 ids like the first"),
+    ([[]], "1 sequences of 0 positions"),
     ([], "expected B lists"),
     ([1, 2], "expected B lists"),
     ([["a"]], "not a list of ids"),
     ("text", "expected B lists of T ints or an int32 buffer, got str"),
     (b"bytes", "not int32"),
+    (memoryview(array("q", [1, 2])).cast("B").cast("q", (1, 2)), "64-bit items of format 'q'"),
 ])
 def test_bad_ids_are_named(ids, message):
     model = tiny()
