@@ -56,7 +56,7 @@ int64_t gemm_panel(const gemm *g, int64_t columns) {
 static int run_dots(const gemm *g) {
     int threads = threads_for((double)g->M * g->N * g->K);
     int64_t chunk = (chunk_for(g->N, 64, threads) + 3) / 4 * 4;
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t n = 0; n < g->N; n += chunk)
         isa_in_use->gemm_dots(g, n, min64(n + chunk, g->N));
     return PYGPT_OK;
@@ -95,7 +95,7 @@ int gemm_run(gemm g) {
 #pragma omp parallel num_threads(threads)
     {
         float *mine = panels + panel * thread_number();
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < blocks; block++) {
             int64_t m = block % down * rows, n = block / down * columns;
             isa_in_use->gemm_block(&g, m, min64(m + rows, g.M), n, min64(n + columns, g.N), mine);

@@ -15,13 +15,20 @@ from pygpt.kernels import Memory, check
 from pygpt.tensor import Arrival, listening
 
 
+SLAB = 16 << 20  # bytes: of a size that the system backs with huge pages
+
+
 class Pool:
-    """Blocks of memory that are lent to tensors, and lent again when they are given back."""
+    """Blocks of memory that are lent to tensors, and lent again when they are given back.
+
+    Small blocks are cut from slabs, so that they come to lie in huge pages too: the activations of a
+    small model are thousands of ordinary pages, more than the processor keeps addresses of.
+    """
 
     def __init__(self):
         self.nbytes = 0
-        self._free = []   # (nbytes, block)
-        self._blocks = []
+        self._free = []                 # (nbytes, memory, offset)
+        self._slab, self._used = None, SLAB
 
     def take(self, nbytes):
         """A block of at least nbytes: the smallest free one that wastes at most a quarter of itself."""
@@ -30,20 +37,33 @@ class Pool:
             entry = min(fitting, key=lambda e: e[0])
             self._free.remove(entry)
         else:
-            entry = (nbytes, Memory(nbytes))
             self.nbytes += nbytes
-            self._blocks.append(entry[1])
+            entry = (nbytes, *self._cut(nbytes))
         return Loan(self, entry)
+
+    def _cut(self, nbytes):
+        """New memory and an offset in it."""
+        if nbytes > SLAB // 4:
+            return Memory(nbytes), 0
+        if self._used + nbytes > SLAB:
+            self._slab, self._used = Memory(SLAB), 0
+        offset, self._used = self._used, self._used + -(-nbytes // 64) * 64
+        return self._slab, offset
 
 
 class Loan:
     """A pool's block while a tensor uses it."""
 
-    __slots__ = ("_pool", "_entry", "view", "pointer")
+    __slots__ = ("_pool", "_entry", "view")
 
     def __init__(self, pool, entry):
         self._pool, self._entry = pool, entry
-        self.view, self.pointer = entry[1].view, entry[1].pointer
+        nbytes, memory, offset = entry
+        self.view = memory.view[offset:offset + nbytes]
+
+    def pointer(self, code, offset=0):
+        """As Memory.pointer."""
+        return self._entry[1].pointer(code, self._entry[2] + offset)
 
     def __del__(self):
         self._pool._free.append(self._entry)
