@@ -1,10 +1,10 @@
 """`pygpt bench`: how fast each kernel is, beside what the machine can do.
 
-Three tables: the machine's own multiply-add rate and read bandwidth, measured first; every kernel at
-the shapes of a preset; and a whole training step broken down by kernel, with Python's share.
+Three tables: the machine's own multiply-add rate and read bandwidth, measured first; every kernel
+at the shapes of a preset; and a whole training step broken down by kernel, with Python's share.
 
-Machines are noisy: every number is a median of runs that alternate with the others, and the quartiles
-are given beside it. Uses model.py, optim.py and kernels.py; used by cli.py.
+Machines are noisy: every number is a median of runs that alternate with the others, and the
+quartiles are given beside it. Uses model.py, optim.py and kernels.py; used by cli.py.
 """
 
 import json
@@ -120,7 +120,8 @@ def kernel_cases(shape):
         ("head and loss, forward", lambda: lib.linear_cross_entropy_forward(
             loss, losses, x, wte, targets, R, C, V), 2 * R * C * V, 4 * V * C),
         ("head and loss, both", lambda: lib.linear_cross_entropy_backward(
-            loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, 0, 0), 6 * R * C * V, 4 * 3 * V * C),
+            loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, 0, 0),
+         6 * R * C * V, 4 * 3 * V * C),
         ("embedding forward", lambda: lib.embedding_forward(y, targets, wte, x, B, T, C, V, 0),
          0, 4 * R * 3 * C),
         ("embedding backward", lambda: lib.embedding_backward(
@@ -145,8 +146,8 @@ class Step:
 
     def __init__(self, shape):
         drop = shape["dropout"]
-        config = GPTConfig(**{k: shape[k] for k in ("vocab_size", "n_positions", "n_layer", "n_head",
-                                                    "n_embd")},
+        sizes = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
+        config = GPTConfig(**{name: shape[name] for name in sizes},
                            embd_pdrop=drop, attn_pdrop=drop, resid_pdrop=drop)
         self.model, rng = GPT(config), random.Random(0)
         self.optimizer = AdamW(self.model)
@@ -195,7 +196,7 @@ class Step:
 
 
 
-# ------------------------------------------------------------------------------------- the report ---
+# ---------------------------------------------------------------------------------- the report ---
 
 def measure(preset, seconds=10.0):
     """Everything of the three tables, as one dict of plain values.
@@ -234,7 +235,8 @@ def report(result):
     lines = [f"{result['preset']}: {shape}",
              f"{result['isa']}, {result['threads']} threads, {result['compiler']}: "
              f"{m['gflops']:.0f} GFLOP/s of multiply-adds, {m['gbytes']:.1f} GB/s of reads", "",
-             f"{'kernel':28}{'ms':>9}  {'quartiles':15}{'GFLOP/s':>8}{'% peak':>8}{'GB/s':>7}{'% read':>8}"]
+             f"{'kernel':28}{'ms':>9}  {'quartiles':15}{'GFLOP/s':>8}{'% peak':>8}{'GB/s':>7}"
+             f"{'% read':>8}"]
     for r in result["kernels"]:
         spread = f"{r['ms_low']:.3f}-{r['ms_high']:.3f}"
         compute = (f"{r['gflops']:8.0f}{100 * r['of_peak']:7.0f}%" if r["gflops"] else " " * 16)
@@ -244,7 +246,8 @@ def report(result):
               f"{s['gflops']:.0f} GFLOP/s, {100 * s['of_peak']:.0f}% of peak"]
     for name, ms in sorted(s["by_kernel_ms"].items(), key=lambda item: -item[1]):
         lines.append(f"  {name:32}{ms:9.3f} ms {100 * ms / s['ms']:6.1f}%")
-    lines.append(f"  {'Python':32}{s['ms'] * s['python_share']:9.3f} ms {100 * s['python_share']:6.1f}%")
+    python = s["python_share"]
+    lines.append(f"  {'Python':32}{s['ms'] * python:9.3f} ms {100 * python:6.1f}%")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `pygpt train`, `pygpt sample`, `pygpt info`.
+"""The command line: `pygpt train`, `pygpt sample`, `pygpt bench`, `pygpt info`.
 
 A flag is made from each field of a config dataclass, so nothing about a setting is said twice.
 Exit status: 0, or 2 for a command that makes no sense, 1 for one that failed, 130 after Ctrl-C;
@@ -7,6 +7,7 @@ imported when it runs, so that --help is instant.
 """
 
 import argparse
+import math
 import os
 import sys
 from dataclasses import fields
@@ -91,6 +92,15 @@ def _make_parser():
     command.add_argument("--interactive", action="store_true",
                          help="continue one prompt after another, read from standard input")
     _add_settings(command, SampleConfig)
+
+    command = add("bench", _bench, "measure each kernel and a training step on this machine")
+    command.add_argument("--preset", choices=PRESETS, default="lesson",
+                         help="whose shapes to measure (default lesson)")
+    command.add_argument("--seconds", type=float, default=20.0, metavar="X",
+                         help="how long to measure, about (default 20)")
+    command.add_argument("--threads", type=int, default=0, metavar="N",
+                         help="threads to compute with; 0: one for each physical core (default 0)")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead")
 
     add("info", _info, "show the version, the compiler, the instruction sets and the threads")
     return parser
@@ -186,6 +196,19 @@ def _converse(model, tokenizer, settings):
             _complain(error, FAILURE)
         except KeyboardInterrupt:
             print()
+
+
+def _bench(arguments):
+    if not 0 < arguments.seconds < math.inf:
+        raise ConfigError(f"seconds={arguments.seconds} must be above 0")
+    if not 0 <= arguments.threads <= 256:
+        raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")
+    from . import bench, kernels
+
+    if arguments.threads:
+        kernels.set_num_threads(arguments.threads)
+    bench.main(arguments.preset, arguments.seconds, arguments.json)
+    return 0
 
 
 def _info(arguments):

@@ -1,5 +1,6 @@
 """The command line as a user runs it: in a process of its own, bad input included."""
 
+import json
 import os
 import pathlib
 import pty
@@ -343,3 +344,21 @@ def test_a_model_that_cannot_be_read(trained, damage, part, tmp_path):
 def test_a_model_that_is_not_there(tmp_path):
     assert_refused(pygpt("sample", tmp_path / "none"), 1, "none: no such directory")
     assert_refused(pygpt("sample", tmp_path), 1, "no config.json in it")
+
+
+def test_bench_prints_its_three_tables():
+    result = pygpt("bench", "--seconds", "0.5")
+    assert result.returncode == 0, result.stderr
+    for part in ("GFLOP/s of multiply-adds", "attention backward", "a training step", "Python"):
+        assert part in result.stdout
+
+
+def test_bench_as_json():
+    document = json.loads(pygpt("bench", "--seconds", "0.5", "--json").stdout)
+    assert document["machine"]["gflops"] > 0 and 0 <= document["step"]["python_share"] < 1
+
+
+def test_bench_refuses_what_makes_no_sense():
+    for flags, message in ((["--seconds", "0"], "seconds=0.0"), (["--threads", "999"], "threads=999")):
+        result = pygpt("bench", *flags)
+        assert result.returncode == 2 and message in result.stderr

@@ -3,9 +3,8 @@
     make compare            or: python tests/bench/compare.py [NAME ...] [--seconds S] [--compile]
 
 A step is forward, backward, clipping at 1.0 and AdamW with decay on matrices only, on the same
-weights and the same batch. Each configuration runs in turns until its time is up; the table gives
-medians, the quartiles of the ratio taken pair by pair, and each side's peak memory, measured in a
-process of its own. Needs PyTorch (`pip install torch`, the CPU build).
+batch. The sides take turns of a fifth of a second until the time is up; the table gives medians, the
+quartiles of the ratio taken pair by pair, and each side's peak memory in a process of its own. Needs PyTorch (`pip install torch`, the CPU build).
 """
 
 import argparse
@@ -85,10 +84,18 @@ def their_step(name, threads, variant):
     return step
 
 
-def timed(step):
-    start = time.perf_counter()
+def timed(step, runs):
+    """Seconds of each of `runs` steps after one that is not counted: a turn.
+
+    Turns of several steps, as the threads of the side that ran before may spin for a while yet.
+    """
     step()
-    return time.perf_counter() - start
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def make(name, threads, variant):
@@ -111,10 +118,11 @@ def compare(name, threads, variants, seconds, memory):
         step()
         step()
     times = {variant: [] for variant in steps}
+    runs = max(1, round(0.2 / timed(steps["pygpt"], 1)[0]))
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["pygpt"]) < 5:
+    while time.perf_counter() < end or len(times["pygpt"]) < 5 * runs:
         for variant, step in steps.items():
-            times[variant].append(timed(step))
+            times[variant] += timed(step, runs)
     medians = {variant: statistics.median(t) for variant, t in times.items()}
     best = min(variants, key=medians.get)
     ratios = sorted(b / a for a, b in zip(times["pygpt"], times[best]))
