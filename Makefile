@@ -14,6 +14,9 @@ train: build  ## train on the Python language reference, then write some text
 test: build $(VENV)/.installed-test  ## run every test
 	@$(PY) -m pytest
 
+test-install: build $(VENV)/.installed-test  ## build with each compiler, install with pip: minutes
+	@$(PY) -m pytest tests/install
+
 info: build  ## what was built and what this machine has
 	@$(PY) -m pygpt info
 
@@ -32,4 +35,4 @@ $(VENV)/.installed-test: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
 	@touch $@
 
-.PHONY: build train test info clean help
+.PHONY: build train test test-install info clean help

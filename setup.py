@@ -1,5 +1,6 @@
 """Builds the C library; everything else about the package is in pyproject.toml."""
 
+import runpy
 import sys
 
 from setuptools import Extension, setup
@@ -9,5 +10,6 @@ before_312 = [Extension("pygpt._buffer", ["csrc/python/buffer.c"], extra_compile
 
 setup(
     cffi_modules=["csrc/build_ffi.py:ffi"],
+    cmdclass={"build_ext": runpy.run_path("csrc/build_ffi.py")["BuildExt"]},
     ext_modules=before_312 if sys.version_info < (3, 12) else [],
 )

@@ -1,10 +1,11 @@
 /* adamw.c: the optimizer's step, and the norm that clipping needs.
  *
- * Adam keeps running means of the gradient, m, and of its square, v; both start at 0 and are short of
- * the true means by the factors 1 - beta^t, which are divided out. The step lr * mhat/(sqrt(vhat)+eps)
- * is then of size lr whatever the gradient's scale. AdamW takes weight decay out of the gradient and
- * applies it to the parameter itself. One pass reads and writes each array once, at the speed of
- * memory; the factor that clipping found is applied to the gradient on the way.
+ * Adam keeps running means of the gradient, m, and of its square, v; both start at 0 and are short
+ * of the true means by the factors 1 - beta^t, which are divided out. The step
+ * lr * mhat/(sqrt(vhat)+eps) is then of size lr whatever the gradient's scale. AdamW takes weight
+ * decay out of the gradient and applies it to the parameter itself. One pass reads and writes each
+ * array once, at the speed of memory; the factor that clipping found is applied to the gradient on
+ * the way.
  */
 #include "internal.h"
 

@@ -3,10 +3,10 @@
  *   s_ij = scale q_i . k_j  (j <= i),   p_ij = exp(s_ij) / sum_j exp(s_ij),   o_i = sum_j p_ij v_j
  *
  * Forward. Queries are taken a block at a time, one query to a vector lane, and keys a block after
- * another up to the diagonal; a score tile lives in L1 and is forgotten. The softmax runs along with
- * the blocks: with m the largest score so far, l = sum exp(s - m) and o = sum exp(s - m) v, a block
- * with a larger score rescales l and o by exp(m_old - m_new). At the end o / l is the output and
- * lse = m + log l is all that is kept: p_ij = exp(s_ij - lse_i) gives the probabilities again.
+ * another up to the diagonal; a score tile lives in L1 and is forgotten. The softmax runs along
+ * with the blocks: with m the largest score so far, l = sum exp(s - m) and o = sum exp(s - m) v, a
+ * block with a larger score rescales l and o by exp(m_old - m_new). At the end o / l is the output
+ * and lse = m + log l is all that is kept: p_ij = exp(s_ij - lse_i) gives the probabilities again.
  *
  * Why queries across lanes: maxima, sums and rescaling are then one instruction for a vector of
  * queries, with nothing to add up across lanes, and heads of 8 channels fill the registers as well

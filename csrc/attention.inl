@@ -1,9 +1,10 @@
-/* attention.inl: one (batch, head) of attention. Derivation and the reason for its shape: attention.c.
+/* attention.inl: one (batch, head) of attention. Derivation and the reason for its shape:
+ * attention.c.
  *
- * QB = NR queries to a block, in NV vectors of lanes; keys come in blocks of the same length, so the
- * last block of a query block is the square on the diagonal. There, key j (counted from the block's
- * first) is seen by lanes i >= j: vectors that end before lane j are never computed, and the vector
- * that lane j falls in is masked.
+ * QB = NR queries to a block, in NV vectors of lanes; keys come in blocks of the same length, so
+ * the last block of a query block is the square on the diagonal. There, key j (counted from the
+ * block's first) is seen by lanes i >= j: vectors that end before lane j are never computed, and
+ * the vector that lane j falls in is masked.
  */
 #define QB NR
 /* Vectors of lanes that share a bound on keys in the sums over keys, inside the diagonal square. */
@@ -30,7 +31,8 @@ static void rows_to_lanes(float *dst, head_rows rows, int64_t n, int64_t HS, flo
             int64_t channels = min64(VW, HS - c);
             vf square[VW];
             for (int64_t r = 0; r < VW; r++)
-                square[r] = i + r < n ? vload_n(rows.at + (i + r) * rows.ld + c, channels) : vzero();
+                square[r] =
+                    i + r < n ? vload_n(rows.at + (i + r) * rows.ld + c, channels) : vzero();
             vtranspose(square);
             for (int64_t r = 0; r < channels; r++)
                 vstore(dst + (c + r) * QB + i, square[r] * factor);
@@ -59,7 +61,8 @@ static void rows_to_strip(float *dst, head_rows rows, int64_t n, int64_t HS, flo
     for (int64_t i = 0; i < QB; i++)
         for (int64_t c = 0; c < HS; c += VW)
             vstore(dst + i * padded(HS) + c,
-                   i < n ? vload_n(rows.at + i * rows.ld + c, min64(VW, HS - c)) * factor : vzero());
+                   i < n ? factor * vload_n(rows.at + i * rows.ld + c, min64(VW, HS - c))
+                         : vzero());
 }
 
 /* s (keys, QB) = rows . lanes: scores of n keys, or their likes in the backward pass. */
@@ -106,8 +109,8 @@ INLINE vf mask_lanes(vf x, int64_t j, int64_t v, vf hidden) {
     return vselect_lt_u32(lane, (uint32_t)j - (vu){0}, hidden, x);
 }
 
-/* What is read beside the keys seen must weigh nothing: sum_over_keys goes on to the end of the pair
- * of vectors, sum_over_lanes to the end of the tile of keys that holds the last one seen. */
+/* What is read beside the keys seen must weigh nothing: sum_over_keys goes on to the end of the
+ * pair of vectors, sum_over_lanes to the end of the tile of keys that holds the last one seen. */
 static void clear_unseen(float *p, int64_t n, int64_t v) {
     int64_t seen = keys_seen(n, v, 1);
     int64_t bound = min64(n, max64((v / PAIR + 1) * PAIR * VW, seen + MR - 1));
@@ -162,7 +165,8 @@ static void attention_forward_head(const attention_shape *s, float *out, float *
                     vf e = vexp(vload(column + j * QB) - m);
                     sum += e;
                     if (s->drop)
-                        e = dropout_apply(e, mask_bits(row_keys, v, j0 + j), s->drop, s->keep_scale);
+                        e = dropout_apply(e, mask_bits(row_keys, v, j0 + j), s->drop,
+                                          s->keep_scale);
                     vstore(column + j * QB, e);
                 }
                 if (diagonal) clear_unseen(p, keys, v);

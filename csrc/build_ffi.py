@@ -1,6 +1,8 @@
 """Builds pygpt._kernels: pygpt.h is what cffi reads, every *.c here is what it compiles.
 
-Used by setup.py (cffi_modules). Uses cffi and the standard library.
+Used by setup.py: `ffi` says what the extension is; `BuildExt` finds out, when it is compiled and
+not before, how: which compiler, which flags, OpenMP or not. Uses cffi, setuptools and the standard
+library.
 """
 
 import os
@@ -13,12 +15,18 @@ import tempfile
 from pathlib import Path
 
 import cffi
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 
-# -ffp-contract=fast: -std=c11 turns the fusing of a * b + c off in GCC, and a matrix product without
-# fused multiply-adds runs at half speed. -g0: debugging tables would be most of the installed size.
+# -ffp-contract=fast: -std=c11 turns the fusing of a * b + c off in GCC, and a matrix product
+# without fused multiply-adds runs at half speed. -g0: debugging tables would be most of the
+# installed size.
 FLAGS = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=fast", "-g0", "-Wall", "-Wno-psabi"]
+# Without OpenMP its pragmas are unknown, and the numbers of threads they mention unused.
+SERIAL_FLAGS = ["-Wno-unknown-pragmas", "-Wno-unused-variable", "-Wno-unused-but-set-variable"]
+# What setuptools itself takes from the environment.
+VARIABLES = ("CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "AR", "ARFLAGS")
 
 
 def declarations(header: str) -> str:
@@ -27,6 +35,12 @@ def declarations(header: str) -> str:
         words = line.split()
         return not line.startswith("#") or (words[0] == "#define" and len(words) > 2)
     return "\n".join(line for line in header.splitlines() if keep(line))
+
+
+def files(*patterns: str) -> list[str]:
+    """The files of this directory that match, as paths from the top of the repository."""
+    return [os.path.relpath(path, HERE.parent)
+            for pattern in patterns for path in sorted(HERE.glob(pattern))]
 
 
 def compiler() -> list[str]:
@@ -42,36 +56,56 @@ def compiler() -> list[str]:
     return command
 
 
-def openmp_flags(command: list[str]) -> list[str]:
-    """The flags that turn OpenMP on, or none, with a warning, where it does not work."""
+def has_openmp(command: list[str]) -> bool:
+    """Whether to build with OpenMP; a line on stderr says why not."""
     if os.environ.get("PYGPT_OPENMP") == "0":
-        print("pygpt: building without OpenMP, as PYGPT_OPENMP=0 asks: one thread", file=sys.stderr)
-        return []
+        print("pygpt: building without OpenMP, as PYGPT_OPENMP=0 asks: one thread",
+              file=sys.stderr)
+        return False
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
-        source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+        source.write_text("#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }\n")
         probe = [*command, "-fopenmp", str(source), "-o", str(source.with_suffix(""))]
         found = subprocess.run(probe, capture_output=True, text=True)
-    if found.returncode == 0:
-        return ["-fopenmp"]
-    print(f"pygpt: warning: {command[0]} cannot build with -fopenmp, so the kernels will use one "
-          "thread; install libgomp (gcc) or libomp-dev (clang) for more", file=sys.stderr)
-    return []
+    if found.returncode != 0:
+        print(f"pygpt: warning: {command[0]} cannot build with -fopenmp, so the kernels will use "
+              "one thread; install libgomp (gcc) or libomp-dev (clang) for more", file=sys.stderr)
+    return found.returncode == 0
+
+
+class BuildExt(build_ext):
+    """build_ext that asks for the compiler late, and builds again when it or its flags changed."""
+
+    def pre_run(self, extension, _ffi):
+        """Called by cffi just before it writes the extension's C file."""
+        command = compiler()
+        openmp = ["-fopenmp"] if has_openmp(command) else []
+        extension.extra_compile_args = [*FLAGS, *(openmp or SERIAL_FLAGS),
+                                        *shlex.split(os.environ.get("PYGPT_CFLAGS", ""))]
+        extension.extra_link_args = [*openmp, *shlex.split(os.environ.get("PYGPT_LDFLAGS", ""))]
+        # setuptools builds again what is older than its sources; so this, too, is a source.
+        stamp = Path(self.build_temp) / "built-with.txt"
+        version = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
+        text = "\n".join([shlex.join(command), *version.splitlines()[:1],
+                          shlex.join(extension.extra_compile_args),
+                          shlex.join(extension.extra_link_args), *extension.sources[1:],
+                          *(f"{name}={os.environ.get(name, '')}" for name in VARIABLES)])
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != text:
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            stamp.write_text(text, encoding="utf-8")
+        for each in self.extensions:
+            each.depends.append(str(stamp))
 
 
 def make_ffi() -> cffi.FFI:
-    openmp = openmp_flags(compiler())
     builder = cffi.FFI()
     builder.cdef(declarations((HERE / "pygpt.h").read_text(encoding="utf-8")))
     builder.set_source(
         "pygpt._kernels",
         '#include "pygpt.h"',
-        sources=[os.path.relpath(path, HERE.parent) for path in sorted(HERE.glob("*.c"))],
-        depends=[os.path.relpath(path, HERE.parent)
-                 for pattern in ("*.h", "*.inl") for path in sorted(HERE.glob(pattern))],
+        sources=files("*.c"),
+        depends=files("*.h", "*.inl"),
         include_dirs=[os.path.relpath(HERE, HERE.parent)],
-        extra_compile_args=[*FLAGS, *openmp, *shlex.split(os.environ.get("PYGPT_CFLAGS", ""))],
-        extra_link_args=openmp + shlex.split(os.environ.get("PYGPT_LDFLAGS", "")),
     )
     return builder
 

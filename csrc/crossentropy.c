@@ -1,13 +1,14 @@
 /* crossentropy.c: the loss of a row of logits is -log p_y = log sum_j exp(x_j) - x_y, y its target.
  *
- * Backward. d log sum exp / dx_j = p_j, so dloss/dx = p - y with y the one-hot target; the loss is the
- * mean over rows, which divides by R.
+ * Backward. d log sum exp / dx_j = p_j, so dloss/dx = p - y with y the one-hot target; the loss is
+ * the mean over rows, which divides by R.
  *
- * The head is the largest layer of a GPT and its logits the largest tensor: (R,V) would be a hundred
- * times the size of anything else. linear_cross_entropy holds a chunk of rows at a time, turns the
- * logits into their gradients in place, and uses these at once for dinp and dweight. The chunk is
- * computed transposed, weight (V,C) times inp^T: the larger operand is then the one that is read in
- * place, and with rows in the vector lanes the softmax over V needs nothing across lanes.
+ * The head is the largest layer of a GPT and its logits the largest tensor: (R,V) would be a
+ * hundred times the size of anything else. linear_cross_entropy holds a chunk of rows at a time,
+ * turns the logits into their gradients in place, and uses these at once for dinp and dweight. The
+ * chunk is computed transposed, weight (V,C) times inp^T: the larger operand is then the one that
+ * is read in place, and with rows in the vector lanes the softmax over V needs nothing across
+ * lanes.
  */
 #include <string.h>
 
@@ -15,7 +16,7 @@
 
 #define COST 16.0
 /* Logits of a chunk: 26 MB, or 512 rows. */
-#define CHUNK_FLOATS 6500000
+#define CHUNK_FLOATS ((int64_t)26000000 / (int64_t)sizeof(float))
 #define CHUNK_ROWS 512
 
 static int targets_in_range(const int32_t *targets, int64_t R, int64_t V) {

@@ -1,4 +1,5 @@
-/* crossentropy.inl: loss and gradient of rows of logits, in either layout. Formulas: crossentropy.c. */
+/* crossentropy.inl: loss and gradient of rows of logits, in either layout. Formulas:
+ * crossentropy.c. */
 
 /* logits (R,V). losses where it is not NULL; dlogits [+]= factor (p - y) where it is not NULL. */
 static void cross_entropy_rows(float *losses, float *dlogits, const float *logits,
@@ -65,8 +66,10 @@ static void cross_entropy_columns(float *losses, float *logits, const int32_t *t
         if (!factor) continue;
         e = logits + i;
         for (int64_t j = 0; j < V; j++, e += ld)
-            for (int v = 0; v < NV; v++)
-                vstore_n(e + v * VW, vload_n(e + v * VW, lanes[v]) * vload(scale + v * VW), lanes[v]);
+            for (int v = 0; v < NV; v++) {
+                vf p = vload_n(e + v * VW, lanes[v]) * vload(scale + v * VW);
+                vstore_n(e + v * VW, p, lanes[v]);
+            }
         for (int64_t r = 0; r < n; r++) logits[targets[i + r] * ld + i + r] -= *factor;
     }
 }

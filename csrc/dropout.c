@@ -1,9 +1,10 @@
 /* dropout.c: each element kept with probability 1 - dropout and then divided by it.
  *
- * The mask is not stored: it is a hash of (seed, stream, row, column), so the backward pass computes
- * the same one again, on any number of threads. A 64-bit mix (random.c) turns seed, stream and row
- * into a row key; a 32-bit mix turns row key and column into the random number, which is the only
- * part that runs once an element: two multiplications and three shifts, on all lanes at once.
+ * The mask is not stored: it is a hash of (seed, stream, row, column), so the backward pass
+ * computes the same one again, on any number of threads. A 64-bit mix (random.c) turns seed, stream
+ * and row into a row key; a 32-bit mix turns row key and column into the random number, which is
+ * the only part that runs once an element: two multiplications and three shifts, on all lanes at
+ * once.
  */
 #include "internal.h"
 

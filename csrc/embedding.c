@@ -1,7 +1,7 @@
 /* embedding.c: a row of the token table plus a row of the position table.
  *
- * Backward. A table row's gradient is the sum of dout over the places where it was used. Threads own
- * channels of the token table (any id may occur anywhere, so rows would not do) and rows of the
+ * Backward. A table row's gradient is the sum of dout over the places where it was used. Threads
+ * own channels of the token table (any id may occur anywhere, so rows would not do) and rows of the
  * position table; each walks the tokens in order. Only rows that occurred are touched.
  */
 #include <string.h>

@@ -2,8 +2,9 @@
  * loops, how work is split over threads, and scratch memory. Not part of the ABI.
  *
  * A kernel family is two files. The .c holds the contract's function: it derives the formula, takes
- * scratch, and splits the output over threads. The .inl holds the inner loops over a range of rows or
- * one block; isa_*.c compile every .inl once per instruction set and list the results in an `isa`.
+ * scratch, and splits the output over threads. The .inl holds the inner loops over a range of rows
+ * or one block; isa_*.c compile every .inl once per instruction set and list the results in an
+ * `isa`.
  */
 #ifndef INTERNAL_H
 #define INTERNAL_H
@@ -112,7 +113,7 @@ int thread_number(void);
 int64_t chunk_for(int64_t total, int64_t least, int threads);
 
 /* Scratch for one call: 64-byte aligned, its contents undefined; NULL when there is none.
- * A returned block is kept for the next call, because fresh memory costs a page fault every 4 KB. */
+ * A returned block is kept for a later call: fresh memory costs a page fault every 4 KB. */
 float *scratch_take(int64_t floats);
 void scratch_give(float *scratch);
 

@@ -1,4 +1,5 @@
-/* isa_baseline.c: any CPU the compiler can serve; on x86-64 its 16 registers of 4 floats: a tile of 6 x 8.
+/* isa_baseline.c: any CPU the compiler can serve; on x86-64 its 16 registers of 4 floats: a tile
+ * of 6 x 8.
  * Only the width and the tile are set here; the code is in the *.inl, the same for every set. */
 
 #include <math.h>

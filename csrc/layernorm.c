@@ -8,7 +8,8 @@
  *   dx_i = rstd (dxhat_i - mean(dxhat) - xhat_i mean(dxhat xhat)).
  *
  * dw and db are sums over rows while threads own rows. So rows are cut into groups that depend on R
- * alone, each group is summed by one thread into its own partial sums, and these are added in order.
+ * alone, each group is summed by one thread into its own partial sums, and these are added in
+ * order.
  */
 #include <string.h>
 

@@ -39,7 +39,7 @@ static void layernorm_backward_rows(float *dinp, float *dweight, float *dbias, c
         for (int64_t i = 0; i < C; i += VW) {
             int64_t n = min64(VW, C - i);
             vf xhat = (vload_n(x + i, n) - m) * s, d = vload_n(dy + i, n);
-            vf dxhat = d * vload_n(weight + i, n); /* 0 in the lanes past C, whatever xhat is there */
+            vf dxhat = d * vload_n(weight + i, n); /* 0 in lanes past C, whatever xhat is there */
             sum_dxhat += dxhat;
             sum_dxhat_xhat += dxhat * xhat;
             vstore_n(dweight + i, d * xhat + vload_n(dweight + i, n), n);

@@ -17,8 +17,10 @@ int pygpt_measure_read(float *out, const float *x, int64_t n) {
     const int64_t share = (n + threads - 1) / threads;
     float sums[PYGPT_MAX_THREADS];
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int i = 0; i < threads; i++)
-        sums[i] = isa_in_use->read_span(x + min64(n, i * share), max64(0, min64(share, n - i * share)));
+    for (int i = 0; i < threads; i++) {
+        const int64_t start = min64(n, i * share);
+        sums[i] = isa_in_use->read_span(x + start, min64(share, n - start));
+    }
     *out = 0.0f;
     for (int i = 0; i < threads; i++) *out += sums[i];
     return PYGPT_OK;

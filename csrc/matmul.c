@@ -1,20 +1,22 @@
 /* matmul.c: one matrix product for every layer, C (M,N) = A (M,K) B (K,N).
  *
  * Each element is a sum of K products; the naive triple loop loads two floats for each multiply-add
- * and is bound by those loads. A tile of MR x NR elements held in registers loads MR + NR floats for
- * MR * NR multiply-adds, which the load units keep up with, so the multiply-add units set the pace.
+ * and is bound by those loads. A tile of MR x NR elements held in registers loads MR + NR floats
+ * for MR * NR multiply-adds, which the load units keep up with, so the multiply-add units set the
+ * pace.
  *
  *           n0       n1                   one task: rows m0..m1, columns n0..n1 of C
  *            |  B  |                        for k0 in 0, kc, 2 kc ..:
  *            | kc  | -> panel, packed         pack kc rows of B as strips of NR columns   (in L2)
  *            +-----+                          for each row tile, MR rows of A, in place   (in L1)
  *   +-----+  +-----+ m0                         for each strip:
- *   |  A  |  |  C  |                              tile: MR x NR sums over kc               (registers)
+ *   |  A  |  |  C  |                              tile: MR x NR sums over kc        (registers)
  *   +-----+  +-----+ m1
  *
- * A is read in place: a tile broadcasts single floats of it, for which any stride will do. B is read
- * a whole row of the tile at a time, so it is packed: contiguous, and turned over if it is stored
- * transposed. The panel is private to the thread, which needs no barrier and keeps it in its own L2.
+ * A is read in place: a tile broadcasts single floats of it, for which any stride will do. B is
+ * read a whole row of the tile at a time, so it is packed: contiguous, and turned over if it is
+ * stored transposed. The panel is private to the thread, which needs no barrier and keeps it in its
+ * own L2.
  *
  * A layer needs three products, and each is a choice of strides (weight is (IN,OUT)):
  *   y  = x W       A = x,    B = W          (R,IN)(IN,OUT)
@@ -26,16 +28,20 @@
  */
 #include "internal.h"
 
-/* A panel of KC x NC floats stays in L2 beside the rows of A. Longer parts of K mean fewer passes over
- * C: 384 lost a tenth of the speed at K = 1152. But where A is transposed each k is a cache line of its
- * own, of which a tile takes MR floats, and KC_ACROSS of them should stay in L1 for the next tile. */
+/* A panel of KC x NC floats stays in L2 beside the rows of A. Longer parts of K mean fewer passes
+ * over C: 384 lost a tenth of the speed at K = 1152. But where A is transposed each k is a cache
+ * line of its own, of which a tile takes MR floats, and KC_ACROSS of them should stay in L1 for the
+ * next tile. */
 #define KC 768
 #define KC_ACROSS 256
 #define NC 256
-/* Rows of a block that repay the packing of its panel; fewer only where threads would have no work. */
+_Static_assert(KC * NC * sizeof(float) <= 1 << 20, "a panel fits in a megabyte of L2");
+/* Rows of a block that repay the packing of its panel; fewer only where threads
+ * would have no work. */
 #define ROWS_PER_PANEL 96
 #define LEAST_TILES 3
-/* Up to so many rows of A against a transposed B are taken as dot products: B is read once, in place. */
+/* Up to so many rows of A against a transposed B are taken as dot products: B is
+ * read once, in place. */
 #define DOT_ROWS 4
 
 /* K is cut into equal parts no longer than that. */
@@ -73,8 +79,8 @@ int gemm_run(gemm g) {
     int64_t columns = max64(NR, min64(NC, (g.N + NR - 1) / NR * NR));
     int64_t across = (g.N + columns - 1) / columns, down = 1;
     if (threads > 1) {
-        /* About four blocks to a thread, so that one that is held up holds up little: first rows, as
-         * long as a panel is repaid, then columns, then rows again, down to a few tiles. */
+        /* About four blocks to a thread, so that one that is held up holds up little: first rows,
+         * as long as a panel is repaid, then columns, then rows again, down to a few tiles. */
         const int64_t wanted = 4 * threads;
         down = max64(1, min64((wanted + across - 1) / max64(across, 1), g.M / ROWS_PER_PANEL));
         while (columns > NR && down * across < wanted) {

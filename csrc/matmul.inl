@@ -1,6 +1,7 @@
 /* matmul.inl: the tile, and one block of a matrix product built from it. Derivation: matmul.c. */
 
-/* Accumulators, one row of B and one broadcast of A must fit the registers of the instruction set. */
+/* Accumulators, one row of B and one broadcast of A must fit the registers of the instruction
+ * set. */
 _Static_assert(MR * NV + NV + 1 <= REGISTERS, "the tile does not fit the register file");
 #define NR (NV * VW)
 
@@ -21,7 +22,8 @@ INLINE void tile_product(const int mr, const int nv, vf acc[MR][NV], int64_t K, 
     }
 }
 
-/* The tile of any size: c (mr, nv vectors) [+]= A B. The sizes choose one of the unrolled bodies. */
+/* The tile of any size: c (mr, nv vectors) [+]= A B. The sizes choose one of the unrolled
+ * bodies. */
 #define TILE_CASE(m, n)                                                                   \
     case (m) * 8 + (n): {                                                                 \
         vf acc[MR][NV];                                                                   \
@@ -46,8 +48,8 @@ NOINLINE void tile_any(int64_t mr, int64_t nv, float *c, int64_t ldc, int64_t K,
 _Static_assert(MR == 6, "tile_any lists the tiles of 1 to 6 rows");
 
 /* The full tile, with what a layer adds to it: c = AB [+ addend] [+ bias]. A function of its own:
- * inlined into gemm_block, GCC 12 kept one of the 24 sums in memory, at the cost of a quarter of the
- * speed (73 % of peak instead of 97 %). */
+ * inlined into gemm_block, GCC 12 kept one of the 24 sums in memory, at the cost of a quarter of
+ * the speed (73 % of peak instead of 97 %). */
 NOINLINE void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_t a_row,
                       int64_t a_col, const float *b, int64_t ldb, const float *addend,
                       const float *bias) {
@@ -144,7 +146,8 @@ static void strip_sums(const gemm *g, const float *strip, int64_t kc, int64_t n,
 }
 
 /* Rows m0..m1, columns n0..n1 of the product. The panel holds kc rows of B as strips of NR columns,
- * packed here, used by every row of the block; the tile's row of A stays in L1 across the strips. */
+ * packed here, used by every row of the block; the tile's row of A stays in L1 across the
+ * strips. */
 static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
                        float *panel) {
     /* A few rows use B too little to repay packing it. */

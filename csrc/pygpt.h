@@ -23,8 +23,11 @@
  *     number of threads.
  *   - A NaN reaches every output that depends on it, except through a dropped element; in attention
  *     it may also reach earlier positions of the same block of 64.
- *   - No kernel keeps state between calls, prints, or exits. The result is PYGPT_OK or one of the
- *     codes below; after an error the outputs hold no promise.
+ *   - No result depends on an earlier call. What the library keeps between calls is the number of
+ *     threads, the instruction set, and up to eight blocks of returned scratch memory, the contents
+ *     of which are never read again (runtime.c).
+ *   - No kernel prints or exits. The result is PYGPT_OK or one of the codes below; after an error
+ *     the outputs hold no promise.
  */
 #ifndef PYGPT_H
 #define PYGPT_H
@@ -52,10 +55,11 @@ int pygpt_openmp(void);            /* the OpenMP version date, 0 when built with
 /* Yardsticks (machine.c). Every thread makes n rounds of independent multiply-adds in registers;
  * the result is the number of floating-point operations done, two to a multiply-add. */
 double pygpt_measure_fma(int64_t n);
-/* Every thread reads its share of x (n); out (1) is a sum that keeps the reads from being dropped. */
+/* Every thread reads its share of x (n); out (1) is a sum that keeps the reads from being
+ * dropped. */
 int pygpt_measure_read(float *out, const float *x, int64_t n);
 
-/* ----------------------------------------------------------- instruction sets (dispatch.c) --- */
+/* ------------------------------------------------------------ instruction sets (dispatch.c) --- */
 
 /* The i-th instruction set built in, best first, or NULL past the last. */
 const char *pygpt_isa_name(int i);
@@ -65,10 +69,10 @@ int pygpt_isa_supported(int i);
  * Not to be called while a kernel runs. */
 int pygpt_isa_select(int i);
 
-/* ------------------------------------------------------------------ matmul (matmul.c/.inl) --- */
+/* ------------------------------------------------------------------- matmul (matmul.c/.inl) --- */
 
-/* out (M,N) = A @ B, A (M,K), B (K,N).
- * a holds A as (M,K), or as (K,M) when transpose_a; b holds B as (K,N), or (N,K) when transpose_b. */
+/* out (M,N) = A @ B, A (M,K), B (K,N). a holds A as (M,K), or as (K,M) when transpose_a; b holds B
+ * as (K,N), or as (N,K) when transpose_b. */
 int matmul(float *out, const float *a, const float *b, int64_t M, int64_t N, int64_t K,
            int transpose_a, int transpose_b, int accumulate);
 
@@ -85,17 +89,18 @@ int linear_forward(float *out, float *pre, const float *inp, const float *weight
 int linear_backward_input(float *dinp, const float *dout, const float *weight, const float *pre,
                           int64_t R, int64_t IN, int64_t OUT, int accumulate);
 
-/* dweight (IN,OUT) [+]= inp^T @ dout;  dbias (OUT) [+]= sum over rows of dout, skipped when NULL. */
+/* dweight (IN,OUT) [+]= inp^T @ dout;
+ * dbias (OUT) [+]= sum over rows of dout, skipped when NULL. */
 int linear_backward_weight(float *dweight, float *dbias, const float *inp, const float *dout,
                            int64_t R, int64_t IN, int64_t OUT, int accumulate);
 
-/* -------------------------------------------------------------------- attention (attention.*) --- */
+/* ------------------------------------------------------------------ attention (attention.*) --- */
 
 /* Causal multi-head self-attention. qkv (B,T,3C): q, k, v side by side, each NH heads of HS = C/NH.
  *   s_ij = q_i . k_j / sqrt(HS) for j <= i;  p_i = softmax(s_i);  out_i = sum_j drop(p_ij) v_j
  * out (B,T,C): the heads side by side again. lse (B,NH,T) = log sum_j exp(s_ij), for the backward.
- * drop(p) = p * keep/(1-dropout) with the mask of dropout_forward over rows r = (b*NH + h)*T + i and
- * columns j; dropout in [0,1), seed may be NULL when it is 0. C is a multiple of NH. */
+ * drop(p) = p * keep/(1-dropout) with the mask of dropout_forward over rows r = (b*NH + h)*T + i
+ * and columns j; dropout in [0,1), seed may be NULL when it is 0. C is a multiple of NH. */
 int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
                       int64_t NH, float dropout, const uint64_t *seed, uint64_t stream);
 
@@ -110,7 +115,7 @@ int attention_backward(float *dqkv, const float *dout, const float *qkv, const f
 int attention_cached(float *out, float *keys, float *values, const float *qkv, int64_t B, int64_t T,
                      int64_t C, int64_t NH, int64_t past, int64_t P);
 
-/* ------------------------------------------------------------------------ softmax (softmax.*) --- */
+/* ---------------------------------------------------------------------- softmax (softmax.*) --- */
 
 /* Each row of out (R,C) = exp(inp - max) / sum. May alias. */
 int softmax_forward(float *out, const float *inp, int64_t R, int64_t C);
@@ -120,7 +125,7 @@ int softmax_forward(float *out, const float *inp, int64_t R, int64_t C);
 int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R, int64_t C,
                      int accumulate);
 
-/* -------------------------------------------------------------------- layernorm (layernorm.*) --- */
+/* ------------------------------------------------------------------ layernorm (layernorm.*) --- */
 
 /* xhat = (inp - mean) * rstd, out = xhat * weight + bias, over each row of inp (R,C).
  * mean (R), rstd (R) = 1/sqrt(variance + eps), the variance divided by C; weight (C), bias (C). */
@@ -133,7 +138,7 @@ int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *d
                        const float *inp, const float *weight, const float *mean, const float *rstd,
                        int64_t R, int64_t C, int accumulate_input, int accumulate_params);
 
-/* ------------------------------------------------------------------------------ gelu (gelu.*) --- */
+/* ---------------------------------------------------------------------------- gelu (gelu.*) --- */
 
 /* GPT-2's GELU: out = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). May alias. */
 int gelu_forward(float *out, const float *inp, int64_t n);
@@ -141,7 +146,7 @@ int gelu_forward(float *out, const float *inp, int64_t n);
 /* dinp (n) [+]= dout * gelu'(inp). dinp may alias dout when accumulate is 0. */
 int gelu_backward(float *dinp, const float *dout, const float *inp, int64_t n, int accumulate);
 
-/* --------------------------------------------------------------------- embedding (embedding.c) --- */
+/* ------------------------------------------------------------------ embedding (embedding.c) --- */
 
 /* out (B,T,C) = wte[ids] + wpe[past..past+T-1]. ids (B,T), wte (V,C), wpe (P,C) with past + T <= P,
  * or NULL for no positions. PYGPT_ERANGE when an id is outside 0..V-1. */
@@ -154,7 +159,7 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
                        int64_t T, int64_t C, int64_t V, int64_t P, int accumulate_wte,
                        int accumulate_wpe);
 
-/* ----------------------------------------------------------------- cross-entropy (crossentropy.*) --- */
+/* ----------------------------------------------------------- cross-entropy (crossentropy.*) --- */
 
 /* losses (R) = logsumexp(logits_r) - logits_r[targets_r];  loss (1) = their mean (0 when R is 0).
  * logits (R,V), targets (R). PYGPT_ERANGE when a target is outside 0..V-1. */
@@ -179,10 +184,10 @@ int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                   int accumulate_input, int accumulate_weight);
 
-/* ------------------------------------------------------------------------ dropout (dropout.*) --- */
+/* ---------------------------------------------------------------------- dropout (dropout.*) --- */
 
-/* out (R,C) = keep * inp / (1-dropout) [+ residual]; keep is 0 or 1, and 0 with probability dropout.
- * residual (R,C) or NULL (may alias out). dropout in [0,1). The mask is a pure function:
+/* out (R,C) = keep * inp / (1-dropout) [+ residual]; keep is 0 or 1, and 0 with probability
+ * dropout. residual (R,C) or NULL (may alias out). dropout in [0,1). The mask is a pure function:
  *   key   = splitmix64(splitmix64(*seed) + stream)
  *   row   = splitmix64(key + r), its upper 32 bits
  *   keep  = (mix32(row + c * 0x9E3779B9) >> 8) >= dropout * 2^24
@@ -196,14 +201,14 @@ int dropout_forward(float *out, const float *inp, const float *residual, int64_t
 int dropout_backward(float *dinp, const float *dout, int64_t R, int64_t C, float dropout,
                      const uint64_t *seed, uint64_t stream, int accumulate);
 
-/* ----------------------------------------------------------------------- random (random.c) --- */
+/* ------------------------------------------------------------------------ random (random.c) --- */
 
 /* out (n): normal numbers of mean 0. With dropout's key, elements 2k and 2k+1 are
  * std sqrt(-2 ln u) times the cosine and the sine of 2 pi w, where bits = splitmix64(key + k),
  * u = (upper 32 bits + 1) / 2^32, w = lower 32 bits / 2^32, in double precision. */
 int random_normal(float *out, float std, const uint64_t *seed, uint64_t stream, int64_t n);
 
-/* ---------------------------------------------------------------- elementwise (elementwise.*) --- */
+/* -------------------------------------------------------------- elementwise (elementwise.*) --- */
 
 /* out (n) = a + b. out may alias a or b. */
 int add_forward(float *out, const float *a, const float *b, int64_t n);
@@ -218,7 +223,7 @@ int sum_forward(float *out, const float *inp, int64_t n);
 /* dinp (n) [+]= dout (1). */
 int sum_backward(float *dinp, const float *dout, int64_t n, int accumulate);
 
-/* ---------------------------------------------------------------------------- AdamW (adamw.*) --- */
+/* -------------------------------------------------------------------------- AdamW (adamw.*) --- */
 
 /* One step over flat buffers of n elements, of which the first n_decay are decayed. With
  * h = { lr, beta1, beta2, eps, weight_decay, 1 - beta1^t, 1 - beta2^t, grad_scale }:

@@ -1,7 +1,7 @@
 /* random.c: random numbers that are pure functions of where they stand.
  *
- * A hash of (seed, stream, index) takes the place of a generator with a state: any thread can compute
- * any number, in any order, and the backward pass can compute the forward's again. */
+ * A hash of (seed, stream, index) takes the place of a generator with a state: any thread can
+ * compute any number, in any order, and the backward pass can compute the forward's again. */
 #include <math.h>
 
 #include "internal.h"

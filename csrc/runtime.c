@@ -31,8 +31,15 @@ void pygpt_free(void *memory) { free(memory); }
 
 /* ---------------------------------------------------------------------------------- scratch --- */
 
-/* Returned scratch waits in a few slots, each a block with its size in front. Taking and giving
- * swap a slot atomically, so any number of callers may do it at once; nothing but memory is kept. */
+/* A free list, the only memory the library keeps between calls: returned scratch waits in a few
+ * slots, each a block with its size in front, and what a block holds is not read again. There are
+ * never more than SLOTS of them and none is larger than the largest that a call asked for; two are
+ * in use at once when one Python thread calls kernels. There is no call to free them: they are what
+ * the next training step or token needs.
+ *
+ * A block is touched only by who got it out of its slot with an atomic exchange, so any number of
+ * callers may take and give at once. A block goes in only where a slot is seen empty (compare and
+ * exchange); who finds the slot taken again meanwhile frees the block. */
 #define SLOTS 8
 #define HEADER 16 /* floats in front of a block: its size, and the alignment */
 static _Atomic(float *) slots[SLOTS];
@@ -70,7 +77,8 @@ void scratch_give(float *scratch) {
             block = swap;
         }
         float *expected = NULL;
-        if (other && !atomic_compare_exchange_strong(&slots[i], &expected, other)) pygpt_free(other);
+        if (other && !atomic_compare_exchange_strong(&slots[i], &expected, other))
+            pygpt_free(other);
     }
     pygpt_free(block);
 }
@@ -93,7 +101,7 @@ int pygpt_get_num_threads(void) {
 #endif
 }
 
-/* A region costs a few microseconds to enter and leave; a thread's share should be worth several. */
+/* A region costs a few microseconds to enter and leave; a thread's share should be worth more. */
 #define OPERATIONS_PER_THREAD 2e5
 
 int threads_for(double operations) {

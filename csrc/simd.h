@@ -1,9 +1,9 @@
 /* simd.h: one vector type and its few operations, for the instruction set that includes it.
  *
- * An isa_*.c defines VW (floats in a vector) and includes this file; every *.inl is written in these
- * terms only. Arithmetic is GCC/Clang vector extensions: a + b and a * b work on vectors as they are,
- * and a * b + c becomes one fused multiply-add under -ffp-contract=fast. Intrinsics stand only where
- * the extensions lack the operation (max, select by mask) and the generic form was slow.
+ * An isa_*.c defines VW (floats in a vector) and includes this file; every *.inl is written in
+ * these terms only. Arithmetic is GCC/Clang vector extensions: a + b and a * b work on vectors as
+ * they are, and a * b + c becomes one fused multiply-add under -ffp-contract=fast. Intrinsics stand
+ * only where the extensions lack the operation (max, select by mask) and the generic form was slow.
  */
 #ifndef SIMD_H
 #define SIMD_H
@@ -168,7 +168,8 @@ INLINE vf vscale(vf p, vf n, vi bits) {
  * x = n ln 2 + r with n the nearest integer, so |r| <= ln 2 / 2, and exp(x) = 2^n exp(r).
  *   - n: adding 1.5 * 2^23 pushes the fraction out of the mantissa and leaves n in its low bits.
  *   - r: ln 2 is split in two so that n * LN2_HI is exact.
- *   - exp(r): 1 + r + c2 r^2 + .. + c6 r^6, fitted to the least relative error over the interval, 3e-9.
+ *   - exp(r): 1 + r + c2 r^2 + .. + c6 r^6, fitted to the least relative error over the
+ *     interval, 3e-9.
  *   - 2^n: an instruction of its own in AVX-512; else in two halves, as 2^128 is no float. */
 INLINE vf vexp(vf x) {
     const float LOG2E = 1.44269504088896341f, LN2_HI = 0.693359375f, LN2_LO = -2.12194440e-4f;
@@ -190,7 +191,8 @@ INLINE vf vexp(vf x) {
 }
 
 /* log(x) for normal x > 0, within 2 ulp or 2^-24. x = 2^n m with m in [sqrt(1/2), sqrt(2)), and
- * log m = 2 atanh f, f = (m - 1)/(m + 1), |f| < 0.172: f + f^3/3 + f^5/5 + f^7/7 + f^9/9, doubled. */
+ * log m = 2 atanh f with f = (m - 1)/(m + 1), |f| < 0.172: the double of
+ * f + f^3/3 + f^5/5 + f^7/7 + f^9/9. */
 INLINE vf vlog(vf x) {
     const int32_t SQRT_HALF = 0x3f3504f3;
     vi n = ((vi)x - SQRT_HALF) >> 23;
@@ -199,8 +201,8 @@ INLINE vf vlog(vf x) {
     vf p = f2 * (2.0f / 9) + 2.0f / 7;
     p = p * f2 + 2.0f / 5;
     p = p * f2 + 2.0f / 3;
-    vf shifted = (vf)(n + (vi)vset1(12582912.0f)); /* n as a float: 1.5 * 2^23 + n, minus 1.5 * 2^23 */
-    vf whole = shifted - 12582912.0f;
+    vf shifted = (vf)(n + (vi)vset1(12582912.0f)); /* 1.5 * 2^23 + n: n as a float, */
+    vf whole = shifted - 12582912.0f;              /* with 1.5 * 2^23 off again */
     return whole * 0.69314718055994531f + (f * 2.0f + f * f2 * p) + (x - x); /* NaN stays NaN */
 }
 

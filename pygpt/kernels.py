@@ -11,9 +11,7 @@ import sys
 
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
 
-OK, ENOMEM, ERANGE = 0, 1, 2
-MAX_THREADS = 256
-SPIN_COUNT = "1000"  # tens of microseconds: as long as the gaps between the kernels of a step
+SPIN_COUNT = "1000"  # tens of microseconds: the gaps between the kernels of a step
 
 
 class IdRangeError(ValueError):
@@ -25,8 +23,14 @@ def _load():
 
     GCC's OpenMP lets a thread that waits at the end of a parallel region spin for milliseconds by
     default. On a machine with other work to do, the spinning thread keeps the very core that the
-    thread it waits for needs: with two busy processes beside it, a small model's training step took
-    ten times as long. The library reads the variable once, when it is loaded.
+    thread it waits for needs. The lesson preset's training step on two cores, in ms, by spin count:
+
+        GOMP_SPINCOUNT                             300000 (default)   1000   300   100    0
+        two busy processes beside it, mean                     84.0   40           22    22
+        alone, median                                           8      9     10          12
+
+    1000 costs little alone and halves the step in company; SPIN_COUNT stays near it. The library
+    reads the variable once, when it is loaded.
     """
     name, quiet = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY" in os.environ
     ours = not quiet and name not in os.environ
@@ -49,9 +53,13 @@ if BACKEND == "c":
             "PYGPT_BACKEND=reference to use the Python loops"
         ) from error
     NULL = ffi.NULL
+    OK, ENOMEM, ERANGE = lib.PYGPT_OK, lib.PYGPT_ENOMEM, lib.PYGPT_ERANGE
+    MAX_THREADS = lib.PYGPT_MAX_THREADS
 elif BACKEND == "reference":
     from pygpt import reference as lib
     ffi = NULL = None
+    OK, ENOMEM, ERANGE = lib.OK, None, lib.ERANGE
+    MAX_THREADS = 256  # any of the numbers that C takes, to no effect
 else:
     raise ImportError(f"PYGPT_BACKEND={BACKEND!r} is neither 'c' nor 'reference'")
 
@@ -144,7 +152,7 @@ def logical_cpus() -> int:
 
 
 def _threads_at_start() -> int:
-    """OMP_NUM_THREADS where it is a positive number, at most one a hardware thread; else a core's."""
+    """OMP_NUM_THREADS where it is positive, at most one a hardware thread; else one a core."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if asked.isdecimal() and int(asked) > 0:
         return min(int(asked), logical_cpus())
@@ -161,7 +169,7 @@ def set_num_threads(n: int) -> None:
     """Let kernels use n threads, for the whole process.
 
     Args:
-        n: 1..256. More than there are cores makes everything slower.
+        n: 1..MAX_THREADS, 256. More than there are cores makes everything slower.
 
     Raises:
         ValueError: n is not in that range.
@@ -242,7 +250,7 @@ def use_isa(name: str):
 
 
 def info() -> dict:
-    """What is in use: backend, compiler, isa, isas, threads, cores, openmp."""
+    """What is in use: backend, compiler, isa, isas, threads, cores, openmp ("on" or "off")."""
     c = ffi is not None
     return {
         "backend": BACKEND,
@@ -251,7 +259,7 @@ def info() -> dict:
         "isas": isa_names(),
         "threads": get_num_threads(),
         "cores": physical_cores(),
-        "openmp": lib.pygpt_openmp() if c else 0,
+        "openmp": "on" if c and lib.pygpt_openmp() else "off",
     }
 
 

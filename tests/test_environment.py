@@ -76,3 +76,10 @@ def test_the_reference_backend_trains_without_the_c_library(tmp_path):
         capture_output=True, text=True, timeout=120, env={**os.environ, "PYGPT_BACKEND": "reference"})
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("val_loss=")
+
+
+def test_the_reference_backend_takes_what_the_c_library_takes():
+    code = "from pygpt import kernels as k; print(k.OK, k.ERANGE, k.MAX_THREADS); " \
+           "assert k.info()['openmp'] in ('on', 'off')"
+    c, loops = python(code, PYGPT_BACKEND="c"), python(code, PYGPT_BACKEND="reference")
+    assert c.returncode == 0 and c.stdout == loops.stdout, loops.stderr

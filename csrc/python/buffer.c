@@ -1,7 +1,8 @@
 /* buffer.c: lets a Python class export memory on Pythons before 3.12.
  *
- * From 3.12 on, memoryview(x) asks the method x.__buffer__ (PEP 688). Before that only a C type could
- * answer. This is that C type: it answers by calling the same method. tensor.Tensor inherits it. */
+ * From 3.12 on, memoryview(x) asks the method x.__buffer__ (PEP 688). Before that only a C type
+ * could answer. This is that C type: it answers by calling the same method. tensor.Tensor inherits
+ * it. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

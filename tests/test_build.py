@@ -1,0 +1,126 @@
+"""The build without a compiler, and what makes it build again. No C is compiled here.
+
+Each test works in a copy of the source tree. Builds with real compilers, and installs, take longer:
+they are in tests/install (`make test-install`). Needs setuptools.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("setuptools")
+
+TOP = Path(__file__).parent.parent
+MISSING = "pygpt: error: no C compiler: 'no-such-cc' not found"
+BUILD = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+# A compiler that writes down its arguments and makes an empty file of what it is asked for.
+FAKE_COMPILER = """#!/bin/sh
+echo "$@" >> "{log}"
+while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+"""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of what a clone holds, without anything built."""
+    ignore = shutil.ignore_patterns("*.so", "__pycache__", "_kernels.c")
+    for name in ("csrc", "pygpt", "tests"):
+        shutil.copytree(TOP / name, tmp_path / "tree" / name, ignore=ignore)
+    for path in TOP.iterdir():
+        if path.is_file():
+            shutil.copy(path, tmp_path / "tree")
+    return tmp_path / "tree"
+
+
+def run(tree, command, **env):
+    """The finished command, with the environment's own choices about building taken away."""
+    kept = {name: value for name, value in os.environ.items()
+            if name not in ("CC", "CFLAGS", "LDSHARED") and not name.startswith(("PYGPT_", "MAKE"))}
+    return subprocess.run(command, cwd=tree, env={**kept, **env}, capture_output=True, text=True,
+                          timeout=120)
+
+
+def make(tree, target):
+    """`make target` with this Python in the virtual environment's place."""
+    venv = tree / ".venv"
+    venv.mkdir(exist_ok=True)
+    (venv / ".installed").touch()
+    return ["make", target, f"VENV={venv}", f"PY={sys.executable}"]
+
+
+def test_without_a_compiler_the_build_says_so_in_one_line(tree):
+    result = run(tree, BUILD, CC="no-such-cc")
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith(MISSING) and result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_without_a_compiler_stops_with_that_line(tree):
+    result = run(tree, make(tree, "train"), CC="no-such-cc")
+    said = [line for line in result.stderr.splitlines() if not line.startswith("make: ***")]
+    assert result.returncode == 2 and result.stdout == ""  # 2 is make's own for any failure
+    assert len(said) == 1 and said[0].startswith(MISSING)
+
+
+def test_pip_without_a_compiler_shows_that_line(tree):
+    pytest.importorskip("pip")
+    result = run(tree, [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps",
+                        "--no-index", "--disable-pip-version-check", "--target", "out", "."],
+                 CC="no-such-cc")
+    assert result.returncode == 1
+    assert MISSING in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_source_distribution_needs_no_compiler_and_holds_the_sources(tree):
+    result = run(tree, [sys.executable, "setup.py", "-q", "sdist"], CC="no-such-cc")
+    assert result.returncode == 0, result.stderr
+    with tarfile.open(next((tree / "dist").glob("pygpt-*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {str(path.relative_to(tree)) for folder in ("csrc", "pygpt", "tests")
+              for path in (tree / folder).rglob("*.*") if path.suffix not in (".pyc", ".egg-info")}
+    assert needed | {"Makefile", "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= packed
+
+
+def test_what_makes_it_build_again(tree, tmp_path):
+    log = tmp_path / "compiled"
+    first, second = tmp_path / "first-cc", tmp_path / "second-cc"
+    for cc in (first, second):
+        cc.write_text(FAKE_COMPILER.format(log=log))
+        cc.chmod(0o755)
+
+    def compiled(cc=first, **env):
+        """The kernel sources that a build compiles, and its last command to compile or link."""
+        log.write_text("")
+        result = run(tree, BUILD, CC=str(cc), **env)
+        assert result.returncode == 0, result.stderr
+        lines = log.read_text().splitlines()
+        return {path.name for path in (tree / "csrc").glob("*.c")
+                if any(f"csrc/{path.name} " in line for line in lines)}, lines
+
+    everything = {path.name for path in (tree / "csrc").glob("*.c")}
+    assert compiled()[0] == everything
+    assert compiled()[0] == set()
+
+    again, lines = compiled(PYGPT_OPENMP="0")
+    assert again == everything and not any("-fopenmp" in line for line in lines)
+    assert compiled(PYGPT_OPENMP="0")[0] == set()
+    again, lines = compiled()
+    assert again == everything and sum("-fopenmp" in line for line in lines) > len(everything)
+
+    assert compiled(PYGPT_CFLAGS="-DNOTHING")[0] == everything
+    assert compiled(PYGPT_CFLAGS="-DNOTHING", CFLAGS="-DMORE")[0] == everything
+    assert compiled(second)[0] == everything
+    assert compiled(second)[0] == set()
+
+    for name in ("csrc/gelu.inl", "csrc/simd.h", "csrc/pygpt.h", "csrc/gelu.c"):
+        newest = max(path.stat().st_mtime for path in (tree / "build").rglob("*"))
+        os.utime(tree / name, (newest + 1, newest + 1))
+        assert compiled(second)[0] == everything, name
+        for path in (tree / "build").rglob("*.so"):  # as if a second had passed
+            os.utime(path, (newest + 2, newest + 2))
+        assert compiled(second)[0] == set(), name
