@@ -1,13 +1,13 @@
 """Modules: layers that own parameters, and find those of the layers inside them.
 
-A module's parameters, their gradients and (optim.py) both moments lie in flat buffers of one layout:
-matrices first, then vectors, each at a multiple of 64 bytes. A `Parameter` is a view of them.
+A module's parameters, their gradients and (optim.py) both moments lie in flat buffers of one
+layout: matrices first, then vectors, each at a multiple of 64 bytes. A `Parameter` is a view.
 
 Uses tensor.py, ops.py and kernels.py; used by model.py and optim.py.
 """
 
 from pygpt import ops
-from pygpt.kernels import Memory, lib
+from pygpt.kernels import Memory, check, lib
 from pygpt.tensor import Leaf, Tensor
 
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
@@ -19,16 +19,19 @@ class Parameter(Tensor):
     Args:
         shape: its shape.
         std: it starts as normal numbers of this standard deviation, or, when None, as `fill`.
+
+    Attributes:
+        layout: the Layout whose buffers it lies in; None while it lies elsewhere or nowhere.
     """
 
-    __slots__ = ("std", "fill")
+    __slots__ = ("std", "fill", "layout")
 
     def __init__(self, shape, std=None, fill=0.0):
         self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
         self.size = 1
         for n in self.shape:
             self.size *= n
-        self.node = Leaf(self)
+        self.node, self.layout = Leaf(self), None
 
     def __getattr__(self, name):
         if name in ("memory", "ptr", "offset"):
@@ -36,18 +39,30 @@ class Parameter(Tensor):
                              "module's initialise(seed)")
         raise AttributeError(name)
 
-    def place(self, memory, offset=0):
-        """Let its values be those at `offset` bytes of memory."""
-        self.memory, self.offset = memory, offset
+    def place(self, memory, offset=0, layout=None):
+        """Let its values be those at `offset` bytes of memory, the values of `layout` if given."""
+        if self.layout is not None:
+            self.layout.current = False
+        self.memory, self.offset, self.layout = memory, offset, layout
         self.ptr = memory.pointer("f", offset)
+
+
+def fill(pointer, n, value):
+    """Make each of the n floats at pointer `value`."""
+    cell = Tensor(value)
+    check(lib.sum_backward(pointer, cell.ptr, n, 0))  # the gradient of a sum: one number to each
 
 
 class Layout:
     """Where each parameter stands in the flat buffers.
 
     Attributes:
+        entries: (name, Parameter, offset in bytes) of each, matrices first.
         n: the length of a buffer in floats, gaps (always 0) included.
         n_decay: the length of its first part, the matrices, which weight decay applies to.
+        values: the flat buffer of the parameters (Memory).
+        gradients: their Gradients, once someone wanted them.
+        current: whether the parameters still lie here.
     """
 
     def __init__(self, named_parameters):
@@ -55,46 +70,109 @@ class Layout:
         matrices = [(name, p) for name, p in named if len(p.shape) >= 2]
         vectors = [(name, p) for name, p in named if len(p.shape) < 2]
         self.entries, self.n = [], 0
-        for name, parameter in matrices + vectors:
-            if len(parameter.shape) < 2 and not hasattr(self, "n_decay"):
+        for group in matrices, vectors:
+            for name, parameter in group:
+                self.entries.append((name, parameter, 4 * self.n))
+                self.n += -(-parameter.size // ALIGN) * ALIGN
+            if group is matrices:
                 self.n_decay = self.n
-            self.entries.append((name, parameter, 4 * self.n))
-            self.n += -(-parameter.size // ALIGN) * ALIGN
-        if not vectors:
-            self.n_decay = self.n
+        self.values, self.gradients, self.current = self.buffer(), None, True
 
     def buffer(self):
         """A new flat buffer of zeros."""
         memory = Memory(4 * self.n)
-        zero = Tensor(0.0)
-        lib.sum_backward(memory.pointer("f"), zero.ptr, self.n, 0)
+        fill(memory.pointer("f"), self.n, 0.0)
         return memory
 
 
+class Gradients:
+    """The gradients of a layout's parameters in one flat buffer.
+
+    Clipping multiplies them all by one factor, which would be a pass over memory of its own;
+    instead the factor waits here. An optimizer's step multiplies by it on the way; whoever reads a
+    gradient or adds to it before that has it applied first (Leaf.before_use).
+
+    Attributes:
+        memory: the flat buffer (Memory), still to be multiplied by `factor`.
+    """
+
+    def __init__(self, layout):
+        self.layout, self.memory, self.factor = layout, layout.buffer(), 1.0
+        for _, parameter, offset in layout.entries:
+            leaf = parameter.node
+            if leaf.valid:  # it came before the buffer did
+                self.memory.view[offset:offset + 4 * leaf.size()] = leaf.result().flat().cast("B")
+            leaf.memory, leaf.offset, leaf.before_use = self.memory, offset, self.apply_factor
+
+    def complete(self):
+        """Whether there are gradients; those of parameters that got none are then set to 0."""
+        leaves = [parameter.node for _, parameter, _ in self.layout.entries]
+        missing = [leaf for leaf in leaves if not leaf.valid]
+        if len(missing) == len(leaves):
+            return False
+        for leaf in missing:
+            gradient = leaf.gradient()
+            fill(gradient.ptr, gradient.size, 0.0)
+            leaf.valid = True
+        return True
+
+    def forget(self):
+        """The next gradient to arrive at a parameter is written instead of added."""
+        self.factor = 1.0
+        for _, parameter, _ in self.layout.entries:
+            parameter.node.valid = False
+
+    def apply_factor(self):
+        """Multiply the gradients in memory by the factor that waits."""
+        if self.factor == 1.0:
+            return
+        cell, self.factor = Tensor(self.factor), 1.0
+        flat = self.memory.pointer("f")
+        check(lib.scale_forward(flat, flat, cell.ptr, self.layout.n, 0))
+
+
+def _inside(name, value):
+    """Yield (dotted name, Parameter or Module) for value itself or what its containers hold."""
+    if isinstance(value, (Parameter, Module)):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _inside(f"{name}.{i}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _inside(f"{name}.{key}", item)
+
+
 class Module:
-    """A layer. Parameters, modules and lists of modules set as attributes are found by name."""
+    """A layer. Parameters and modules set as attributes are found by name, and so are those in
+    lists, tuples and dicts: `h.0`, `h.key`. One that occurs twice counts once, by its first name.
+    """
 
     training = True
+    _gradients = None
+
+    def _walk(self, prefix, seen):
+        """Yield (dotted name, Parameter or Module inside this one), each once."""
+        for attribute, value in vars(self).items():
+            for name, item in _inside(prefix + attribute, value):
+                if id(item) not in seen:
+                    seen.add(id(item))
+                    yield name, item
+                    if isinstance(item, Module):
+                        yield from item._walk(name + ".", seen)
 
     def named_parameters(self, prefix=""):
         """Yield (dotted name, Parameter), in the order in which attributes were set."""
-        for name, value in vars(self).items():
-            if isinstance(value, Parameter):
-                yield prefix + name, value
-            elif isinstance(value, Module):
-                yield from value.named_parameters(f"{prefix}{name}.")
-            elif isinstance(value, list):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module):
-                        yield from item.named_parameters(f"{prefix}{name}.{i}.")
+        for name, item in self._walk(prefix, {id(self)}):
+            if isinstance(item, Parameter):
+                yield name, item
 
     def modules(self):
         """Yield this module and those inside it."""
         yield self
-        for value in vars(self).values():
-            for item in value if isinstance(value, list) else [value]:
-                if isinstance(item, Module):
-                    yield from item.modules()
+        for _, item in self._walk("", {id(self)}):
+            if isinstance(item, Module):
+                yield item
 
     def num_parameters(self):
         """How many numbers are trained."""
@@ -112,46 +190,73 @@ class Module:
 
     def initialise(self, seed=0):
         """Give every parameter its initial values, a function of seed and of its place; returns the
-        module."""
-        self._flatten(copy=False)
-        cell = ops.Seed(seed)
-        for stream, (_, parameter) in enumerate(self.named_parameters()):
-            if parameter.std is not None:
-                lib.random_normal(parameter.ptr, parameter.std, cell.ptr, stream, parameter.size)
-            elif parameter.fill:
-                fill = Tensor(parameter.fill)
-                lib.sum_backward(parameter.ptr, fill.ptr, parameter.size, 0)
+        module.
+
+        Args:
+            seed: a whole number from 0 to 2^64 - 1.
+
+        Raises:
+            ValueError: seed is not one.
+        """
+        cell, named = ops.Seed(seed), list(self.named_parameters())
+        if any(p.layout is None for _, p in named):
+            self._flatten(named, copy=False)
+        for stream, (_, p) in enumerate(named):
+            if p.std is None:
+                fill(p.ptr, p.size, p.fill)
+            else:
+                check(lib.random_normal(p.ptr, p.std, cell.ptr, stream, p.size))
         return self
 
     def layout(self):
-        """The parameters' places in the flat buffers, after making sure that they are there."""
-        if getattr(self, "_layout", None) is None:
-            self._flatten(copy=True)
-        return self._layout
+        """The parameters' places in the flat buffers, after making sure that they are there.
+
+        Raises:
+            ValueError: there are no parameters, or one has no values yet, or they are only a part
+                of what lies in another module's buffers, where recorded programs expect them.
+        """
+        named = list(self.named_parameters())
+        layout = self._common_layout(named)
+        if layout is None or len(layout.entries) != len(named):
+            layout = self._flatten(named, copy=True)
+        return layout
 
     def values(self):
-        """The flat buffer of all parameters (Memory)."""
-        self.layout()
-        return self._values
+        """The flat buffer of all parameters (Memory); errors as for layout()."""
+        return self.layout().values
 
     def gradients(self):
-        """The flat buffer of all gradients (Memory)."""
-        if getattr(self, "_gradients", None) is None:
-            self._gradients = Layout(self.named_parameters()).buffer()
-            for _, parameter, offset in Layout(self.named_parameters()).entries:
-                leaf = parameter.node
-                leaf.memory, leaf.offset, leaf.valid = self._gradients, offset, False
+        """The Gradients that the parameters' belong to: this module's own, or, where it is a part
+        of a larger model that is in flat buffers, that model's; errors as for layout()."""
+        if self._gradients is None or not self._gradients.layout.current:
+            layout = self._common_layout(list(self.named_parameters())) or self.layout()
+            layout.gradients = layout.gradients or Gradients(layout)
+            self._gradients = layout.gradients
         return self._gradients
 
-    def _flatten(self, copy):
-        layout = Layout(self.named_parameters())
-        flat = layout.buffer()
-        for _, parameter, offset in layout.entries:
-            if copy:
-                flat.view[offset:offset + 4 * parameter.size] = memoryview(parameter).cast("B")
-            parameter.place(flat, offset)
-        self._layout, self._values = layout, flat
-        self.moved()
+    def _common_layout(self, named):
+        """The one Layout that all the parameters lie in, or None."""
+        if not named:
+            raise ValueError(f"{type(self).__name__} has no parameters")
+        layout = named[0][1].layout
+        return layout if all(p.layout is layout for _, p in named) else None
+
+    def _flatten(self, named, copy):
+        """Move the parameters to flat buffers of this module's own."""
+        own = {id(p) for _, p in named}
+        for name, p in named:
+            if p.layout and not all(id(other) in own for _, other, _ in p.layout.entries):
+                raise ValueError(
+                    f"{type(self).__name__}: its parameter {name!r} lies in the flat buffers of a "
+                    "larger model; give the optimizer that whole model, not a part of it")
+        layout = Layout(named)
+        for _, p, offset in layout.entries if copy else ():
+            layout.values.view[offset:offset + 4 * p.size] = p.flat().cast("B")
+        for _, p, offset in layout.entries:
+            p.place(layout.values, offset, layout)
+        for module in self.modules():
+            module.moved()
+        return layout
 
     def moved(self):
         """Called when the parameters have come to other memory."""
@@ -200,8 +305,12 @@ class Dropout(Module):
     def __init__(self, share, stream=0):
         self.share, self.stream = share, stream
 
+    def now(self, seed):
+        """The share dropped in a pass with this seed: 0 without one, or while not training."""
+        return self.share if seed is not None and self.training else 0.0
+
     def __call__(self, x, seed=None, residual=None):
         """dropout(x) + residual; nothing is dropped without a seed."""
-        if seed is not None and self.training and self.share:
+        if self.now(seed):
             return ops.dropout(x, self.share, seed, self.stream, residual)
         return x if residual is None else ops.add(x, residual)

@@ -1,12 +1,17 @@
 """One function per kernel pair: check shapes, take memory, run the forward kernel, and leave on the
 tape the backward kernels that undo it. Each backward stands directly under its forward.
 
+Kernels trust their arguments, so everything is checked here: a TypeError says what is not a Tensor,
+a ValueError which shape, type or number does not fit. Only ids are checked by the kernels.
+
 This is where the one change of names happens: n_head here, NH in C (glossary: csrc/pygpt.h).
 Uses tensor.py and kernels.py; used by nn.py and model.py.
 """
 
+from math import inf, prod
+
 from pygpt.kernels import NULL, Memory, lib
-from pygpt.tensor import ONE, Tensor, attach, launch
+from pygpt.tensor import ONE, Tensor, attach, grad_enabled, launch
 
 
 def _pointer(tensor):
@@ -17,26 +22,54 @@ def _node(tensor):
     return None if tensor is None else tensor.node
 
 
-def _check(ok, message):
-    if not ok:
-        raise ValueError(message)
+def _check(ok, message, *values):
+    if not ok:  # the text is made only then: eager ops are called often
+        raise ValueError(message.format(*values))
 
 
-def _same_shape(name, a, b):
-    _check(a.shape == b.shape, f"{name}: shapes {a.shape} and {b.shape} differ")
+def _floats(op, **tensors):
+    for name, tensor in tensors.items():
+        if not (isinstance(tensor, Tensor) and tensor.code == "f"):
+            raise _not_of(tensor, "float32", op, name)
 
 
-def _rows(x):
+def _ids(op, **tensors):
+    for name, tensor in tensors.items():
+        if not (isinstance(tensor, Tensor) and tensor.code == "i"):
+            raise _not_of(tensor, "int32", op, name)
+
+
+def _not_of(value, wanted, op, name):
+    if isinstance(value, Tensor):
+        return ValueError(f"{op}: {name} is a tensor of code {value.code!r}, not of {wanted}")
+    return TypeError(f"{op}: {name} is of type {type(value).__name__}, not Tensor")
+
+
+def _whole(op, name, value, least):
+    _check(isinstance(value, int) and value >= least,
+           "{}: {}={!r} is not a whole number of {} or more", op, name, value, least)
+
+
+def _same_shape(op, name, a, other, b):
+    _check(a.shape == b.shape, "{}: shapes {} of {} and {} of {} differ", op, a.shape, name,
+           b.shape, other)
+
+
+def _apart(op, *tensors):
+    """No two are one trained tensor: the kernel writes their gradients at the same time."""
+    nodes = [t.node for t in tensors if t.node is not None]
+    _check(len(set(map(id, nodes))) == len(nodes),
+           "{}: a tensor is given twice; it can be used in one place only", op)
+
+
+def _rows(op, name, x):
     """x (..., C) as rows: how many, and how wide."""
-    width = x.shape[-1] if x.shape else 1
-    rows = 1
-    for n in x.shape[:-1]:
-        rows *= n
-    return rows, width
+    _check(x.shape, "{}: {} has no dimensions", op, name)
+    return prod(x.shape[:-1]), x.shape[-1]
 
 
 def _send(node, gradient_kernel):
-    """Have `gradient_kernel(ptr, accumulate)` put a gradient where the node wants it, if it does."""
+    """Have `gradient_kernel(ptr, accumulate)` put a gradient where the node wants it, if any."""
     if node is not None:
         gradient_kernel(*node.target())
 
@@ -64,7 +97,8 @@ def _send_together(nodes, gradient_kernel):
 
 def add(a, b):
     """a + b, of one shape."""
-    _same_shape("add", a, b)
+    _floats("add", a=a, b=b)
+    _same_shape("add", "a", a, "b", b)
     out = Tensor.empty(a.shape)
     launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)
     nodes = [t.node for t in (a, b) if t.node is not None]
@@ -78,7 +112,8 @@ def add(a, b):
 
 def mul(a, b):
     """a * b elementwise, of one shape."""
-    _same_shape("mul", a, b)
+    _floats("mul", a=a, b=b)
+    _same_shape("mul", "a", a, "b", b)
     out = Tensor.empty(a.shape)
     launch(lib.mul_forward, out.ptr, a.ptr, b.ptr, out.size)
 
@@ -93,6 +128,7 @@ def mul(a, b):
 
 def scale(a, factor):
     """a times a number."""
+    _floats("scale", a=a)
     out, c, node = Tensor.empty(a.shape), Tensor(float(factor)), a.node
     launch(lib.scale_forward, out.ptr, a.ptr, c.ptr, out.size, 0)
 
@@ -105,6 +141,7 @@ def scale(a, factor):
 
 def sum(a):
     """The sum of all values, of shape ()."""
+    _floats("sum", a=a)
     out, node, n = Tensor.empty(()), a.node, a.size
     launch(lib.sum_forward, out.ptr, a.ptr, n)
 
@@ -117,9 +154,13 @@ def sum(a):
 
 def reshape(a, shape):
     """The same values in the same order under another shape; no copy."""
+    _floats("reshape", a=a)
     shape = tuple(shape)
+    for n in shape:
+        _whole("reshape", "length", n, 0)
+    _check(prod(shape) == a.size, "reshape: {} values of shape {} do not fit shape {}", a.size,
+           a.shape, shape)
     out = Tensor.empty(shape, memory=a.memory, offset=a.offset)
-    _check(out.size == a.size, f"reshape: {a.shape} has {a.size} values, {shape} has {out.size}")
     node = a.node
 
     def backward(dout):
@@ -130,11 +171,13 @@ def reshape(a, shape):
 
 def matmul(a, b, transpose_b=False):
     """a @ b, or a @ b^T: a (..., K), b (K, N) or (N, K) -> (..., N)."""
-    _check(len(b.shape) == 2, f"matmul: the right operand has shape {b.shape}, not two dimensions")
-    M, K = _rows(a)
+    _floats("matmul", a=a, b=b)
+    _check(len(b.shape) == 2, "matmul: the right operand has shape {}, not two dimensions", b.shape)
+    M, K = _rows("matmul", "a", a)
     N = b.shape[0 if transpose_b else 1]
     _check(b.shape[1 if transpose_b else 0] == K,
-           f"matmul: shapes {a.shape} and {b.shape}{' transposed' if transpose_b else ''} do not fit")
+           "matmul: shapes {} and {}{} do not fit", a.shape, b.shape,
+           " transposed" if transpose_b else "")
     out = Tensor.empty((*a.shape[:-1], N))
     launch(lib.matmul, out.ptr, a.ptr, b.ptr, M, N, K, 0, int(transpose_b), 0)
 
@@ -155,14 +198,19 @@ def matmul(a, b, transpose_b=False):
 
 def linear(x, weight, bias=None, residual=None):
     """x @ weight + bias + residual: x (..., IN), weight (IN, OUT), bias (OUT,) -> (..., OUT)."""
-    R, IN = _rows(x)
+    _floats("linear", x=x, weight=weight)
+    R, IN = _rows("linear", "x", x)
     _check(len(weight.shape) == 2 and weight.shape[0] == IN,
-           f"linear: x {x.shape} does not fit weight {weight.shape}")
+           "linear: x {} does not fit weight {}", x.shape, weight.shape)
     OUT = weight.shape[1]
-    _check(bias is None or bias.shape == (OUT,), f"linear: bias {_shape(bias)} is not ({OUT},)")
     out = Tensor.empty((*x.shape[:-1], OUT))
+    if bias is not None:
+        _floats("linear", bias=bias)
+        _check(bias.shape == (OUT,), "linear: bias {} does not fit weight {}", bias.shape,
+               weight.shape)
     if residual is not None:
-        _same_shape("linear: residual", out, residual)
+        _floats("linear", residual=residual)
+        _same_shape("linear", "the result", out, "residual", residual)
     launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, _pointer(bias), _pointer(residual),
            R, IN, OUT)
     skip = _node(residual)
@@ -197,15 +245,18 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
     x (..., C), fc_weight (C, H), proj_weight (H, C). Of the two hidden tensors of width H only the
     sum before the GELU is kept for the backward pass; the GELU is computed again there.
     """
-    R, C = _rows(x)
-    H = fc_weight.shape[-1]
+    _floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
+            proj_bias=proj_bias)
+    R, C = _rows("mlp", "x", x)
+    H = fc_bias.size
     _check(fc_weight.shape == (C, H) and proj_weight.shape == (H, C),
-           f"mlp: x {x.shape}, weights {fc_weight.shape} and {proj_weight.shape} do not fit")
+           "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
     _check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
-           f"mlp: biases {fc_bias.shape} and {proj_bias.shape} do not fit the weights")
+           "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
     out, pre, hidden = Tensor.empty(x.shape), Tensor.empty((R, H)), Tensor.empty((R, H))
     if residual is not None:
-        _same_shape("mlp: residual", out, residual)
+        _floats("mlp", residual=residual)
+        _same_shape("mlp", "the result", out, "residual", residual)
     launch(lib.linear_forward, hidden.ptr, pre.ptr, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL,
            R, C, H)
     launch(lib.linear_forward, out.ptr, NULL, hidden.ptr, proj_weight.ptr, proj_bias.ptr,
@@ -229,9 +280,12 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
 
 def layernorm(x, weight, bias, eps=1e-5):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight, bias (C,)."""
-    R, C = _rows(x)
+    _floats("layernorm", x=x, weight=weight, bias=bias)
+    R, C = _rows("layernorm", "x", x)
     _check(weight.shape == (C,) and bias.shape == (C,),
-           f"layernorm: x {x.shape} does not fit weight {weight.shape} and bias {bias.shape}")
+           "layernorm: x {} does not fit weight {} and bias {}", x.shape, weight.shape, bias.shape)
+    _check(0.0 <= eps < inf, "layernorm: eps={} is not a finite number, 0 or more", eps)
+    _apart("layernorm", x, weight, bias)
     out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
     launch(lib.layernorm_forward, out.ptr, mean.ptr, rstd.ptr, x.ptr, weight.ptr, bias.ptr,
            R, C, eps)
@@ -257,6 +311,7 @@ def layernorm(x, weight, bias, eps=1e-5):
 
 def gelu(x):
     """GPT-2's GELU, elementwise."""
+    _floats("gelu", x=x)
     out, node = Tensor.empty(x.shape), x.node
     launch(lib.gelu_forward, out.ptr, x.ptr, x.size)
 
@@ -269,7 +324,8 @@ def gelu(x):
 
 def softmax(x):
     """exp(x) / sum(exp(x)) over the last axis."""
-    R, C = _rows(x)
+    _floats("softmax", x=x)
+    R, C = _rows("softmax", "x", x)
     out, node = Tensor.empty(x.shape), x.node
     launch(lib.softmax_forward, out.ptr, x.ptr, R, C)
     p = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)  # out without its node
@@ -282,16 +338,13 @@ def softmax(x):
 
 
 def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
-    """Causal multi-head self-attention: qkv (B, T, 3C), the heads of q, k, v side by side -> (B, T, C).
+    """Causal multi-head self-attention: qkv (B, T, 3C), q, k, v side by side -> (B, T, C).
 
-    dropout, seed and stream act on the attention weights, as in `dropout`.
+    Each of the three holds its n_head heads side by side. dropout, seed and stream act on the
+    attention weights, as in `dropout`.
     """
-    _check(len(qkv.shape) == 3 and qkv.shape[2] % 3 == 0,
-           f"attention: qkv has shape {qkv.shape}, not (B, T, 3 n_embd)")
-    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    _check(n_head > 0 and C % n_head == 0,
-           f"attention: n_embd={C} is not divisible by n_head={n_head}")
-    p, seed_ptr = _dropout_arguments(dropout, seed)
+    B, T, C = _attention_sizes("attention", qkv, n_head)
+    p, seed_ptr = _dropout_arguments("attention", dropout, seed, stream)
     out, lse = Tensor.empty((B, T, C)), Tensor.empty((B, n_head, T))
     launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p, seed_ptr, stream)
     node = qkv.node
@@ -306,26 +359,57 @@ def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
     return attach(out, (qkv,), backward)
 
 
+def _attention_sizes(op, qkv, n_head):
+    _floats(op, qkv=qkv)
+    _check(len(qkv.shape) == 3 and qkv.shape[2] % 3 == 0,
+           "{}: qkv has shape {}, not (B, T, 3 n_embd)", op, qkv.shape)
+    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    _whole(op, "n_head", n_head, 1)
+    _check(C % n_head == 0, "{}: n_embd={} is not divisible by n_head={}", op, C, n_head)
+    return B, T, C
+
+
 def attention_cached(qkv, keys, values, past, n_head):
     """Attention of T new positions to `past` old ones and themselves; no gradient.
 
     qkv (B, T, 3C); keys, values (B, P, C), whose rows past..past+T-1 are filled -> (B, T, C).
     """
-    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    P = keys.shape[1]
-    _check(past + T <= P, f"attention_cached: {past} + {T} positions do not fit a cache of {P}")
+    B, T, C = _attention_sizes("attention_cached", qkv, n_head)
+    _floats("attention_cached", keys=keys, values=values)
+    _same_shape("attention_cached", "keys", keys, "values", values)
+    P = keys.shape[1] if len(keys.shape) == 3 else 0
+    _check(keys.shape == (B, P, C), "attention_cached: keys {} do not fit qkv {}", keys.shape,
+           qkv.shape)
+    _whole("attention_cached", "past", past, 0)
+    _check(past + T <= P, "attention_cached: {} + {} positions do not fit a cache of {}", past,
+           T, P)
+    _check(not (qkv.node and grad_enabled()),
+           "attention_cached: qkv has no gradient; call it within no_grad()")
     out = Tensor.empty((B, T, C))
     launch(lib.attention_cached, out.ptr, keys.ptr, values.ptr, qkv.ptr, B, T, C, n_head, past, P)
     return out
 
 
 def embedding(ids, wte, wpe=None, past=0):
-    """wte[ids] + wpe[past + t]: ids (B, T) int32, wte (V, C), wpe (P, C) -> (B, T, C)."""
-    B, T = ids.shape
-    V, C = wte.shape
-    P = T if wpe is None else wpe.shape[0]
-    _check(wpe is None or past + T <= P,
-           f"embedding: {past + T} positions are more than n_positions={P}")
+    """wte[ids] + wpe[past + t]: ids (B, T) int32, wte (V, C), wpe (P, C) -> (B, T, C).
+
+    With past > 0, which is for generation, wpe gets no gradient: use no_grad().
+    """
+    _ids("embedding", ids=ids)
+    _floats("embedding", wte=wte)
+    _check(len(ids.shape) == 2, "embedding: ids have shape {}, not (B, T)", ids.shape)
+    _check(len(wte.shape) == 2, "embedding: wte has shape {}, not (V, C)", wte.shape)
+    _whole("embedding", "past", past, 0)
+    (B, T), (V, C) = ids.shape, wte.shape
+    P = T
+    if wpe is not None:
+        _floats("embedding", wpe=wpe)
+        _check(len(wpe.shape) == 2 and wpe.shape[1] == C,
+               "embedding: wte {} and wpe {} do not fit", wte.shape, wpe.shape)
+        P = wpe.shape[0]
+        _check(past + T <= P, "embedding: {} positions are more than n_positions={}", past + T, P)
+        _check(not (past and wpe.node and grad_enabled()),
+               "embedding: wpe has no gradient with past={}; call it within no_grad()", past)
     out = Tensor.empty((B, T, C))
     launch(lib.embedding_forward, out.ptr, ids.ptr, wte.ptr, _pointer(wpe), B, T, C, V, past)
     tokens, positions = wte.node, _node(wpe)
@@ -340,7 +424,11 @@ def embedding(ids, wte, wpe=None, past=0):
 
 
 class Seed:
-    """The random seed of one forward pass, in memory that the kernels read."""
+    """The random seed of one forward pass, in memory that the kernels read.
+
+    Raises:
+        ValueError: value is not a whole number from 0 to 2^64 - 1.
+    """
 
     def __init__(self, value=0):
         self._memory = Memory(8)
@@ -348,15 +436,22 @@ class Seed:
         self.set(value)
 
     def set(self, value):
-        """Make it `value`, a number from 0 to 2^64 - 1."""
+        """Make it `value`, a whole number from 0 to 2^64 - 1."""
+        _check(isinstance(value, int) and 0 <= value < 2 ** 64,
+               "seed={!r} is not a whole number in [0, 2^64)", value)
         self._memory.view.cast("Q")[0] = value
 
 
-def _dropout_arguments(dropout, seed):
-    _check(0.0 <= dropout < 1.0, f"dropout={dropout} is not in [0, 1)")
-    if dropout and seed is None:
-        raise ValueError(f"dropout={dropout} needs a seed")
-    return (dropout, seed.ptr) if dropout else (0.0, NULL)
+def _dropout_arguments(op, dropout, seed, stream):
+    # from 1 - 2^-25 on, single precision makes it 1
+    _check(0.0 <= dropout < 1.0 - 2.0 ** -25, "{}: dropout={} is not in [0, 1)", op, dropout)
+    _check(isinstance(stream, int) and 0 <= stream < 2 ** 64,
+           "{}: stream={!r} is not a whole number in [0, 2^64)", op, stream)
+    if not dropout:
+        return 0.0, NULL
+    _check(isinstance(seed, Seed),
+           "{}: dropout={} needs a seed, an ops.Seed; it is {}", op, dropout, type(seed).__name__)
+    return dropout, seed.ptr
 
 
 def dropout(x, dropout, seed, stream=0, residual=None):
@@ -366,8 +461,12 @@ def dropout(x, dropout, seed, stream=0, residual=None):
         seed: a Seed; the mask is a function of it, of `stream` (a number for the place in the
             model) and of the position alone.
     """
-    p, seed_ptr = _dropout_arguments(dropout, seed)
-    R, C = _rows(x)
+    _floats("dropout", x=x)
+    p, seed_ptr = _dropout_arguments("dropout", dropout, seed, stream)
+    R, C = _rows("dropout", "x", x)
+    if residual is not None:
+        _floats("dropout", residual=residual)
+        _same_shape("dropout", "x", x, "residual", residual)
     out = Tensor.empty(x.shape)
     launch(lib.dropout_forward, out.ptr, x.ptr, _pointer(residual), R, C, p, seed_ptr, stream)
     node, skip = x.node, _node(residual)
@@ -385,8 +484,10 @@ def dropout(x, dropout, seed, stream=0, residual=None):
 
 def cross_entropy(logits, targets):
     """The mean of -log softmax(logits)[target] in nats: logits (..., V), targets int32 -> ()."""
-    R, V = _rows(logits)
-    _check(targets.size == R, f"cross_entropy: {targets.size} targets for {R} rows of logits")
+    _floats("cross_entropy", logits=logits)
+    _ids("cross_entropy", targets=targets)
+    R, V = _rows("cross_entropy", "logits", logits)
+    _check(targets.size == R, "cross_entropy: {} targets for {} rows of logits", targets.size, R)
     loss, losses, node = Tensor.empty(()), Tensor.empty((R,)), logits.node
     launch(lib.cross_entropy_forward, loss.ptr, losses.ptr, logits.ptr, targets.ptr, R, V)
 
@@ -403,10 +504,14 @@ def linear_cross_entropy(x, weight, targets):
 
     x (..., C), weight (V, C), targets int32, one for each row of x -> ().
     """
-    R, C = _rows(x)
+    _floats("linear_cross_entropy", x=x, weight=weight)
+    _ids("linear_cross_entropy", targets=targets)
+    R, C = _rows("linear_cross_entropy", "x", x)
+    _check(len(weight.shape) == 2 and weight.shape[1] == C,
+           "linear_cross_entropy: x {} does not fit weight {}", x.shape, weight.shape)
     V = weight.shape[0]
-    _check(weight.shape == (V, C), f"linear_cross_entropy: x {x.shape}, weight {weight.shape}")
-    _check(targets.size == R, f"linear_cross_entropy: {targets.size} targets for {R} rows")
+    _check(targets.size == R, "linear_cross_entropy: {} targets for {} rows", targets.size, R)
+    _apart("linear_cross_entropy", x, weight)
     loss, losses = Tensor.empty(()), Tensor.empty((R,))
     launch(lib.linear_cross_entropy_forward, loss.ptr, losses.ptr, x.ptr, weight.ptr, targets.ptr,
            R, C, V, again=False)
@@ -420,7 +525,3 @@ def linear_cross_entropy(x, weight, targets):
                x.ptr, weight.ptr, targets.ptr, R, C, V, acc_x, acc_w)
 
     return attach(loss, (x, weight), backward)
-
-
-def _shape(tensor):
-    return None if tensor is None else tensor.shape

@@ -1,9 +1,10 @@
 """A tape run again: kernel calls bound to memory that was planned once.
 
-The first run is an ordinary one that is listened to. A tensor's memory comes from the program's pool
-and goes back to it when the last Python reference to the tensor is gone, so the reference counts that
-manage the first run plan the memory of all later ones: a block is used again exactly where the first
-run used it again. Later runs are a loop over bound calls; Python allocates nothing and checks no shape.
+The first run is an ordinary one that is listened to. A tensor's memory comes from the program's
+pool and goes back to it when the last Python reference to the tensor is gone, so the reference
+counts that manage the first run plan the memory of all later ones: a block is used again exactly
+where the first run used it again. Later runs are a loop over bound calls; Python allocates nothing
+and checks no shape.
 
 Used by step.py. Uses tensor.py and kernels.py.
 """
@@ -21,8 +22,8 @@ SLAB = 16 << 20  # bytes: of a size that the system backs with huge pages
 class Pool:
     """Blocks of memory that are lent to tensors, and lent again when they are given back.
 
-    Small blocks are cut from slabs, so that they come to lie in huge pages too: the activations of a
-    small model are thousands of ordinary pages, more than the processor keeps addresses of.
+    Small blocks are cut from slabs, so that they come to lie in huge pages too: the activations of
+    a small model are thousands of ordinary pages, more than the processor keeps addresses of.
     """
 
     def __init__(self):
@@ -31,8 +32,9 @@ class Pool:
         self._slab, self._used = None, SLAB
 
     def take(self, nbytes):
-        """A block of at least nbytes: the smallest free one that wastes at most a quarter of itself."""
-        fitting = [entry for entry in self._free if nbytes <= entry[0] <= max(nbytes * 4 // 3, 4096)]
+        """A block of at least nbytes: the smallest free one that wastes at most a quarter."""
+        most = max(nbytes * 4 // 3, 4096)
+        fitting = [entry for entry in self._free if nbytes <= entry[0] <= most]
         if fitting:
             entry = min(fitting, key=lambda e: e[0])
             self._free.remove(entry)

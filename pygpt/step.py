@@ -1,9 +1,9 @@
 """A model's training step, recorded for each shape of batch and replayed.
 
 The first loss of a shape is computed op by op and listened to; later ones replay what was recorded
-(program.py) on the same memory. A recorded step belongs to one loss at a time, from its forward pass
-until its backward pass has run or the loss is gone; another loss of that shape meanwhile gets a step
-of its own. So the user sees ordinary tensors, and pays for planning once.
+(program.py) on the same memory. A recorded step belongs to one loss at a time, from its forward
+pass until its backward pass has run or the loss is gone; another loss of that shape meanwhile gets
+a step of its own. So the user sees ordinary tensors, and pays for planning once.
 
 Uses program.py, tensor.py, ops.py; used by model.py.
 """

@@ -1,12 +1,12 @@
 """Tensor, and the tape that differentiates: what ran is written down, and run backwards.
 
-An op (ops.py) computes a tensor and leaves a `Node` with it: which nodes its inputs came from, and a
-function that takes the gradient of the output and sends gradients on to the inputs. A node's serial
-number grows with time, so going through the reachable nodes from the highest down visits every node
-after all that depend on it. No recursion, so a graph may be of any depth.
+An op (ops.py) computes a tensor and leaves a `Node` with it: which nodes its inputs came from, and
+a function that takes the gradient of the output and sends gradients on to the inputs. A node's
+serial number grows with time, so going through the reachable nodes from the highest down visits
+every node after all that depend on it. No recursion, so a graph may be of any depth.
 
-A gradient that arrives first is written, a later one added; which of the two is known when the call is
-made, so no memory is ever zeroed to be added to.
+A gradient that arrives first is written, a later one added; which of the two is known when the call
+is made, so no memory is ever zeroed to be added to.
 
 Everything a kernel does goes through `launch`, so a `Program` that listens can run it all again.
 Uses kernels.py; used by ops.py and everything above.
@@ -347,7 +347,7 @@ def run_backward(root, grad):
 
 
 def attach(out, inputs, backward):
-    """Put a node on `out` if gradients are wanted and any of the inputs (Tensor or None) needs one."""
+    """Put a node on `out` if gradients are wanted and one of inputs (Tensor or None) needs one."""
     if grad_enabled():
         parents = tuple(t.node for t in inputs if t is not None and t.node is not None)
         if parents:

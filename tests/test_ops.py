@@ -1,15 +1,19 @@
-"""Every op's gradient, along a random direction, against central differences of its own forward.
+"""Every op's gradient, along chosen directions, against central differences of its own forward.
 
-L(x) = sum(w * op(x)) with a fixed random w. For a random direction u the derivative dL/dt of
-L(x + t u) at t = 0 is the dot product of the gradient that backward() gives with u; the central
-difference (L(x + h u) - L(x - h u)) / 2h agrees with it to h^2 L''' / 6 plus the rounding of L over h.
-Uses the public Tensor and ops.py; a table says how each op is called.
+L(x) = sum(w * op(x)) with fixed w. For each input in turn, the derivative of L(x + t u) at t = 0 is
+the dot product of the gradient that backward() gives with u, the slope. Two central differences, of
+steps h and h/2, give the same by Richardson's combination, and how far to trust it; `Estimate` says
+how. The directions u are drawn with the signs of the gradient, so a slope is never small by
+cancellation, and a test of the test shows that a gradient wrong by 10 % would be seen.
+
+The public Tensor and ops.py; a table says how each op is called.
 """
 
 import inspect
 import math
 import random
 from array import array
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -21,33 +25,32 @@ from pygpt.tensor import Tensor, no_grad
 
 quick = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
+STEP = 2.0 ** -6
+GRID = 2.0 ** -12  # inputs and directions are multiples of it, so x + STEP/2 u is exact in float32
+ULPS = 16          # of an op's largest output: as many as the roundings in a sum of 16 products
+
+
+def on_grid(x):
+    return max(-7.0, min(7.0, round(x / GRID) * GRID))
+
+
+def tensor_of(numbers, shape):
+    tensor = Tensor.empty(shape)
+    tensor.flat()[:] = memoryview(array("f", numbers))
+    return tensor
+
 
 def values(rng, shape, spread=1.0):
-    size = math.prod(shape)
-    tensor = Tensor.empty(shape)
-    flat = memoryview(tensor).cast("B").cast("f")
-    for i in range(size):
-        flat[i] = rng.gauss(0, spread)
-    return tensor
+    return tensor_of([on_grid(rng.gauss(0, spread)) for _ in range(math.prod(shape))], shape)
 
 
 def integers(rng, shape, bound):
     tensor = Tensor.empty(shape, "i")
-    flat = memoryview(tensor).cast("B").cast("i")
-    for i in range(tensor.size):
-        flat[i] = rng.randrange(bound)
+    tensor.flat()[:] = memoryview(array("i", [rng.randrange(bound) for _ in range(tensor.size)]))
     return tensor
 
 
-def flat(tensor):
-    return memoryview(tensor).cast("B").cast("f")
-
-
-def drop_seed():
-    return ops.Seed(42)
-
-
-# op -> (shapes of the inputs that have gradients, the call) for rows R, width C, and a second width N
+# op -> (shapes of the inputs that have gradients, the call) for rows R, width C, second width N
 CASES = {
     "add": lambda r, R, C, N: ([(R, C), (R, C)], ops.add),
     "mul": lambda r, R, C, N: ([(R, C), (R, C)], ops.mul),
@@ -55,74 +58,117 @@ CASES = {
     "sum": lambda r, R, C, N: ([(R, C)], ops.sum),
     "reshape": lambda r, R, C, N: ([(R, C)], lambda x: ops.reshape(x, (C, R))),
     "matmul": lambda r, R, C, N: ([(R, C), (C, N)], ops.matmul),
-    "matmul transposed": lambda r, R, C, N: ([(R, C), (N, C)],
-                                             lambda a, b: ops.matmul(a, b, transpose_b=True)),
+    "matmul transposed": lambda r, R, C, N: (
+        [(R, C), (N, C)], lambda a, b: ops.matmul(a, b, transpose_b=True)),
     "linear": lambda r, R, C, N: ([(R, C), (C, N), (N,), (R, N)], ops.linear),
     "mlp": lambda r, R, C, N: ([(R, C), (C, N), (N,), (N, C), (C,), (R, C)], ops.mlp),
     "layernorm": lambda r, R, C, N: ([(R, C + 2), (C + 2,), (C + 2,)], ops.layernorm),
     "gelu": lambda r, R, C, N: ([(R, C)], ops.gelu),
     "softmax": lambda r, R, C, N: ([(R, C)], ops.softmax),
     "attention": lambda r, R, C, N: ([(2, R, 3 * 2 * C)], lambda x: ops.attention(x, 2)),
-    "attention dropped": lambda r, R, C, N: ([(1, R, 3 * 2 * C)], lambda x, s=drop_seed():
-                                             ops.attention(x, 2, 0.3, s, 5)),
-    "embedding": lambda r, R, C, N: ([(N, C), (R + 1, C)], lambda e, p, i=integers(r, (2, R), N):
-                                     ops.embedding(i, e, p)),
-    "dropout": lambda r, R, C, N: ([(R, C), (R, C)], lambda x, y, s=drop_seed():
-                                   ops.dropout(x, 0.4, s, 3, y)),
-    "cross_entropy": lambda r, R, C, N: ([(R, N)], lambda x, t=integers(r, (R,), N):
-                                         ops.cross_entropy(x, t)),
-    "linear_cross_entropy": lambda r, R, C, N: ([(R, C), (N, C)], lambda x, w, t=integers(r, (R,), N):
-                                                ops.linear_cross_entropy(x, w, t)),
+    "attention dropped": lambda r, R, C, N: (
+        [(2, R, 3 * 2 * C)], lambda x, s=ops.Seed(42): ops.attention(x, 2, 0.3, s, 5)),
+    "embedding": lambda r, R, C, N: (
+        [(N, C), (R + 1, C)], lambda e, p, i=integers(r, (2, R), N): ops.embedding(i, e, p)),
+    "dropout": lambda r, R, C, N: (
+        [(R, C), (R, C)], lambda x, y, s=ops.Seed(42): ops.dropout(x, 0.4, s, 3, y)),
+    "cross_entropy": lambda r, R, C, N: (
+        [(R, N)], lambda x, t=integers(r, (R,), N): ops.cross_entropy(x, t)),
+    "linear_cross_entropy": lambda r, R, C, N: (
+        [(R, C), (N, C)],
+        lambda x, w, t=integers(r, (R,), N): ops.linear_cross_entropy(x, w, t)),
 }
+PARTS = {"attention": 3, "attention dropped": 3}  # q, k and v each have a direction of their own
 NO_GRADIENT = {"attention_cached"}  # for generation only; tested against attention below
 
 
-def directional(rng, call, inputs):
-    """(gradient . direction, central difference), and the scale of L for the tolerance."""
-    leaves = [Tensor(t.tolist(), requires_grad=True) if 0 not in t.shape else t for t in inputs]
+@dataclass
+class Estimate:
+    """What two central differences say about a derivative.
+
+    The one of step h is D + c h^2 + O(h^4), that of h/2 is D + c h^2 / 4 + ..: `exact` combines them
+    so that the h^2 drop out. Their difference is 3/4 c h^2, which bounds what is left many times
+    over unless h is far too large. Each value of L is wrong by up to `rounding`, so `near` by
+    2 / h times that and `far` by 1 / h; (4 * 2 + 1) / 3 = 3.
+    """
+
+    near: float
+    far: float
+    rounding: float
+
+    @property
+    def exact(self):
+        return (4 * self.near - self.far) / 3
+
+    @property
+    def allowed(self):
+        return abs(self.near - self.far) + 3 * self.rounding / STEP
+
+    def agrees(self, slope):
+        return abs(slope - self.exact) <= self.allowed
+
+
+def directions(rng, gradient, width, parts):
+    """For each of `parts` ranges of columns, a direction within it of length about 2, most of it
+    with the gradient's signs."""
+    for part in range(parts):
+        mine = [part * width <= i % (parts * width) < (part + 1) * width
+                for i in range(len(gradient))]
+        raw = [math.copysign(0.2 + abs(rng.gauss(0, 1)), g or rng.gauss(0, 1)) * m
+               for g, m in zip(gradient, mine)]
+        length = math.hypot(*raw) or 1.0
+        yield [on_grid(2 * u / length) for u in raw]
+
+
+def slopes(name, R, C, N, seed):
+    """Yield (slope by the gradient, Estimate) for every input of an op, part by part."""
+    rng = random.Random(seed)
+    shapes, call = CASES[name](rng, R, C, N)
+    inputs = [values(rng, shape) for shape in shapes]
+    leaves = [Tensor(t.tolist(), requires_grad=True) for t in inputs]
     out = call(*leaves)
-    weights = [rng.gauss(0, 1) for _ in range(out.size)]
-    grad = Tensor.empty(out.shape)
-    flat(grad)[:] = memoryview(array("f", weights))
-    out.backward(grad)
-    directions = [[rng.gauss(0, 1) for _ in range(t.size)] for t in inputs]
-    slope = math.fsum(g * u for leaf, d in zip(leaves, directions)
-                      for g, u in zip(flat(leaf.grad), d))
+    weights = [rng.choice((-1, 1)) * rng.uniform(1, 2) for _ in range(out.size)]
+    cotangent = tensor_of(weights, out.shape)
+    out.backward(cotangent)
 
-    def along(t):
-        moved = []
-        for tensor, d in zip(inputs, directions):
-            copy = Tensor.empty(tensor.shape)
-            for i, (x, u) in enumerate(zip(flat(tensor), d)):
-                flat(copy)[i] = x + t * u
-            moved.append(copy)
+    def loss(k, moved):
         with no_grad():
-            y = flat(call(*moved))
-            return math.fsum(w * v for w, v in zip(weights, y)), math.fsum(
-                abs(w * v) for w, v in zip(weights, y))
+            y = call(*inputs[:k], moved, *inputs[k + 1:]).flat()
+            largest = max([1.0, *map(abs, y)])
+            return (math.fsum(w * v for w, v in zip(cotangent.flat(), y)),
+                    ULPS * 2.0 ** -24 * largest * math.fsum(map(abs, weights)))
 
-    h = 2e-3
-    (above, size), (below, _) = along(h), along(-h)
-    return slope, (above - below) / (2 * h), size
+    for k, leaf in enumerate(leaves):
+        gradient, parts = leaf.grad.flat().tolist(), PARTS.get(name, 1)
+        for u in directions(rng, gradient, leaf.shape[-1] // parts, parts):
+            def along(t):
+                return loss(k, tensor_of([x + t * d for x, d in zip(inputs[k].flat(), u)],
+                                         leaf.shape))
+
+            differences, rounding = [], 0.0
+            for h in (STEP / 2, STEP):
+                (above, up), (below, down) = along(h), along(-h)
+                differences.append((above - below) / (2 * h))
+                rounding = max(rounding, up, down)
+            slope = math.fsum(g * d for g, d in zip(gradient, u))
+            yield slope, Estimate(*differences, rounding)
 
 
 @pytest.mark.parametrize("name", CASES)
 @quick
 @given(st.integers(1, 7), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2 ** 32))
 def test_gradient_along_a_direction(name, R, C, N, seed):
-    rng = random.Random(seed)
-    shapes, call = CASES[name](rng, R, C, N)
-    inputs = [values(rng, shape, 0.7) for shape in shapes]
-    slope, difference, size = directional(rng, call, inputs)
-    # Rounding: L is a sum of terms each good to a few float32 ulps (2^-24), divided by h = 2e-3.
-    # Truncation: h^2/6 times the third derivative along u, |u| growing with the number of inputs.
-    # Layer norm of a nearly constant row bends sharply (rstd up to 300), hence its own bound.
-    length = math.sqrt(sum(t.size for t in inputs))
-    rounding = 8 * 2 ** -24 * (size + 1) / 2e-3
-    truncation = 4e-6 * (1 + length ** 3) * (size + 1)
-    if name == "layernorm":
-        truncation *= 50
-    assert abs(slope - difference) <= rounding + truncation
+    for slope, estimate in slopes(name, R, C, N, seed):
+        assert estimate.agrees(slope), (slope, estimate)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("sizes", [(4, 3, 5), (5, 8, 3), (7, 6, 9)], ids=str)
+def test_a_wrong_gradient_would_be_seen(name, sizes):
+    for slope, estimate in slopes(name, *sizes, seed=1):
+        assert estimate.agrees(slope)
+        for wrong in (0.0, 0.9 * slope, 1.1 * slope, -slope):
+            assert not estimate.agrees(wrong), (slope, estimate)
 
 
 def test_every_op_has_a_gradient_test():
@@ -178,18 +224,144 @@ def test_backward_of_nothing_is_refused():
         ops.sum(Tensor([1.0], requires_grad=True)).backward()
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: ops.add(Tensor([1.0]), Tensor([1.0, 2.0])), r"add: shapes \(1,\) and \(2,\) differ"),
-    (lambda: ops.matmul(Tensor([[1.0]]), Tensor([[1.0], [2.0]])), "do not fit"),
-    (lambda: ops.attention(Tensor([[[0.0] * 9]]), 2), "n_embd=3 is not divisible by n_head=2"),
-    (lambda: ops.dropout(Tensor([1.0]), 1.0, None), r"dropout=1.0 is not in \[0, 1\)"),
-    (lambda: ops.dropout(Tensor([1.0]), 0.5, None), "needs a seed"),
+def f(*shape):
+    return values(random.Random(0), shape)
+
+
+def i(*shape):
+    return integers(random.Random(0), shape, 1)
+
+
+SEED = ops.Seed(1)
+MISUSE = [
+    (lambda: ops.add(f(1), f(2)), r"add: shapes \(1,\) of a and \(2,\) of b differ"),
+    (lambda: ops.mul(f(2, 3), f(3, 2)), r"mul: shapes \(2, 3\) of a and \(3, 2\) of b differ"),
+    (lambda: ops.reshape(f(4), (3,)), r"reshape: 4 values of shape \(4,\) do not fit shape \(3,\)"),
+    (lambda: ops.reshape(f(4), (-2, -2)), "reshape: length=-2 is not a whole number of 0 or more"),
+    (lambda: ops.reshape(f(4), (2.0, 2)), "reshape: length=2.0 is not a whole number"),
+    (lambda: ops.matmul(f(1, 1), f(2, 1)), r"matmul: shapes \(1, 1\) and \(2, 1\) do not fit"),
+    (lambda: ops.matmul(f(1, 2), f(2, 1), transpose_b=True), r"\(2, 1\) transposed do not fit"),
+    (lambda: ops.matmul(f(1, 2), f(2)), "not two dimensions"),
+    (lambda: ops.matmul(f(), f(1, 2)), "matmul: a has no dimensions"),
+    (lambda: ops.linear(f(2, 3), f(3, 4), f(3)), r"linear: bias \(3,\) does not fit weight \(3, 4\)"),
+    (lambda: ops.linear(f(2, 3), f(3, 4), f(1, 4)), r"linear: bias \(1, 4\) does not fit"),
+    (lambda: ops.linear(f(2, 3), f(3, 4), f()), r"linear: bias \(\) does not fit"),
+    (lambda: ops.linear(f(2, 3), f(3, 4), None, f(1, 4)), r"\(1, 4\) of residual differ"),
+    (lambda: ops.mlp(f(2, 3), f(3), f(4), f(4, 3), f(3)), "mlp: x .* do not fit"),
+    (lambda: ops.mlp(f(2, 3), f(), f(), f(4, 3), f(3)), "mlp: x .* do not fit"),
+    (lambda: ops.layernorm(f(), f(1), f(1)), "layernorm: x has no dimensions"),
+    (lambda: ops.layernorm(f(2, 3), f(3), f(3), -1.0), "layernorm: eps=-1.0 is not"),
+    (lambda: ops.layernorm(f(2, 3), f(3), f(3), math.nan), "layernorm: eps=nan is not"),
+    (lambda: ops.softmax(f()), "softmax: x has no dimensions"),
+    (lambda: ops.attention(f(2, 9), 1), r"attention: qkv has shape \(2, 9\), not \(B, T, 3 n_embd\)"),
+    (lambda: ops.attention(f(1, 2, 10), 1), "not .B, T, 3 n_embd"),
+    (lambda: ops.attention(f(1, 1, 9), 2), "n_embd=3 is not divisible by n_head=2"),
+    (lambda: ops.attention(f(1, 1, 9), 0), "n_head=0 is not a whole number of 1 or more"),
+    (lambda: ops.attention(f(1, 1, 9), 1.0), "n_head=1.0 is not a whole number"),
+    (lambda: ops.attention(f(1, 1, 9), 1, 0.5), "attention: dropout=0.5 needs a seed"),
+    (lambda: ops.attention_cached(f(1, 1, 9), f(1, 4, 3), f(1, 3, 3), 0, 1), "keys .* values differ"),
+    (lambda: ops.attention_cached(f(2, 1, 9), f(1, 4, 3), f(1, 4, 3), 0, 1), "do not fit qkv"),
+    (lambda: ops.attention_cached(f(1, 1, 9), f(1, 4, 2), f(1, 4, 2), 0, 1), "do not fit qkv"),
+    (lambda: ops.attention_cached(f(1, 1, 9), f(4, 3), f(4, 3), 0, 1), "do not fit qkv"),
+    (lambda: ops.attention_cached(f(1, 2, 9), f(1, 4, 3), f(1, 4, 3), 3, 1), r"3 \+ 2 positions"),
+    (lambda: ops.attention_cached(f(1, 2, 9), f(1, 4, 3), f(1, 4, 3), -1, 1), "past=-1 is not"),
+    (lambda: ops.attention_cached(f(1, 2, 9), f(1, 4, 3), f(1, 4, 3), 0, 2), "not divisible"),
+    (lambda: ops.attention_cached(f(2, 9), f(1, 4, 3), f(1, 4, 3), 0, 1), "qkv has shape"),
+    (lambda: ops.embedding(i(1, 2), f(3, 64), f(4, 1)), r"wte \(3, 64\) and wpe \(4, 1\) do not fit"),
+    (lambda: ops.embedding(i(1, 2), f(3, 4), f(4)), "do not fit"),
+    (lambda: ops.embedding(i(1, 2), f(3, 4), f(4, 4), past=-2), "past=-2 is not a whole number of 0"),
+    (lambda: ops.embedding(i(1, 2), f(3, 4), f(4, 4), past=1.0), "past=1.0 is not a whole number"),
+    (lambda: ops.embedding(i(1, 2), f(3, 4), f(4, 4), past=3), "5 positions are more than n_positions=4"),
+    (lambda: ops.embedding(i(2), f(3, 4)), r"ids have shape \(2,\), not \(B, T\)"),
+    (lambda: ops.embedding(i(1, 2), f(3)), r"wte has shape \(3,\), not \(V, C\)"),
+    (lambda: ops.dropout(f(64, 64), 0.5, SEED, 0, f(1, 1)), "of x and .* of residual differ"),
+    (lambda: ops.dropout(f(1), 1.0, None), r"dropout=1.0 is not in \[0, 1\)"),
+    (lambda: ops.dropout(f(1), 1.0 - 2.0 ** -26, SEED), r"is not in \[0, 1\)"),
+    (lambda: ops.dropout(f(1), math.nan, SEED), r"dropout=nan is not in \[0, 1\)"),
+    (lambda: ops.dropout(f(1), 0.5, None), "dropout: dropout=0.5 needs a seed, .* NoneType"),
+    (lambda: ops.dropout(f(1), 0.5, 7), "needs a seed, an ops.Seed; it is int"),
+    (lambda: ops.dropout(f(1), 0.5, SEED, -1), r"stream=-1 is not a whole number"),
+    (lambda: ops.dropout(f(1), 0.5, SEED, 2 ** 64), r"stream=\d+ is not a whole number"),
+    (lambda: ops.Seed(-1), r"seed=-1 is not a whole number in \[0, 2\^64\)"),
+    (lambda: ops.Seed("x"), "seed='x' is not a whole number"),
+    (lambda: ops.cross_entropy(f(2, 3), i(3)), "3 targets for 2 rows of logits"),
+    (lambda: ops.cross_entropy(f(), i(1)), "logits has no dimensions"),
+    (lambda: ops.linear_cross_entropy(f(2, 3), f(), i(2)), "does not fit weight"),
+    (lambda: ops.linear_cross_entropy(f(2, 3), f(4, 3), i(3)), "3 targets for 2 rows"),
     (lambda: Tensor([[1.0], [1.0, 2.0]]), "ragged"),
     (lambda: float(Tensor([1.0, 2.0])), "2 values"),
-])
+]
+
+
+@pytest.mark.parametrize("call, message", MISUSE, ids=[message for _, message in MISUSE])
 def test_misuse_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# (op, input, dimension) that no other input or argument is tied to
+FREE = {("matmul", 0, 0), ("matmul", 1, 1), ("matmul transposed", 0, 0),
+        ("matmul transposed", 1, 0), ("layernorm", 0, 0), ("attention", 0, 0), ("attention", 0, 1),
+        ("attention dropped", 0, 0), ("attention dropped", 0, 1), ("embedding", 0, 0),
+        ("embedding", 1, 0), ("cross_entropy", 0, 1), ("linear_cross_entropy", 1, 0)}
+ANY_SHAPE = {"scale", "sum", "gelu", "softmax"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_input_must_be_a_float_tensor_that_fits(name):
+    op = name.split()[0]
+    shapes, call = CASES[name](random.Random(0), 3, 4, 5)
+    good = [f(*shape) for shape in shapes]
+    call(*good)
+    for k, shape in enumerate(shapes):
+        with pytest.raises(ValueError, match=f"{op}: .* is a tensor of code 'i', not of float32"):
+            call(*good[:k], i(*shape), *good[k + 1:])
+        with pytest.raises(TypeError, match=f"{op}: .* is of type list, not Tensor"):
+            call(*good[:k], [1.0], *good[k + 1:])
+        wrong = [(*shape[:d], shape[d] + by, *shape[d + 1:]) for by in (1, -1)
+                 for d in range(len(shape)) if (name, k, d) not in FREE]
+        for changed in [] if name in ANY_SHAPE else wrong + [(), (*shape, 1, 1, 1)]:
+            with pytest.raises(ValueError, match=f"^{op}: "):
+                call(*good[:k], f(*changed), *good[k + 1:])
+
+
+@pytest.mark.parametrize("call", [
+    lambda ids: ops.embedding(ids, f(3, 4)),
+    lambda ids: ops.cross_entropy(f(1, 2, 3), ids),
+    lambda ids: ops.linear_cross_entropy(f(1, 2, 4), f(3, 4), ids),
+], ids=["embedding", "cross_entropy", "linear_cross_entropy"])
+def test_ids_and_targets_must_be_int_tensors(call):
+    call(i(1, 2))
+    with pytest.raises(ValueError, match="is a tensor of code 'f', not of int32"):
+        call(f(1, 2))
+    with pytest.raises(TypeError, match="is of type list, not Tensor"):
+        call([[0, 0]])
+
+
+def trained(*shape):
+    return Tensor(f(*shape).tolist(), requires_grad=True)
+
+
+def test_what_has_no_gradient_says_so_before_it_computes():
+    wte, wpe = trained(3, 4), trained(6, 4)
+    with pytest.raises(ValueError, match="wpe has no gradient with past=3"):
+        ops.embedding(i(1, 2), wte, wpe, past=3)
+    qkv, cache = trained(1, 1, 12), f(1, 2, 4)
+    with pytest.raises(ValueError, match="qkv has no gradient"):
+        ops.attention_cached(qkv, cache, f(1, 2, 4), 0, 1)
+    with no_grad():
+        ops.embedding(i(1, 2), wte, wpe, past=3)
+        ops.attention_cached(qkv, cache, f(1, 2, 4), 0, 1)
+    ops.embedding(i(1, 2), wte, f(6, 4), past=3)
+
+
+def test_one_tensor_in_two_places_of_a_kernel_is_refused():
+    x, v = trained(3, 3), trained(3)
+    with pytest.raises(ValueError, match="linear_cross_entropy: a tensor is given twice"):
+        ops.linear_cross_entropy(x, x, i(3))
+    for inputs in (v, v, f(3)), (v, f(3), v), (f(3), v, v):
+        with pytest.raises(ValueError, match="layernorm: a tensor is given twice"):
+            ops.layernorm(*inputs)
 
 
 def test_memoryview_is_the_tensor_itself():

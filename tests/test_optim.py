@@ -1,0 +1,257 @@
+"""AdamW: its arithmetic, clipping, which gradients it works on, and what it refuses."""
+
+import math
+import random
+
+import pytest
+
+import pygpt
+from pygpt import nn, ops
+from pygpt.model import GPT
+from pygpt.tensor import Tensor
+
+TINY = dict(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
+
+
+def tiny():
+    """A model away from its initial values, whose regularity would hide mistakes."""
+    rng, model = random.Random(0), GPT(pygpt.GPTConfig(**TINY), seed=3)
+    for _, p in model.named_parameters():
+        flat = p.flat()
+        for i in range(p.size):
+            flat[i] += rng.gauss(0, 0.3)
+    return model
+
+
+def batch(rng, B=2, T=8):
+    return [[rng.randrange(11) for _ in range(T)] for _ in range(B)]
+
+
+def gradients(model):
+    return [g for _, p in model.named_parameters() for g in p.grad.flat()]
+
+
+def values(model):
+    return [x for _, p in model.named_parameters() for x in p.flat()]
+
+
+def norm(numbers):
+    return math.sqrt(math.fsum(x * x for x in numbers))
+
+
+# --------------------------------------------------------------------------------------- steps ---
+
+def test_a_step_is_adamw_with_decay_on_matrices_only():
+    rng, model = random.Random(13), tiny()
+    optimizer = pygpt.AdamW(model, lr=0.1, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.5)
+    m = v = None
+    for t in (1, 2):
+        model.loss(batch(rng), batch(rng)).backward()
+        ps = [(p, list(p.flat()), list(p.grad.flat())) for _, p in model.named_parameters()]
+        m = m or [[0.0] * p.size for p, _, _ in ps]
+        v = v or [[0.0] * p.size for p, _, _ in ps]
+        optimizer.step()
+        optimizer.zero_grad()
+        for k, (p, old, grad) in enumerate(ps):
+            for i, (x, g) in enumerate(zip(old, grad)):
+                m[k][i] = 0.8 * m[k][i] + 0.2 * g
+                v[k][i] = 0.9 * v[k][i] + 0.1 * g * g
+                step = (m[k][i] / (1 - 0.8 ** t)) / (math.sqrt(v[k][i] / (1 - 0.9 ** t)) + 1e-6)
+                x -= 0.1 * step + (0.1 * 0.5 * x if len(p.shape) == 2 else 0.0)
+                # lr times a ratio of size one, in single precision; tiny g make the ratio steep
+                assert abs(p.flat()[i] - x) <= 1e-4 * max(1, abs(x))
+    assert [p.grad for _, p in model.named_parameters()] == [None] * len(ps)
+
+
+def test_a_step_without_gradients_does_nothing():
+    model = tiny()
+    optimizer, before = pygpt.AdamW(model), values(model)
+    optimizer.step()
+    assert (optimizer.clip_grad_norm(1.0), optimizer.steps, values(model)) == (0.0, 0, before)
+
+
+def test_a_parameter_without_a_gradient_counts_as_having_zero():
+    class Pair(nn.Module):
+        def __init__(self):
+            self.used, self.idle = nn.Parameter((3,), fill=1.0), nn.Parameter((3,), fill=1.0)
+
+    pair = Pair().initialise()
+    optimizer = pygpt.AdamW(pair, lr=0.5)
+    ops.sum(pair.used).backward()
+    optimizer.step()
+    assert pair.used.tolist() == pytest.approx([0.5] * 3, abs=1e-6)
+    assert pair.idle.tolist() == [1.0] * 3 and pair.idle.grad.tolist() == [0.0] * 3
+
+
+# ------------------------------------------------------------------------------------ clipping ---
+
+def test_clipping_scales_gradients_to_the_norm_asked_for():
+    rng, model = random.Random(12), tiny()
+    optimizer = pygpt.AdamW(model)
+    model.loss(batch(rng), batch(rng)).backward()
+    before = gradients(model)
+    assert math.isclose(optimizer.clip_grad_norm(0.01), norm(before), rel_tol=1e-5)
+    assert math.isclose(norm(gradients(model)), 0.01, rel_tol=1e-3)
+
+
+def test_an_infinite_max_norm_only_measures():
+    rng, model = random.Random(12), tiny()
+    optimizer = pygpt.AdamW(model)
+    model.loss(batch(rng), batch(rng)).backward()
+    before = gradients(model)
+    assert math.isclose(optimizer.clip_grad_norm(math.inf), norm(before), rel_tol=1e-5)
+    assert gradients(model) == before
+
+
+@pytest.mark.parametrize("max_norm", [-1, -1.0, 0, 0.0, math.nan, -math.inf, "1", None, True])
+def test_a_max_norm_that_is_none_is_named(max_norm):
+    rng, model = random.Random(12), tiny()
+    optimizer = pygpt.AdamW(model)
+    model.loss(batch(rng), batch(rng)).backward()
+    before = gradients(model)
+    with pytest.raises(ValueError, match="max_norm=.* is not a number above 0"):
+        optimizer.clip_grad_norm(max_norm)
+    assert gradients(model) == before
+
+
+@pytest.mark.parametrize("read", [False, True], ids=["unread", "read"])
+def test_a_gradient_added_after_clipping_is_added_to_the_clipped_one(read):
+    rng, model, plain = random.Random(14), tiny(), tiny()
+    optimizer = pygpt.AdamW(model)
+    first, second = batch(rng), batch(rng)
+    model.loss(first, first).backward()
+    factor = 0.01 / (optimizer.clip_grad_norm(0.01) + 1e-6)
+    if read:
+        gradients(model)
+    model.loss(second, second).backward()
+    plain.loss(first, first).backward()
+    expected = [factor * g for g in gradients(plain)]
+    for _, p in plain.named_parameters():
+        p.node.valid = False
+    plain.loss(second, second).backward()
+    expected = [a + b for a, b in zip(expected, gradients(plain))]
+    largest = max(map(abs, expected))
+    # one product and one sum, each rounded to single precision
+    assert all(abs(a - b) <= 2 ** -22 * largest for a, b in zip(gradients(model), expected))
+
+
+def test_zero_grad_forgets_the_clip_factor():
+    rng, model, plain = random.Random(15), tiny(), tiny()
+    optimizer, ids = pygpt.AdamW(model), batch(rng)
+    model.loss(ids, ids).backward()
+    optimizer.clip_grad_norm(0.01)
+    optimizer.zero_grad()
+    model.loss(ids, ids).backward()
+    plain.loss(ids, ids).backward()
+    assert gradients(model) == gradients(plain)
+
+
+@pytest.mark.parametrize("clips, steps", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_of_two_optimizers_either_clips_and_either_steps(clips, steps):
+    # Clipped by one, then read: the same numbers whichever of the two is asked to do what.
+    rng, model, plain = random.Random(16), tiny(), tiny()
+    ids, lone = batch(rng), pygpt.AdamW(plain)
+    pair = [pygpt.AdamW(model), pygpt.AdamW(model)]
+    model.loss(ids, ids).backward()
+    plain.loss(ids, ids).backward()
+    assert pair[clips].clip_grad_norm(0.01) == lone.clip_grad_norm(0.01)
+    pair[steps].step()
+    lone.step()
+    assert values(model) == values(plain)
+    assert gradients(model) == gradients(plain)
+    pair[1 - clips].zero_grad()
+    model.loss(ids, ids).backward()
+    lone.zero_grad()
+    plain.loss(ids, ids).backward()
+    assert gradients(model) == gradients(plain)
+
+
+# ------------------------------------------------------------------------------- whose memory ---
+
+def test_a_part_of_a_model_is_refused_and_the_model_goes_on():
+    rng, model, plain = random.Random(17), tiny(), tiny()
+    ids = batch(rng)
+    model.loss(ids, ids)  # records a program that knows where the parameters are
+    for part in (model.transformer.h[1], model.transformer.wte, model.transformer.ln_f):
+        with pytest.raises(ValueError, match="give the optimizer that whole model"):
+            pygpt.AdamW(part)
+    for each in (model, plain):
+        optimizer = pygpt.AdamW(each, lr=0.1)
+        each.loss(ids, ids).backward()
+        optimizer.step()
+    assert values(model) == values(plain)
+    assert float(model.loss(ids, ids)) == float(plain.loss(ids, ids))
+
+
+def test_a_part_that_is_all_of_the_model_is_trained_in_place():
+    rng, model, plain = random.Random(18), tiny(), tiny()
+    ids = batch(rng)
+    for each, whole in ((model, model.transformer), (plain, plain)):
+        each.loss(ids, ids)
+        optimizer = pygpt.AdamW(whole, lr=0.1)
+        for _ in range(2):
+            each.loss(ids, ids).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert values(model) == values(plain)
+    assert float(model.loss(ids, ids)) == float(plain.loss(ids, ids))
+
+
+def test_a_model_inside_a_larger_one_goes_on():
+    class Larger(nn.Module):
+        def __init__(self, model):
+            self.model, self.extra = model, nn.Parameter((5,), fill=1.0)
+
+    rng, model, plain = random.Random(19), tiny(), tiny()
+    ids = batch(rng)
+    model.loss(ids, ids)
+    larger = Larger(model)
+    larger.extra.place(Tensor([1.0] * 5).memory)
+    for each, whole in ((model, larger), (plain, plain)):
+        optimizer = pygpt.AdamW(whole, lr=0.1)
+        each.loss(ids, ids).backward()
+        optimizer.step()
+    assert values(model) == values(plain)
+    assert float(model.loss(ids, ids)) == float(plain.loss(ids, ids))
+
+
+def test_an_optimizer_whose_parameters_have_moved_says_so():
+    class Larger(nn.Module):
+        def __init__(self, *parts):
+            self.parts = parts
+
+    part = nn.Linear(2, 2).initialise(1)
+    optimizer = pygpt.AdamW(part)
+    pygpt.AdamW(Larger(part, nn.Linear(2, 2).initialise(2)))
+    for use in (optimizer.step, lambda: optimizer.clip_grad_norm(1.0)):
+        with pytest.raises(ValueError, match="come to other memory.*make a new optimizer"):
+            use()
+
+
+# ---------------------------------------------------------------------------------- bad input ---
+
+SETTINGS = [("lr", x) for x in (-1.0, math.inf, math.nan, 1e39, "1", None)]
+SETTINGS += [("eps", x) for x in (-1e-8, math.inf, math.nan, None)]
+SETTINGS += [("weight_decay", x) for x in (-0.1, math.inf, math.nan, None)]
+SETTINGS += [("betas", x) for x in ((0.9,), (), (0.9, 0.9, 0.9), (0.9, 1.0), (-0.1, 0.9), 0.9,
+                                    (math.nan, 0.9), (0.9, "0.9"), None)]
+
+
+@pytest.mark.parametrize("name, value", SETTINGS)
+def test_settings_out_of_range_are_named(name, value):
+    model = nn.Linear(2, 2).initialise()
+    with pytest.raises(ValueError, match=f"AdamW: {name}="):
+        pygpt.AdamW(model, **{name: value})
+    optimizer = pygpt.AdamW(model)
+    setattr(optimizer, name, value)
+    with pytest.raises(ValueError, match=f"AdamW: {name}="):
+        optimizer.step()
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken():
+    pygpt.AdamW(nn.Linear(2, 2).initialise(), lr=0, betas=[0, 0.0], eps=0, weight_decay=0)
+
+
+def test_a_module_without_parameters_is_refused():
+    with pytest.raises(ValueError, match="Dropout has no parameters"):
+        pygpt.AdamW(nn.Dropout(0.1))
