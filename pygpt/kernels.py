@@ -116,6 +116,18 @@ class Memory:
         return ffi.cast(_POINTER[code], self._base + offset)
 
 
+def address(argument):
+    """Where a kernel's argument points to, a number; None when it is no pointer to floats."""
+    if ffi is None:
+        if not isinstance(argument, memoryview) or argument.format != "f" or not len(argument):
+            return None
+        import ctypes
+        return ctypes.addressof(ctypes.c_char.from_buffer(argument))
+    if not isinstance(argument, ffi.CData) or ffi.typeof(argument) is not ffi.typeof("float *"):
+        return None
+    return int(ffi.cast("uintptr_t", argument))
+
+
 _POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *"}
 
 

@@ -5,6 +5,7 @@ Uses nn.py, ops.py, step.py, checkpoint.py; used by optim.py, generate.py, train
 """
 
 import itertools
+from dataclasses import replace
 
 from pygpt import checkpoint, nn, ops
 from pygpt.kernels import Memory
@@ -128,9 +129,11 @@ class GPT(nn.Module):
         self._steps = Steps(self)
 
     @classmethod
-    def from_pretrained(cls, directory):
+    def from_pretrained(cls, directory, **changes):
         """Open a Hugging Face GPT-2 directory; the weights stay in the mapped file until training.
 
+        Args:
+            changes: fields of its GPTConfig to change: the three of dropout.
         Raises:
             OSError: a file is missing or cannot be read.
             CheckpointError: the directory does not hold such a model; the message names file and
@@ -138,7 +141,7 @@ class GPT(nn.Module):
         """
         config, tensors = checkpoint.read_model(directory)
         self = cls.__new__(cls)
-        self._build(config)
+        self._build(replace(config, **changes))
         for name, parameter in self.named_parameters():
             parameter.place(Memory(4 * parameter.size, tensors[name].buffer))
         return self.eval()

@@ -174,6 +174,15 @@ class Module:
             if isinstance(item, Module):
                 yield item
 
+    def named_modules(self, prefix=""):
+        """Yield (dotted name, Module) of this module, whose name is "", and those inside it."""
+        yield prefix, self
+        for name, value in vars(self).items():
+            for i, item in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                if isinstance(item, Module):
+                    inner = name if i is None else f"{name}.{i}"
+                    yield from item.named_modules(f"{prefix}.{inner}" if prefix else inner)
+
     def num_parameters(self):
         """How many numbers are trained."""
         return sum(p.size for _, p in self.named_parameters())

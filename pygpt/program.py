@@ -13,7 +13,7 @@ import contextlib
 import functools
 
 from pygpt.kernels import Memory, check
-from pygpt.tensor import Arrival, listening
+from pygpt.tensor import Arrival, is_watched, listening, new_block
 
 
 SLAB = 16 << 20  # bytes: of a size that the system backs with huge pages
@@ -45,8 +45,8 @@ class Pool:
 
     def _cut(self, nbytes):
         """New memory and an offset in it."""
-        if nbytes > SLAB // 4:
-            return Memory(nbytes), 0
+        if nbytes > SLAB // 4 or is_watched():
+            return new_block(nbytes), 0
         if self._used + nbytes > SLAB:
             self._slab, self._used = Memory(SLAB), 0
         offset, self._used = self._used, self._used + -(-nbytes // 64) * 64

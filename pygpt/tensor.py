@@ -330,7 +330,7 @@ def run_backward(root, grad):
     A node's backward may run another pass inside (model.loss does, through its recorded program);
     each pass has a number of its own, so a leaf knows the first gradient that each one brings.
     """
-    outer = getattr(_context, "backward_pass", 0)
+    entering, outer = getattr(_context, "entering", None), getattr(_context, "backward_pass", 0)
     _context.backward_pass = next(_serials)
     try:
         root.receive(Shared(grad))
@@ -341,6 +341,8 @@ def run_backward(root, grad):
                 if parent.serial not in seen:
                     seen.add(parent.serial)
                     heapq.heappush(waiting, (-parent.serial, parent))
+            if entering:
+                entering(node)
             node.run()
     finally:
         _context.backward_pass = outer
@@ -379,10 +381,54 @@ def launch(kernel, *args, again=True):
     `again=False` marks a forward call whose outputs the backward pass computes too, so that a
     training step need not make it.
     """
-    check(kernel(*args))
+    getattr(_context, "call", _call)(kernel, args)
     recorder = getattr(_context, "recorder", None)
     if recorder is not None:
         recorder(kernel, args, again)
+
+
+def _call(kernel, args):
+    check(kernel(*args))
+
+
+@contextlib.contextmanager
+def calling(call, memory=Memory):
+    """Within the block (and thread), call(kernel, args) makes every launch in Python's place.
+
+    Args:
+        call: may look at what a kernel did, or leave it out.
+        memory: the class of the blocks that a program's pool is made of meanwhile.
+    """
+    _context.call, _context.memory = call, memory
+    try:
+        yield
+    finally:
+        del _context.call, _context.memory
+
+
+@contextlib.contextmanager
+def entering_nodes(entering):
+    """Within the block (and thread), tell entering(node) of each node that is about to be run."""
+    _context.entering = entering
+    try:
+        yield
+    finally:
+        _context.entering = None
+
+
+def next_serial():
+    """A number above those of the nodes made so far and below those of the ones to come."""
+    return next(_serials)
+
+
+def is_watched():
+    """Whether calling() is in effect, so that a program's blocks must be memory of their own."""
+    return hasattr(_context, "memory")
+
+
+def new_block(nbytes):
+    """A block for a program's pool."""
+    return getattr(_context, "memory", Memory)(nbytes)
 
 
 def allocate(nbytes):

@@ -1,0 +1,142 @@
+"""What this machine has and what a training step asks of it: memory, and multiply-adds a second.
+
+Uses kernels, tensor, model; used by train.
+"""
+
+import os
+import time
+
+from pygpt.kernels import ffi, lib
+from pygpt.model import GPT
+from pygpt.tensor import calling, no_grad
+
+PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a batch
+
+# ---------------------------------------------------------------------------------------- speed
+
+
+def peak_flops(seconds=0.05):
+    """Floating-point operations a second of all threads in use, a multiply-add being two.
+
+    Args:
+        seconds: how long to measure, about.
+    Returns:
+        A float; None with the reference backend, which has no such peak.
+    """
+    if ffi is None:
+        return None
+    n, best, end = 10_000, 0.0, time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        done = lib.pygpt_measure_fma(n)
+        now = time.perf_counter()
+        best = max(best, done / (now - start))
+        if now >= end:
+            return best
+        if now - start < seconds / 10:
+            n *= 2
+
+
+def work_per_token(config, T):
+    """Floating-point operations that training on one token asks for.
+
+    Each weight of a matrix meets a token in one multiply-add forward and two backward, 6 operations
+    in all. A position's attention looks back at T/2 positions on average: 2 multiply-adds forward,
+    4 backward for each channel, 6 * T * C operations a layer.
+
+    Args:
+        config: a GPTConfig.
+        T: the length of a sequence.
+    """
+    L, C, V = config.n_layer, config.n_embd, config.vocab_size
+    return 6 * (12 * L * C * C + V * C) + 6 * L * T * C
+
+
+# --------------------------------------------------------------------------------------- memory
+
+class _Nothing:
+    """Stands for memory while a step is gone through without computing."""
+
+    def __init__(self, nbytes=0):
+        self.view = None
+
+    def pointer(self, code, offset=0):
+        return self
+
+
+def memory_needed(config, B, T):
+    """Bytes that training takes: exact for the model and its steps, an allowance for the process.
+
+    A step is recorded, forward and backward, on memory that is only counted.
+
+    Args:
+        config: a GPTConfig.
+        B, T: the shape of a batch.
+    Returns:
+        {"weights": bytes, "gradients": bytes, "moments": bytes, "activations": bytes,
+        "total": bytes}.
+    """
+    model = GPT.__new__(GPT)
+    model._build(config)
+    nothing = model._gradients = _Nothing()
+    for _, parameter in model.named_parameters():
+        parameter.place(nothing)
+        parameter.node.memory = nothing
+    flat = 4 * sum(-(-p.size // 16) * 16 for _, p in model.named_parameters())
+    rows = memoryview(bytes(4 * B * T)).cast("i", (B, T))
+    with calling(lambda kernel, args: None, _Nothing):
+        with model._steps.take(rows, rows) as step:
+            step.forward_backward(1.0)
+        activations = step.program.pool.nbytes
+        with no_grad(), model._steps.take(rows, rows) as step:
+            step.forward()
+        activations += step.program.pool.nbytes
+    parts = {"weights": flat, "gradients": flat, "moments": 2 * flat, "activations": activations}
+    return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
+
+
+def memory_limits():
+    """What this process may take: (bytes at most, bytes free now); None where it is not known.
+
+    The machine's memory, and where it is less the limit of the control group.
+    """
+    meminfo = {}
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                name, amount = line.split(":")
+                meminfo[name] = int(amount.split()[0]) << 10
+    except (OSError, ValueError):
+        return None, None
+    most = meminfo.get("MemTotal", 0) + meminfo.get("SwapTotal", 0)
+    free = meminfo.get("MemAvailable", most) + meminfo.get("SwapFree", 0)
+    for limit_file, used_file in _control_group_files():
+        try:
+            with open(limit_file) as file:
+                limit = int(file.read())
+            with open(used_file) as file:
+                used = int(file.read())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        most, free = min(most, limit), min(free, max(0, limit - used))
+    return most, free
+
+
+def _control_group_files():
+    root = "/sys/fs/cgroup"
+    yield f"{root}/memory.max", f"{root}/memory.current"
+    yield f"{root}/memory/memory.limit_in_bytes", f"{root}/memory/memory.usage_in_bytes"
+    try:
+        with open("/proc/self/cgroup") as file:
+            path = file.read().strip().split("::")[-1].splitlines()[0]
+    except (OSError, IndexError):
+        return
+    directory = os.path.normpath(root + path)
+    while directory.startswith(root + "/"):
+        yield f"{directory}/memory.max", f"{directory}/memory.current"
+        directory = os.path.dirname(directory)
+
+
+def gigabytes(n):
+    """A number of bytes as a person reads it: "12 MB", "1.9 GB"."""
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
