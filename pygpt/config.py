@@ -9,7 +9,7 @@ line.
 import math
 import operator
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import get_args
 
 
@@ -17,7 +17,7 @@ class ConfigError(ValueError):
     """A setting is out of its range or contradicts another; the message names both."""
 
 
-def setting(default, help, within=None, unit=None):
+def setting(default, help, within=None, unit=None, choices=None, metavar=None):
     """A dataclass field that documents and checks itself.
 
     Args:
@@ -25,8 +25,11 @@ def setting(default, help, within=None, unit=None):
         help: one phrase, for --help.
         within: the range as mathematics writes it, "[0, 1)" or "[1, inf)"; None: not a number.
         unit: what the number counts, e.g. "tokens".
+        choices: the strings it may be.
+        metavar: what stands for a value that is no number in --help (unset: PATH).
     """
-    return field(default=default, metadata={"help": help, "within": within, "unit": unit})
+    return field(default=default, metadata={"help": help, "within": within, "unit": unit,
+                                            "choices": choices, "metavar": metavar})
 
 
 def same_setting(config_class, name, default):
@@ -48,6 +51,9 @@ def check_settings(config):
     """
     for f in fields(config):
         value, kind = getattr(config, f.name), number_type(f)
+        if f.metadata["choices"] and value not in f.metadata["choices"]:
+            raise ConfigError(f"{f.name}={value!r} is not "
+                              f"{' or '.join(map(repr, f.metadata['choices']))}")
         if kind is None or (value is None and f.default is None):
             continue
         try:
@@ -62,6 +68,15 @@ def check_settings(config):
         if not _is_within(number, f.metadata["within"]):
             must_be = describe_range(f.metadata["within"]) if number != math.inf else "finite"
             raise ConfigError(f"{f.name}={value} must be {must_be}")
+
+
+def _texts(name, value):
+    """A path or a text, a sequence of them, or None, as a tuple of str."""
+    value = [value] if isinstance(value, (str, os.PathLike)) else value or ()
+    try:
+        return tuple(map(os.fspath, value))
+    except TypeError:
+        raise ConfigError(f"{name}={value!r} is not text") from None
 
 
 def describe_range(within):
@@ -103,6 +118,10 @@ class GPTConfig:
             raise ConfigError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
 
 
+# The shape of a model when neither a flag nor init says another.
+SHAPE = dict(n_layer=4, n_head=4, n_embd=128, n_positions=128)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides a training run, the model's shape included.
@@ -113,13 +132,26 @@ class TrainConfig:
         ConfigError: a value is out of its range, or two contradict one another.
     """
 
-    data: tuple = setting((), "text files to learn from, UTF-8 (unset: Python's own reference)")
-    out: str = setting("out", "directory for the checkpoints")
+    data: tuple = setting((), "what to learn from: UTF-8 text files, directories of them, "
+                          "patterns such as 'books/*.txt', - for standard input, or one .bin file "
+                          "of tokens (unset: Python's own reference)")
+    val_data: tuple = setting((), "the same for validation (unset: the end of data)")
+    errors: str = setting("strict", "what becomes of bytes that are not UTF-8: strict ends the "
+                          "run, replace makes each U+FFFD", choices=("strict", "replace"))
+    tokenizer: str | None = setting(None, "how text becomes tokens: char, or a directory that "
+                                    "holds a tokenizer (unset: that of init, else char)")
+    out: str = setting("out", "directory for checkpoints and the log")
+    init: str | None = setting(None, "a GPT-2 directory, or a run's, whose weights the run begins "
+                               "with (unset: random ones)")
 
-    n_layer: int = same_setting(GPTConfig, "n_layer", 4)
-    n_head: int = same_setting(GPTConfig, "n_head", 4)
-    n_embd: int = same_setting(GPTConfig, "n_embd", 128)
-    n_positions: int = same_setting(GPTConfig, "n_positions", 128)
+    n_layer: int | None = setting(None, "blocks of attention and MLP (unset: init's, else 4)",
+                                  "[1, inf)")
+    n_head: int | None = setting(None, "attention heads in a block; must divide n_embd (unset: "
+                                 "init's, else 4)", "[1, inf)")
+    n_embd: int | None = setting(None, "width: the numbers that represent one token (unset: "
+                                 "init's, else 128)", "[1, inf)")
+    n_positions: int | None = setting(None, "context to learn with (unset: init's, else 128)",
+                                      "[1, inf)", "tokens")
     dropout: float = setting(0.0, "share of values zeroed in training, in all three places",
                              "[0, 1)")
 
@@ -144,19 +176,31 @@ class TrainConfig:
                                  "[1, inf)", "steps")
     eval_batches: int = setting(20, "batches that a validation averages over", "[1, inf)",
                                 "batches")
+    keep: int = setting(0, "older checkpoints to keep besides last and best", "[0, inf)",
+                        "checkpoints")
+    log_interval: int = setting(1, "steps from one record of a step in the log to the next",
+                                "[1, inf)", "steps")
     sample_interval: int = setting(500, "steps from one sample of text to the next; 0: no samples",
                                    "[0, inf)", "steps")
     sample_length: int = setting(200, "length of such a sample; the last is four times as long",
                                  "[1, inf)", "tokens")
+    sample_prompts: tuple = setting((), "texts that samples continue (unset: a new line)",
+                                    metavar="TEXT")
     seed: int = setting(1337, "decides the first weights, the batches and the dropout",
                         "[0, 9223372036854775807]")
     threads: int = setting(0, "threads to compute with; 0: one for each physical core",
                            "[0, 256]", "threads")
 
     def __post_init__(self):
-        data = [self.data] if isinstance(self.data, (str, os.PathLike)) else self.data or ()
-        object.__setattr__(self, "data", tuple(os.fspath(path) for path in data))
-        object.__setattr__(self, "out", os.fspath(self.out))
+        for name in ("data", "val_data", "sample_prompts"):
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+        for name in ("out", "init", "tokenizer", "errors"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _texts(name, [value])[0])
+        for name, value in SHAPE.items():
+            if getattr(self, name) is None and self.init is None:
+                object.__setattr__(self, name, value)
         check_settings(self)
         if not self.out:
             raise ConfigError(f"out={self.out!r} names no directory")
@@ -165,13 +209,29 @@ class TrainConfig:
         if self.min_learning_rate > self.learning_rate:
             raise ConfigError(f"min_learning_rate={self.min_learning_rate} is above "
                               f"learning_rate={self.learning_rate}")
-        self.model_config(vocab_size=1)  # a shape that cannot be is refused here already
+        if self.init is None:
+            self.model_config(vocab_size=1)  # a shape that cannot be is refused here already
 
     def model_config(self, vocab_size):
         """The GPTConfig of this run for a vocabulary of that size."""
         return GPTConfig(vocab_size=vocab_size, n_positions=self.n_positions, n_embd=self.n_embd,
                          n_layer=self.n_layer, n_head=self.n_head, embd_pdrop=self.dropout,
                          attn_pdrop=self.dropout, resid_pdrop=self.dropout)
+
+    def shaped_like(self, model_config):
+        """This config for a run that begins with a model of that shape.
+
+        Raises:
+            ConfigError: a setting contradicts the model; the context may be shorter than its.
+        """
+        shape = {name: getattr(model_config, name) for name in SHAPE}
+        for name, theirs in shape.items():
+            ours = getattr(self, name)
+            if ours not in (None, theirs) and (name != "n_positions" or ours > theirs):
+                raise ConfigError(f"{name}={ours}, but the model in init={self.init!r} has "
+                                  f"{name}={theirs}")
+        return replace(self, **{name: shape[name] for name in SHAPE
+                                if getattr(self, name) is None})
 
     def learning_rate_at(self, step):
         """The learning rate of a step: a linear warm-up, then half a cosine.

@@ -1,70 +1,28 @@
-"""Text to batches: reads the text, holds a part out for validation, cuts windows of tokens.
+"""Tokens to batches: holds a part out for validation and cuts windows of tokens.
 
 A window is n_positions + 1 consecutive tokens: all but the last are the input, all but the first
-the targets. Tokens are int32 in one array, so that a window is copied by one slice. Standard
-library only; used by train.
+the targets. Tokens may be a mapped file of any size; only the windows of a batch are touched.
+Imports corpus; used by train.
 """
 
-import os
 import random
 from array import array
 
-
-class DataError(ValueError):
-    """The text cannot be used; the message names the file or the number that is wrong."""
+from pygpt.corpus import DataError
 
 
-def load_text(paths):
-    """The text of the files, joined by newlines; of Python's own reference when there are none.
-
-    Args:
-        paths: of UTF-8 files; line ends are kept as they are.
-    Raises:
-        OSError: a file cannot be read.
-        DataError: a file is not UTF-8 or is empty.
-    """
-    return "\n".join(map(_read_file, paths)) if paths else python_reference()
-
-
-def python_reference():
-    """The Python language reference, which every CPython carries: half a megabyte of text.
-
-    Its tables, drawn with dashes and bars, are left out: a small model would learn to draw them.
-    """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
-        raise DataError("this Python comes without its reference (the module pydoc_data); "
-                        "name a text file with --data") from None
-    lines = "\n".join(topics[name] for name in sorted(topics)).splitlines(keepends=True)
-    return "".join(line for line in lines if not line.lstrip().startswith(("|", "+-", "+=")))
-
-
-def _read_file(path):
-    with open(path, "rb") as file:
-        data = file.read()
-    if not data:
-        raise DataError(f"{path}: the file is empty")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text: byte 0x{data[error.start]:02x} at offset "
-                        f"{error.start}") from None
-
-
-def split(ids, val_fraction, n_positions):
+def split(tokens, val_fraction, n_positions):
     """Part the tokens of a text into those to learn from and those held out, at the end.
 
     Args:
-        ids: iterable of token ids.
+        tokens: memoryview of token ids.
         val_fraction: share of the tokens that is held out, in (0, 1).
         n_positions: the context, in tokens.
     Returns:
-        (train, val): int32 memoryviews, each with a window's n_positions + 1 tokens or more.
+        (train, val): parts of it, each with a window's n_positions + 1 tokens or more.
     Raises:
         DataError: the text is too short for that.
     """
-    tokens = memoryview(array("i", ids))
     n_train = len(tokens) - int(len(tokens) * val_fraction)
     train, val = tokens[:n_train], tokens[n_train:]
     for part, name in ((train, "to learn from"), (val, "held out")):
@@ -73,6 +31,17 @@ def split(ids, val_fraction, n_positions):
                             f"{name} (val_fraction={val_fraction}), and a context of "
                             f"n_positions={n_positions} takes {n_positions + 1}")
     return train, val
+
+
+def check_length(tokens, n_positions, name):
+    """Hold tokens to the length of a window.
+
+    Raises:
+        DataError: naming the setting they come from.
+    """
+    if len(tokens) <= n_positions:
+        raise DataError(f"{name}: the text is too short: it has {len(tokens)} tokens, and a "
+                        f"context of n_positions={n_positions} takes {n_positions + 1}")
 
 
 class TrainingBatches:
@@ -86,7 +55,7 @@ class TrainingBatches:
         """Prepare to draw from tokens.
 
         Args:
-            tokens: int32 memoryview of n_positions + 1 tokens or more.
+            tokens: memoryview of n_positions + 1 tokens or more.
             batch_size: B.
             n_positions: T.
             seed: int.
@@ -122,7 +91,7 @@ def validation_batches(tokens, batch_size, n_positions, most):
     """The batches to validate on: windows spread evenly over the tokens, the same each time.
 
     Args:
-        tokens: int32 memoryview of n_positions + 1 tokens or more.
+        tokens: memoryview of n_positions + 1 tokens or more.
         batch_size: B.
         n_positions: T.
         most: the number of batches, unless the tokens hold fewer.
@@ -140,8 +109,10 @@ def validation_batches(tokens, batch_size, n_positions, most):
 
 def _batch(tokens, starts, shape):
     B, T = shape
-    ids, targets = (memoryview(array("i", bytes(4 * B * T))) for _ in range(2))
-    for row, start in zip(range(0, B * T, T), starts):
-        ids[row : row + T] = tokens[start : start + T]
-        targets[row : row + T] = tokens[start + 1 : start + 1 + T]
-    return ids.cast("B").cast("i", shape), targets.cast("B").cast("i", shape)
+    ids, targets = array("i"), array("i")
+    for start in starts:
+        window = array("i", tokens[start : start + T + 1].tolist())
+        ids += window[:-1]
+        targets += window[1:]
+    return (memoryview(ids).cast("B").cast("i", shape),
+            memoryview(targets).cast("B").cast("i", shape))

@@ -25,6 +25,11 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """The ids of text, first to last."""
 
+    def encode_iterable(self, chunks):
+        """Yield the ids of a text that comes in chunks (str), in memory that does not grow."""
+        for chunk in chunks:
+            yield from self.encode(chunk)
+
     @abstractmethod
     def decode(self, ids) -> str:
         """The text of an iterable of ids."""

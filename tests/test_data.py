@@ -1,4 +1,4 @@
-"""data: reading, splitting, and batches that cover an epoch and depend on the seed alone."""
+"""data: splitting, and batches that cover an epoch and depend on the seed alone."""
 
 from array import array
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygpt.data import (DataError, TrainingBatches, load_text, python_reference, split,
-                        validation_batches)
+from pygpt.corpus import DataError
+from pygpt.data import TrainingBatches, split, validation_batches
 
 
 def tokens(n):
@@ -15,46 +15,18 @@ def tokens(n):
     return memoryview(array("i", range(n)))
 
 
-def test_files_are_read_as_they_are_and_joined(tmp_path):
-    (tmp_path / "a").write_bytes("eins\r\nä".encode())
-    (tmp_path / "b").write_bytes(b"two\n")
-    assert load_text([tmp_path / "a", tmp_path / "b"]) == "eins\r\nä\ntwo\n"
-
-
-def test_without_files_there_is_pythons_reference():
-    text = load_text([])
-    assert text == python_reference()
-    assert len(text) > 300_000 and "assert" in text
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load_text([tmp_path / "none"])
-
-
-@pytest.mark.parametrize("content, message", [
-    (b"", "the file is empty"),
-    (b"abc\xff\xfe", "is not UTF-8 text: byte 0xff at offset 3"),
-])
-def test_an_unusable_file_is_named(tmp_path, content, message):
-    (tmp_path / "bad.txt").write_bytes(content)
-    with pytest.raises(DataError) as error:
-        load_text([tmp_path / "bad.txt"])
-    assert str(error.value) == f"{tmp_path / 'bad.txt'}: {message}"
-
-
 def test_the_end_is_held_out():
-    train, val = split(range(100), 0.1, 9)
+    train, val = split(tokens(100), 0.1, 9)
     assert train.tolist() == list(range(90)) and val.tolist() == list(range(90, 100))
 
 
 def test_text_shorter_than_a_context():
     with pytest.raises(DataError, match="9 of its 90 tokens are held out.*n_positions=9 takes 10"):
-        split(range(90), 0.1, 9)
+        split(tokens(90), 0.1, 9)
     with pytest.raises(DataError, match="5 of its 50 tokens are to learn from"):
-        split(range(50), 0.9, 5)
+        split(tokens(50), 0.9, 5)
     with pytest.raises(DataError, match="0 of its 0 tokens"):
-        split([], 0.1, 1)
+        split(tokens(0), 0.1, 1)
 
 
 @given(B=st.integers(1, 5), T=st.integers(1, 9), extra=st.integers(1, 40), seed=st.integers(0, 9))

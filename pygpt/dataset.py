@@ -1,0 +1,115 @@
+"""The tokens that a run learns from and is held to, and the tokenizer that they come from.
+
+Uses config, corpus, tokens, data and tokenizer; used by train.
+"""
+
+import os
+
+from pygpt.config import ConfigError
+from pygpt.corpus import STDIN, Corpus, DataError, copy_stdin
+from pygpt.data import check_length, split
+from pygpt.generate import first_ids
+from pygpt.tokenizer import CharTokenizer, Tokenizer
+from pygpt.tokens import IN_MEMORY, characters_beside, encode, fingerprint
+
+
+class Dataset:
+    """The text of a run as tokens.
+
+    Attributes:
+        tokenizer: a Tokenizer.
+        train, val: memoryviews of tokens.
+        train_fingerprint, val_fingerprint: what tells other tokens from them.
+        prompts: (text, ids) of each sample prompt.
+    """
+
+    def __init__(self, config, last, model_config, open_directory):
+        """Read the text.
+
+        Args:
+            config: a TrainConfig whose shape is known.
+            last: the checkpoint that the run goes on from, or None.
+            model_config: the GPTConfig of the model that the run begins with, or None.
+            open_directory: called before something is written to config.out.
+        Raises:
+            OSError: a file cannot be read or written.
+            ValueError: a text or a setting cannot be used.
+        """
+        corpora = self._corpora(config, last, open_directory)
+        self.tokenizer = _tokenizer(config, last, corpora[0])
+        if model_config and model_config.vocab_size < self.tokenizer.vocab_size:
+            raise ConfigError(f"tokenizer={config.tokenizer!r} has {self.tokenizer.vocab_size} "
+                              f"tokens, but the model in init={config.init!r} has "
+                              f"vocab_size={model_config.vocab_size}")
+        cache = os.path.join(config.out, "tokens")
+        tokens = [encode(corpus, self.tokenizer, cache) for corpus in corpora]
+        if config.val_data:
+            self.train, self.val = tokens
+            check_length(self.train, config.n_positions, "data")
+            check_length(self.val, config.n_positions, "val_data")
+        else:
+            self.train, self.val = split(*tokens, config.val_fraction, config.n_positions)
+        self.train_fingerprint, self.val_fingerprint = map(fingerprint, (self.train, self.val))
+        self.prompts = self._prompts(config)
+
+    def refuse_changes(self, state):
+        """Hold the tokens to those that a run began with.
+
+        Raises:
+            DataError: they are others.
+        """
+        for name, ours, theirs in (("data", self.train_fingerprint, state.train_tokens),
+                                   ("val_data", self.val_fingerprint, state.val_tokens)):
+            if ours != theirs:
+                raise DataError(f"{name}: the text is no longer the one that the run to resume "
+                                "was begun with (force: go on all the same)")
+
+    def _corpora(self, config, last, open_directory):
+        """The corpus of data, and that of val_data when it is given."""
+        if (*config.data, *config.val_data).count(STDIN) > 1:
+            raise ConfigError(f"data and val_data name standard input ({STDIN}) more than once")
+        copy = os.path.join(config.out, "stdin.txt")
+        if STDIN in (*config.data, *config.val_data) and not (last and os.path.exists(copy)):
+            open_directory()
+            copy_stdin(copy)
+        corpora = [Corpus(paths, config.errors, copy)
+                   for paths in (config.data, config.val_data) if paths or paths is config.data]
+        if any(corpus.size() > IN_MEMORY for corpus in corpora):
+            open_directory()  # the tokens go there
+        return corpora
+
+    def _prompts(self, config):
+        prompts = []
+        for text in config.sample_prompts or ("",):
+            try:
+                ids = self.tokenizer.encode(text) or first_ids(self.tokenizer)
+            except ValueError as error:
+                raise DataError(f"sample_prompts={text!r}: {error}") from None
+            if len(ids) > config.n_positions:
+                raise DataError(f"sample_prompts={text!r} has {len(ids)} tokens, more than "
+                                f"n_positions={config.n_positions}")
+            prompts.append((text, ids))
+        return prompts
+
+
+def _tokenizer(config, last, corpus):
+    """The tokenizer of a run: opened where there is one, else learned from the text."""
+    if last:
+        return Tokenizer.from_pretrained(last)
+    if config.tokenizer is None and config.init:
+        from pygpt.checkpoint import find_model
+        return Tokenizer.from_pretrained(find_model(config.init))
+    if config.tokenizer not in (None, "char"):
+        if not os.path.isdir(config.tokenizer):
+            raise ConfigError(f"tokenizer={config.tokenizer!r} is neither char nor a directory")
+        return Tokenizer.from_pretrained(config.tokenizer)
+    if corpus.tokens_file:
+        characters = characters_beside(corpus.tokens_file)
+        if characters is None:
+            raise DataError(f"{corpus.tokens_file}: what its tokens stand for is not known: there "
+                            "is no meta.pkl beside it, and no tokenizer was named")
+        return CharTokenizer(characters)
+    characters = set()
+    for part in corpus.joined():
+        characters.update(part)
+    return CharTokenizer.train("".join(characters))

@@ -1,0 +1,153 @@
+"""Tokens of a text: encoded in one pass, in a mapped file when there are many.
+
+A tokens file has no header: uint16 numbers where the vocabulary allows it, else uint32, in the
+machine's byte order. The uint16 form is what nanoGPT's preparation scripts write as train.bin, and
+such files are taken as they are. Standard library, corpus and files; used by train.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import pickle
+from array import array
+from itertools import islice
+
+from pygpt.corpus import DataError, identity
+from pygpt.files import replacing
+
+IN_MEMORY = 1 << 24  # tokens; more go to a file
+CHUNK = 1 << 20      # tokens that are encoded at a time
+END_OF_TEXT = "<|endoftext|>"
+
+
+def code_for(vocab_size):
+    """The array code of a token: "H" (uint16) or "I" (uint32)."""
+    return "H" if vocab_size <= 1 << 16 else "I"
+
+
+def encode(corpus, tokenizer, directory):
+    """The tokens of a corpus.
+
+    A tokenizer that has the special token <|endoftext|> gets one behind every document, and such
+    tokens written in the text are read as tokens; with others a newline parts two documents.
+
+    Args:
+        corpus: a Corpus.
+        tokenizer: a Tokenizer.
+        directory: where the tokens go when they are more than IN_MEMORY; found there again by
+            a later run on the same files.
+    Returns:
+        A memoryview of format "H" or "I".
+    Raises:
+        OSError: a file cannot be read or written.
+        DataError: a file is not what it should be.
+    """
+    code = code_for(tokenizer.vocab_size)
+    if corpus.tokens_file:
+        return map_tokens(corpus.tokens_file, code, tokenizer.vocab_size)
+    path = _cache_path(corpus, tokenizer, directory)
+    if path and os.path.exists(path):
+        return map_tokens(path, code)
+    ids = _ids(corpus, tokenizer)
+    head = array(code)
+    while len(head) < IN_MEMORY:
+        chunk = array(code, islice(ids, CHUNK))
+        head += chunk
+        if len(chunk) < CHUNK:
+            return memoryview(head)
+    os.makedirs(directory, exist_ok=True)
+    path = path or os.path.join(directory, f"{os.getpid()}.bin")
+    with replacing(path) as file:
+        head.tofile(file)
+        del head
+        while chunk := array(code, islice(ids, CHUNK)):
+            chunk.tofile(file)
+    return map_tokens(path, code)
+
+
+def _ids(corpus, tokenizer):
+    """Yield the ids of a corpus."""
+    special = getattr(tokenizer, "special_tokens", {})
+    if END_OF_TEXT in special:
+        for document in corpus.documents():
+            yield from tokenizer.encode_iterable(document, allowed_special="all")
+            yield special[END_OF_TEXT]
+    else:
+        yield from tokenizer.encode_iterable(corpus.joined())
+
+
+def _cache_path(corpus, tokenizer, directory):
+    about = identity(corpus)
+    if about is None or not corpus.files:
+        return None
+    text = json.dumps([about, tokenizer._document()], sort_keys=True)
+    key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return os.path.join(directory, f"{key}.bin")
+
+
+def map_tokens(path, code, vocab_size=None):
+    """Map a tokens file.
+
+    Args:
+        path: of the file.
+        code: "H" or "I".
+        vocab_size: when given, the first million tokens are held to it.
+    Returns:
+        A memoryview of that format; its pages are read when they are used.
+    Raises:
+        OSError: the file cannot be read.
+        DataError: it is empty, ends within a token, or holds a token out of range.
+    """
+    with open(path, "rb") as file:
+        size, width = os.fstat(file.fileno()).st_size, array(code).itemsize
+        if not size or size % width:
+            raise DataError(f"{path}: {size} bytes are no tokens of {width} bytes each")
+        tokens = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).cast(code)
+    if vocab_size is not None:
+        for place, token in enumerate(tokens[: 1 << 20]):
+            if token >= vocab_size:
+                raise DataError(f"{path}: token {token} at offset {place * width} is not in "
+                                f"0..{vocab_size - 1}, the ids of the tokenizer")
+    return tokens
+
+
+def fingerprint(tokens):
+    """A text that two sequences of tokens share when they are the same, surely enough.
+
+    Up to 16 MiB are read: all of a small text, 256 evenly spread pieces of a large one.
+    """
+    data, piece = tokens.cast("B"), 1 << 16
+    hash = hashlib.blake2b(f"{tokens.format}{len(tokens)}".encode(), digest_size=16)
+    pieces = min(256, -(-len(data) // piece))
+    for number in range(pieces):
+        start = number * max(0, len(data) - piece) // max(1, pieces - 1)
+        hash.update(data[start : start + piece])
+    return hash.hexdigest()
+
+
+def characters_beside(path):
+    """The vocabulary that nanoGPT's character scripts leave in meta.pkl beside a tokens file.
+
+    Returns:
+        The characters in the order of their ids; None when there is no meta.pkl.
+    Raises:
+        DataError: meta.pkl holds something else. It is read as data: nothing in it is run.
+    """
+    path = os.path.join(os.path.dirname(path), "meta.pkl")
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            itos = _PlainUnpickler(file).load()["itos"]
+        return [itos[index] for index in range(len(itos))]
+    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError,
+            AttributeError, MemoryError) as error:
+        raise DataError(f"{path}: is no vocabulary of characters ({error})") from None
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads dicts, lists, texts and numbers; whatever asks for a class or function is refused."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
