@@ -15,7 +15,8 @@ from dataclasses import fields
 from pygpt.config import (PRESETS, ConfigError, SampleConfig, TrainConfig, describe_range,
                           number_type)
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+USAGE, FAILURE, SIGNALLED = 2, 1, 128
+INTERRUPTED = SIGNALLED + 2  # SIGINT, as shells say it
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +84,14 @@ def _make_parser():
     command.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS,
                          help="start from these settings; other flags change them: "
                          + "; ".join(map(_describe_preset, PRESETS)))
+    command.add_argument("--config", metavar="FILE",
+                         help="read settings from a JSON or TOML file, such as the train.json that "
+                         "a run leaves in its output directory; other flags change them")
+    command.add_argument("--resume", action="store_true",
+                         help="go on with the run in --out, from its last checkpoint")
+    command.add_argument("--force", action="store_true",
+                         help="resume although settings or text differ; train although memory does "
+                         "not suffice")
     _add_settings(command, TrainConfig)
 
     command = add("sample", _sample, "let a trained model write")
@@ -124,8 +133,11 @@ def _add_settings(parser, config_class):
         if f.default not in (None, ()):
             notes.append(f"default {f.default}")
         many = {"nargs": "+"} if f.type is tuple else {}
+        word = f.metadata["metavar"] or {int: "N", float: "X", None: "PATH"}[kind]
+        if f.metadata["choices"]:
+            word = "|".join(f.metadata["choices"])
         parser.add_argument(_flag(f.name), dest=f.name, type=kind, default=argparse.SUPPRESS,
-                            metavar={int: "N", float: "X", None: "PATH"}[kind], **many,
+                            metavar=word, **many,
                             help=f.metadata["help"] + (f" ({'; '.join(notes)})" if notes else ""))
 
 
@@ -136,15 +148,23 @@ def _settings(arguments, config_class):
 
 def _train(arguments):
     preset = PRESETS[arguments.preset] if "preset" in arguments else {}
-    config = TrainConfig(**preset | _settings(arguments, TrainConfig))
+    from pygpt.trainer_state import settings_file
+
+    flags = _settings(arguments, TrainConfig)
+    settings = preset | (settings_file(arguments.config) if arguments.config else {}) | flags
+    from pygpt.trainer import last_settings, train
+
+    if arguments.resume:
+        settings = last_settings(settings.get("out", TrainConfig.out)) | settings
+    config = TrainConfig(**settings)
     from pygpt.report import Reporter
-    from pygpt.trainer import train
 
     reporter = Reporter()
     try:
-        return INTERRUPTED if train(config, [reporter]).interrupted else 0
+        result = train(config, [reporter], resume=arguments.resume, force=arguments.force)
     finally:
         reporter.close()
+    return SIGNALLED + result.signal if result.signal else 0
 
 
 def _sample(arguments):

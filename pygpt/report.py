@@ -1,12 +1,14 @@
 """What a training run looks like on a terminal: prints the records that train tells.
 
 On a terminal a status line is rewritten after each step; elsewhere some steps get a line each.
-Standard library only. Used by the command line.
+A reader that goes away does not end the run. Uses machine; used by the command line.
 """
 
 import shutil
 import sys
 import time
+
+from pygpt.machine import gigabytes
 
 REDRAW_SECONDS = 0.1  # between two states of the status line
 PLAIN_LINES = 20      # of a whole run's status when it is not a terminal
@@ -21,7 +23,7 @@ class Reporter:
         self.is_terminal = self.stream.isatty()
         self._max_steps = None
         self._drawn_at = 0.0
-        self._is_drawn = False
+        self._is_drawn = self._is_gone = False
 
     def __call__(self, record):
         """Print a record as its event asks for it."""
@@ -30,24 +32,40 @@ class Reporter:
     def close(self):
         """Leave the status line as it is and go to a new line."""
         if self._is_drawn:
-            self.stream.write("\n")
+            self._write("\n")
             self._is_drawn = False
 
     def _line(self, text=""):
         if self._is_drawn:
-            self.stream.write("\r\033[K")  # back to the line's start, and clear it
+            text = "\r\033[K" + text  # back to the line's start, and clear it
             self._is_drawn = False
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        self._write(text + "\n")
+
+    def _write(self, text):
+        if self._is_gone:
+            return
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:  # the terminal or the pipe was closed; the run goes on, and so does its log
+            self._is_gone = True
 
     def _start(self, record):
-        self._max_steps = record["max_steps"]
+        self._max_steps, self._val_loss = record["max_steps"], None
         if record["earlier"]:
             self._line(f"the earlier run in {record['out']} is now in {record['earlier']}")
+        if record["resumed"]:
+            self._line(f"going on from step {record['step']} of {record['out']}/last")
         self._line(f"{record['parameters']:,} parameters, {record['isa']}, "
                    f"{plural(record['threads'], 'thread')}")
         self._line(f"{record['train_tokens']:,} tokens to learn from, {record['val_tokens']:,} "
                    f"held out, a vocabulary of {record['vocab_size']:,}")
+        needed, free = record["memory_needed"], record["memory_free"]
+        self._line(f"{gigabytes(needed)} of memory needed"
+                   + (f", {gigabytes(free)} free" if free is not None else ""))
+        if free is not None and needed > free:
+            self._line("warning: that is more than is free now; the machine may swap or end the "
+                       "run")
 
     def _step(self, record):
         step = record["step"]
@@ -56,18 +74,31 @@ class Reporter:
             if now - self._drawn_at >= REDRAW_SECONDS or step == self._max_steps:
                 self._drawn_at = now
                 width = shutil.get_terminal_size().columns - 1
-                self.stream.write("\r\033[K" + self._status(record)[:width])
-                self.stream.flush()
+                self._write("\r\033[K" + self._status(record, width))
                 self._is_drawn = True
         elif step == 1 or step % max(1, self._max_steps // PLAIN_LINES) == 0:
             self._line(self._status(record))
 
-    def _status(self, record):
-        return (f"step {record['step']}/{self._max_steps}  loss {record['loss']:.4f}  "
-                f"{record['tokens_per_second']:,.0f} tokens/s  "
-                f"{duration(record['seconds_left'])} left")
+    def _status(self, record, width=1000):
+        """The status line; on a narrow terminal without what matters least."""
+        share = record["peak_share"]
+        parts = [  # (how much it matters, text)
+            (9, f"step {record['step']}/{self._max_steps}"),
+            (8, f"loss {record['loss']:.4f}"),
+            (6, f"val {self._val_loss:.4f}" if self._val_loss is not None else ""),
+            (2, f"lr {record['learning_rate']:.2g}"),
+            (3, f"grad {record['grad_norm']:.2f}"),
+            (5, f"{record['tokens_per_second']:,.0f} tokens/s"),
+            (4, f"{share:.0%} of peak" if share is not None else ""),
+            (7, f"{duration(record['seconds_left'])} left"),
+        ]
+        parts = [part for part in parts if part[1]]
+        while len(line := "  ".join(text for _, text in parts)) > width and len(parts) > 1:
+            parts.remove(min(parts))
+        return line
 
     def _eval(self, record):
+        self._val_loss = record["val_loss"]
         self._line(f"step {record['step']}/{self._max_steps}  validation loss "
                    f"{record['val_loss']:.4f}{', the best so far' if record['is_best'] else ''}")
 
@@ -76,12 +107,14 @@ class Reporter:
 
     def _sample(self, record):
         rule = f"-- step {record['step']} writes: ".ljust(72, "-")
-        self._line(f"{rule}\n{record['text'].strip()}\n{'-' * len(rule)}")
+        text = record["prompt"] + record["text"]
+        self._line(f"{rule}\n{text.strip()}\n{'-' * len(rule)}")
 
     def _end(self, record):
         steps, seconds = plural(record["step"], "step"), duration(record["seconds"])
         if record["interrupted"]:
-            self._line(f"interrupted after {steps}; the model is saved in {record['out']}/last")
+            self._line(f"interrupted after {steps}; the model is saved in {record['out']}/last; to "
+                       f"go on: python -m pygpt train --resume --out {record['out']}")
         else:
             self._line(f"{steps} in {seconds}; try: python -m pygpt sample {record['out']}")
         if record["val_loss"] is not None:

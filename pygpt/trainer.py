@@ -1,36 +1,42 @@
 """The training loop, a plain function: a TrainConfig in, a trained model and its checkpoints out.
 
-It prints nothing. What happens is told to callbacks, each called with one dict, a record:
+It prints nothing. What happens is told to callbacks, each called with one dict, a record; the same
+records, one a line, are config.out/log.jsonl. A callback that returns True ends the run after the
+step, as Ctrl-C does. Every record has "event" and "step", the steps taken so far, and:
 
-    event    when, and the fields beside "event" and "step", the steps taken so far
-    start    before step 1: parameters, train_tokens, val_tokens, vocab_size, max_steps, isa,
-             threads, out, earlier (where an earlier run's checkpoints in out were moved, or None)
+    start    before step 1, or the first after a resume: parameters, train_tokens, val_tokens,
+             vocab_size, max_steps, isa, threads, out, earlier (where an earlier run in out was
+             moved, or None), resumed (bool), memory_needed and memory_free (bytes or None),
+             peak_flops (measured, or None), config (the TrainConfig as a dict)
     step     after each step: loss (mean over the step's batches, nats), learning_rate, grad_norm
-             (before clipping), tokens_per_second, seconds_left
+             (before clipping), tokens_per_second, peak_share (of peak_flops, or None), seconds_left
     eval     after each validation: val_loss (nats), is_best
     save     after each checkpoint: path
-    sample   now and then, and at the end: text
-    end      after all: val_loss, best_val_loss, interrupted, seconds, out
+    sample   now and then, and at the end: prompt, text (its continuation)
+    end      after all: val_loss (None unless it is the last step's), best_val_loss, interrupted
+             (bool), seconds, out
 
 Used by the command line and by whoever trains from Python. May import everything but cli.
 """
 
 import math
-import signal
-import threading
+import os
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
-from pygpt import kernels
+from pygpt import checkpoint, diagnose, kernels, machine, trainer_state
 from pygpt.config import TrainConfig
-from pygpt.data import TrainingBatches, load_text, split, validation_batches
-from pygpt.generate import first_ids, generate
+from pygpt.data import TrainingBatches, validation_batches
+from pygpt.dataset import Dataset
+from pygpt.generate import generate
+from pygpt.interrupts import first_signal_is_noted
+from pygpt.log import RunLog, rewind
 from pygpt.model import GPT
 from pygpt.optim import AdamW
 from pygpt.run_directory import RunDirectory
 from pygpt.tensor import no_grad
-from pygpt.tokenizer import CharTokenizer, Tokenizer
+from pygpt.tokenizer import Tokenizer
+from pygpt.trainer_state import TrainerState
 
 
 class TrainingError(ArithmeticError):
@@ -41,7 +47,8 @@ class TrainingError(ArithmeticError):
 class TrainResult:
     """What a run leaves: the model as last trained, and how well it did.
 
-    Losses are nats per token; val_loss is None when the run was interrupted before a validation.
+    Losses are nats per token. val_loss is that of the last validation, None before the first.
+    signal is the number of the signal that ended the run early, or None.
     """
 
     model: GPT
@@ -50,43 +57,67 @@ class TrainResult:
     val_loss: float | None
     best_val_loss: float | None
     interrupted: bool
+    signal: int | None
 
 
-def train(config=TrainConfig(), callbacks=()):
-    """Train a model from the beginning, saving checkpoints in config.out.
+def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
+    """Train a model, saving checkpoints in config.out.
 
-    The first Ctrl-C (in the main thread) ends the run after the step it is in, with a checkpoint;
-    a second one is a KeyboardInterrupt.
+    The first Ctrl-C or SIGTERM (in the main thread) ends the run after the step it is in, with a
+    checkpoint; a second one ends the process as it would any other.
 
     Args:
         config: a TrainConfig.
         callbacks: callables, called with each record (see the top of this file).
+        resume: go on from config.out/last instead of beginning anew; the steps taken are the very
+            ones that the run would have taken if it had not stopped.
+        force: resume although settings or data differ, train although memory does not suffice.
     Returns:
         A TrainResult.
     Raises:
         OSError: a text cannot be read, or config.out not written.
-        ValueError: a text is empty, too short or not UTF-8.
+        ValueError: a text is empty, too short or not UTF-8; the run to resume differs.
+        MemoryError: the machine has less memory than the run needs.
         TrainingError: a loss or a gradient is not finite; the last checkpoint stays.
     """
-    run = _Run(config, callbacks)
-    with _first_interrupt_is_noted() as interrupts:
-        run.train(interrupts)
-    return TrainResult(run.model, run.tokenizer, run.step, run.val_loss, run.best_val_loss,
-                       interrupted=not run.is_done())
+    run = _Run(config, callbacks, resume, force)
+    try:
+        with first_signal_is_noted() as run.signals:
+            run.train()
+    finally:
+        run.close()
+    return TrainResult(run.model, run.dataset.tokenizer, run.step, run.val_loss, run.best_val_loss,
+                       interrupted=not run.is_done(),
+                       signal=run.signals[0] if run.signals else None)
 
 
-def evaluate(model, batches):
+def last_settings(out):
+    """The settings of the run in an output directory, as its last checkpoint has them, a dict.
+
+    Raises:
+        OSError, CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    return trainer_state.load(os.path.join(out, "last")).config
+
+
+def evaluate(model, batches, is_stopped=lambda: False):
     """The mean loss of a model over batches, in nats per token, without dropout.
 
     Args:
         model: a GPT; its training flag is left as it was.
         batches: sequence of (ids, targets), all of one shape.
+        is_stopped: called before each batch; when it says True, the result is None.
     """
     was_training = model.training
     model.eval()
+    losses = []
     try:
         with no_grad():
-            return math.fsum(float(model.loss(*batch)) for batch in batches) / len(batches)
+            for batch in batches:
+                if is_stopped():
+                    return None
+                losses.append(float(model.loss(*batch)))
+            return math.fsum(losses) / len(losses)
     finally:
         model.train(was_training)
 
@@ -94,75 +125,192 @@ def evaluate(model, batches):
 class _Run:
     """One run: everything it needs, made in the order in which trouble is cheapest to find."""
 
-    def __init__(self, config, callbacks):
-        self.config, self.callbacks = config, tuple(callbacks)
-        text = load_text(config.data)
-        self.tokenizer = CharTokenizer.train(text)
-        ids = self.tokenizer.encode(text)
-        train_tokens, val_tokens = split(ids, config.val_fraction, config.n_positions)
-        self.directory = RunDirectory(config.out)
+    def __init__(self, config, callbacks, resume, force):
+        self.callbacks, self.signals, self.is_ended = list(callbacks), [], False
+        self.log = self.directory = None
+        self.last = os.path.join(config.out, "last") if resume else None
+        state, like = None, self.last or config.init
+        if resume:
+            state = trainer_state.load(self.last)
+            if config.init:  # what was fitted to its model then
+                config = replace(config, **{name: value if (value := getattr(config, name))
+                                            is not None else state.config[name]
+                                            for name in ("n_layer", "n_head", "n_embd",
+                                                         "n_positions")})
+            if not force:
+                trainer_state.refuse_changes(config, TrainConfig(**state.config))
+        if like:
+            like = checkpoint.read_config(checkpoint.find_model(like))
+            config = config.shaped_like(like)
+        self.config = config
+        try:
+            self._prepare(state, like, force)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, state, like, force):
+        config = self.config
         if config.threads:
             kernels.set_num_threads(config.threads)
+        self.dataset = Dataset(config, self.last, like, self._open_directory)
+        if state and not force:
+            self.dataset.refuse_changes(state)
         shape = config.batch_size, config.n_positions
-        self.batches = TrainingBatches(train_tokens, *shape, config.seed)
-        self.val_batches = validation_batches(val_tokens, *shape, config.eval_batches)
-        self.model = GPT(config.model_config(self.tokenizer.vocab_size), seed=config.seed)
+        self.batches = TrainingBatches(self.dataset.train, *shape, config.seed)
+        self.val_batches = validation_batches(self.dataset.val, *shape, config.eval_batches)
+        model_config = config.model_config(self.dataset.tokenizer.vocab_size)
+        if like:
+            model_config = replace(model_config, vocab_size=like.vocab_size,
+                                   n_positions=like.n_positions,
+                                   layer_norm_epsilon=like.layer_norm_epsilon)
+        needed, free = self._check_memory(model_config, force)
+        self._open_directory()
+        self._make_model(model_config)
+        self._restore(state)
+        earlier = None
+        if state:
+            rewind(self.directory.file("log.jsonl"), self.step)
+        else:
+            earlier = self.directory.set_aside()
+        trainer_state.write_settings(self.directory.file("train.json"), config)
+        self.log = RunLog(self.directory.file("log.jsonl"), config.log_interval)
+        self.callbacks.insert(0, self.log)
+        info, peak = kernels.info(), machine.peak_flops()
+        self.clock = _Clock(config, self.step, self.seconds_before)
+        self.peak_tokens = peak and peak / machine.work_per_token(model_config, config.n_positions)
+        self.tell("start", parameters=self.model.num_parameters(),
+                  train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
+                  vocab_size=model_config.vocab_size, max_steps=config.max_steps,
+                  isa=info["isa"], threads=info["threads"], out=config.out, earlier=earlier,
+                  resumed=state is not None, memory_needed=needed, memory_free=free,
+                  peak_flops=peak, config=asdict(config))
+
+    def _open_directory(self):
+        """Make config.out, or take it over; the first time it is needed."""
+        if self.directory is None:
+            self.directory = RunDirectory(self.config.out, self.config.keep)
+
+    def _check_memory(self, model_config, force):
+        """(bytes needed, bytes free or None)."""
+        parts = machine.memory_needed(model_config, self.config.batch_size, self.config.n_positions)
+        most, free = machine.memory_limits()
+        if most is not None and parts["total"] > most and not force:
+            gigabytes = machine.gigabytes
+            raise MemoryError(
+                f"training needs {gigabytes(parts['total'])} of memory, and this machine has "
+                f"{gigabytes(most)}: weights, gradients and AdamW's moments take "
+                f"{gigabytes(2 * parts['weights'] + parts['moments'])}, activations "
+                f"{gigabytes(parts['activations'])}; a smaller batch_size with "
+                "grad_accumulation_steps, n_positions or n_embd needs less (force: try all the "
+                "same)")
+        return parts["total"], free
+
+    def _make_model(self, model_config):
+        config = self.config
+        if self.last or config.init:
+            self.model = GPT.from_pretrained(
+                self.last or config.init, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
+                resid_pdrop=config.dropout)
+            self.model.dropout_seed = config.seed
+        else:
+            self.model = GPT(model_config, seed=config.seed)
         self.optimizer = AdamW(self.model, lr=config.learning_rate,
                                betas=(config.beta1, config.beta2),
                                weight_decay=config.weight_decay)
-        self.step = self.saved_step = 0
-        self.val_loss = self.best_val_loss = None
-        self.clock = _Clock(config)
-        info = kernels.info()
-        self.tell("start", parameters=self.model.num_parameters(), train_tokens=len(train_tokens),
-                  val_tokens=len(val_tokens), vocab_size=self.tokenizer.vocab_size,
-                  max_steps=config.max_steps, isa=info["isa"], threads=info["threads"],
-                  out=config.out, earlier=self.directory.set_aside())
+        self.model.train()
+
+    def _restore(self, state):
+        """Be where a run was between two steps; without a state, at its beginning."""
+        self.step = self.saved_step = state.step if state else 0
+        self.val_step = state.val_step if state else 0
+        self.val_loss = state.val_loss if state else None
+        self.best_val_loss = state.best_val_loss if state else None
+        self.seconds_before = state.seconds if state else 0.0
+        if state:
+            self.model.dropout_seed = state.dropout_seed
+            self.model.forward_passes = state.forward_passes
+            trainer_state.load_optimizer(self.last, self.optimizer, state.optimizer_steps)
+
+    def close(self):
+        if self.log:
+            self.log.close()
+        if self.directory:
+            self.directory.close()
 
     def tell(self, event, **fields):
         for callback in self.callbacks:
-            callback({"event": event, "step": self.step, **fields})
+            if callback({"event": event, "step": self.step, **fields}) is True:
+                self.is_ended = True
 
-    def train(self, interrupts):
-        """Run until max_steps, or until something is in `interrupts`."""
-        config = self.config
-        self.model.train()
-        while self.step < config.max_steps and not interrupts:
+    def train(self):
+        """Run until max_steps, a signal, or a callback that has seen enough."""
+        self.look_around()  # what a signal during the validation of this step left out
+        while not self.is_done() and not self.is_stopped():
             self.take_step()
-            if self.is_done() or _is_due(self.step, config.eval_interval):
-                self.save(self.validate())
-            if self.is_done() or _is_due(self.step, config.sample_interval):
-                self.sample()
+            self.look_around()
         if self.saved_step != self.step:
             self.save(is_best=False)
-        self.tell("end", val_loss=self.val_loss, best_val_loss=self.best_val_loss,
-                  interrupted=not self.is_done(), seconds=self.clock.seconds(), out=config.out)
+        val_loss = self.val_loss if self.val_step == self.step else None
+        self.tell("end", val_loss=val_loss, best_val_loss=self.best_val_loss,
+                  interrupted=not self.is_done(), seconds=self.clock.seconds(),
+                  out=self.config.out)
 
     def is_done(self):
-        return self.step == self.config.max_steps
+        return self.step >= self.config.max_steps
+
+    def is_stopped(self):
+        return self.is_ended or bool(self.signals)
+
+    def look_around(self):
+        """Validate, save and write samples, where the step asks for it."""
+        config, step = self.config, self.step
+        if self.val_step != step and (self.is_done() or _is_due(step, config.eval_interval)):
+            is_best = self.validate()
+            if is_best is not None:
+                self.save(is_best)
+                if self.is_done() or _is_due(step, config.sample_interval):
+                    self.sample()
+        elif self.saved_step != step and _is_due(step, config.sample_interval):
+            self.sample()
 
     def take_step(self):
         config, k = self.config, self.config.grad_accumulation_steps
         learning_rate = self.optimizer.lr = config.learning_rate_at(self.step)
-        loss = 0.0
+        forward_passes, loss = self.model.forward_passes, 0.0
         for index in range(self.step * k, self.step * k + k):
             loss += self.model.loss_and_grad(*self.batches[index], scale=1 / k) / k
         grad_norm = self.optimizer.clip_grad_norm(config.grad_clip or math.inf)
         if not math.isfinite(loss + grad_norm):
-            raise TrainingError(f"step {self.step + 1}: the loss is {loss} and the gradient's norm "
-                                f"{grad_norm}; a lower learning rate than {learning_rate:g} may "
-                                "help")
+            self.model.forward_passes = forward_passes
+            self.fail(f"step {self.step + 1}: the loss is {loss} and the gradient's norm {grad_norm}")
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.clock.step_taken()
+        speed = self.clock.tokens_per_second
         self.tell("step", loss=loss, learning_rate=learning_rate, grad_norm=grad_norm,
-                  tokens_per_second=self.clock.tokens_per_second,
+                  tokens_per_second=speed,
+                  peak_share=self.peak_tokens and speed / self.peak_tokens,
                   seconds_left=self.clock.seconds_left(self.step))
 
+    def fail(self, what):
+        """End the run that cannot go on: say where its numbers stopped being finite."""
+        k, step = self.config.grad_accumulation_steps, self.step
+        batches = [self.batches[index] for index in range(step * k, step * k + k)]
+        where = diagnose.replay(self.model, batches, 1 / k)
+        raise TrainingError(
+            f"{what}; in step {step + 1}, run again and watched, {where}. The last checkpoint is "
+            f"as it was; a lower learning rate than {self.optimizer.lr:g} may help")
+
     def validate(self):
-        """Measure the validation loss; whether it is the lowest so far."""
-        self.val_loss = evaluate(self.model, self.val_batches)
+        """Measure the validation loss; whether it is the lowest so far, None when interrupted."""
+        val_loss = evaluate(self.model, self.val_batches, self.is_stopped)
+        if val_loss is None:
+            return None
+        if not math.isfinite(val_loss):
+            self.fail(f"step {self.step}: the validation loss is {val_loss}")
+        self.val_loss, self.val_step = val_loss, self.step
         is_best = self.best_val_loss is None or self.val_loss < self.best_val_loss
         if is_best:
             self.best_val_loss = self.val_loss
@@ -171,30 +319,42 @@ class _Run:
         return is_best
 
     def save(self, is_best):
-        def write(directory):
-            self.model.save_pretrained(directory)
-            self.tokenizer.save_pretrained(directory)
-
-        path = self.directory.save(self.step, is_best, write)
+        if not diagnose.is_finite(self.model.values(), self.model.layout().n):
+            self.fail(f"step {self.step}: a weight is not finite")
+        self.log.sync()
+        path = self.directory.save(self.step, is_best, self._write_checkpoint)
         self.saved_step = self.step
         self.tell("save", path=path)
         self.clock.pause()
 
+    def _write_checkpoint(self, directory):
+        self.model.save_pretrained(directory)
+        self.dataset.tokenizer.save_pretrained(directory)
+        trainer_state.save(directory, TrainerState(
+            step=self.step, optimizer_steps=self.optimizer.steps,
+            forward_passes=self.model.forward_passes, dropout_seed=self.model.dropout_seed,
+            val_step=self.val_step, val_loss=self.val_loss, best_val_loss=self.best_val_loss,
+            seconds=self.clock.seconds(), train_tokens=self.dataset.train_fingerprint,
+            val_tokens=self.dataset.val_fingerprint, config=asdict(self.config)), self.optimizer)
+
     def sample(self):
         length = self.config.sample_length * (4 if self.is_done() else 1)
-        ids = generate(self.model, first_ids(self.tokenizer), length, seed=self.config.seed)
-        self.tell("sample", text=self.tokenizer.decode(ids))
+        for prompt, ids in self.dataset.prompts:
+            new = generate(self.model, ids, length, seed=self.config.seed)
+            self.tell("sample", prompt=prompt, text=self.dataset.tokenizer.decode(new))
         self.clock.pause()
 
 
 def _is_due(step, interval):
-    return interval > 0 and step % interval == 0
+    return step > 0 and interval > 0 and step % interval == 0
 
 
 class _Clock:
     """Tokens per second, and the time a run has left."""
 
-    def __init__(self, config):
+    def __init__(self, config, first_step=0, seconds_before=0.0):
+        """Start, for a run that has taken first_step steps in seconds_before already."""
+        self._first_step, self._before = first_step, seconds_before
         self._max_steps = config.max_steps
         self._tokens = config.batch_size * config.n_positions * config.grad_accumulation_steps
         self._start = self._last = time.perf_counter()
@@ -215,28 +375,9 @@ class _Clock:
         self._last = time.perf_counter()
 
     def seconds(self):
-        return time.perf_counter() - self._start
+        return self._before + time.perf_counter() - self._start
 
     def seconds_left(self, step):
         """From the whole time so far, validations and samples included."""
-        return self.seconds() / step * (self._max_steps - step)
-
-
-@contextmanager
-def _first_interrupt_is_noted():
-    """A list that a first SIGINT is put into; the second one does what it did before."""
-    interrupts = []
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupts  # signals reach the main thread only
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number, frame):
-        interrupts.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, before)
+        here = time.perf_counter() - self._start
+        return here / (step - self._first_step) * (self._max_steps - step)

@@ -361,6 +361,7 @@ def test_an_earlier_run_is_set_aside(tmp_path):
         run = RunDirectory(tmp_path)
         save(run, number, is_best=True)
         assert run.set_aside() == str(tmp_path / f"earlier-{number}")
+        run.close()
     (tmp_path / "notes").write_text("not a checkpoint")
     assert run.set_aside() is None
     assert sorted(os.listdir(tmp_path)) == ["earlier-1", "earlier-2", "notes"]

@@ -68,14 +68,16 @@ def test_train_tells_what_it_does(trained):
     held_out = len(TEXT) // 10
     assert lines[1] == (f"{len(TEXT) - held_out:,} tokens to learn from, {held_out} held out, "
                         f"a vocabulary of {len(set(TEXT))}")
-    assert any(re.fullmatch(r"step 30/30  loss \d\.\d{4}  [\d,]+ tokens/s  0:00 left", line)
+    assert any(re.fullmatch(r"step 30/30  loss \d\.\d{4}  val \d\.\d{4}  lr [\de.-]+  grad [\d.]+  "
+                            r"[\d,]+ tokens/s  \d+% of peak  0:00 left", line)
                for line in lines)
     assert [line for line in lines if "validation loss" in line][0].startswith("step 10/30  ")
     assert "-- step 20 writes: " in result.stdout and "-- step 30 writes: " in result.stdout
     assert re.fullmatch(r"val_loss=\d+\.\d{4}", lines[-1])
     assert "\r" not in result.stdout and "\033" not in result.stdout
     assert sorted(os.listdir(out / "last")) == ["config.json", "model.safetensors",
-                                                "tokenizer.json"]
+                                                "optimizer.safetensors", "tokenizer.json",
+                                                "trainer.json"]
 
 
 def test_train_repeats_to_the_last_digit(trained, text, tmp_path):
@@ -139,8 +141,8 @@ def test_ctrl_c_saves_and_says_so(text, tmp_path):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and stderr == ""
-    assert re.search(r"^interrupted after [\d,]+ steps?; the model is saved in .*/out/last$",
-                     stdout.splitlines()[-1])
+    assert re.search(r"^interrupted after [\d,]+ steps?; the model is saved in (.*/out)/last; to "
+                     r"go on: python -m pygpt train --resume --out \1$", stdout.splitlines()[-1])
     result = pygpt("sample", tmp_path / "out", "--max-new-tokens", 5)
     assert result.returncode == 0, result.stderr
 

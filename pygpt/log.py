@@ -1,0 +1,87 @@
+"""OUT/log.jsonl: every record of a run, one JSON object a line, for people's own tools and `plot`.
+
+The records are those that trainer.py's head describes, each with the time (seconds since 1970) it
+was written. A resumed run takes out what was written after its checkpoint and goes on, so a step is
+there once. Imports files; used by train and plot.
+"""
+
+import json
+import os
+import time
+
+from pygpt.files import replacing
+
+
+class RunLog:
+    """A callback that appends the records to a file."""
+
+    def __init__(self, path, interval=1):
+        """Open the file, which is made if it is missing.
+
+        Args:
+            path: of the file.
+            interval: of the records of steps, only every interval-th is written.
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._interval, self._path = interval, path
+        self._file = open(path, "a", encoding="utf-8")
+
+    def __call__(self, record):
+        """Write one record."""
+        if record["event"] == "step" and record["step"] % self._interval:
+            return
+        try:
+            self._file.write(json.dumps({"time": round(time.time(), 3)} | record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            error.filename = self._path
+            raise
+
+    def sync(self):
+        """Make what was written durable."""
+        os.fsync(self._file.fileno())
+
+    def close(self):
+        """Close the file, whatever its disk says."""
+        try:
+            self._file.close()
+        except OSError:
+            pass
+
+
+def read_log(path):
+    """The records of a log; a last line that was cut off is left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no log; the message names file and line.
+    """
+    records = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+                if not isinstance(record["event"], str) or type(record["step"]) is not int:
+                    raise TypeError
+            except (ValueError, KeyError, TypeError, RecursionError):
+                if line.endswith("\n"):
+                    raise ValueError(f"{path}: line {number} is no record of a run") from None
+                continue
+            records.append(record)
+    return records
+
+
+def rewind(path, step):
+    """Take out of a log what happened after a step, for a run that goes on from there.
+
+    Raises:
+        OSError, ValueError: as read_log; or the file cannot be written.
+    """
+    if not os.path.exists(path):
+        return
+    kept = [record for record in read_log(path) if record["step"] <= step]
+    with replacing(path) as file:
+        for record in kept:
+            file.write(json.dumps(record).encode() + b"\n")
+

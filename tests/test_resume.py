@@ -1,0 +1,295 @@
+"""A run that was stopped, killed or out of disk goes on as if nothing had been."""
+
+import errno
+import json
+import os
+import pathlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pygpt import kernels, safetensors, trainer_state
+from pygpt.checkpoint import read_model
+from pygpt.config import ConfigError, TrainConfig
+from pygpt.corpus import DataError
+from pygpt.log import read_log
+from pygpt.model import GPT
+from pygpt.run_directory import RunDirectory
+from pygpt.safetensors import CheckpointError
+from pygpt.tokenizer import Tokenizer
+from pygpt.trainer import train
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(12) for b in range(12))
+KILLS = int(os.environ.get("PYGPT_TEST_KILLS", 6))
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Makes the TrainConfig of a run that takes a fraction of a second."""
+    (tmp_path / "text").write_text(TEXT)
+
+    def config(**changes):
+        return TrainConfig(**dict(
+            data=tmp_path / "text", out=tmp_path / "out", n_layer=2, n_head=2, n_embd=16,
+            n_positions=8, batch_size=4, max_steps=12, learning_rate=1e-2, warmup_steps=2,
+            eval_interval=4, eval_batches=3, sample_interval=0, sample_length=5) | changes)
+
+    return config
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = kernels.get_num_threads()
+    yield
+    kernels.set_num_threads(before)
+
+
+def stop_after(step):
+    """A callback that ends a run as Ctrl-C does."""
+    return lambda record: record["event"] == "step" and record["step"] == step
+
+
+def files(directory):
+    """What a checkpoint holds, but for the seconds it took and the directory it is in."""
+    directory = pathlib.Path(directory)
+    found = {name: (directory / name).read_bytes() for name in os.listdir(directory)}
+    state = json.loads(found.pop("trainer.json"))
+    del state["seconds"], state["config"]["out"], state["config"]["threads"]
+    return found | {"trainer.json": state}
+
+
+def numbers(out):
+    """What the log says of each step and validation, in order."""
+    return [(r["step"], r.get("loss"), r.get("grad_norm"), r.get("val_loss"))
+            for r in read_log(out / "log.jsonl") if r["event"] in ("step", "eval")]
+
+
+# ---------------------------------------------------------------------------------- exact resume
+
+@pytest.mark.parametrize("stops", [(3,), (4,), (1, 2, 9)])
+@pytest.mark.parametrize("changes", [{}, dict(dropout=0.2, grad_accumulation_steps=2)])
+def test_n_steps_a_stop_and_m_steps_are_n_plus_m_steps(tiny, tmp_path, stops, changes):
+    train(tiny(out=tmp_path / "whole", **changes))
+    for number, stop in enumerate(stops):
+        result = train(tiny(threads=1, **changes), [stop_after(stop)], resume=number > 0)
+        assert result.interrupted and result.steps == stop
+    train(tiny(threads=3, **changes), resume=True)
+    for link in ("last", "best"):
+        assert files(tmp_path / "out" / link) == files(tmp_path / "whole" / link)
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
+
+
+def test_a_stop_while_validating_loses_no_validation(tiny, tmp_path, monkeypatch):
+    train(tiny(out=tmp_path / "whole"))
+    config = tiny()
+
+    def stop_at_8(model, batches, is_stopped):
+        return None if model.forward_passes == 0 and stopping else evaluate(model, batches)
+
+    from pygpt import trainer
+    evaluate, stopping = trainer.evaluate, False
+
+    def watch(record):
+        nonlocal stopping
+        stopping = record["event"] == "step" and record["step"] == 8
+        return stopping
+
+    monkeypatch.setattr(trainer, "evaluate", stop_at_8)
+    assert train(config, [watch]).steps == 8
+    monkeypatch.undo()
+    train(config, resume=True)
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
+    for link in ("last", "best"):
+        assert files(tmp_path / "out" / link) == files(tmp_path / "whole" / link)
+
+
+def test_what_was_not_saved_is_trained_and_logged_once_more(tiny, tmp_path):
+    class Died(Exception):
+        pass
+
+    def die(record):
+        if record["event"] == "step" and record["step"] == 7:
+            raise Died
+
+    train(tiny(out=tmp_path / "whole"))
+    with pytest.raises(Died):
+        train(tiny(), [die])
+    assert numbers(tmp_path / "out")[-1][0] == 7
+    with open(tmp_path / "out" / "log.jsonl", "a") as log:
+        log.write('{"time": 1.0, "ev')  # a line that a killed process did not finish
+    records = []
+    train(tiny(), [records.append], resume=True)
+    assert records[0]["resumed"] and records[0]["step"] == 4
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(tiny, tmp_path):
+    train(tiny())
+    before = files(tmp_path / "out" / "last")
+    result = train(tiny(), resume=True)
+    assert result.steps == 12 and not result.interrupted and result.val_loss is not None
+    assert files(tmp_path / "out" / "last") == before
+
+
+def test_a_changed_setting_is_refused_by_name(tiny, tmp_path):
+    train(tiny(), [stop_after(4)])
+    before = files(tmp_path / "out" / "last")
+    for name, value in dict(learning_rate=0.5, n_embd=32, batch_size=2, max_steps=99, dropout=0.1,
+                            seed=3, grad_accumulation_steps=2, beta2=0.5, val_fraction=0.2).items():
+        with pytest.raises(ConfigError, match=rf"other settings: .*\b{name}={value} \(it was "):
+            train(tiny(**{name: value}), resume=True)
+    assert files(tmp_path / "out" / "last") == before
+    harmless = dict(threads=1, keep=2, eval_interval=3, sample_interval=5, log_interval=2)
+    assert train(tiny(**harmless), [stop_after(6)], resume=True).steps == 6
+    assert train(tiny(max_steps=8), resume=True, force=True).steps == 8
+
+
+def test_another_text_is_refused(tiny, tmp_path):
+    train(tiny(), [stop_after(4)])
+    (tmp_path / "text").write_text(TEXT[:-5] + "9999.")
+    with pytest.raises(DataError, match="val_data: the text is no longer the one"):
+        train(tiny(), resume=True)
+    assert train(tiny(), resume=True, force=True).steps == 12
+
+
+def test_nothing_to_resume(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match="last/trainer.json"):
+        train(tiny(), resume=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("field, value, part", [
+    ("step", None, "step=None is not"), ("step", True, "step=True"), ("sep", 1, "'sep' is no field"),
+    ("config", {"n_heads": 3}, "'n_heads' is no setting"),
+    ("config", {"n_head": 3}, "n_embd=16 is not divisible by n_head=3"),
+])
+def test_a_damaged_state_is_refused(tiny, tmp_path, field, value, part):
+    train(tiny(max_steps=1))
+    path = tmp_path / "out" / "last" / "trainer.json"
+    document = json.loads(path.read_text())
+    document[field] = document[field] | value if field == "config" else value
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=part):
+        train(tiny(max_steps=1), resume=True)
+
+
+def test_foreign_moments_are_refused(tiny, tmp_path):
+    train(tiny(), [stop_after(1)])
+    last = tmp_path / "out" / "last"
+    tensors, _ = safetensors.read(last / "optimizer.safetensors")
+    assert len(tensors) == 2 * len(read_model(last)[1])
+    assert all(name.endswith((".m", ".v")) for name in tensors)
+    name = "transformer.wte.weight.m"
+    entry = tensors[name]
+    for bad, part in (([], f"{name} is missing"), ([(name, "I32", entry.shape, entry.buffer)],
+                                                   f"{name} is missing or is not F32")):
+        rest = [(n, e.dtype, e.shape, bytes(e.buffer)) for n, e in tensors.items() if n != name]
+        safetensors.write(last / "optimizer.safetensors", rest + bad, {})
+        with pytest.raises(CheckpointError, match=part):
+            train(tiny(), resume=True)
+
+
+# --------------------------------------------------------------------------------- what is kept
+
+def test_older_checkpoints_are_kept(tiny, tmp_path):
+    def steps(out):
+        return sorted(name for name in os.listdir(out) if name.startswith("step"))
+
+    train(tiny(eval_interval=1, keep=3))
+    best = os.readlink(tmp_path / "out" / "best")
+    assert steps(tmp_path / "out") == sorted(
+        {best} | {f"step-{n:08d}" for n in [n for n in range(11, 0, -1)
+                                            if f"step-{n:08d}" != best][:3] + [12]})
+
+
+def test_two_runs_do_not_write_to_one_directory(tiny, tmp_path):
+    holder = RunDirectory(tmp_path / "out")
+    with pytest.raises(BlockingIOError, match="another run is writing"):
+        train(tiny())
+    holder.close()
+    assert train(tiny(max_steps=1)).steps == 1
+
+
+# ------------------------------------------------------------------------------ killed, disk full
+
+def loadable(directory):
+    """A checkpoint is whole: model, tokenizer, moments and state fit together."""
+    model = GPT.from_pretrained(directory)
+    assert Tokenizer.from_pretrained(directory).vocab_size == model.config.vocab_size
+    state = trainer_state.load(directory)
+    tensors, _ = safetensors.read(directory / "optimizer.safetensors")
+    assert len(tensors) == 2 * sum(1 for _ in model.named_parameters())
+    return state.step
+
+
+def command(config, *flags):
+    return [sys.executable, "-m", "pygpt", "train", "--config", str(config), *flags]
+
+
+def test_a_killed_run_leaves_a_whole_checkpoint(tiny, tmp_path):
+    """SIGKILL at random moments of a run that does little but save, each time resumed."""
+    out, rng, inside_a_save, resumed = tmp_path / "out", random.Random(4), 0, 0
+    trainer_state.write_settings(tmp_path / "config.json", tiny(
+        max_steps=100_000, eval_interval=1, eval_batches=1, n_embd=64, keep=1))
+    for kill in range(KILLS):
+        flags = ["--resume"] if (out / "last").exists() else []
+        resumed += bool(flags)
+        process = subprocess.Popen(command(tmp_path / "config.json", *flags), env=ENVIRONMENT,
+                                   stdout=subprocess.DEVNULL)
+        began = time.monotonic()
+        while not any(out.glob("step-*")) and time.monotonic() < began + 20:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.2, 0.6))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        inside_a_save += any(out.glob(".step-*.tmp"))
+        step = loadable(out / "last")
+        assert loadable(out / "best") <= step
+    print(f"{KILLS} kills, {inside_a_save} inside a save, {resumed} resumed, {step} steps")
+    directory = RunDirectory(out)  # clears out what the last one left
+    assert not [name for name in os.listdir(out) if name.endswith(".tmp")]
+    directory.close()
+
+
+def test_a_file_size_limit_leaves_the_checkpoint_whole(tiny, tmp_path):
+    """No room for the weights: the error names the checkpoint, the previous one stays."""
+    train(tiny(n_embd=64), [stop_after(5)])
+    before = files(tmp_path / "out" / "last")
+    trainer_state.write_settings(tmp_path / "config.json", tiny(n_embd=64))
+    result = subprocess.run(
+        command(tmp_path / "config.json", "--resume"), env=ENVIRONMENT, capture_output=True,
+        text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (99_999, 99_999)))
+    assert result.returncode == 1
+    assert result.stderr == (f"pygpt: error: {tmp_path}/out/step-00000008: "
+                             f"{os.strerror(errno.EFBIG)}\n")
+    assert files(tmp_path / "out" / "last") == before
+    assert [name for name in os.listdir(tmp_path / "out") if name.endswith(".tmp")] == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_leaves_the_checkpoint_whole(tiny, small_disk):
+    out = small_disk / "out"
+    config = tiny(out=out, n_embd=64, keep=9, eval_interval=1)  # each takes 1.2 MB
+    with pytest.raises(OSError) as error:
+        train(config)
+    assert error.value.errno == errno.ENOSPC and error.value.filename.startswith(f"{out}/step-")
+    assert loadable(out / "last") == 2 and loadable(out / "best") in (1, 2)
+    assert [name for name in os.listdir(out) if name.endswith(".tmp")] == []
