@@ -1,4 +1,4 @@
-"""The command line: `pygpt train`, `pygpt sample`, `pygpt bench`, `pygpt info`.
+"""The command line: `pygpt train`, `sample`, `plot`, `bench`, `info`.
 
 A flag is made from each field of a config dataclass, so nothing about a setting is said twice.
 Exit status: 0, or 2 for a command that makes no sense, 1 for one that failed, 130 after Ctrl-C;
@@ -110,6 +110,12 @@ def _make_parser():
     command.add_argument("--threads", type=int, default=0, metavar="N",
                          help="threads to compute with; 0: one for each physical core (default 0)")
     command.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+    command = add("plot", _plot, "draw the curves of one or more runs, as one HTML page")
+    command.add_argument("directories", metavar="OUT", nargs="+",
+                         help="a training run's output directory")
+    command.add_argument("--output", metavar="FILE",
+                         help="where the page goes (unset: plot.html in the first OUT)")
 
     add("info", _info, "show the version, the compiler, the instruction sets and the threads")
     return parser
@@ -228,6 +234,14 @@ def _bench(arguments):
     if arguments.threads:
         kernels.set_num_threads(arguments.threads)
     bench.main(arguments.preset, arguments.seconds, arguments.json)
+
+
+def _plot(arguments):
+    from pygpt.plot import plot
+
+    target = arguments.output or os.path.join(arguments.directories[0], "plot.html")
+    plot(arguments.directories, target)
+    print(target)
     return 0
 
 

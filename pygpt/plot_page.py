@@ -1,0 +1,93 @@
+"""The page that plot.py fills: its style, light and dark, and the script that shows values.
+
+@TITLE@, @LEGEND@, @CHARTS@, @GEOMETRY@ and @VALUES@ are replaced. Used by plot.
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>@TITLE@</title>
+<style>
+:root { color-scheme: light dark; --back: #fbfbfa; --card: #ffffff; --ink: #1f2328;
+  --soft: #6a7078; --grid: #e8e8e6; --edge: #dcdcd8;
+  --c0: #1f6fd0; --c1: #d9600f; --c2: #18875a; --c3: #a33cb3; --c4: #b8860b; --c5: #c2293f; }
+@media (prefers-color-scheme: dark) {
+  :root { --back: #15171a; --card: #1c1f23; --ink: #e6e8ea; --soft: #9aa1a9; --grid: #2b2f35;
+    --edge: #33383f;
+    --c0: #5aa4ff; --c1: #ff9a4d; --c2: #45c48f; --c3: #d98ae6; --c4: #e3b93f; --c5: #ff7086; } }
+* { box-sizing: border-box; }
+body { margin: 0; padding: 20px; background: var(--back); color: var(--ink);
+  font: 14px/1.4 system-ui, "Helvetica Neue", Arial, sans-serif; }
+nav { display: flex; flex-wrap: wrap; gap: 6px 28px; margin: 0 4px 16px; font-weight: 600; }
+nav span { display: inline-flex; align-items: center; gap: 8px; }
+nav i { width: 22px; height: 4px; border-radius: 2px; background: var(--c); }
+small { color: var(--soft); font-weight: 400; font-size: 13px; }
+main { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
+figure { position: relative; margin: 0; padding: 12px 12px 8px; background: var(--card);
+  border: 1px solid var(--edge); border-radius: 8px; }
+figcaption { margin: 0 4px 6px; font-weight: 600; }
+svg { display: block; width: 100%; height: auto; }
+svg text { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
+.x { text-anchor: middle; } .y { text-anchor: end; }
+path { fill: none; } .grid { stroke: var(--grid); } .tick { stroke: var(--soft); }
+.thin, .line, .thick { stroke: var(--c); stroke-linejoin: round; }
+.thin { stroke-width: 1.1; opacity: .55; } .line { stroke-width: 1.5; } .thick { stroke-width: 2.2; }
+circle { fill: var(--c); } .cursor { stroke: var(--soft); stroke-dasharray: 3 3; }
+.c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); }
+.c3 { --c: var(--c3); } .c4 { --c: var(--c4); } .c5 { --c: var(--c5); }
+.tip { position: absolute; display: none; pointer-events: none; z-index: 1; padding: 6px 9px;
+  background: var(--card); border: 1px solid var(--edge); border-radius: 6px; white-space: nowrap;
+  box-shadow: 0 2px 8px rgb(0 0 0 / .18); font-size: 12.5px; font-variant-numeric: tabular-nums; }
+.tip b { color: var(--c); }
+</style>
+</head>
+<body>
+<nav>@LEGEND@<small>in the loss chart, thin is training and thick is validation</small></nav>
+<main>@CHARTS@</main>
+<script>
+"use strict";
+const geometry = @GEOMETRY@, values = @VALUES@;
+
+function nearest(points, step) {
+  let low = 0, high = points.length - 1;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (points[middle][0] < step) low = middle + 1; else high = middle;
+  }
+  return low > 0 && step - points[low - 1][0] < points[low][0] - step ? points[low - 1] : points[low];
+}
+
+for (const figure of document.querySelectorAll("figure")) {
+  const svg = figure.querySelector("svg"), tip = figure.querySelector(".tip");
+  const cursor = figure.querySelector(".cursor"), chart = values[figure.dataset.chart];
+  figure.addEventListener("pointermove", event => {
+    const box = svg.getBoundingClientRect(), scale = svg.viewBox.baseVal.width / box.width;
+    const x = (event.clientX - box.left) * scale;
+    if (x < geometry.left || x > geometry.right) return figure.dispatchEvent(new Event("pointerleave"));
+    const step = (x - geometry.left) / (geometry.right - geometry.left) * chart.last;
+    cursor.setAttribute("d", `M${x} ${geometry.top}V${geometry.bottom}`);
+    tip.replaceChildren(...chart.lines.map(line => {
+      const [at, value] = nearest(line.points, step), row = document.createElement("div");
+      const number = document.createElement("b");
+      number.className = "c" + line.color;
+      number.textContent = value.toLocaleString("en", {maximumSignificantDigits: 5});
+      row.append(number, ` ${line.name}, step ${at.toLocaleString("en")}`);
+      return row;
+    }));
+    tip.style.display = "block";
+    const outer = figure.getBoundingClientRect(), left = event.clientX - outer.left;
+    tip.style.left = (left + 16 + tip.offsetWidth > outer.width ? Math.max(0, left - 16 - tip.offsetWidth)
+      : left + 16) + "px";
+    tip.style.top = event.clientY - outer.top + 14 + "px";
+  });
+  figure.addEventListener("pointerleave", () => {
+    tip.style.display = "none";
+    cursor.setAttribute("d", "");
+  });
+}
+</script>
+</body>
+</html>
+"""
