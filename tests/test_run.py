@@ -1,0 +1,301 @@
+"""What a run does beside learning: signals, diagnosis, memory, settings files, fine-tuning."""
+
+import json
+import math
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pygpt import diagnose, kernels, machine, ops, trainer_state
+from pygpt.checkpoint import read_config
+from pygpt.config import PRESETS, ConfigError, GPTConfig, TrainConfig
+from pygpt.log import read_log
+from pygpt.model import GPT
+from pygpt.trainer import TrainingError, train
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+COMMAND = [sys.executable, "-m", "pygpt", "train"]
+TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(12) for b in range(12))
+SMALL = dict(n_layer=2, n_head=2, n_embd=16, n_positions=8, batch_size=4, max_steps=6,
+             learning_rate=1e-2, warmup_steps=2, eval_interval=4, eval_batches=3,
+             sample_interval=0, sample_length=5)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Makes the TrainConfig of a run that takes a fraction of a second."""
+    (tmp_path / "text").write_text(TEXT)
+    return lambda **changes: TrainConfig(**dict(
+        data=tmp_path / "text", out=tmp_path / "out") | SMALL | changes)
+
+
+def started(tiny, tmp_path, **options):
+    """A process that trains without an end, one step in."""
+    trainer_state.write_settings(tmp_path / "c.json", tiny(max_steps=10**6, eval_interval=10**6))
+    process = subprocess.Popen(COMMAND + ["--config", str(tmp_path / "c.json")], text=True,
+                               env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               **options)
+    while not process.stdout.readline().startswith("step 1/"):
+        assert process.poll() is None
+    return process
+
+
+# ------------------------------------------------------------------------------------- signals
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(tiny, tmp_path, number):
+    process = started(tiny, tmp_path)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and stderr == ""
+    said = re.search(r"interrupted after ([\d,]+) steps?; the model is saved in .*/out/last; to go "
+                     r"on: python -m pygpt (train --resume --out (.*/out))\n", stdout)
+    step = trainer_state.load(tmp_path / "out" / "last").step
+    assert int(said[1].replace(",", "")) == step
+    again = subprocess.run([*COMMAND[:-1], *said[2].split(), "--max-steps", str(step + 2),
+                            "--force"], env=ENVIRONMENT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"going on from step {step} of" in again.stdout
+
+
+def test_a_second_sigterm_leaves_at_once(tiny, tmp_path):
+    def twice(record):
+        if record["event"] == "step" and record["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    child = os.fork()
+    if child == 0:
+        kernels.set_num_threads(1)
+        train(tiny(threads=1), [twice])
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert trainer_state.load(tmp_path / "out" / "last").step == 4
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tiny, tmp_path):
+    process = started(tiny, tmp_path)
+    process.stdout.close()
+    log = tmp_path / "out" / "log.jsonl"
+    size = log.stat().st_size
+    while log.stat().st_size < size + 50_000:
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM and process.stderr.read() == ""
+    process.stderr.close()
+    assert trainer_state.load(tmp_path / "out" / "last").step > 1
+
+
+def test_a_callback_can_end_the_run(tiny):
+    result = train(tiny(), [lambda record: record["step"] == 3])
+    assert result.steps == 3 and result.interrupted and result.signal is None
+
+
+# ------------------------------------------------------------------------------------ diagnosis
+
+@pytest.fixture(params=[0.0, 0.1])
+def model_and_batch(request):
+    config = GPTConfig(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=2,
+                       attn_pdrop=request.param, resid_pdrop=request.param)
+    ids = [[(i * j) % 11 for i in range(8)] for j in range(3)]
+    return GPT(config, seed=1), (ids, ids)
+
+
+def spoil(model, name, value, index=None):
+    """Set one of a parameter's values, or all."""
+    flat = memoryview(dict(model.named_parameters())[name]).cast("B").cast("f")
+    for place in range(len(flat)) if index is None else [index]:
+        flat[place] = value
+
+
+@pytest.mark.parametrize("values, kernel, scope", [
+    ({"h.1.attn.c_attn.bias": 3e38}, "attention_forward", "transformer.h.1.attn"),
+    ({"h.0.mlp.c_fc.bias": 3e38, "h.0.mlp.c_proj.weight": 1e3}, "linear_forward",
+     "transformer.h.0.mlp"),
+    ({"h.0.ln_2.weight": 3e38}, "layernorm_forward", "transformer.h.0.ln_2"),
+    ({"wpe.weight": 3e38, "wte.weight": 3e38}, "embedding_forward", "transformer.wte"),
+])
+def test_the_first_bad_number_is_found(model_and_batch, values, kernel, scope):
+    model, batch = model_and_batch
+    for name, value in values.items():
+        spoil(model, f"transformer.{name}", value)
+    sentence = diagnose.replay(model, [batch, batch], 0.5)
+    assert re.fullmatch(rf"the first number that is not finite is -?(inf|nan) at index \d+ of "
+                        rf"\w+, from {kernel} in the forward pass of {re.escape(scope)}, "
+                        "batch 1 of 2", sentence)
+
+
+def test_a_bad_gradient_is_found(model_and_batch):
+    model, batch = model_and_batch
+    spoil(model, "transformer.ln_f.weight", 1e4)  # the loss is fine, its gradients are not
+    assert re.search(r"of the gradient of transformer\.wte\.weight, from "
+                     "linear_cross_entropy_backward in the backward pass of the loss$",
+                     diagnose.replay(model, [batch], 3e38))
+
+
+@pytest.mark.parametrize("kernel, number, scope", [
+    ("layernorm_backward", 1, "transformer.ln_f"), ("layernorm_backward", 3, "transformer.h.1.ln_1"),
+    ("attention_backward", 2, "transformer.h.0.attn"), ("gelu_forward", 1, "transformer.h.1.mlp"),
+    ("linear_backward_input", 3, "transformer.h.1.attn.c_proj"),
+])
+def test_a_backward_call_is_placed(model_and_batch, monkeypatch, kernel, number, scope):
+    model, batch = model_and_batch
+    calls = []
+
+    def broken(*args):
+        calls.append(getattr(ops_lib, kernel)(*args))
+        if len(calls) == number:
+            args[0][5] = math.nan
+        return calls[-1]
+
+    class Broken:
+        def __getattr__(self, name):
+            return broken if name == kernel else getattr(ops_lib, name)
+
+    ops_lib, broken.__name__ = ops.lib, kernel
+    monkeypatch.setattr(ops, "lib", Broken())
+    assert re.search(rf"is nan at index 5 of \w+, from {kernel} in the backward pass of "
+                     rf"{re.escape(scope)}$", diagnose.replay(model, [batch], 1.0))
+
+
+def test_a_bad_parameter_and_a_good_step(model_and_batch):
+    model, batch = model_and_batch
+    assert "all numbers are finite" in diagnose.replay(model, [batch], 1.0)
+    before = model.loss_and_grad(*batch)
+    assert math.isfinite(before) and type(model.transformer.h[0]).__call__.__name__ == "__call__"
+    spoil(model, "transformer.h.1.ln_2.bias", math.nan, 3)
+    assert diagnose.replay(model, [batch], 1.0).startswith(
+        "transformer.h.1.ln_2.bias is not finite at index 3 from the beginning")
+
+
+def test_the_error_of_a_run_holds_the_diagnosis(tiny, tmp_path):
+    train(tiny(dropout=0.1, grad_accumulation_steps=2), [lambda record: record["step"] == 4])
+    with pytest.raises(TrainingError, match=r"in step \d, run again and watched, .*transformer\."):
+        train(tiny(dropout=0.1, grad_accumulation_steps=2, learning_rate=1e30, grad_clip=0,
+                   max_steps=50), resume=True, force=True)
+    assert trainer_state.load(tmp_path / "out" / "last").step == 4
+
+
+# --------------------------------------------------------------------------------------- memory
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_memory_is_predicted_to_the_byte(dropout):
+    config = GPTConfig(vocab_size=50, n_positions=16, n_embd=32, n_layer=3, n_head=4,
+                       embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
+    parts = machine.memory_needed(config, 5, 16)
+    model = GPT(config)
+    ids = [[1] * 16] * 5
+    model.loss_and_grad(ids, ids)
+    (step,) = model._steps[5, 16, True, bool(dropout)]
+    from pygpt.tensor import no_grad
+    with no_grad():
+        model.loss(ids, ids)
+        (evaluation,) = model._steps[5, 16, False, False]
+    assert parts["activations"] == step.program.pool.nbytes + evaluation.program.pool.nbytes
+    assert parts["weights"] == parts["gradients"] == 4 * model.layout().n
+    assert parts["moments"] == 2 * parts["weights"]
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_begins(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "memory_limits", lambda: (50 << 20, 10 << 20))
+    with pytest.raises(MemoryError, match=r"needs \d+ MB of memory, and this machine has 52 MB"):
+        train(tiny(n_embd=512))
+    assert not (tmp_path / "out").exists()
+    records = []
+    train(tiny(max_steps=1), [records.append])
+    assert records[0]["memory_free"] == 10 << 20 < records[0]["memory_needed"] < 50 << 20
+
+
+def test_the_limits_of_this_machine():
+    most, free = machine.memory_limits()
+    assert most is None or 0 < free <= most
+    assert machine.gigabytes(1_940_000_000) == "1.9 GB"
+
+
+def test_work_per_token_counts_every_multiply_add():
+    config = GPTConfig(vocab_size=7, n_positions=10, n_embd=4, n_layer=3, n_head=2)
+    matrices = sum(p.size for name, p in GPT(config).named_parameters()
+                   if len(p.shape) == 2 and "wpe" not in name)
+    assert machine.work_per_token(config, 10) == 6 * matrices + 6 * 3 * 10 * 4
+    assert machine.peak_flops(0.01) > 1e8
+
+
+# ------------------------------------------------------------------------- settings, fine-tuning
+
+def test_the_settings_a_run_leaves_reproduce_it(tiny, tmp_path):
+    train(tiny(dropout=0.1))
+    path = tmp_path / "out" / "train.json"
+    assert TrainConfig(**trainer_state.settings_file(path)) == tiny(dropout=0.1)
+    again = subprocess.run(COMMAND + ["--config", path, "--out", tmp_path / "again"],
+                           env=ENVIRONMENT, capture_output=True)
+    assert again.returncode == 0
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert ((tmp_path / "again" / "last" / name).read_bytes()
+                == (tmp_path / "out" / "last" / name).read_bytes())
+
+
+def test_settings_files(tmp_path):
+    (tmp_path / "a.json").write_text('{"n_layer": 3, "data": ["x"]}')
+    (tmp_path / "a.toml").write_text('# a comment\nn_layer = 3\ndata = ["x"]\n')
+    for name in ("a.json", *(["a.toml"] if sys.version_info >= (3, 11) else [])):
+        assert trainer_state.settings_file(tmp_path / name) == dict(n_layer=3, data=["x"])
+    for name, text, part in (("b.json", '{"n_layers": 3, "x": 1}', "'n_layers', 'x' are no settings"),
+                             ("b.json", "[]", "is not a JSON object"),
+                             ("b.toml", "n_layers = 3", "'n_layers' is no setting"),
+                             ("b.toml", "n_layer 3", "TOML")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigError, match=part):
+            trainer_state.settings_file(tmp_path / name)
+    for bad in (dict(out=5), dict(data=5), dict(errors="ignore"), dict(sample_prompts=[1])):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            TrainConfig(**bad)
+
+
+def test_fine_tuning_begins_with_the_given_weights(tiny, tmp_path):
+    train(tiny(max_steps=30, out=tmp_path / "base"))
+    base = GPT.from_pretrained(tmp_path / "base")
+    base.save_pretrained(tmp_path / "gpt2")
+    records = []
+    config = TrainConfig(**dict(
+        data=tmp_path / "text", out=tmp_path / "out", init=tmp_path / "gpt2", n_positions=6,
+        tokenizer=tmp_path / "base" / "last", dropout=0.1, batch_size=4, max_steps=4,
+        learning_rate=1e-3, eval_interval=2, eval_batches=2, sample_interval=0, sample_length=4))
+    result = train(config, [records.append])
+    assert [r["loss"] for r in records if r["event"] == "step"][0] < 2.6 < math.log(18)
+    assert result.model.config.n_positions == 8 and result.model.config.attn_pdrop == 0.1
+    assert read_config(tmp_path / "out" / "last").n_layer == 2
+    whole = (tmp_path / "out" / "last" / "model.safetensors").read_bytes()
+    train(config, [lambda record: record["step"] == 1])
+    train(config, resume=True)
+    assert (tmp_path / "out" / "last" / "model.safetensors").read_bytes() == whole
+    for bad in (dict(n_embd=32), dict(n_positions=9), dict(n_layer=1)):
+        with pytest.raises(ConfigError, match=f"{next(iter(bad))}=.* but the model in init="):
+            train(TrainConfig(**dict(data=tmp_path / "text", out=tmp_path / "x",
+                                     tokenizer=tmp_path / "base" / "last",
+                                     init=tmp_path / "gpt2") | bad))
+
+
+def test_samples_of_fixed_prompts_go_to_the_log(tiny, tmp_path):
+    train(tiny(sample_interval=3, sample_prompts=["3 times", "7"]))
+    samples = [r for r in read_log(tmp_path / "out" / "log.jsonl") if r["event"] == "sample"]
+    assert [(r["step"], r["prompt"], len(r["text"])) for r in samples] == [
+        (3, "3 times", 5), (3, "7", 5), (6, "3 times", 20), (6, "7", 20)]
+
+
+def test_every_field_of_the_log_is_documented(tiny, tmp_path):
+    from pygpt import trainer
+    train(tiny(sample_interval=3))
+    for record in read_log(tmp_path / "out" / "log.jsonl"):
+        for field in record.keys() - {"time", "event", "step"}:
+            assert re.search(rf"\b{field}\b", trainer.__doc__), field
+    assert json.loads((tmp_path / "out" / "train.json").read_text())["n_embd"] == 16
+
+
+def test_the_presets_that_are_promised():
+    assert {"lesson", "char", "gpt2"} <= PRESETS.keys()
