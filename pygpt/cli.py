@@ -234,6 +234,7 @@ def _bench(arguments):
     if arguments.threads:
         kernels.set_num_threads(arguments.threads)
     bench.main(arguments.preset, arguments.seconds, arguments.json)
+    return 0
 
 
 def _plot(arguments):

@@ -78,9 +78,11 @@ class _Watch:
     def __init__(self, model):
         self._blocks = {}  # address -> (memory, offset, floats, name of a parameter's gradient)
         self.scope, self.phase, self.batch = "", "forward", 0
-        for name, parameter, offset in model.layout().entries:
-            where = model.gradients(), offset, parameter.size
-            self._blocks[address(where[0].pointer("f", offset))] = *where, f"the gradient of {name}"
+        model.gradients()
+        for name, parameter in model.named_parameters():
+            gradient = parameter.node.gradient()
+            self._blocks[address(gradient.ptr)] = (gradient.memory, gradient.offset, gradient.size,
+                                                   f"the gradient of {name}")
 
     def block(self, nbytes):
         """New memory for the step, of zeros."""

@@ -298,6 +298,7 @@ class _Run:
         """End the run that cannot go on: say where its numbers stopped being finite."""
         k, step = self.config.grad_accumulation_steps, self.step
         batches = [self.batches[index] for index in range(step * k, step * k + k)]
+        self.optimizer.zero_grad()
         where = diagnose.replay(self.model, batches, 1 / k)
         raise TrainingError(
             f"{what}; in step {step + 1}, run again and watched, {where}. The last checkpoint is "
