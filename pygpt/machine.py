@@ -58,7 +58,7 @@ class _Nothing:
     """Stands for memory while a step is gone through without computing."""
 
     def __init__(self, nbytes=0):
-        self.view = None
+        self.view = memoryview(b"")
 
     def pointer(self, code, offset=0):
         return self
