@@ -86,10 +86,10 @@ NO_GRADIENT = {"attention_cached"}  # for generation only; tested against attent
 class Estimate:
     """What two central differences say about a derivative.
 
-    The one of step h is D + c h^2 + O(h^4), that of h/2 is D + c h^2 / 4 + ..: `exact` combines them
-    so that the h^2 drop out. Their difference is 3/4 c h^2, which bounds what is left many times
-    over unless h is far too large. Each value of L is wrong by up to `rounding`, so `near` by
-    2 / h times that and `far` by 1 / h; (4 * 2 + 1) / 3 = 3.
+    The one of step h, `far`, is D + c h^2 + O(h^4), that of h/2, `near`, is D + c h^2 / 4 + ..;
+    `exact` combines them so that the h^2 drop out. Their difference is 3/4 c h^2, which bounds
+    what is left many times over unless h is far too large. Each value of L is wrong by up to
+    `rounding`, so `near` by 2 / h times that and `far` by 1 / h; (4 * 2 + 1) / 3 = 3.
     """
 
     near: float
