@@ -94,7 +94,8 @@ def _expand(path):
         found = [os.path.join(directory, name) for directory, below, names in os.walk(path)
                  if below.sort() or True for name in names]
         hidden = [name for name in found
-                  if any(part.startswith(".") for part in os.path.relpath(name, path).split(os.sep))]
+                  if any(part.startswith(".")
+                         for part in os.path.relpath(name, path).split(os.sep))]
         found = sorted(set(found) - set(hidden))
         what = "the directory holds no file"
     elif glob.has_magic(path) and not os.path.exists(path):

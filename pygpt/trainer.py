@@ -21,10 +21,10 @@ Used by the command line and by whoever trains from Python. May import everythin
 
 import math
 import os
-import time
 from dataclasses import asdict, dataclass, replace
 
 from pygpt import checkpoint, diagnose, kernels, machine, trainer_state
+from pygpt.clock import Clock
 from pygpt.config import TrainConfig
 from pygpt.data import TrainingBatches, validation_batches
 from pygpt.dataset import Dataset
@@ -177,7 +177,7 @@ class _Run:
         self.log = RunLog(self.directory.file("log.jsonl"), config.log_interval)
         self.callbacks.insert(0, self.log)
         info, peak = kernels.info(), machine.peak_flops()
-        self.clock = _Clock(config, self.step, self.seconds_before)
+        self.clock = Clock(config, self.step, self.seconds_before)
         self.peak_tokens = peak and peak / machine.work_per_token(model_config, config.n_positions)
         self.tell("start", parameters=self.model.num_parameters(),
                   train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
@@ -283,7 +283,8 @@ class _Run:
         grad_norm = self.optimizer.clip_grad_norm(config.grad_clip or math.inf)
         if not math.isfinite(loss + grad_norm):
             self.model.forward_passes = forward_passes
-            self.fail(f"step {self.step + 1}: the loss is {loss} and the gradient's norm {grad_norm}")
+            self.fail(f"step {self.step + 1}: the loss is {loss} and the gradient's norm "
+                      f"{grad_norm}")
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -348,37 +349,3 @@ class _Run:
 
 def _is_due(step, interval):
     return step > 0 and interval > 0 and step % interval == 0
-
-
-class _Clock:
-    """Tokens per second, and the time a run has left."""
-
-    def __init__(self, config, first_step=0, seconds_before=0.0):
-        """Start, for a run that has taken first_step steps in seconds_before already."""
-        self._first_step, self._before = first_step, seconds_before
-        self._max_steps = config.max_steps
-        self._tokens = config.batch_size * config.n_positions * config.grad_accumulation_steps
-        self._start = self._last = time.perf_counter()
-        self._steps, self._step_seconds = 0, 0.0
-        self.tokens_per_second = 0.0
-
-    def step_taken(self):
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        self._steps += 1
-        # a moving average; the first step, in which all memory is new, is forgotten at the second
-        share = 1.0 if self._steps <= 2 else 0.1
-        self._step_seconds += share * (seconds - self._step_seconds)
-        self.tokens_per_second = self._tokens / self._step_seconds
-
-    def pause(self):
-        """What took time until now was not part of a step."""
-        self._last = time.perf_counter()
-
-    def seconds(self):
-        return self._before + time.perf_counter() - self._start
-
-    def seconds_left(self, step):
-        """From the whole time so far, validations and samples included."""
-        here = time.perf_counter() - self._start
-        return here / (step - self._first_step) * (self._max_steps - step)

@@ -166,7 +166,8 @@ def test_nothing_to_resume(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("field, value, part", [
-    ("step", None, "step=None is not"), ("step", True, "step=True"), ("sep", 1, "'sep' is no field"),
+    ("step", None, "step=None is not"), ("step", True, "step=True"),
+    ("sep", 1, "'sep' is no field"),
     ("config", {"n_heads": 3}, "'n_heads' is no setting"),
     ("config", {"n_head": 3}, "n_embd=16 is not divisible by n_head=3"),
 ])

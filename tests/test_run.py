@@ -141,7 +141,8 @@ def test_a_bad_gradient_is_found(model_and_batch):
 
 
 @pytest.mark.parametrize("kernel, number, scope", [
-    ("layernorm_backward", 1, "transformer.ln_f"), ("layernorm_backward", 3, "transformer.h.1.ln_1"),
+    ("layernorm_backward", 1, "transformer.ln_f"),
+    ("layernorm_backward", 3, "transformer.h.1.ln_1"),
     ("attention_backward", 2, "transformer.h.0.attn"), ("gelu_forward", 1, "transformer.h.1.mlp"),
     ("linear_backward_input", 3, "transformer.h.1.attn.c_proj"),
 ])
@@ -243,7 +244,8 @@ def test_settings_files(tmp_path):
     (tmp_path / "a.toml").write_text('# a comment\nn_layer = 3\ndata = ["x"]\n')
     for name in ("a.json", *(["a.toml"] if sys.version_info >= (3, 11) else [])):
         assert trainer_state.settings_file(tmp_path / name) == dict(n_layer=3, data=["x"])
-    for name, text, part in (("b.json", '{"n_layers": 3, "x": 1}', "'n_layers', 'x' are no settings"),
+    for name, text, part in (("b.json", '{"n_layers": 3, "x": 1}',
+                              "'n_layers', 'x' are no settings"),
                              ("b.json", "[]", "is not a JSON object"),
                              ("b.toml", "n_layers = 3", "'n_layers' is no setting"),
                              ("b.toml", "n_layer 3", "TOML")):
