@@ -236,4 +236,49 @@ int adamw_step(float *param, float *m, float *v, const float *grad, const float 
 /* out (1) = the sum of squares of x (n), in double precision, in an order fixed by n alone. */
 int sum_squares(double *out, const float *x, int64_t n);
 
+/* ----------------------------------------------------------------- byte-level BPE (bpe_*.c) --- */
+
+/* The definition in Python is pygpt/tokenizer/reference.py. Texts are bytes, any bytes: those that
+ * are valid UTF-8 are characters, and each byte that is not part of one is a character of class 0.
+ * `classes` (0x110000) holds each code point's class: 0 other, 1 letter, 2 number, 3 space. A text
+ * becomes pieces by GPT-2's rule (see bpe_split.c), and no token reaches across pieces. */
+
+/* ends[i] is the byte at which the i-th piece of text (n) ends, i < *count. ends has room for n. */
+int bpe_split(int64_t *ends, int64_t *count, const uint8_t *text, const uint8_t *classes,
+              int64_t n);
+
+/* *cut, 0..n, is a place where text (n) may be cut: whatever follows it, the pieces of text[:cut]
+ * and those of the rest are together the pieces of the whole. It is the last such place that the
+ * classes on its two sides tell; 0 when there is none. */
+int bpe_cut(int64_t *cut, const uint8_t *text, const uint8_t *classes, int64_t n);
+
+/* The bytes that a table takes for V tokens of `bytes` bytes in all and M merges; -1: too many. */
+int64_t bpe_table_size(int64_t V, int64_t M, int64_t bytes);
+
+/* Makes a vocabulary ready for bpe_encode. table has room for bpe_table_size bytes and is aligned to
+ * 8; encoding only reads it, from any number of threads. Token i is tokens[ends[i-1]..ends[i]-1], in
+ * ascending order, empty if no text may become it. merges (M,3) are (left, right, result), the first
+ * merged first; a pair that comes again is ignored.
+ * PYGPT_ERANGE when a merge names an id outside 0..V-1 or a byte has no token of its own. */
+int bpe_table_init(void *table, const uint8_t *tokens, const int64_t *ends, const int32_t *merges,
+                   int64_t V, int64_t M);
+
+/* ids (*count) of text (n), merged within each piece. ids has room for n.
+ * PYGPT_ENOMEM also for a piece of 2^31 - 1 bytes or more. */
+int bpe_encode(int32_t *ids, int64_t *count, const uint8_t *text, const uint8_t *classes,
+               const void *table, int64_t n);
+
+/* The different pieces of text (n): the i-th, in the order they first appear, is the bytes
+ * starts[i]..ends[i]-1 and comes counts[i] times, i < *distinct. All three have room for n. */
+int bpe_count(int64_t *starts, int64_t *ends, int64_t *counts, int64_t *distinct,
+              const uint8_t *text, const uint8_t *classes, int64_t n);
+
+/* Learns up to M merges. Piece i of P is pieces[ends[i-1]..ends[i]-1] and weighs counts[i] >= 0.
+ * Tokens 0..255 are the bytes; in each round the two neighbours that come most often (of those, the
+ * pair whose bytes, left then right, are lexicographically greater) become token 256 + round
+ * wherever they meet, from the left. merges (M,2) are the pairs, *done their number, less than M
+ * when nothing is left to merge. PYGPT_ERANGE when the pieces have 2^29 bytes or more. */
+int bpe_train(int32_t *merges, int64_t *done, const uint8_t *pieces, const int64_t *ends,
+              const int64_t *counts, int64_t P, int64_t M);
+
 #endif

@@ -29,11 +29,14 @@ Bound = namedtuple("Bound", "steps magnitudes extra unit", defaults=(None, UNIT)
 
 
 def declared_kernels():
-    """name -> [Param] for every kernel of pygpt.h; what starts with pygpt_ is the runtime's."""
+    """name -> [Param] for every kernel of pygpt.h on arrays of numbers.
+
+    What starts with pygpt_ is the runtime's, with bpe_ the tokenizer's, which test_bpe.py tests.
+    """
     text = re.sub(r"/\*.*?\*/|^#.*?$", "", HEADER.read_text(), flags=re.DOTALL | re.MULTILINE)
     kernels = {}
     for name, params in re.findall(r"\bint (\w+)\(([^)]*)\);", text):
-        if not name.startswith("pygpt_"):
+        if not name.startswith(("pygpt_", "bpe_")):
             kernels[name] = [_param(p) for p in params.split(",")]
     return kernels
 
