@@ -19,7 +19,8 @@ HOME = {  # public name -> the module that defines it
     "set_num_threads": "kernels", "get_num_threads": "kernels",
     "Tensor": "tensor", "no_grad": "tensor",
     "GPT": "model",
-    "Tokenizer": "tokenizer", "CharTokenizer": "tokenizer",
+    "Tokenizer": "tokenizer", "CharTokenizer": "tokenizer", "ByteTokenizer": "tokenizer",
+    "BPETokenizer": "tokenizer",
     "AdamW": "optim",
     "train": "trainer",
 }

@@ -77,7 +77,7 @@ def test_train_tells_what_it_does(trained):
     assert "\r" not in result.stdout and "\033" not in result.stdout
     assert sorted(os.listdir(out / "last")) == ["config.json", "model.safetensors",
                                                 "optimizer.safetensors", "tokenizer.json",
-                                                "trainer.json"]
+                                                "tokenizer_config.json", "trainer.json"]
 
 
 def test_train_repeats_to_the_last_digit(trained, text, tmp_path):

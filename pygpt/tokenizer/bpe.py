@@ -1,0 +1,251 @@
+"""Byte-level BPE: GPT-2's tokenizer, or one of the same kind that is learned here.
+
+A text is cut into pieces (words with the space before them, numbers, punctuation), a piece is its
+bytes, and pairs of neighbours are merged in the order in which they were learned. Because it
+starts from bytes, any text has ids and comes back unchanged; because it merges what is frequent, a
+token is about four characters of English.
+
+The work is done by native.py, or by reference.py when PYGPT_BACKEND is `reference`.
+"""
+
+import os
+from pathlib import Path
+
+from pygpt.files import read_json_object, shown
+from pygpt.tokenizer import formats
+from pygpt.tokenizer.base import MOST_BYTES, Tokenizer
+from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, read_text, utf8
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def _backend():
+    """The module that does the work, imported when the first tokenizer needs it."""
+    from pygpt import kernels
+
+    if kernels.ffi is None:
+        from pygpt.tokenizer import reference
+        return reference
+    from pygpt.tokenizer import native
+    return native
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level BPE over GPT-2's pieces.
+
+    Example: with the one merge (b"a", b"n"), "banana" is b, an, an, a.
+    """
+
+    def __init__(self, vocab, merges, special_tokens=None):
+        """Put a vocabulary to use.
+
+        Args:
+            vocab: dict from the bytes of each token to its id; every single byte is a token.
+            merges: sequence of (left, right) tokens, as bytes, the first merged first.
+            special_tokens: dict from string to id. The ids of both are 0..vocab_size-1.
+        Raises:
+            ValueError: these do not fit together; the message says where.
+        """
+        special_tokens = dict(special_tokens or {})
+        super().__init__(_by_id(vocab, special_tokens))
+        self._vocab, self._merges, self._special = vocab, merges, special_tokens
+        for byte in range(256):
+            if bytes([byte]) not in vocab:
+                raise ValueError(f"vocab: the byte 0x{byte:02x} has no token")
+        codes, seen = [], set()
+        for i, (left, right) in enumerate(merges):
+            try:
+                pair = vocab[left], vocab[right], vocab[left + right]
+            except KeyError as error:
+                raise ValueError(f"merges[{i}]: {_name(error.args[0])} is not a token of the "
+                                 "vocabulary") from None
+            codes.append(pair)
+            seen.add(pair[:2])
+            if len(seen) <= i:
+                raise ValueError(f"merges[{i}]: the pair {_name(left)} {_name(right)} comes twice")
+        made = {left + right for left, right in merges}
+        tokens = [b""] * self.vocab_size
+        for token, index in vocab.items():
+            if len(token) != 1 and token not in made:
+                raise ValueError(f"vocab: no merge makes the token {_name(token)} (id {index})")
+            tokens[index] = token
+        self._work = _backend()
+        self._codec = self._work.Codec(tokens, codes)
+
+    # --------------------------------------------------------------------- where it comes from ---
+
+    @classmethod
+    def train(cls, source, vocab_size=4096, special_tokens=()):
+        """Learn the merges that a text asks for.
+
+        The pair of neighbours that is most frequent becomes a token, then the next in the text so
+        merged, and so on; of equally frequent pairs, the lexicographically greater one (left bytes,
+        then right bytes). The result is a function of the text alone.
+
+        Args:
+            source: the text, or a pathlib.Path of a file of UTF-8 text, or an iterable of texts and
+                Paths; each is a document of its own, and files may be of any size.
+            vocab_size: of the result, special tokens included, 256 + their number or more. It is
+                smaller when the text has no pair left to merge.
+            special_tokens: strings that are one token each, with the last ids. Where they occur in
+                the text, it is parted and nothing is learned from them.
+        Returns:
+            A BPETokenizer: ids 0..255 are the bytes, then come the merges, then special_tokens.
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: vocab_size is too small, a file is not UTF-8, or a special token is empty or
+                comes twice.
+        """
+        if isinstance(special_tokens, (str, bytes)):
+            raise ValueError(f"special_tokens={special_tokens!r} is not a sequence of strings")
+        special_tokens = list(special_tokens)
+        least = 256 + len(special_tokens)
+        if vocab_size < least:
+            raise ValueError(f"vocab_size={vocab_size} is less than {least}: 256 bytes and "
+                             f"{len(special_tokens)} special tokens")
+        if len(set(special_tokens)) < len(special_tokens):
+            raise ValueError(f"special_tokens={special_tokens!r} holds a token twice")
+        tokens, merges = [bytes([byte]) for byte in range(256)], []
+        _by_id(_numbered(tokens, 0), _numbered(special_tokens, 256))  # refused before the work
+        work = _backend()
+        sources = [source] if isinstance(source, (str, os.PathLike)) else source
+        counts = _count_pieces(sources, SpecialTokens(special_tokens), work)
+        for left, right in work.train(counts, vocab_size - least):
+            merges.append((tokens[left], tokens[right]))
+            tokens.append(tokens[left] + tokens[right])
+        return cls(_numbered(tokens, 0), merges, _numbered(special_tokens, len(tokens)))
+
+    @classmethod
+    def from_gpt2(cls, directory):
+        """Open GPT-2's vocab.json and merges.txt.
+
+        A word that looks like <this> and is made by no merge is a special token.
+
+        Raises:
+            OSError: a file is missing.
+            ValueError: a file is damaged; the message names it.
+        """
+        directory = Path(directory)
+        path = directory / "vocab.json"
+        merges = formats.read_merges_txt(directory / "merges.txt")
+        words = read_json_object(path, MOST_BYTES)
+        special_tokens = formats.find_special(words, merges)
+        try:
+            return cls(formats.read_vocab(words, "vocab", special_tokens), merges, special_tokens)
+        except ValueError as error:
+            if str(error).startswith("merges"):
+                path = directory / "merges.txt"
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_tiktoken(cls, path, special_tokens=()):
+        """Open a rank file as tiktoken has them, for a vocabulary that uses GPT-2's pieces.
+
+        Args:
+            path: of a file with a token in base64 and its rank on each line.
+            special_tokens: strings, which get the ids that follow the last rank: ["<|endoftext|>"]
+                makes GPT-2's tokenizer of GPT-2's ranks. The file does not name them.
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the file is damaged; the message names it and the line.
+        """
+        vocab, merges = formats.read_tiktoken(path)
+        try:
+            return cls(vocab, merges, _numbered(special_tokens, len(vocab)))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_document(cls, document):
+        found = formats.read_document(document)
+        return found and cls(*found)
+
+    def _document(self):
+        return formats.document(self._vocab, self._merges, self._special)
+
+    def _config(self):
+        ends = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+        return super()._config() | (ends if END_OF_TEXT in self._special else {})
+
+    def _files(self):
+        files = super()._files()
+        return formats.gpt2_files(self._vocab, self._merges, self._special) | files
+
+    # ----------------------------------------------------------------------------- text to ids ---
+
+    @property
+    def special_tokens(self):
+        return dict(self._special)
+
+    def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
+        """The ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
+        special = self._special_in(allowed_special, disallowed_special)
+        if special.search(text, 0) is None:
+            return self._codec.encode(utf8(text))
+        ids = []
+        for more in self._encoded_parts((text,), special):
+            ids += more
+        return ids
+
+    def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+        """Encode a text that comes in chunks, as Tokenizer.encode_iterable.
+
+        A single word of many megabytes is held whole, for no part of it has ids of its own.
+        """
+        special = self._special_in(allowed_special, disallowed_special)
+        for ids in self._encoded_parts(chunks, special):
+            yield from ids
+
+    def _special_in(self, allowed, disallowed):
+        every = self._special.keys()
+        allowed = every if allowed == "all" else every & set(allowed)
+        return SpecialTokens(allowed, every - allowed if disallowed == "all" else disallowed)
+
+    def _encoded_parts(self, chunks, special):
+        for part in parts(chunks, special, self._work.cut):
+            yield [self._special[part]] if isinstance(part, str) else self._codec.encode(part)
+
+
+def _count_pieces(sources, special, work):
+    """How often each piece comes in texts and files together, in the order they first appear."""
+    counts = {}
+    for source in sources:
+        chunks = read_text(source) if isinstance(source, os.PathLike) else (source,)
+        for part in parts(chunks, special, work.cut, 16 * BLOCK):
+            if isinstance(part, bytes):
+                for piece, times in work.count(part).items():
+                    counts[piece] = counts.get(piece, 0) + times
+    return counts
+
+
+def _numbered(tokens, first):
+    return {token: first + i for i, token in enumerate(tokens)}
+
+
+def _by_id(vocab, special_tokens):
+    """The bytes of each id, in order.
+
+    Raises:
+        ValueError: the ids are not 0, 1, 2, ... or a special token is no text.
+    """
+    for token in special_tokens:
+        if not isinstance(token, str) or not token or utf8(token).decode() != token:
+            raise ValueError(f"special_tokens: {shown(token)} is not a text of one character or "
+                             "more")
+        if formats.unspell(token) in vocab:
+            raise ValueError(f"special_tokens: {shown(token)} is how the files spell another token")
+    size = len(vocab) + len(special_tokens)
+    tokens = dict.fromkeys(range(size))
+    named = [*vocab.items(), *special_tokens.items()]
+    for token, index in named:
+        if type(index) is not int or not 0 <= index < size:
+            raise ValueError(f"vocab: the id {shown(index)} of {_name(token)} is not in "
+                             f"0..{size - 1}")
+        if tokens[index] is not None:
+            raise ValueError(f"vocab: two tokens have the id {index}, {_name(token)} is one")
+        tokens[index] = token if isinstance(token, bytes) else utf8(token)
+    return tokens
+
+
+def _name(token):
+    return shown(formats.spell(token) if isinstance(token, bytes) else token)

@@ -1,0 +1,181 @@
+"""The tokenizers that need no learning: one id a character, or one id a byte.
+
+Used through the package.
+"""
+
+from pygpt.files import shown
+from pygpt.tokenizer.base import Tokenizer
+from pygpt.tokenizer.formats import BYTE_TO_CHAR, byte_level, empty_document
+from pygpt.tokenizer.text import utf8
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character, for the characters it was given.
+
+    Example: CharTokenizer.train("banana").encode("nab") == [2, 0, 1]
+    """
+
+    # What tells this kind of tokenizer.json from others: every character is a word of its own.
+    _EACH_CHARACTER = {
+        "type": "Split",
+        "pattern": {"Regex": r"[\s\S]"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    _NO_TOKEN = "<unknown>"  # not a character, so never in the vocabulary
+
+    def __init__(self, characters, unknown="error"):
+        """Give the i-th character the id i.
+
+        Args:
+            characters: iterable of different one-character strings, no lone surrogates.
+            unknown: what encode does with any other character: "error" refuses it, "skip" leaves
+                it out, and one of the characters stands for it.
+        Raises:
+            ValueError: one of them is not such a string, or comes twice, or unknown is none of
+                these.
+        """
+        self._ids, tokens = {}, {}
+        for index, character in enumerate(characters):
+            where = f"vocab: {shown(character)} (id {index})"
+            if not isinstance(character, str) or len(character) != 1:
+                raise ValueError(f"{where} is not a single character")
+            if "\ud800" <= character <= "\udfff":
+                raise ValueError(f"{where} is a lone surrogate, not text")
+            if character in self._ids:
+                raise ValueError(f"{where} has the id {self._ids[character]} too")
+            self._ids[character] = index
+            tokens[index] = character.encode("utf-8")
+        super().__init__(tokens)
+        if unknown not in ("error", "skip") and unknown not in self._ids:
+            raise ValueError(f"unknown={shown(unknown)} is not 'error', 'skip' or a character of "
+                             "the vocabulary")
+        self.unknown = unknown
+
+    @classmethod
+    def train(cls, text: str, unknown="error"):
+        """Give every character of a text an id, in code point order.
+
+        Args:
+            text: any length.
+            unknown: as for CharTokenizer; a character that stands for unknown ones gets an id too.
+        Returns:
+            A tokenizer whose vocab_size is the number of different characters.
+        Raises:
+            ValueError: the text holds a lone surrogate (bytes that were not UTF-8).
+        """
+        extra = {unknown} if isinstance(unknown, str) and len(unknown) == 1 else set()
+        return cls(sorted(extra.union(text)), unknown)
+
+    def encode(self, text: str, allowed_special=frozenset(), disallowed_special="all") -> list:
+        """The id of each character; there are no special tokens.
+
+        Raises:
+            ValueError: a character has no id, and `unknown` is "error".
+        """
+        return self._encode(text, 0)
+
+    def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+        """Encode a text that comes in chunks, as Tokenizer.encode_iterable."""
+        position = 0
+        for chunk in chunks:
+            yield from self._encode(chunk, position)
+            position += len(chunk)
+
+    def _encode(self, text, position):
+        """The ids of a text that begins at a position, for the error message."""
+        try:
+            return list(map(self._ids.__getitem__, text))
+        except KeyError as error:
+            character = error.args[0]
+        if self.unknown == "skip":
+            return [self._ids[c] for c in text if c in self._ids]
+        if self.unknown != "error":
+            stand_in = self._ids[self.unknown]
+            return [self._ids.get(c, stand_in) for c in text]
+        raise ValueError(f"the character {character!r} (U+{ord(character):04X}) at position "
+                         f"{position + text.index(character)} is not in the vocabulary of "
+                         f"{self.vocab_size}")
+
+    def _document(self) -> dict:
+        # An unknown token that is not in vocab is an error there too; BPE without one skips.
+        model = {"type": "WordLevel", "vocab": self._ids, "unk_token": self.unknown}
+        if self.unknown == "error":
+            model["unk_token"] = self._NO_TOKEN
+        elif self.unknown == "skip":
+            model = {"type": "BPE", "vocab": self._ids, "merges": [], "unk_token": None}
+        return empty_document() | {"pre_tokenizer": self._EACH_CHARACTER,
+                                   "decoder": {"type": "Fuse"}, "model": model}
+
+    @classmethod
+    def _from_document(cls, document: dict):
+        model = document.get("model")
+        if document.get("pre_tokenizer") != cls._EACH_CHARACTER or not isinstance(model, dict):
+            return None
+        if model.get("type") == "WordLevel":
+            unknown = model.get("unk_token")
+            if unknown == cls._NO_TOKEN:
+                unknown = "error"
+            elif not isinstance(unknown, str) or len(unknown) != 1:
+                raise ValueError(f"model.unk_token: {shown(unknown)} is not a character")
+        elif model.get("type") == "BPE" and model.get("merges") == []:
+            unknown = "skip"
+        else:
+            return None
+        vocab = model.get("vocab")
+        if not isinstance(vocab, dict):
+            raise ValueError("model.vocab: is not an object of tokens and ids")
+        by_id = {}
+        for character, index in vocab.items():
+            if type(index) is not int or not 0 <= index < len(vocab):
+                raise ValueError(f"model.vocab: the id {shown(index)} of {shown(character)} is not "
+                                 f"in 0..{len(vocab) - 1}")
+            other = by_id.setdefault(index, character)
+            if other != character:
+                raise ValueError(f"model.vocab: {shown(other)} and {shown(character)} share id "
+                                 f"{index}")
+        return cls((by_id[index] for index in range(len(vocab))), unknown)
+
+
+class ByteTokenizer(Tokenizer):
+    """One id per byte of UTF-8: 256 of them, any text, nothing to learn.
+
+    Example: ByteTokenizer().encode("né") == [110, 195, 169]
+    """
+
+    _VOCAB = {character: byte for byte, character in enumerate(BYTE_TO_CHAR)}
+
+    def __init__(self):
+        super().__init__({byte: bytes([byte]) for byte in range(256)})
+
+    def encode(self, text: str, allowed_special=frozenset(), disallowed_special="all") -> list:
+        """The bytes of text as UTF-8; a lone surrogate counts as U+FFFD, nothing is special."""
+        return list(utf8(text))
+
+    def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+        """Encode a text that comes in chunks, as Tokenizer.encode_iterable."""
+        held = ""
+        for chunk in chunks:
+            held += chunk
+            half = "\ud800" <= held[-1:] <= "\udbff"  # of a character, perhaps
+            yield from utf8(held[:len(held) - half])
+            held = held[len(held) - half:]
+        yield from utf8(held)
+
+    def _document(self) -> dict:
+        return empty_document() | {
+            "pre_tokenizer": byte_level(use_regex=False),
+            "decoder": byte_level(use_regex=False),
+            "model": {"type": "BPE", "vocab": self._VOCAB, "merges": []},
+        }
+
+    @classmethod
+    def _from_document(cls, document: dict):
+        pre_tokenizer, model = document.get("pre_tokenizer"), document.get("model")
+        if pre_tokenizer != byte_level(use_regex=False) or not isinstance(model, dict):
+            return None
+        if model.get("merges") != []:
+            return None
+        if model.get("vocab") != cls._VOCAB:
+            raise ValueError("model.vocab: is not the 256 bytes, each with its value as id")
+        return cls()

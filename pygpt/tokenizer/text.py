@@ -1,0 +1,140 @@
+"""Text on its way to a tokenizer: into bytes, past special tokens, in parts when it is long.
+
+Standard library only. Used by bpe.py, simple.py and the command line.
+"""
+
+import codecs
+import re
+
+BLOCK = 1 << 16  # characters or bytes that are worth a call
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of a text; two surrogates that make a character do so, a lone one is U+FFFD."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        repaired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return repaired.encode("utf-8")
+
+
+def read_text(path):
+    """Read a file of UTF-8 text.
+
+    Yields:
+        Its text, in parts of about a megabyte; line ends are kept as they are.
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not UTF-8; the message names the file and the byte.
+    """
+    with open(path, "rb") as file:
+        yield from decode_text(file, path)
+
+
+def decode_text(file, name):
+    """The text of an open binary file, as read_text gives it; errors call the file `name`."""
+    decoder, read = codecs.getincrementaldecoder("utf-8")(), 0
+    while True:
+        data = file.read(1 << 20)
+        read += len(data)
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            offset = read - len(error.object) + error.start
+            raise ValueError(f"{name}: is not UTF-8 text: byte 0x{error.object[error.start]:02x} "
+                             f"at offset {offset}") from None
+        if text:
+            yield text
+        if not data:
+            return
+
+
+class SpecialTokens:
+    """Finds the special tokens in a text: of those that begin at one place, the longest.
+
+    Args:
+        allowed: the strings that are tokens.
+        forbidden: the strings that must not occur, unless inside a longer one that is allowed.
+    """
+
+    def __init__(self, allowed, forbidden=()):
+        self._forbidden = frozenset(forbidden)
+        self._names = sorted(self._forbidden.union(allowed), key=len, reverse=True)
+        self.longest = len(self._names[0]) if self._names else 1  # in characters
+
+    def search(self, text: str, start: int):
+        """The first of them at or after start, as a match object, or None."""
+        # Looking for each string by itself is many times faster than trying all at each place.
+        if not any(text.find(name, start) >= 0 for name in self._names):
+            return None
+        return re.compile("|".join(map(re.escape, self._names))).search(text, start)
+
+    def require_allowed(self, token: str, position: int):
+        """Refuse a forbidden token, found at a position in characters.
+
+        Raises:
+            ValueError: with the three ways out.
+        """
+        if token in self._forbidden:
+            raise ValueError(
+                f"the text holds the special token {token!r} at position {position}, which is not "
+                f"allowed: pass allowed_special={{{token!r}}} to encode it as that token, "
+                "disallowed_special=() to encode it as ordinary text, or take it out of the text")
+
+
+def parts(chunks, special: SpecialTokens, cut, block: int = BLOCK):
+    """Part a text at its special tokens, and where it may be cut, in bounded memory.
+
+    Args:
+        chunks: iterable of str, which are the text when joined.
+        special: what to look for.
+        cut: a function of bytes, see bpe_cut in pygpt.h.
+        block: the number of bytes that a part of ordinary text should have at least.
+    Yields:
+        bytes for ordinary text and str for a special token, in order. Memory grows with a chunk,
+        and with the longest stretch of text that has no place to be cut.
+    Raises:
+        ValueError: a forbidden token was found.
+    """
+    held, position = "", 0  # text that was not searched to its end, and where it begins
+    ordinary, size, wanted = [], 0, block
+    for text, is_last in _joined(chunks, block):
+        held += text
+        start = 0
+        while True:
+            match = special.search(held, start)
+            end = match.start() if match else len(held)
+            # From here on, the beginning of a special token may be waiting for its end.
+            doubtful = len(held) - special.longest + 1
+            if not is_last and end >= doubtful:
+                match, end = None, max(start, doubtful)
+                if end > start and "\ud800" <= held[end - 1] <= "\udbff":
+                    end -= 1  # half a character
+            data = utf8(held[start:end])
+            ordinary.append(data)
+            size += len(data)
+            if match is None:
+                held, position = held[end:], position + end
+                break
+            special.require_allowed(match[0], position + end)
+            yield from filter(None, [b"".join(ordinary)])
+            yield match[0]
+            ordinary, size, wanted, start = [], 0, block, match.end()
+        if is_last or size >= wanted:
+            data = b"".join(ordinary)
+            place = len(data) if is_last else cut(data)
+            yield from filter(None, [data[:place]])
+            ordinary, size = [data[place:]], len(data) - place
+            wanted = max(block, 2 * size)  # a cut that was not found is not looked for at once
+
+
+def _joined(chunks, size):
+    """(text, is_last): chunks put together to `size` characters or more, but for the last."""
+    waiting, length = [], 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        length += len(chunk)
+        if length >= size:
+            yield "".join(waiting), False
+            waiting, length = [], 0
+    yield "".join(waiting), True
