@@ -1,4 +1,4 @@
-"""The command line: `pygpt train`, `sample`, `plot`, `bench`, `info`.
+"""The command line: `pygpt train`, `sample`, `tokenizer`, `plot`, `bench`, `info`.
 
 A flag is made from each field of a config dataclass, so nothing about a setting is said twice.
 Exit status: 0, or 2 for a command that makes no sense, 1 for one that failed, 130 after Ctrl-C;
@@ -14,6 +14,7 @@ from dataclasses import fields
 
 from pygpt.config import (PRESETS, ConfigError, SampleConfig, TrainConfig, describe_range,
                           number_type)
+from pygpt.tokenizer_cli import add_commands as add_tokenizer_commands
 
 USAGE, FAILURE, SIGNALLED = 2, 1, 128
 INTERRUPTED = SIGNALLED + 2  # SIGINT, as shells say it
@@ -117,6 +118,11 @@ def _make_parser():
     command.add_argument("--output", metavar="FILE",
                          help="where the page goes (unset: plot.html in the first OUT)")
 
+    command = commands.add_parser("tokenizer", help="learn a tokenizer, or use one in a pipe",
+                                  description="Learn a tokenizer, or use one in a pipe.",
+                                  allow_abbrev=False)
+    add_tokenizer_commands(command)
+
     add("info", _info, "show the version, the compiler, the instruction sets and the threads")
     return parser
 
@@ -197,13 +203,13 @@ def _sample(arguments):
 
 
 def _write(model, tokenizer, prompt, settings):
-    """Print a prompt and its continuation, each token as soon as it is drawn."""
+    """Print a prompt and its continuation, each character as soon as it is drawn."""
     from pygpt.generate import first_ids, stream
 
     ids = stream(model, tokenizer.encode(prompt) or first_ids(tokenizer), **settings)
     sys.stdout.write(prompt)
-    for token in ids:
-        sys.stdout.write(tokenizer.decode([token]))
+    for text in tokenizer.decode_iterable(ids):
+        sys.stdout.write(text)
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()

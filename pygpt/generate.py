@@ -87,7 +87,7 @@ def _stream(model, ids, settings, stop):
 def first_ids(tokenizer):
     """The prompt of a sample that has none: a line's end, or the first id if there is no such."""
     try:
-        return tokenizer.encode("\n")
+        return tokenizer.encode("\n") or [0]
     except ValueError:
         return [0]
 

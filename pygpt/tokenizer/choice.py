@@ -1,0 +1,53 @@
+"""Which tokenizer a run uses: what `--tokenizer` says, made or opened.
+
+Uses the tokenizers; used by train and the command line.
+"""
+
+import os
+
+from pygpt.config import ConfigError
+from pygpt.tokenizer.base import Tokenizer
+from pygpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
+from pygpt.tokenizer.simple import ByteTokenizer, CharTokenizer
+
+FORMS = "char, byte, bpe, bpe:VOCAB or a directory that holds a tokenizer"
+BPE_VOCAB = 4096
+
+
+def parse(spec: str):
+    """What a choice stands for: (kind, vocab_size or directory or None).
+
+    Raises:
+        ConfigError: spec is none of FORMS.
+    """
+    kind, colon, size = spec.partition(":")
+    if kind in ("char", "byte") and not colon:
+        return kind, None
+    if kind == "bpe":
+        if not colon:
+            return kind, BPE_VOCAB
+        if size.isascii() and size.isdigit() and len(size) < 10 and int(size) > 256:
+            return kind, int(size)
+        raise ConfigError(f"tokenizer={spec!r}: {size!r} is not a vocabulary of 257 tokens or more")
+    if os.path.isdir(spec):
+        return "directory", spec
+    raise ConfigError(f"tokenizer={spec!r} is not {FORMS}")
+
+
+def choose(spec: str, text: str) -> Tokenizer:
+    """Make or open the tokenizer that a run asks for.
+
+    Args:
+        spec: one of FORMS. BPE is learned with the special token <|endoftext|>.
+        text: what to learn from.
+    Raises:
+        OSError, ValueError: there is no such tokenizer; or text cannot be learned from.
+    """
+    kind, value = parse(spec)
+    if kind == "char":
+        return CharTokenizer.train(text)
+    if kind == "byte":
+        return ByteTokenizer()
+    if kind == "bpe":
+        return BPETokenizer.train(text, value, [END_OF_TEXT])
+    return Tokenizer.from_pretrained(value)

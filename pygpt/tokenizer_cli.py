@@ -1,0 +1,120 @@
+"""`pygpt tokenizer train|encode|decode`: learn a tokenizer, and use one in a pipe.
+
+`encode` then `decode` gives a file back byte for byte; both stream. Uses the tokenizers and
+argparse's parser, and imports what a command needs when it runs; mounted by cli.
+"""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from pygpt.config import ConfigError
+
+BLOCK = 1 << 16
+
+
+def add_commands(parser):
+    """Add the three commands to an argparse parser; each sets `run`, a function of arguments."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, run, help):
+        command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        command.set_defaults(run=run)
+        return command
+
+    command = add("train", _train, "learn a byte-level BPE tokenizer from text")
+    command.add_argument("--data", metavar="PATH", nargs="+", default=[],
+                         help="UTF-8 text files, of any size (unset: Python's own reference)")
+    command.add_argument("--out", metavar="DIR", required=True,
+                         help="directory for tokenizer.json, vocab.json and merges.txt")
+    command.add_argument("--vocab-size", metavar="N", type=int, default=4096,
+                         help="tokens, the special ones included (at least 257; default 4096)")
+    command.add_argument("--special-token", metavar="TEXT", action="append", dest="special_tokens",
+                         help="a string that is one token; may be given again (unset: "
+                         "<|endoftext|>)")
+
+    command = add("encode", _encode, "turn text into ids, printed with spaces between")
+    command.add_argument("directory", metavar="DIR", help="holds a tokenizer")
+    command.add_argument("file", metavar="FILE", nargs="?",
+                         help="UTF-8 text (unset: standard input)")
+    command.add_argument("--allow-special", action="store_true",
+                         help="take special tokens in the text for tokens (unset: refuse them)")
+
+    command = add("decode", _decode, "turn ids into text")
+    command.add_argument("directory", metavar="DIR", help="holds a tokenizer")
+    command.add_argument("file", metavar="FILE", nargs="?",
+                         help="ids with white space between (unset: standard input)")
+
+
+def _train(arguments):
+    from pygpt.data import python_reference
+    from pygpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
+
+    special_tokens = arguments.special_tokens or [END_OF_TEXT]
+    if arguments.vocab_size < 256 + len(special_tokens):
+        raise ConfigError(f"vocab_size={arguments.vocab_size} must be at least 256 and the number "
+                          f"of special tokens, {len(special_tokens)}")
+    source = [Path(path) for path in arguments.data] or python_reference()
+    tokenizer = BPETokenizer.train(source, arguments.vocab_size, special_tokens)
+    tokenizer.save_pretrained(arguments.out)
+    print(f"{arguments.out}: {tokenizer.vocab_size} tokens, of them "
+          f"{', '.join(map(repr, special_tokens))} special")
+    return 0
+
+
+def _encode(arguments):
+    from pygpt.tokenizer import Tokenizer
+    from pygpt.tokenizer.text import decode_text
+
+    tokenizer = Tokenizer.from_pretrained(arguments.directory)
+    with _input(arguments.file) as (file, name):
+        ids = tokenizer.encode_iterable(decode_text(file, name),
+                                        "all" if arguments.allow_special else ())
+        between = ""
+        while block := [str(index) for _, index in zip(range(BLOCK), ids)]:
+            sys.stdout.write(between + " ".join(block))
+            between = " "
+    sys.stdout.write("\n")
+    return 0
+
+
+def _decode(arguments):
+    from pygpt.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_pretrained(arguments.directory)
+    sys.stdout.flush()
+    with _input(arguments.file) as (file, name):
+        for words in _words(file):
+            try:
+                sys.stdout.buffer.write(tokenizer.decode_bytes(map(_id, words)))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+    sys.stdout.buffer.flush()
+    return 0
+
+
+@contextlib.contextmanager
+def _input(path):
+    """A binary file to read and its name; standard input when path is None."""
+    if path is None:
+        yield sys.stdin.buffer, "standard input"
+    else:
+        with open(path, "rb") as file:
+            yield file, os.fspath(path)
+
+
+def _words(file):
+    """Lists of the words of a binary file, which is read in blocks."""
+    held = b""
+    while data := file.read(BLOCK):
+        words = (held + data).split()
+        held = b"" if data[-1:].isspace() else words.pop()
+        yield words
+    yield [held] if held else []
+
+
+def _id(word):
+    if not word.isdigit() or len(word) > 10:
+        raise ValueError(f"{word[:40].decode('utf-8', 'replace')!r} is not an id")
+    return int(word)
