@@ -138,8 +138,9 @@ class TrainConfig:
     val_data: tuple = setting((), "the same for validation (unset: the end of data)")
     errors: str = setting("strict", "what becomes of bytes that are not UTF-8: strict ends the "
                           "run, replace makes each U+FFFD", choices=("strict", "replace"))
-    tokenizer: str | None = setting(None, "how text becomes tokens: char, or a directory that "
-                                    "holds a tokenizer (unset: that of init, else char)")
+    tokenizer: str | None = setting(None, "how text becomes tokens: char, byte, bpe, bpe:VOCAB "
+                                    "(learned from the text), or a directory that holds a "
+                                    "tokenizer (unset: that of init, else char)", metavar="KIND")
     out: str = setting("out", "directory for checkpoints and the log")
     init: str | None = setting(None, "a GPT-2 directory, or a run's, whose weights the run begins "
                                "with (unset: random ones)")

@@ -10,7 +10,10 @@ from pygpt.corpus import STDIN, Corpus, DataError, copy_stdin
 from pygpt.data import check_length, split
 from pygpt.generate import first_ids
 from pygpt.tokenizer import CharTokenizer, Tokenizer
+from pygpt.tokenizer.choice import choose, parse
 from pygpt.tokens import IN_MEMORY, characters_beside, encode, fingerprint
+
+BPE_TEXT = 64 << 20  # characters that a BPE is learned from, at most
 
 
 class Dataset:
@@ -99,17 +102,29 @@ def _tokenizer(config, last, corpus):
     if config.tokenizer is None and config.init:
         from pygpt.checkpoint import find_model
         return Tokenizer.from_pretrained(find_model(config.init))
-    if config.tokenizer not in (None, "char"):
-        if not os.path.isdir(config.tokenizer):
-            raise ConfigError(f"tokenizer={config.tokenizer!r} is neither char nor a directory")
-        return Tokenizer.from_pretrained(config.tokenizer)
+    kind, _ = parse(config.tokenizer or "char")
+    if kind in ("directory", "byte"):
+        return choose(config.tokenizer, "")
     if corpus.tokens_file:
         characters = characters_beside(corpus.tokens_file)
         if characters is None:
             raise DataError(f"{corpus.tokens_file}: what its tokens stand for is not known: there "
                             "is no meta.pkl beside it, and no tokenizer was named")
         return CharTokenizer(characters)
+    if kind == "bpe":  # learned from the text's beginning, when it is longer than memory should hold
+        return choose(config.tokenizer, _beginning(corpus, BPE_TEXT))
     characters = set()
     for part in corpus.joined():
         characters.update(part)
     return CharTokenizer.train("".join(characters))
+
+
+def _beginning(corpus, length):
+    """At most about `length` characters of a corpus."""
+    parts, total = [], 0
+    for part in corpus.joined():
+        parts.append(part)
+        total += len(part)
+        if total >= length:
+            break
+    return "".join(parts)

@@ -48,7 +48,7 @@ def add_commands(parser):
 
 
 def _train(arguments):
-    from pygpt.data import python_reference
+    from pygpt.corpus import python_reference
     from pygpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
 
     special_tokens = arguments.special_tokens or [END_OF_TEXT]
