@@ -17,6 +17,12 @@ test: build $(VENV)/.installed-test  ## run every test
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install with pip: minutes
 	@$(PY) -m pytest tests/install
 
+bench: build  ## how fast each kernel is, beside what the machine can do
+	@$(PY) -m pygpt bench
+
+compare: build  ## training steps beside PyTorch's (install torch in the environment first)
+	@$(PY) tests/bench/compare.py
+
 info: build  ## what was built and what this machine has
 	@$(PY) -m pygpt info
 
@@ -35,4 +41,4 @@ $(VENV)/.installed-test: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
 	@touch $@
 
-.PHONY: build train test test-install info clean help
+.PHONY: build train test test-install info clean help bench compare

@@ -172,10 +172,14 @@ class Step:
         return (6 * products + attention) * self.B * self.T
 
     def by_kernel(self, runs):
-        """{kernel: median seconds a step}, the calls timed one by one."""
-        program, totals = self.step.program, {}
+        """(quartiles of whole steps, {kernel: median seconds a step}): a step whole and a step with
+        its calls timed one by one in turn, so that the two can be subtracted."""
+        program, totals, wholes = self.step.program, {}, []
         calls = program.before_backward + program.backward
         for _ in range(runs):
+            start = time.perf_counter()
+            self()
+            wholes.append(time.perf_counter() - start)
             taken = {}
             for call in calls:
                 start = time.perf_counter()
@@ -189,9 +193,11 @@ class Step:
                 start = time.perf_counter()
                 function()
                 taken[name] = time.perf_counter() - start
+            self.optimizer.zero_grad()
             for name, spent in taken.items():
                 totals.setdefault(name, []).append(spent)
-        return {name: statistics.median(spent) for name, spent in totals.items()}
+        return (statistics.quantiles(wholes, n=4),
+                {name: statistics.median(spent) for name, spent in totals.items()})
 
 
 
@@ -216,8 +222,8 @@ def measure(preset, seconds=10.0):
                      "gbytes": size / t / 1e9, "of_bandwidth": size / t / 1e9 / peak["gbytes"]})
     del cases, hold
     step = Step(shape)
-    whole, low, high = median_seconds([step], seconds / 4)[0]
-    parts = step.by_kernel(max(3, int(seconds / 4 / whole)))
+    once = median_seconds([step], 0.0)[0][0]
+    (low, whole, high), parts = step.by_kernel(max(5, int(seconds / 4 / once)))
     gflops = step.operations() / whole / 1e9
     return {
         "preset": preset, "shape": shape, "machine": peak, **kernels.info(), "kernels": rows,
