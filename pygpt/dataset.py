@@ -76,7 +76,7 @@ class Dataset:
             open_directory()
             copy_stdin(copy)
         corpora = [Corpus(paths, config.errors, copy)
-                   for paths in (config.data, config.val_data) if paths or paths is config.data]
+                   for paths in (config.data, *([config.val_data] if config.val_data else []))]
         if any(corpus.size() > IN_MEMORY for corpus in corpora):
             open_directory()  # the tokens go there
         return corpora

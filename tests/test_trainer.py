@@ -206,3 +206,9 @@ def test_trouble_is_found_before_anything_is_written(tiny, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(OSError):
         train(tiny(out=tmp_path / "text"), [lambda record: pytest.fail("it began")])
+
+
+def test_without_data_it_learns_from_pythons_own_reference(tmp_path):
+    result = train(TrainConfig(out=tmp_path / "o", n_layer=1, n_head=1, n_embd=8, n_positions=8,
+                               batch_size=1, max_steps=1, eval_batches=1, sample_length=1))
+    assert result.steps == 1 and result.tokenizer.vocab_size > 50
