@@ -55,7 +55,7 @@ def replay(model, batches, scale):
     watch = _Watch(model)
     _forget_gradients(model)
     try:
-        with _named_calls(model, watch), calling(watch.call, watch.block):
+        with _named_calls(model, watch), calling(watch.call, watch.block, alone=True):
             for watch.batch, (ids, targets) in enumerate(batches, 1):
                 model.moved()
                 model.loss_and_grad(ids, targets, scale=scale)

@@ -31,7 +31,7 @@ class Parameter(Tensor):
         self.size = 1
         for n in self.shape:
             self.size *= n
-        self.node, self.layout = Leaf(self), None
+        self.node, self.layout, self.remake = Leaf(self), None, None
 
     def __getattr__(self, name):
         if name in ("memory", "ptr", "offset"):

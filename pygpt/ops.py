@@ -213,28 +213,30 @@ def linear(x, weight, bias=None, residual=None):
         _same_shape("linear", "the result", out, "residual", residual)
     launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, _pointer(bias), _pointer(residual),
            R, IN, OUT)
-    skip = _node(residual)
+    skip, node, kept = _node(residual), x.node, x.kept()
 
     def backward(dout):
         if skip is not None:
             skip.receive(dout)
-        _linear_backward(dout.tensor, x, x.node, weight, bias, NULL, R, IN, OUT)
+        _linear_backward(dout.tensor, kept, node, weight, bias, R, IN, OUT)
 
     return attach(out, (x, weight, bias, residual), backward)
 
 
-def _linear_backward(dout, x, x_node, weight, bias, pre, R, IN, OUT):
-    """Gradients of weight and bias, then of x, or, with pre, of what x is the GELU of."""
+def _linear_backward(dout, x, x_node, weight, bias, R, IN, OUT):
+    """Gradients of weight and bias, then of x."""
     _linear_backward_weight(dout, x, weight, bias, R, IN, OUT)
-    _send(x_node, lambda dx, acc: launch(lib.linear_backward_input, dx, dout.ptr, weight.ptr, pre,
+    _send(x_node, lambda dx, acc: launch(lib.linear_backward_input, dx, dout.ptr, weight.ptr, NULL,
                                          R, IN, OUT, acc))
 
 
 def _linear_backward_weight(dout, x, weight, bias, R, IN, OUT):
+    """Gradients of weight and bias; x is a function that gives the tensor."""
     if weight.node is None:  # only the bias may want one: the sum over rows, with IN = 0
         _send(_node(bias), lambda db, acc: launch(lib.linear_backward_weight, NULL, db, NULL,
                                                   dout.ptr, R, 0, OUT, acc))
         return
+    x = x()
     _send_together((weight.node, _node(bias)), lambda places, acc: launch(
         lib.linear_backward_weight, places[0], places[1], x.ptr, dout.ptr, R, IN, OUT, acc))
 
@@ -253,7 +255,8 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
            "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
     _check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
            "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
-    out, pre, hidden = Tensor.empty(x.shape), Tensor.empty((R, H)), Tensor.empty((R, H))
+    out, hidden = Tensor.empty(x.shape), Tensor.empty((R, H))
+    pre = Tensor.empty((R, H)) if grad_enabled() else hidden
     if residual is not None:
         _floats("mlp", residual=residual)
         _same_shape("mlp", "the result", out, "residual", residual)
@@ -261,7 +264,7 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
            R, C, H)
     launch(lib.linear_forward, out.ptr, NULL, hidden.ptr, proj_weight.ptr, proj_bias.ptr,
            _pointer(residual), R, H, C)
-    skip = _node(residual)
+    skip, node, kept = _node(residual), x.node, x.kept()
     del hidden
 
     def backward(dout):
@@ -269,17 +272,21 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
             skip.receive(dout)
         hidden = Tensor.empty((R, H))
         launch(lib.gelu_forward, hidden.ptr, pre.ptr, R * H)
-        _linear_backward_weight(dout.tensor, hidden, proj_weight, proj_bias, R, H, C)
+        _linear_backward_weight(dout.tensor, lambda: hidden, proj_weight, proj_bias, R, H, C)
         # hidden has served; its gradient, taken back through the GELU, can have its place.
         launch(lib.linear_backward_input, hidden.ptr, dout.tensor.ptr, proj_weight.ptr, pre.ptr,
                R, H, C, 0)
-        _linear_backward(hidden, x, x.node, fc_weight, fc_bias, NULL, R, C, H)
+        _linear_backward(hidden, kept, node, fc_weight, fc_bias, R, C, H)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias, residual), backward)
 
 
 def layernorm(x, weight, bias, eps=1e-5):
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight, bias (C,)."""
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight, bias (C,).
+
+    Its own backward pass needs x and not the result. An op that needs the result there has it made
+    again, in one pass over x, so that a block keeps 2 C numbers less for each token.
+    """
     _floats("layernorm", x=x, weight=weight, bias=bias)
     R, C = _rows("layernorm", "x", x)
     _check(weight.shape == (C,) and bias.shape == (C,),
@@ -287,8 +294,12 @@ def layernorm(x, weight, bias, eps=1e-5):
     _check(0.0 <= eps < inf, "layernorm: eps={} is not a finite number, 0 or more", eps)
     _apart("layernorm", x, weight, bias)
     out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
-    launch(lib.layernorm_forward, out.ptr, mean.ptr, rstd.ptr, x.ptr, weight.ptr, bias.ptr,
-           R, C, eps)
+    def run(out):
+        launch(lib.layernorm_forward, out.ptr, mean.ptr, rstd.ptr, x.ptr, weight.ptr, bias.ptr,
+               R, C, eps)
+        return out
+
+    run(out).remake = lambda: run(Tensor.empty(x.shape))
     node = x.node
 
     def backward(dout):

@@ -20,55 +20,77 @@ SLAB = 16 << 20  # bytes: of a size that the system backs with huge pages
 
 
 class Pool:
-    """Blocks of memory that are lent to tensors, and lent again when they are given back.
+    """Memory that is lent to tensors, and lent again when they give it back.
 
-    Small blocks are cut from slabs, so that they come to lie in huge pages too: the activations of
-    a small model are thousands of ordinary pages, more than the processor keeps addresses of.
+    What comes back joins its free neighbours, and a tensor gets a part of the smallest free range
+    that holds it: so the memory of what lived only during the forward pass serves the backward one
+    whatever the sizes. Small tensors are cut from slabs, so that they come to lie in huge pages
+    too: the activations of a small model are thousands of ordinary pages, more than the processor
+    keeps addresses of.
+
+    Attributes:
+        nbytes: how much it has taken from the system and lent at least once.
     """
 
     def __init__(self):
         self.nbytes = 0
-        self._free = []                 # (nbytes, memory, offset)
+        self._free = []                 # (nbytes, memory, offset), none touching another
+        self._returned = []             # the same, not yet joined with their neighbours
         self._slab, self._used = None, SLAB
 
     def take(self, nbytes):
-        """A block of at least nbytes: the smallest free one that wastes at most a quarter."""
-        most = max(nbytes * 4 // 3, 4096)
-        fitting = [entry for entry in self._free if nbytes <= entry[0] <= most]
+        """Memory of nbytes for as long as the Loan lives."""
+        nbytes = -(-nbytes // 64) * 64
+        while self._returned:
+            self._join(*self._returned.pop())
+        alone = is_watched()            # then tensors share blocks only one after another
+        fitting = [entry for entry in self._free
+                   if entry[0] == nbytes or entry[0] > nbytes and not alone]
         if fitting:
             entry = min(fitting, key=lambda e: e[0])
             self._free.remove(entry)
+            size, memory, offset = entry
+            if size > nbytes:
+                self._free.append((size - nbytes, memory, offset + nbytes))
         else:
             self.nbytes += nbytes
-            entry = (nbytes, *self._cut(nbytes))
-        return Loan(self, entry)
+            memory, offset = self._cut(nbytes, alone)
+        return Loan(self._returned, nbytes, memory, offset)
 
-    def _cut(self, nbytes):
+    def _join(self, nbytes, memory, offset):
+        """Let a range be free, as one with the free ranges that touch it."""
+        for entry in list(self._free):
+            size, other, start = entry
+            if other is memory and start in (offset - size, offset + nbytes):
+                self._free.remove(entry)
+                nbytes, offset = nbytes + size, min(offset, start)
+        self._free.append((nbytes, memory, offset))
+
+    def _cut(self, nbytes, alone):
         """New memory and an offset in it."""
-        if nbytes > SLAB // 4 or is_watched():
+        if nbytes > SLAB // 4 or alone:
             return new_block(nbytes), 0
         if self._used + nbytes > SLAB:
-            self._slab, self._used = Memory(SLAB), 0
-        offset, self._used = self._used, self._used + -(-nbytes // 64) * 64
+            self._slab, self._used = new_block(SLAB), 0
+        offset, self._used = self._used, self._used + nbytes
         return self._slab, offset
 
 
 class Loan:
-    """A pool's block while a tensor uses it."""
+    """A part of a pool's memory while a tensor uses it."""
 
-    __slots__ = ("_pool", "_entry", "view")
+    __slots__ = ("_returned", "_entry", "view")
 
-    def __init__(self, pool, entry):
-        self._pool, self._entry = pool, entry
-        nbytes, memory, offset = entry
+    def __init__(self, returned, nbytes, memory, offset):
+        self._returned, self._entry = returned, (nbytes, memory, offset)
         self.view = memory.view[offset:offset + nbytes]
 
     def pointer(self, code, offset=0):
         """As Memory.pointer."""
         return self._entry[1].pointer(code, self._entry[2] + offset)
 
-    def __del__(self):
-        self._pool._free.append(self._entry)
+    def __del__(self):  # in any thread, at any moment: an append is all that it may do
+        self._returned.append(self._entry)
 
 
 class Program:

@@ -41,7 +41,8 @@ class Tensor(Exporter):
         ValueError: the lists are ragged.
     """
 
-    __slots__ = ("shape", "size", "ptr", "memory", "offset", "code", "node", "__weakref__")
+    __slots__ = ("shape", "size", "ptr", "memory", "offset", "code", "node", "remake",
+                 "__weakref__")
 
     def __init__(self, data, requires_grad=False):
         data = _as_lists(data)
@@ -63,11 +64,18 @@ class Tensor(Exporter):
     def _bind(self, shape, memory=None, offset=0, code="f"):
         self.shape, self.size, self.code = shape, _product(shape), code
         self.memory = allocate(4 * self.size) if memory is None else memory
-        self.offset, self.ptr, self.node = offset, self.memory.pointer(code, offset), None
+        self.offset, self.ptr = offset, self.memory.pointer(code, offset)
+        self.node = self.remake = None
 
     def flat(self):
         """Its values in row-major order, a writable memoryview of one dimension."""
         return self.memory.view[self.offset:self.offset + 4 * self.size].cast(self.code)
+
+    def kept(self):
+        """What a backward pass holds on to in this tensor's place: a function that gives it, or its
+        values made again where the op that made them says that this is cheaper than keeping them.
+        """
+        return self.remake or (lambda: self)
 
     def __buffer__(self, flags):
         whole = self.memory.view[self.offset:self.offset + 4 * self.size]
@@ -392,18 +400,19 @@ def _call(kernel, args):
 
 
 @contextlib.contextmanager
-def calling(call, memory=Memory):
+def calling(call, memory=Memory, alone=False):
     """Within the block (and thread), call(kernel, args) makes every launch in Python's place.
 
     Args:
         call: may look at what a kernel did, or leave it out.
         memory: the class of the blocks that a program's pool is made of meanwhile.
+        alone: whether each tensor of a program gets a block of its own.
     """
-    _context.call, _context.memory = call, memory
+    _context.call, _context.memory, _context.alone = call, memory, alone
     try:
         yield
     finally:
-        del _context.call, _context.memory
+        del _context.call, _context.memory, _context.alone
 
 
 @contextlib.contextmanager
@@ -422,8 +431,8 @@ def next_serial():
 
 
 def is_watched():
-    """Whether calling() is in effect, so that a program's blocks must be memory of their own."""
-    return hasattr(_context, "memory")
+    """Whether calling() asks for blocks that tensors do not share."""
+    return getattr(_context, "alone", False)
 
 
 def new_block(nbytes):

@@ -1,0 +1,88 @@
+"""Programs: how the memory of a recorded step is planned, and how little of it a block keeps.
+
+pygpt.program's Pool, and GPT through machine.memory_needed, which plans and computes nothing.
+"""
+
+import random
+
+import pytest
+
+from pygpt import ops
+from pygpt.config import GPTConfig
+from pygpt.machine import memory_needed
+from pygpt.program import SLAB, Pool
+from pygpt.tensor import Tensor, no_grad
+
+
+def place(loan):
+    nbytes, memory, offset = loan._entry
+    return id(memory), offset, nbytes
+
+
+@pytest.mark.parametrize("unit", [64, SLAB // 4 + 64])
+def test_what_came_back_is_lent_again_in_parts_and_joined(unit):
+    pool = Pool()
+    whole = pool.take(4 * unit)
+    at = place(whole)[:2]
+    del whole
+    parts = [pool.take(unit), pool.take(3 * unit)]
+    assert sorted(place(part)[:2] for part in parts) == [at, (at[0], at[1] + unit)]
+    assert pool.nbytes == 4 * unit
+    parts.clear()
+    assert place(pool.take(4 * unit))[:2] == at
+    assert pool.nbytes == 4 * unit
+
+
+def test_the_smallest_range_that_holds_it_is_taken():
+    pool = Pool()
+    loans = [pool.take(n) for n in (640, 64, 256, 64, 320)]  # the small ones keep them apart
+    at = place(loans[2])[:2]
+    loans[0] = loans[2] = loans[4] = None
+    assert place(pool.take(250))[:2] == at
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_two_loans_overlap(seed):
+    rng, pool, loans = random.Random(seed), Pool(), []
+    for _ in range(400):
+        if loans and rng.random() < 0.45:
+            loans.pop(rng.randrange(len(loans)))
+        loans.append(pool.take(rng.choice([1, 64, 100, 4096, 70_000, SLAB // 4, 5 << 20])))
+        spans = sorted(map(place, loans))
+        for (memory, start, n), (other, following, _) in zip(spans, spans[1:]):
+            assert memory != other or start + n <= following
+    assert all(offset + n <= loan._entry[1].nbytes for loan in loans
+               for _, offset, n in [place(loan)])
+
+
+B, T, C, NH, V = 2, 32, 64, 4, 96
+
+
+def kept_per_layer(**changes):
+    """Bytes that one more layer adds to a training step and to an evaluation."""
+    needed = [memory_needed(GPTConfig(vocab_size=V, n_positions=T, n_embd=C, n_layer=n, n_head=NH,
+                                      **changes), B, T)["activations"] for n in (5, 6)]
+    return needed[1] - needed[0]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_block_keeps_ten_numbers_for_each_channel_of_a_token(dropout):
+    """What comes in, q, k, v, the heads' output, the sum with it, and 4 of the hidden layer; and
+    at most, where no gap has room for them, two for each layer norm and one for each head."""
+    kept = kept_per_layer(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
+    assert 4 * B * T * 10 * C <= kept <= 4 * B * T * (10 * C + 2 * 2 + NH)
+
+
+def test_an_mlp_without_a_tape_computes_the_same():
+    def tensor(*shape, spread):
+        t = Tensor.empty(shape)
+        t.flat()[:] = Tensor([rng.gauss(0, spread) for _ in range(t.size)]).flat()
+        return t
+
+    rng = random.Random(0)
+    x, residual = tensor(7, 800, spread=1.0), tensor(7, 800, spread=1.0)
+    parts = [tensor(800, 130, spread=0.04), tensor(130, spread=1.0),
+             tensor(130, 800, spread=0.1), tensor(800, spread=1.0)]
+    with no_grad():
+        without = ops.mlp(x, *parts, residual)
+    assert without.tolist() == ops.mlp(x, *parts, residual).tolist()
