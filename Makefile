@@ -1,7 +1,9 @@
 # make, make train, make test: each makes what it needs, from a bare clone.
-# PYTHON is what the virtual environment is made with; VENV where it is.
+# PYTHON is what the virtual environment is made with; VENV where it is. SHAPE and MARCH are the
+# ladder's: the one product to measure, "M N K", and the CPU to compile for.
 PYTHON ?= python3
 VENV ?= .venv
+MARCH ?= -march=native
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
@@ -19,6 +21,12 @@ test-install: build $(VENV)/.installed-test  ## build with each compiler, instal
 
 bench: build  ## how fast each kernel is, beside what the machine can do
 	@$(PY) -m pygpt bench
+
+ladder:  ## climb from three loops to the library's matrix product, measured
+	@mkdir -p build
+	@$(CC) -O3 -std=c11 -D_GNU_SOURCE -ffp-contract=fast -Wall -Wno-psabi -Wno-unknown-pragmas \
+		$(MARCH) -Icsrc csrc/ladder/ladder.c csrc/matmul.c csrc/runtime.c -o build/ladder -lm
+	@build/ladder $(SHAPE)
 
 compare: build  ## training steps beside PyTorch's (install torch in the environment first)
 	@$(PY) tests/bench/compare.py
@@ -41,4 +49,4 @@ $(VENV)/.installed-test: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
 	@touch $@
 
-.PHONY: build train test test-install info clean help bench compare
+.PHONY: build train test test-install info clean help bench ladder compare
