@@ -10,7 +10,7 @@ static void gelu_backward_span(float *dinp, const float *dout, const float *inp,
                                int accumulate) {
     for (int64_t i = 0; i < n; i += VW) {
         int64_t lanes = min64(VW, n - i);
-        vf d = vload_n(dout + i, lanes) * vgelu_slope(vload_n(inp + i, lanes));
+        vf gelu, d = vload_n(dout + i, lanes) * vgelu_slope(vload_n(inp + i, lanes), &gelu);
         if (accumulate) d += vload_n(dinp + i, lanes);
         vstore_n(dinp + i, d, lanes);
     }

@@ -28,7 +28,8 @@ typedef struct gemm {
     const float *addend;    /* (M,N) with row stride ldc, added once, or NULL; may be c */
     const float *bias;      /* (N), added to each row, or NULL */
     float *pre;             /* (M,N): the sum goes here and gelu(sum) to c, or NULL */
-    const float *slope_of;  /* (M,N): c [+]= (A B) * gelu'(slope_of), or NULL */
+    const float *slope_of;  /* (M,N): c [+]= (A B) * gelu'(slope_of), or NULL; may be c */
+    float *act;             /* (M,N): act = gelu(slope_of), or NULL */
     float *column_sum;      /* (N): [+]= sum over k of B[k][j], or NULL */
     int accumulate_sum;
     int64_t kc;             /* rows of B packed at a time; set by gemm_run */

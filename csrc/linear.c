@@ -3,7 +3,8 @@
  * The three products are matmul.c's; here they get what else belongs to the layer, which is done
  * while a tile of the result is still in registers or L1:
  *   forward        + bias, + residual; or the GELU, keeping the sum before it for the backward pass
- *   backward, dx   * gelu'(pre): the chain rule through the GELU that made x
+ *   backward, dx   * gelu'(pre): the chain rule through the GELU that made x; and that x itself,
+ *                  which the forward pass did not keep and dW needs: both come from one exp
  *   backward, dW   db_j = sum_r dy_rj, summed as the rows of dy are packed
  */
 #include "internal.h"
@@ -18,13 +19,13 @@ int linear_forward(float *out, float *pre, const float *inp, const float *weight
     });
 }
 
-int linear_backward_input(float *dinp, const float *dout, const float *weight, const float *pre,
-                          int64_t R, int64_t IN, int64_t OUT, int accumulate) {
+int linear_backward_input(float *dinp, float *act, const float *dout, const float *weight,
+                          const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate) {
     return gemm_run((gemm){
         .M = R, .N = IN, .K = OUT,
         .a = dout, .a_row = OUT, .a_col = 1,
         .b = weight, .b_row = 1, .b_col = OUT,
-        .c = dinp, .ldc = IN, .accumulate = accumulate, .slope_of = pre,
+        .c = dinp, .ldc = IN, .accumulate = accumulate, .slope_of = pre, .act = act,
     });
 }
 

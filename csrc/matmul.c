@@ -50,6 +50,7 @@ static int64_t k_block(const gemm *g) {
     int64_t parts = max64(1, (g->K + longest - 1) / longest);
     /* gelu' multiplies the whole sum: with something to add it to, there must be one part. */
     if (g->slope_of && (g->accumulate || g->addend)) parts = 1;
+    if (g->slope_of && g->slope_of == g->c) parts = 1; /* no sum may lie there before its time */
     if (g->pre && g->addend == g->c) parts = 1;
     return max64(1, (g->K + parts - 1) / parts);
 }

@@ -84,7 +84,11 @@ static void tile_finish(const gemm *g, const float *t, int64_t mr, int64_t nr, i
                 vstore_n(g->pre + at, x, lanes);
                 x = vgelu(x);
             }
-            if (last && g->slope_of) x *= vgelu_slope(vload_n(g->slope_of + at, lanes));
+            if (last && g->slope_of) {
+                vf gelu;
+                x *= vgelu_slope(vload_n(g->slope_of + at, lanes), &gelu);
+                if (g->act) vstore_n(g->act + at, gelu, lanes);
+            }
             /* What is added untouched by GELU comes last where there is one, else first. */
             if (g->pre || g->slope_of ? last : first) {
                 if (g->accumulate) x += vload_n(g->c + at, lanes);
@@ -180,6 +184,10 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                               first && g->bias ? g->bias + n : NULL);
                 } else {
                     float t[MR * NR];
+                    if (last && g->slope_of) /* from memory beyond L2; by then it is here */
+                        for (int64_t i = 0; i < mr; i++)
+                            for (int64_t j = 0; j < nr; j += VW)
+                                __builtin_prefetch(g->slope_of + (m + i) * g->ldc + n + j);
                     tile_any(mr, (nr + VW - 1) / VW, t, NR, kc, a, g->a_row, g->a_col, b, ldb, 0);
                     tile_finish(g, t, mr, nr, m, n, first, last);
                 }

@@ -85,9 +85,10 @@ int linear_forward(float *out, float *pre, const float *inp, const float *weight
                    const float *residual, int64_t R, int64_t IN, int64_t OUT);
 
 /* dinp (R,IN) [+]= dout @ weight^T, and when pre (R,IN) is given, times gelu'(pre): the gradient
- * at pre where inp was gelu(pre). dout (R,OUT). */
-int linear_backward_input(float *dinp, const float *dout, const float *weight, const float *pre,
-                          int64_t R, int64_t IN, int64_t OUT, int accumulate);
+ * at pre where inp was gelu(pre). That inp is written to act (R,IN), unless NULL; only with pre.
+ * dout (R,OUT). dinp may alias pre when accumulate is 0. */
+int linear_backward_input(float *dinp, float *act, const float *dout, const float *weight,
+                          const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate);
 
 /* dweight (IN,OUT) [+]= inp^T @ dout;
  * dbias (OUT) [+]= sum over rows of dout, skipped when NULL. */

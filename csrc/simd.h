@@ -216,10 +216,12 @@ INLINE vf gelu_gate(vf x) {
     return 1.0f / (1.0f + vexp(-u2));
 }
 INLINE vf vgelu(vf x) { return x * gelu_gate(x); }
-INLINE vf vgelu_slope(vf x) {
-    x = vmin(vset1(16.0f), vmax(vset1(-16.0f), x)); /* 1 and 0 from there on; x^2 stays finite */
-    vf s = gelu_gate(x);
-    return s + x * s * (1.0f - s) * (2 * GELU_K + (6 * GELU_K * GELU_C) * (x * x));
+/* gelu'(x), and gelu(x) with it. */
+INLINE vf vgelu_slope(vf x, vf *gelu) {
+    vf c = vmin(vset1(16.0f), vmax(vset1(-16.0f), x)); /* 1 and 0 from there; c^2 stays finite */
+    vf s = gelu_gate(c);
+    *gelu = x * s;
+    return s + c * s * (1.0f - s) * (2 * GELU_K + (6 * GELU_K * GELU_C) * (c * c));
 }
 
 #endif

@@ -97,7 +97,7 @@ def kernel_cases(shape):
             ("mlp fc", C, 4 * C, x, h, dx), ("mlp proj", 4 * C, C, h, y, pre)):
         size = 2 * R * IN * OUT, 4 * (R * IN + IN * OUT + R * OUT)
         forward = partial(lib.linear_forward, out, NULL, inp, w, b, NULL, R, IN, OUT)
-        to_input = partial(lib.linear_backward_input, dinp, out, w, NULL, R, IN, OUT, 0)
+        to_input = partial(lib.linear_backward_input, dinp, NULL, out, w, NULL, R, IN, OUT, 0)
         to_weight = partial(lib.linear_backward_weight, dw, db, inp, out, R, IN, OUT, 0)
         rows += [(f"{label}: y = x W + b", forward, *size),
                  (f"{label}: dx = dy W^T", to_input, *size),

@@ -226,8 +226,8 @@ def linear(x, weight, bias=None, residual=None):
 def _linear_backward(dout, x, x_node, weight, bias, R, IN, OUT):
     """Gradients of weight and bias, then of x."""
     _linear_backward_weight(dout, x, weight, bias, R, IN, OUT)
-    _send(x_node, lambda dx, acc: launch(lib.linear_backward_input, dx, dout.ptr, weight.ptr, NULL,
-                                         R, IN, OUT, acc))
+    _send(x_node, lambda dx, acc: launch(lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr,
+                                         NULL, R, IN, OUT, acc))
 
 
 def _linear_backward_weight(dout, x, weight, bias, R, IN, OUT):
@@ -270,13 +270,14 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
     def backward(dout):
         if skip is not None:
             skip.receive(dout)
+        # The gradient at pre takes the place of pre, which is read for the last time; what was
+        # computed from it before, the GELU's result, comes along.
         hidden = Tensor.empty((R, H))
-        launch(lib.gelu_forward, hidden.ptr, pre.ptr, R * H)
+        launch(lib.linear_backward_input, pre.ptr, hidden.ptr, dout.tensor.ptr, proj_weight.ptr,
+               pre.ptr, R, H, C, 0)
         _linear_backward_weight(dout.tensor, lambda: hidden, proj_weight, proj_bias, R, H, C)
-        # hidden has served; its gradient, taken back through the GELU, can have its place.
-        launch(lib.linear_backward_input, hidden.ptr, dout.tensor.ptr, proj_weight.ptr, pre.ptr,
-               R, H, C, 0)
-        _linear_backward(hidden, kept, node, fc_weight, fc_bias, R, C, H)
+        del hidden
+        _linear_backward(pre, kept, node, fc_weight, fc_bias, R, C, H)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias, residual), backward)
 

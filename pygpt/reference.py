@@ -54,14 +54,17 @@ def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT):
     return OK
 
 
-def linear_backward_input(dinp, dout, weight, pre, R, IN, OUT, accumulate):
+def linear_backward_input(dinp, act, dout, weight, pre, R, IN, OUT, accumulate):
     # out_ro = sum_i inp_ri weight_io, so d loss / d inp_ri = sum_o dout_ro weight_io;
     # and where inp = gelu(pre), d loss / d pre = (d loss / d inp) * gelu'(pre).
     for r in range(R):
         for i in range(IN):
             grad = _dot(dout, r * OUT, weight, i * OUT, OUT)
             if pre:
-                grad *= _gelu_slope(pre[r * IN + i])
+                x = pre[r * IN + i]
+                grad *= _gelu_slope(x)
+                if act:
+                    act[r * IN + i] = _gelu(x)
             _store(dinp, r * IN + i, grad, accumulate)
     return OK
 

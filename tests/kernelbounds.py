@@ -79,12 +79,14 @@ def linear_forward(a, value):
 
 
 def linear_backward_input(a, value):
-    bare = of_terms("linear_backward_input", lambda a: a.OUT + 2)(without(a, "pre"), None)["dinp"]
+    bare = of_terms("linear_backward_input", lambda a: a.OUT + 2)(
+        without(a, "pre", "act"), None)["dinp"]
     if a.pre is None:
         return {"dinp": bare}
     slopes = [abs(reference._gelu_slope(x)) for x in a.pre]
     extra = [m * slope_error(x) for m, x in zip(bare.magnitudes, a.pre)]
-    return {"dinp": Bound(a.OUT + 4, [m * s for m, s in zip(bare.magnitudes, slopes)], extra)}
+    return {"dinp": Bound(a.OUT + 4, [m * s for m, s in zip(bare.magnitudes, slopes)], extra),
+            "act": Bound(1, [0.0] * len(a.pre), [gelu_error(x) for x in a.pre])}
 
 
 # --------------------------------------------------------------------- softmax, cross-entropy ---

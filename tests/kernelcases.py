@@ -212,6 +212,13 @@ MATMUL = dict(
 LINEAR_SIZES = {"R": SIZE, "IN": SIZE, "OUT": SIZE}
 LINEAR_LARGE = ({"R": 261, "IN": 517, "OUT": 323}, {"R": 65, "IN": 300, "OUT": 1000},
                 {"R": 1, "IN": 700, "OUT": 1100})
+
+
+def _act_needs_pre(args, rng):
+    if args["pre"] is None:
+        args["act"] = None
+
+
 BOTH = (0, 1)
 
 CASES = [
@@ -229,9 +236,10 @@ CASES = [
          LINEAR_SIZES, bounds.linear_forward, optional=("pre", "bias", "residual"),
          large=LINEAR_LARGE, sample={"R": 9, "OUT": 12}, may_alias=(("out", "residual", (0,)),)),
     Case("linear_backward_input",
-         {"dinp": "R IN", "dout": "R OUT", "weight": "IN OUT", "pre": "R IN"},
-         LINEAR_SIZES, bounds.linear_backward_input, optional=("pre",),
-         large=LINEAR_LARGE, sample={"R": 9, "IN": 12}),
+         {"dinp": "R IN", "act": "R IN", "dout": "R OUT", "weight": "IN OUT", "pre": "R IN"},
+         LINEAR_SIZES, bounds.linear_backward_input, optional=("pre", "act"),
+         prepare=_act_needs_pre, large=LINEAR_LARGE, sample={"R": 9, "IN": 12},
+         may_alias=(("dinp", "pre", (0,)),)),
     Case("linear_backward_weight",
          {"dweight": "IN OUT", "dbias": "OUT", "inp": "R IN", "dout": "R OUT"},
          LINEAR_SIZES, bounds.of_terms("linear_backward_weight", lambda a: a.R + 2),

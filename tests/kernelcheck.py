@@ -55,7 +55,8 @@ def accumulate_flag(kernel, output):
                 "dwpe": ("accumulate_wpe",), "dweight": ("accumulate_params", "accumulate_weight"),
                 "dbias": ("accumulate_params",)}
     names = {p.name for p in KERNELS[kernel]}
-    candidates = () if output in ("loss", "losses") else (*specific.get(output, ()), "accumulate")
+    never = output in ("loss", "losses", "act")
+    candidates = () if never else (*specific.get(output, ()), "accumulate")
     return next((flag for flag in candidates if flag in names), None)
 
 

@@ -39,7 +39,7 @@ GRADIENTS = [
 ]
 FORWARD_CASES = {case.kernel: case for case in CASES}
 CHOICES = {"dropout": st.sampled_from((0.0, 0.3)), "past": st.just(0), "eps": st.just(1e-5)}
-NOT_INPUTS = ("pre",)  # an output that may be absent, and here is
+NOT_INPUTS = ("pre", "act")  # outputs that may be absent, and here are
 
 STEP = 2.0 ** -13  # errors of order STEP^2 in the formula, 2^-52 / STEP in the rounding
 
@@ -84,7 +84,7 @@ def analytic(gradient, known):
         if p.name in gradient.of:
             args[p.name] = [0.0] * len(known[gradient.of[p.name]])
         else:
-            args[p.name] = 0 if p.name.startswith("accumulate") else known[p.name]
+            args[p.name] = 0 if p.name.startswith("accumulate") else known.get(p.name)
     return run_reference(gradient.backward, args)
 
 
@@ -113,7 +113,11 @@ def numeric(gradient, args, source, i, cotangents):
 def test_linear_backward_input_goes_through_a_gelu(R, IN, OUT):
     case = FORWARD_CASES["linear_backward_input"]
     args = case.chosen({"R": R, "IN": IN, "OUT": OUT})
-    plain = run_reference(case.kernel, {**args, "pre": None})["dinp"]
+    plain = run_reference(case.kernel, {**args, "pre": None, "act": None})["dinp"]
     expected = [0.0] * len(plain)
     reference.gelu_backward(expected, plain, args["pre"], len(plain), 0)
-    assert run_reference(case.kernel, args)["dinp"] == expected
+    found = run_reference(case.kernel, args)
+    assert found["dinp"] == expected
+    expected = [0.0] * len(plain)
+    reference.gelu_forward(expected, args["pre"], len(plain))
+    assert found["act"] == expected

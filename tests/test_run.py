@@ -143,7 +143,8 @@ def test_a_bad_gradient_is_found(model_and_batch):
 @pytest.mark.parametrize("kernel, number, scope", [
     ("layernorm_backward", 1, "transformer.ln_f"),
     ("layernorm_backward", 3, "transformer.h.1.ln_1"),
-    ("attention_backward", 2, "transformer.h.0.attn"), ("gelu_forward", 1, "transformer.h.1.mlp"),
+    ("attention_backward", 2, "transformer.h.0.attn"), 
+    ("linear_backward_input", 1, "transformer.h.1.mlp"),
     ("linear_backward_input", 3, "transformer.h.1.attn.c_proj"),
 ])
 def test_a_backward_call_is_placed(model_and_batch, monkeypatch, kernel, number, scope):
