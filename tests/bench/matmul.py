@@ -1,0 +1,194 @@
+"""Every matrix product of a GPT's training step, ours and PyTorch's, taking turns in one process.
+
+    make compare-matmul     or: python tests/bench/matmul.py [NAME ...] [--seconds S] [--threads N]
+
+For each linear layer of the configurations of compare.py, R = B*T rows: y = x W, dx = dy W^T and
+dW = x^T dy, with W stored (in, out) on both sides. The head's weight is the token embedding,
+(V, C); our side makes the logits transposed, as crossentropy.c does, PyTorch's as F.linear does.
+Both sides read the same operands and write the same output, at the same addresses, and what they
+write is compared.
+
+A turn begins with calls that are not counted: the threads of the side that ran before may spin for
+a few milliseconds, and both sides then find the caches as their own calls left them. Medians, and
+quartiles of the ratio taken turn by turn. The peak is multiply-adds in registers, in turns as well.
+
+PYGPT_ISA=avx2 measures AVX2 against the AVX2 peak, and holds PyTorch to AVX2 too.
+Needs PyTorch (`pip install torch`, the CPU build).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from compare import CONFIGURATIONS  # noqa: E402
+
+from pygpt import kernels  # noqa: E402
+from pygpt.kernels import NULL, Memory, lib  # noqa: E402
+
+NAMES = ("lesson", "char-small", "char", "gpt2")
+LARGE = 2.5e8          # operations; of these 85 % of the peak is asked
+ENOUGH = 0.85
+WARM, TURN = 0.008, 0.02  # seconds of a turn, not counted and counted
+PEAK_ROUNDS = 1_000_000
+
+
+def hold_torch_to(isa):
+    """Before torch is imported: let its libraries use no more than our instruction set."""
+    if isa == "avx2":
+        os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+        os.environ.setdefault("MKL_ENABLE_INSTRUCTIONS", "AVX2")
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+def filled(torch, rows, columns):
+    """A (rows, columns) matrix as each side takes it: a pointer, and a tensor of that memory."""
+    memory = Memory(4 * rows * columns)
+    tensor = torch.frombuffer(memory.view, dtype=torch.float32).view(rows, columns)
+    tensor.normal_()
+    return memory.pointer("f"), tensor
+
+
+def layers(name):
+    """[(label, R, IN, OUT)] of a configuration."""
+    B, T, _, _, C, V, _ = CONFIGURATIONS[name]
+    R = B * T
+    return [("c_attn", R, C, 3 * C), ("attn c_proj", R, C, C), ("c_fc", R, C, 4 * C),
+            ("mlp c_proj", R, 4 * C, C), ("head", R, C, V)]
+
+
+def products(torch, label, R, IN, OUT):
+    """[(product, ours, theirs, our output, their output)]; outputs as tensors, equal when done."""
+    x, tx = filled(torch, R, IN)
+    dx, tdx = filled(torch, R, IN)
+    y, ty = filled(torch, R, OUT)
+    if label == "head":
+        w, tw = filled(torch, OUT, IN)
+        dw, tdw = filled(torch, OUT, IN)
+        across = ty.view(OUT, R)
+        return [
+            ("y", lambda: lib.matmul(y, w, x, OUT, R, IN, 0, 1, 0),
+             lambda: torch.mm(tx, tw.t(), out=ty), across.t(), ty),
+            ("dx", lambda: lib.matmul(dx, y, w, R, IN, OUT, 1, 0, 0),
+             lambda: torch.mm(ty, tw, out=tdx), None, None),
+            ("dW", lambda: lib.matmul(dw, y, x, OUT, IN, R, 0, 0, 0),
+             lambda: torch.mm(ty.t(), tx, out=tdw), None, None),
+        ]
+    w, tw = filled(torch, IN, OUT)
+    dw, tdw = filled(torch, IN, OUT)
+    return [
+        ("y", lambda: lib.linear_forward(y, NULL, x, w, NULL, NULL, R, IN, OUT),
+         lambda: torch.mm(tx, tw, out=ty), ty, ty),
+        ("dx", lambda: lib.linear_backward_input(dx, y, w, NULL, R, IN, OUT, 0),
+         lambda: torch.mm(ty, tw.t(), out=tdx), tdx, tdx),
+        ("dW", lambda: lib.linear_backward_weight(dw, NULL, x, y, R, IN, OUT, 0),
+         lambda: torch.mm(tx.t(), ty, out=tdw), tdw, tdw),
+    ]
+
+
+def check(product, ours, theirs, our_output, their_output):
+    """Exit unless both sides compute the same product."""
+    if our_output is None:  # of operands in two layouts
+        return
+    ours()
+    a = our_output.clone()
+    theirs()
+    error = ((a - their_output).abs().max() / their_output.abs().max()).item()
+    if not error < 1e-4:
+        sys.exit(f"matmul: error: the two sides' {product} differ by {error:.1e} of its largest")
+
+
+def turn(call):
+    """The median seconds of the calls of a turn."""
+    end = time.perf_counter() + WARM
+    call()
+    while time.perf_counter() < end:
+        call()
+    times, end = [], time.perf_counter() + TURN
+    while True:
+        start = time.perf_counter()
+        call()
+        now = time.perf_counter()
+        times.append(now - start)
+        if now >= end:
+            return statistics.median(times)
+
+
+def peak_turn():
+    start = time.perf_counter()
+    return lib.pygpt_measure_fma(PEAK_ROUNDS) / (time.perf_counter() - start)
+
+
+def measure(name, label, R, IN, OUT, seconds, torch):
+    """A row for each of the three products of a layer."""
+    rows, cases = [], products(torch, label, R, IN, OUT)
+    for product, ours, theirs, our_output, their_output in cases:
+        check(product, ours, theirs, our_output, their_output)
+        our_times, their_times, peaks = [], [], []
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(peaks) < 5:
+            their_times.append(turn(theirs))
+            our_times.append(turn(ours))
+            peaks.append(peak_turn())
+        a, b = statistics.median(our_times), statistics.median(their_times)
+        low, _, high = statistics.quantiles(
+            [theirs / ours for ours, theirs in zip(our_times, their_times)], n=4)
+        work, peak = 2.0 * R * IN * OUT, statistics.median(peaks)
+        rows.append({"name": name, "layer": label, "product": product, "R": R, "IN": IN,
+                     "OUT": OUT, "turns": len(peaks), "ms": 1e3 * a, "torch_ms": 1e3 * b,
+                     "ratio": b / a, "quartiles": (low, high), "of_peak": work / a / peak,
+                     "torch_of_peak": work / b / peak, "peak_gflops": peak / 1e9,
+                     "slower": b / a < 1.0, "low": work >= LARGE and work / a / peak < ENOUGH})
+    return rows
+
+
+def line(row):
+    shape = f"{row['R']} x {row['IN']} x {row['OUT']}"
+    marks = "  slower" * row["slower"] + f"  under {100 * ENOUGH:.0f} %" * row["low"]
+    return (f"{row['name']:11}{row['layer']:12}{row['product']:3}{shape:>20}"
+            f"{row['ms']:10.3f}{row['torch_ms']:10.3f}{row['ratio']:8.2f}x  "
+            f"{row['quartiles'][0]:.2f}-{row['quartiles'][1]:<6.2f}"
+            f"{100 * row['of_peak']:6.0f}%{100 * row['torch_of_peak']:7.0f}%{marks}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=list(NAMES), metavar="NAME")
+    parser.add_argument("--seconds", type=float, default=0.6, help="time for each product")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layer", help="only this layer: c_attn, 'attn c_proj', c_fc, ...")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    hold_torch_to(kernels.isa())
+    try:
+        import torch
+    except ImportError:
+        sys.exit("matmul: error: PyTorch is not installed (pip install torch, the CPU build)")
+    torch.set_num_threads(options.threads)
+    kernels.set_num_threads(options.threads)
+    if not options.json:
+        print(f"PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}); pygpt on "
+              f"{kernels.isa()}; {options.threads} threads; medians of turns")
+        print(f"{'':14}{'':12}{'R x IN x OUT':>20}{'pygpt ms':>10}{'torch ms':>10}{'ratio':>9}  "
+              f"{'quartiles':11}{'% peak':>7}{'theirs':>8}")
+    rows = []
+    for name in options.names:
+        for label, R, IN, OUT in layers(name):
+            if options.layer in (None, label):
+                for row in measure(name, label, R, IN, OUT, options.seconds, torch):
+                    rows.append(row)
+                    print(json.dumps(row) if options.json else line(row), flush=True)
+    if rows and not options.json:
+        print(f"{len(rows)} products: {sum(r['slower'] for r in rows)} slower than PyTorch's, "
+              f"{sum(r['low'] for r in rows)} large ones under {100 * ENOUGH:.0f} % of "
+              f"{statistics.median(r['peak_gflops'] for r in rows):.0f} GFLOP/s")
+
+
+if __name__ == "__main__":
+    main()
