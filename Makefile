@@ -31,6 +31,12 @@ ladder:  ## climb from three loops to the library's matrix product, measured
 compare: build  ## training steps beside PyTorch's (install torch in the environment first)
 	@$(PY) tests/bench/compare.py
 
+compare-matmul: build  ## each matrix product of a step beside PyTorch's
+	@$(PY) tests/bench/matmul.py
+
+growth: build  ## how a step's cost grows with its sizes, and what awkward ones cost
+	@$(PY) -m pygpt bench --growth
+
 info: build  ## what was built and what this machine has
 	@$(PY) -m pygpt info
 
@@ -38,7 +44,7 @@ clean:  ## remove what was built; the virtual environment and out/ stay
 	rm -rf build dist *.egg-info pygpt/*.so pygpt/_kernels.c
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 $(STAMP):
 	@$(PYTHON) -m venv $(VENV)
@@ -49,4 +55,4 @@ $(VENV)/.installed-test: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
 	@touch $@
 
-.PHONY: build train test test-install info clean help bench ladder compare
+.PHONY: build train test test-install info clean help bench growth ladder compare compare-matmul

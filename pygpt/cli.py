@@ -104,10 +104,13 @@ def _make_parser():
     _add_settings(command, SampleConfig)
 
     command = add("bench", _bench, "measure each kernel and a training step on this machine")
-    command.add_argument("--preset", choices=PRESETS, default="lesson",
+    command.add_argument("--preset", choices=PRESETS,
                          help="whose shapes to measure (default lesson)")
-    command.add_argument("--seconds", type=float, default=20.0, metavar="X",
-                         help="how long to measure, about (default 20)")
+    command.add_argument("--growth", action="store_true",
+                         help="measure instead how a step's cost grows with length, width and "
+                         "threads, and what awkward sizes cost")
+    command.add_argument("--seconds", type=float, metavar="X",
+                         help="how long to measure, about (default 20; with --growth 60)")
     command.add_argument("--threads", type=int, default=0, metavar="N",
                          help="threads to compute with; 0: one for each physical core (default 0)")
     command.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -231,15 +234,25 @@ def _converse(model, tokenizer, settings):
 
 
 def _bench(arguments):
-    if not 0 < arguments.seconds < math.inf:
-        raise ConfigError(f"seconds={arguments.seconds} must be above 0")
+    seconds = arguments.seconds
+    if seconds is None:
+        seconds = 60.0 if arguments.growth else 20.0
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"seconds={seconds} must be above 0")
+    if arguments.growth and arguments.preset:
+        raise ConfigError("--growth has sizes of its own: leave out --preset")
     if not 0 <= arguments.threads <= 256:
         raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")
-    from . import bench, kernels
+    from . import bench, growth, kernels
 
+    if kernels.ffi is None:
+        raise ConfigError("bench measures the C kernels: unset PYGPT_BACKEND")
     if arguments.threads:
         kernels.set_num_threads(arguments.threads)
-    bench.main(arguments.preset, arguments.seconds, arguments.json)
+    if arguments.growth:
+        growth.main(seconds, arguments.json)
+    else:
+        bench.main(arguments.preset or "lesson", seconds, arguments.json)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Every matrix product of a GPT's training step, ours and PyTorch's, taking turns in one process.
 
-    make compare-matmul     or: python tests/bench/matmul.py [NAME ...] [--seconds S] [--threads N]
+    make compare-matmul    or: python tests/bench/matmul.py [NAME ...] [--seconds S] [--threads N]
 
 For each linear layer of the configurations of compare.py, R = B*T rows: y = x W, dx = dy W^T and
 dW = x^T dy, with W stored (in, out) on both sides. The head's weight is the token embedding,
