@@ -35,6 +35,9 @@ typedef struct gemm {
     int64_t kc;             /* rows of B packed at a time; set by gemm_run */
 } gemm;
 
+/* So many tiles one above another use a row of B too little to repay packing it. */
+#define FEW_TILES 4
+
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);
 /* Panel floats that gemm_block needs for blocks of at most `columns` columns. */

@@ -154,8 +154,7 @@ static void strip_sums(const gemm *g, const float *strip, int64_t kc, int64_t n,
  * strips. */
 static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
                        float *panel) {
-    /* A few rows use B too little to repay packing it. */
-    const int in_place = m1 - m0 <= 4 * MR && g->b_col == 1;
+    const int in_place = m1 - m0 <= FEW_TILES * MR && g->b_col == 1;
     const int plain = !g->pre && !g->slope_of;
     int64_t k0 = 0;
     do { /* at least once: with K = 0 the product is 0, and the bias still arrives */
