@@ -40,8 +40,6 @@ typedef struct gemm {
 
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);
-/* Panel floats that gemm_block needs for blocks of at most `columns` columns. */
-int64_t gemm_panel(const gemm *g, int64_t columns);
 
 /* The geometry of one attention call, shared by every (batch, head). */
 typedef struct attention_shape {

@@ -13,10 +13,10 @@
  *   |  A  |  |  C  |                              tile: MR x NR sums over kc        (registers)
  *   +-----+  +-----+ m1
  *
- * A is read in place: a tile broadcasts single floats of it, for which any stride will do. B is
- * read a whole row of the tile at a time, so it is packed: contiguous, and turned over if it is
- * stored transposed. The panel is private to the thread, which needs no barrier and keeps it in its
- * own L2.
+ * A is read in place: a tile broadcasts single floats of it, for which any stride will do but one
+ * (see ALIAS). B is read a whole row of the tile at a time, so it is packed: contiguous, and turned
+ * over if it is stored transposed. The panel is private to the thread, which needs no barrier and
+ * keeps it in its own L2.
  *
  * A layer needs three products, and each is a choice of strides (weight is (IN,OUT)):
  *   y  = x W       A = x,    B = W          (R,IN)(IN,OUT)
@@ -63,9 +63,9 @@ static int64_t k_block(const gemm *g) {
     return max64(1, (g->K + parts - 1) / parts);
 }
 
-int64_t gemm_panel(const gemm *g, int64_t columns) {
-    int64_t NR = isa_in_use->tile_columns;
-    return k_block(g) * ((columns + NR - 1) / NR * NR);
+/* Floats that gemm_block needs for blocks of so many columns: a panel, and a tile's rows of A. */
+static int64_t panel_floats(const gemm *g, int64_t columns) {
+    return g->kc * (columns + isa_in_use->tile_rows);
 }
 
 /* What a block of so many rows costs for packing B. Few rows read it in place; that is cheap where
@@ -84,9 +84,10 @@ static int run_dots(const gemm *g) {
     return PYGPT_OK;
 }
 
-/* Into blocks of how many rows and columns C is cut: of the cuts along tiles, the one that should be
- * done first. The work of all blocks shared out evenly is one bound of the time, one thread's share
- * of the blocks of about full size the other: nine equal blocks take two threads as long as ten. */
+/* Into blocks of how many rows and columns C is cut: of the cuts along tiles, the one that should
+ * be done first. One bound of the time is the work of all blocks shared out evenly, the other one
+ * thread's share of the blocks of about full size: nine equal blocks take two threads as long as
+ * ten. */
 static void cut(const gemm *g, int threads, int64_t *rows, int64_t *columns) {
     const int64_t MR = isa_in_use->tile_rows, NR = isa_in_use->tile_columns;
     const int64_t tiles = max64(1, (g->M + MR - 1) / MR);
@@ -133,7 +134,7 @@ int gemm_run(gemm g) {
     cut(&g, threads, &rows, &columns);
     const int64_t down = max64(1, (g.M + rows - 1) / rows);
     const int64_t blocks = down * ((g.N + columns - 1) / columns);
-    const int64_t panel = (gemm_panel(&g, columns) + 15) / 16 * 16;
+    const int64_t panel = (panel_floats(&g, columns) + 15) / 16 * 16;
 
     if (blocks < threads) threads = (int)max64(blocks, 1);
     float *panels = scratch_take(panel * threads);

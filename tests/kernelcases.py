@@ -207,11 +207,12 @@ MATMUL = dict(
     sizes={"M": SIZE, "N": SIZE, "K": SIZE},
     bound=bounds.of_terms("matmul", lambda a: a.K + 2),
     large=({"M": 261, "N": 323, "K": 517}, {"M": 7, "N": 1100, "K": 300},
-           {"M": 700, "N": 17, "K": 260}, {"M": 1, "N": 1100, "K": 700}),
+           {"M": 700, "N": 17, "K": 260}, {"M": 1, "N": 1100, "K": 700},
+           {"M": 1024, "N": 323, "K": 267}),  # where A is transposed, its stride is 4 KB
     sample={"M": 9, "N": 12})
 LINEAR_SIZES = {"R": SIZE, "IN": SIZE, "OUT": SIZE}
 LINEAR_LARGE = ({"R": 261, "IN": 517, "OUT": 323}, {"R": 65, "IN": 300, "OUT": 1000},
-                {"R": 1, "IN": 700, "OUT": 1100})
+                {"R": 1, "IN": 700, "OUT": 1100}, {"R": 267, "IN": 1024, "OUT": 323})
 
 
 def _act_needs_pre(args, rng):
