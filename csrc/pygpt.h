@@ -24,8 +24,8 @@
  *   - A NaN reaches every output that depends on it, except through a dropped element; in attention
  *     it may also reach earlier positions of the same block of 64.
  *   - No result depends on an earlier call. What the library keeps between calls is the number of
- *     threads, the instruction set, and up to eight blocks of returned scratch memory, the contents
- *     of which are never read again (runtime.c).
+ *     threads, the instruction set, how many bytes were refused, and up to eight blocks of returned
+ *     scratch memory, the contents of which are never read again (runtime.c).
  *   - No kernel prints or exits. The result is PYGPT_OK or one of the codes below; after an error
  *     the outputs hold no promise.
  */
@@ -43,6 +43,8 @@
 /* 64-byte aligned memory, huge pages advised for large blocks; NULL when there is none. */
 void *pygpt_alloc(int64_t bytes);
 void pygpt_free(void *memory);
+/* How many bytes the calling thread last asked for in vain, and 0 until the next time. */
+int64_t pygpt_refused_bytes(void);
 
 /* The number of threads kernels may use (1..PYGPT_MAX_THREADS), for the whole process. */
 #define PYGPT_MAX_THREADS 256

@@ -14,7 +14,10 @@
  * pages: one entry of the TLB then covers what 512 did. */
 #define HUGE_PAGE ((int64_t)2 << 20)
 
+static _Thread_local int64_t refused;
+
 void *pygpt_alloc(int64_t bytes) {
+    refused = bytes;
     if (bytes < 0 || bytes > INT64_MAX - HUGE_PAGE) return NULL;
     int64_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
     int64_t size = max64((bytes + align - 1) / align * align, align);
@@ -24,7 +27,14 @@ void *pygpt_alloc(int64_t bytes) {
     int64_t whole = bytes / HUGE_PAGE * HUGE_PAGE;
     if (memory && align == HUGE_PAGE) madvise(memory, (size_t)whole, MADV_HUGEPAGE);
 #endif
+    if (memory) refused = 0;
     return memory;
+}
+
+int64_t pygpt_refused_bytes(void) {
+    int64_t bytes = refused;
+    refused = 0;
+    return bytes;
 }
 
 void pygpt_free(void *memory) { free(memory); }
@@ -54,7 +64,10 @@ float *scratch_take(int64_t floats) {
         float *expected = NULL;
         if (!atomic_compare_exchange_strong(&slots[i], &expected, block)) pygpt_free(block);
     }
-    if (floats > (INT64_MAX >> 3)) return NULL;
+    if (floats > (INT64_MAX >> 3)) {
+        refused = INT64_MAX;
+        return NULL;
+    }
     float *block = pygpt_alloc((floats + HEADER) * (int64_t)sizeof(float));
     if (!block) return NULL;
     *(int64_t *)block = floats;

@@ -67,7 +67,9 @@ else:
 def check(status: int) -> None:
     """Raise what a kernel's status stands for; PYGPT_OK passes."""
     if status == ENOMEM:
-        raise MemoryError("a kernel could not get its scratch memory")
+        refused = lib.pygpt_refused_bytes()  # 0 where C's own malloc was asked
+        raise MemoryError(f"{refused:,} bytes of scratch memory asked for and not to be had"
+                          if refused else "a kernel could not get its scratch memory")
     if status == ERANGE:
         raise IdRangeError("an id is outside 0..vocab_size-1")
     if status != OK:
@@ -99,7 +101,7 @@ class Memory:
             self.view = memoryview(bytearray(nbytes))
             self._owner = self._base = None
         else:
-            block = lib.pygpt_alloc(nbytes)
+            block = lib.pygpt_alloc(nbytes) if nbytes < 2 ** 63 else ffi.NULL
             if block == ffi.NULL:
                 raise MemoryError(f"{nbytes:,} bytes asked for and not to be had")
             self._owner = ffi.gc(block, lib.pygpt_free, nbytes)

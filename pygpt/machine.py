@@ -8,8 +8,10 @@ import time
 
 from pygpt.kernels import ffi, lib
 from pygpt.model import GPT
+from pygpt.step import Step
 from pygpt.tensor import calling, no_grad
 
+MOST_LAYERS = 10_000  # that memory_needed goes through
 PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a batch
 
 # ---------------------------------------------------------------------------------------- speed
@@ -67,7 +69,8 @@ class _Nothing:
 def memory_needed(config, B, T):
     """Bytes that training takes: exact for the model and its steps, an allowance for the process.
 
-    A step is recorded, forward and backward, on memory that is only counted.
+    A step is recorded, forward and backward, on memory that is only counted; beyond MOST_LAYERS,
+    which would take long, the largest parts are computed.
 
     Args:
         config: a GPTConfig.
@@ -76,6 +79,10 @@ def memory_needed(config, B, T):
         {"weights": bytes, "gradients": bytes, "moments": bytes, "activations": bytes,
         "total": bytes}.
     """
+    L, C = config.n_layer, config.n_embd
+    if L > MOST_LAYERS:
+        flat = 4 * (L * (12 * C + 13) * C + (config.vocab_size + config.n_positions + 2) * C)
+        return _memory_parts(flat, 4 * B * T * C * 10 * L)
     model = GPT.__new__(GPT)
     model._build(config)
     nothing, model.gradients = _Nothing(), lambda: None  # there are none to make room for
@@ -83,14 +90,17 @@ def memory_needed(config, B, T):
         parameter.place(nothing)
         parameter.node.memory = nothing
     flat = 4 * sum(-(-p.size // 16) * 16 for _, p in model.named_parameters())
-    rows = memoryview(bytes(4 * B * T)).cast("i", (B, T))
     with calling(lambda kernel, args: None, _Nothing):
-        with model._steps.take(rows, rows) as step:
-            step.forward_backward(1.0)
-        activations = step.program.pool.nbytes
-        with no_grad(), model._steps.take(rows, rows) as step:
-            step.forward()
-        activations += step.program.pool.nbytes
+        training = Step(model, B, T, True, model.dropping())
+        training.forward_backward(1.0)
+        with no_grad():
+            evaluation = Step(model, B, T, False, model.dropping())
+            evaluation.forward()
+    activations = training.program.pool.nbytes + evaluation.program.pool.nbytes
+    return _memory_parts(flat, activations)
+
+
+def _memory_parts(flat, activations):
     parts = {"weights": flat, "gradients": flat, "moments": 2 * flat, "activations": activations}
     return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
 

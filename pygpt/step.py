@@ -57,7 +57,7 @@ class Steps:
             spare = set(map(id, free[1 + SPARES_KEPT:]))
             steps = [step for step in steps if id(step) not in spare]
             if not free:
-                free = [_Step(model, *key)]
+                free = [Step(model, *key)]
                 steps.append(free[0])
             self._by_key[key] = steps
             while len(self._by_key) > SHAPES_KEPT:
@@ -69,7 +69,7 @@ class Steps:
         return (step for steps in self._by_key.values() for step in steps)
 
 
-class _Step:
+class Step:
     """The recorded program of one step.
 
     Attributes:

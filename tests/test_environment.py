@@ -1,10 +1,14 @@
 """What the environment may ask for, and what comes of it: each in a process of its own."""
 
+import math
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+
+from pygpt import kernels
 
 
 def python(code, **env):
@@ -25,6 +29,49 @@ def test_an_unknown_choice_is_one_line(env, message):
     result = info(**env)
     assert result.returncode == 1 and result.stdout == ""
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_an_instruction_set_that_this_cpu_lacks_is_named(monkeypatch):
+    class Lacking:
+        def __getattr__(self, name):
+            return (lambda i: i > 0) if name == "pygpt_isa_supported" else getattr(lib, name)
+
+    lib, best, *others = kernels.lib, *kernels.isa_names()
+    if not others:
+        pytest.skip("the library has one instruction set")
+    monkeypatch.setattr(kernels, "lib", Lacking())
+    if kernels.ffi.string(lib.pygpt_isa_name(0)).decode() != best:
+        pytest.skip("this CPU lacks the first one anyway")
+    with pytest.raises(ValueError, match=f"isa '{best}' is not supported by this CPU, which has "
+                                         f"{', '.join(others)}$"):
+        kernels.select_isa(best)
+
+
+def test_scratch_memory_that_cannot_be_had_is_an_error_with_the_bytes():
+    code = """
+import resource
+from pygpt import ops
+from pygpt.tensor import Tensor
+x, weight = Tensor.empty((2000, 16)), Tensor.empty((5000, 16))
+ids = Tensor.empty((2000,), "i")
+x.flat()[:], weight.flat()[:], ids.flat()[:] = (memoryview(bytes(4 * t.size)).cast(t.code)
+                                                for t in (x, weight, ids))
+size = next(int(line.split()[1]) << 10 for line in open("/proc/self/status")
+            if line.startswith("VmSize"))
+limits = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 20), limits[1]))
+try:
+    ops.linear_cross_entropy(x, weight, ids)
+except MemoryError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, limits)
+print(float(ops.linear_cross_entropy(x, weight, ids)))
+"""
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("the size of the process is read from /proc")
+    refused, loss = python(code, OMP_NUM_THREADS="1").stdout.splitlines()
+    assert re.fullmatch(r"[\d,]{9,} bytes of scratch memory asked for and not to be had", refused)
+    assert abs(float(loss) - math.log(5000)) < 1e-5
 
 
 @pytest.mark.parametrize("asked, outcome", [

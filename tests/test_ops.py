@@ -378,9 +378,17 @@ def test_memoryview_is_the_tensor_itself():
     assert t.tolist() == [[1.0, 2.0], [7.0, 4.0]]
 
 
-def test_memory_that_cannot_be_had_is_an_error_with_the_bytes():
-    with pytest.raises(MemoryError, match="1,152,921,504,606,846,976 bytes"):
-        Memory(2 ** 60)
+@pytest.mark.parametrize("nbytes, text", [(2 ** 60, "1,152,921,504,606,846,976 bytes"),
+                                          (2 ** 63, "9,223,372,036,854,775,808 bytes"),
+                                          (2 ** 70, "1,180,591,620,717,411,303,424 bytes")])
+def test_memory_that_cannot_be_had_is_an_error_with_the_bytes(nbytes, text):
+    with pytest.raises(MemoryError, match=text):
+        Memory(nbytes)
+
+
+def test_a_shape_whose_size_overflows_is_an_error_with_the_bytes():
+    with pytest.raises(MemoryError, match=f"{4 * 3 ** 90:,} bytes"):
+        Tensor.empty((3 ** 40, 3 ** 50))
 
 
 @quick

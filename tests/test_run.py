@@ -212,6 +212,14 @@ def test_a_run_that_cannot_fit_is_refused_before_it_begins(tiny, tmp_path, monke
     assert records[0]["memory_free"] == 10 << 20 < records[0]["memory_needed"] < 50 << 20
 
 
+@pytest.mark.parametrize("changes", [dict(n_layer=10 ** 12), dict(n_embd=2 ** 50),
+                                     dict(batch_size=10 ** 12), dict(batch_size=2 ** 62)])
+def test_absurd_sizes_are_refused_before_anything_is_made_of_them(tiny, tmp_path, changes):
+    with pytest.raises(MemoryError, match=r"[\d,.]+ (GB of memory, and this machine|bytes asked)"):
+        train(tiny(**changes))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_limits_of_this_machine():
     most, free = machine.memory_limits()
     assert most is None or 0 < free <= most
