@@ -17,13 +17,16 @@ from functools import partial
 from pygpt import kernels
 from pygpt.config import PRESETS, GPTConfig
 from pygpt.kernels import NULL, Memory, lib
+from pygpt.machine import work_per_token
 from pygpt.model import GPT
 from pygpt.optim import AdamW
+from pygpt.program import run
 
+VOCABULARIES = {"lesson": 96, "char": 65, "gpt2": 50257}
 SHAPES = {name: dict(batch_size=p["batch_size"], n_positions=p["n_positions"],
-                     n_layer=p["n_layer"], n_head=p["n_head"], n_embd=p["n_embd"], vocab_size=v,
-                     dropout=p.get("dropout", 0.0))
-          for (name, p), v in zip(PRESETS.items(), (96, 65, 50257))}
+                     n_layer=p["n_layer"], n_head=p["n_head"], n_embd=p["n_embd"],
+                     vocab_size=VOCABULARIES[name], dropout=p.get("dropout", 0.0))
+          for name, p in PRESETS.items()}
 
 
 def median_seconds(functions, seconds):
@@ -165,17 +168,18 @@ class Step:
         self.optimizer.zero_grad()
 
     def operations(self):
-        """6 for each parameter of a matrix product and token, and attention's causal half."""
-        c = self.model.config
-        products = 12 * c.n_layer * c.n_embd ** 2 + c.vocab_size * c.n_embd
-        attention = 7 * c.n_layer * self.T * c.n_embd  # 2 forward, 5 backward, T^2/2 each, x 2
-        return (6 * products + attention) * self.B * self.T
+        """Floating-point operations that a step asks for."""
+        return work_per_token(self.model.config, self.T) * self.B * self.T
 
     def by_kernel(self, runs):
-        """(quartiles of whole steps, {kernel: median seconds a step}): a step whole and a step with
-        its calls timed one by one in turn, so that the two can be subtracted."""
-        program, totals, wholes = self.step.program, {}, []
+        """(quartiles of whole steps, {kernel: median seconds a step}, median seconds of Python): a
+        step whole, a step with its calls timed one by one, and the same calls with sizes of 0 in
+        turn. Python's part is what a step takes beyond its calls, and what the calls take when
+        there is nothing to compute: handing over their arguments."""
+        program, totals, wholes, pythons = self.step.program, {}, [], []
         calls = program.before_backward + program.backward
+        empty = [partial(call.func, *(0 if type(a) is int else a for a in call.args))
+                 for call in calls]
         for _ in range(runs):
             start = time.perf_counter()
             self()
@@ -194,12 +198,14 @@ class Step:
                 function()
                 taken[name] = time.perf_counter() - start
             self.optimizer.zero_grad()
+            start = time.perf_counter()
+            run(empty)
+            pythons.append(wholes[-1] - sum(taken.values()) + time.perf_counter() - start)
             for name, spent in taken.items():
                 totals.setdefault(name, []).append(spent)
         return (statistics.quantiles(wholes, n=4),
-                {name: statistics.median(spent) for name, spent in totals.items()})
-
-
+                {name: statistics.median(spent) for name, spent in totals.items()},
+                statistics.median(pythons))
 
 
 # ---------------------------------------------------------------------------------- the report ---
@@ -223,14 +229,14 @@ def measure(preset, seconds=10.0):
     del cases, hold
     step = Step(shape)
     once = median_seconds([step], 0.0)[0][0]
-    (low, whole, high), parts = step.by_kernel(max(5, int(seconds / 4 / once)))
+    (low, whole, high), parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
     gflops = step.operations() / whole / 1e9
     return {
         "preset": preset, "shape": shape, "machine": peak, **kernels.info(), "kernels": rows,
         "step": {"ms": 1e3 * whole, "ms_low": 1e3 * low, "ms_high": 1e3 * high, "gflops": gflops,
                  "of_peak": gflops / peak["gflops"],
                  "by_kernel_ms": {k: 1e3 * v for k, v in parts.items()},
-                 "python_share": max(0.0, 1 - sum(parts.values()) / whole)},
+                 "python_share": python / whole},
     }
 
 

@@ -1,6 +1,6 @@
 """Whole training steps, ours and PyTorch's, taking turns in one run.
 
-    make compare            or: python tests/bench/compare.py [NAME ...] [--seconds S] [--compile]
+    make compare            or: python tests/bench/compare.py [NAME ...] [--seconds S] [--no-compile]
 
 A step is forward, backward, clipping at 1.0 and AdamW with decay on matrices only, on the same
 batch. The sides take turns of a fifth of a second until the time is up; the table gives medians, the
@@ -141,7 +141,8 @@ def main():
     parser.add_argument("names", nargs="*", default=list(CONFIGURATIONS), metavar="NAME")
     parser.add_argument("--seconds", type=float, default=20, help="time for each configuration")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="try torch.compile as well")
+    parser.add_argument("--no-compile", action="store_true",
+                        help="leave out torch.compile, which takes a while and a C++ compiler")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory runs")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -150,7 +151,7 @@ def main():
     except ImportError:
         sys.exit("compare: error: PyTorch is not installed (pip install torch, the CPU build)")
     from pygpt import kernels
-    variants = ["eager", "fused"] + ["compile"] * options.compile
+    variants = ["eager", "fused"] + ["compile"] * (not options.no_compile)
     if not options.json:
         print(f"PyTorch {torch.__version__}; pygpt on {kernels.isa()}; {options.threads} threads; "
               "milliseconds a step, medians of runs taken in turns")
