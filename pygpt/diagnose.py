@@ -92,10 +92,18 @@ class _Watch:
             self._blocks[address(memory.pointer("f"))] = memory, 0, nbytes // 4, None
         return memory
 
+    def _block_at(self, place):
+        """The block that an address lies in, or None."""
+        starts = [start for start in self._blocks if place is not None and start <= place]
+        if not starts:
+            return None
+        start = max(starts)
+        return self._blocks[start] if place < start + 4 * self._blocks[start][2] else None
+
     def call(self, kernel, args):
         check(kernel(*args))
         for place, argument in enumerate(args):
-            known = self._blocks.get(address(argument))
+            known = self._block_at(address(argument))
             if known is None:
                 continue
             memory, offset, n, name = known

@@ -14,6 +14,9 @@ from pygpt.kernels import NULL, Memory, lib
 from pygpt.tensor import ONE, Tensor, attach, grad_enabled, launch
 
 
+MLP_ROWS = 1024  # of the hidden layer at a time
+
+
 def _pointer(tensor):
     return NULL if tensor is None else tensor.ptr
 
@@ -245,7 +248,8 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
     """gelu(x @ fc + b) @ proj + b + residual, as one step of the tape.
 
     x (..., C), fc_weight (C, H), proj_weight (H, C). Of the two hidden tensors of width H only the
-    sum before the GELU is kept for the backward pass; the GELU is computed again there.
+    sum before the GELU is kept for the backward pass; the GELU is computed again there. It exists
+    for MLP_ROWS rows at a time, which are still in the cache when the second layer reads them.
     """
     _floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
             proj_bias=proj_bias)
@@ -255,15 +259,18 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
            "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
     _check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
            "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
-    out, hidden = Tensor.empty(x.shape), Tensor.empty((R, H))
-    pre = Tensor.empty((R, H)) if grad_enabled() else hidden
+    parts = _row_parts(R)
+    out, hidden = Tensor.empty(x.shape), Tensor.empty((parts[0].stop, H))
+    pre = Tensor.empty((R, H)) if grad_enabled() else None
     if residual is not None:
         _floats("mlp", residual=residual)
         _same_shape("mlp", "the result", out, "residual", residual)
-    launch(lib.linear_forward, hidden.ptr, pre.ptr, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL,
-           R, C, H)
-    launch(lib.linear_forward, out.ptr, NULL, hidden.ptr, proj_weight.ptr, proj_bias.ptr,
-           _pointer(residual), R, H, C)
+    for rows in parts:
+        n = len(rows)
+        launch(lib.linear_forward, hidden.ptr, _part(pre, rows).ptr if pre else hidden.ptr,
+               _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H)
+        launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
+               proj_bias.ptr, _pointer(residual and _part(residual, rows)), n, H, C)
     skip, node, kept = _node(residual), x.node, x.kept()
     del hidden
 
@@ -272,14 +279,29 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
             skip.receive(dout)
         # The gradient at pre takes the place of pre, which is read for the last time; what was
         # computed from it before, the GELU's result, comes along.
-        hidden = Tensor.empty((R, H))
-        launch(lib.linear_backward_input, pre.ptr, hidden.ptr, dout.tensor.ptr, proj_weight.ptr,
-               pre.ptr, R, H, C, 0)
-        _linear_backward_weight(dout.tensor, lambda: hidden, proj_weight, proj_bias, R, H, C)
+        hidden = Tensor.empty((parts[0].stop, H))
+        for rows in parts:
+            d, h = _part(dout.tensor, rows), _part(pre, rows)
+            launch(lib.linear_backward_input, h.ptr, hidden.ptr, d.ptr, proj_weight.ptr, h.ptr,
+                   len(rows), H, C, 0)
+            _linear_backward_weight(d, lambda: hidden, proj_weight, proj_bias, len(rows), H, C)
         del hidden
         _linear_backward(pre, kept, node, fc_weight, fc_bias, R, C, H)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias, residual), backward)
+
+
+def _row_parts(R):
+    """R rows as ranges of one length but for the last: MLP_ROWS or fewer, a multiple of 256, which
+    is what the kernels take at a time in a sum over rows. They depend on R alone."""
+    each = max(256, -(-R // max(1, -(-R // MLP_ROWS)) // 256) * 256)
+    return [range(start, min(start + each, R)) for start in range(0, R, each)] or [range(0)]
+
+
+def _part(x, rows):
+    """Some rows of x (..., C), seen as a tensor of their own without a node."""
+    C = x.shape[-1]
+    return Tensor.empty((len(rows), C), memory=x.memory, offset=x.offset + 4 * rows.start * C)
 
 
 def layernorm(x, weight, bias, eps=1e-5):

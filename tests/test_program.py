@@ -4,6 +4,7 @@ pygpt.program's Pool, and GPT through machine.memory_needed, which plans and com
 """
 
 import random
+from math import prod
 
 import pytest
 
@@ -11,7 +12,7 @@ from pygpt import ops
 from pygpt.config import GPTConfig
 from pygpt.machine import memory_needed
 from pygpt.program import SLAB, Pool
-from pygpt.tensor import Tensor, no_grad
+from pygpt.tensor import Tensor, calling, no_grad
 
 
 def place(loan):
@@ -71,6 +72,41 @@ def test_a_block_keeps_ten_numbers_for_each_channel_of_a_token(dropout):
     at most, where no gap has room for them, two for each layer norm and one for each head."""
     kept = kept_per_layer(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
     assert 4 * B * T * 10 * C <= kept <= 4 * B * T * (10 * C + 2 * 2 + NH)
+
+
+def test_an_mlp_in_parts_computes_the_same(monkeypatch):
+    """600 rows in three parts, and in one, from the same numbers; with gradients from before. Only
+    the gradients of the second layer are sums over parts, of 1200 terms."""
+    def computed(rows):
+        monkeypatch.setattr(ops, "MLP_ROWS", rows)
+        rng, launches = random.Random(0), []
+        sizes = (600, 24), (24, 70), (70,), (70, 24), (24,), (600, 24)
+        inputs = [Tensor([rng.gauss(0, 1) for _ in range(prod(s))], requires_grad=True)
+                  for s in sizes]
+        x, *rest = [ops.reshape(t, s) for t, s in zip(inputs, sizes)]
+        for _ in range(2):
+            with calling(lambda kernel, args: launches.append(kernel) or kernel(*args)):
+                out = ops.mlp(x, *rest)
+            ops.sum(ops.mul(out, out)).backward()
+            x, *rest = [ops.reshape(t, s) for t, s in zip(inputs, sizes)]
+        return len(launches), [out.tolist()] + [t.grad.tolist() for t in inputs]
+
+    (many, in_parts), (few, whole) = computed(256), computed(1024)
+    assert (many, few) == (12, 4)
+    for i, (one, other) in enumerate(zip(in_parts, whole)):
+        if i in (4, 5):
+            most = 1200 * 2.0 ** -24 * max(map(abs, other))
+            assert all(abs(a - b) <= most for a, b in zip(one, other))
+        else:
+            assert one == other
+
+
+@pytest.mark.parametrize("R, lengths", [(0, [0]), (1, [1]), (1024, [1024]), (1025, [768, 257]),
+                                        (4096, [1024] * 4), (2100, [768, 768, 564])])
+def test_parts_of_rows_are_multiples_of_256_but_the_last(R, lengths):
+    parts = ops._row_parts(R)
+    assert [len(part) for part in parts] == lengths
+    assert [i for part in parts for i in part] == list(range(R))
 
 
 def test_an_mlp_without_a_tape_computes_the_same():
