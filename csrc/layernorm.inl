@@ -1,30 +1,61 @@
 /* layernorm.inl: a range of rows. Derivation: layernorm.c. */
+#define ROWS_AT_ONCE 4
+
+/* Rows r..r+n side by side, n a constant at every call: what follows a row's sum waits for it, and
+ * meanwhile the others get on: 0.18 ms of a lesson step instead of 0.30. */
+INLINE void layernorm_forward_few(const int n, float *out, float *mean, float *rstd,
+                                  const float *inp, const float *weight, const float *bias,
+                                  int64_t r, int64_t C, float eps) {
+    const int64_t whole = C / VW * VW, tail = C - whole;
+    vf sums[ROWS_AT_ONCE], squares[ROWS_AT_ONCE];
+    float m[ROWS_AT_ONCE], s[ROWS_AT_ONCE];
+    UNROLL for (int k = 0; k < n; k++) sums[k] = squares[k] = vzero();
+    for (int64_t i = 0; i < whole; i += VW)
+        UNROLL for (int k = 0; k < n; k++) sums[k] += vload(inp + (r + k) * C + i);
+    UNROLL for (int k = 0; k < n; k++) {
+        if (tail) sums[k] += vload_n(inp + (r + k) * C + whole, tail);
+        m[k] = C ? vsum(sums[k]) / (float)C : 0.0f;
+    }
+    for (int64_t i = 0; i < whole; i += VW)
+        UNROLL for (int k = 0; k < n; k++) {
+            vf d = vload(inp + (r + k) * C + i) - m[k];
+            squares[k] += d * d;
+        }
+    UNROLL for (int k = 0; k < n; k++) {
+        float rest = 0.0f;
+        for (int64_t i = whole; i < C; i++) {
+            float d = inp[(r + k) * C + i] - m[k];
+            rest += d * d;
+        }
+        const float variance = C ? (vsum(squares[k]) + rest) / (float)C : 0.0f;
+        s[k] = 1.0f / sqrtf(variance + eps);
+        mean[r + k] = m[k];
+        rstd[r + k] = s[k];
+    }
+    for (int64_t i = 0; i < whole; i += VW) {
+        const vf w = vload(weight + i), b = vload(bias + i);
+        UNROLL for (int k = 0; k < n; k++) {
+            const int64_t at = (r + k) * C + i;
+            vstore(out + at, (vload(inp + at) - m[k]) * s[k] * w + b);
+        }
+    }
+    if (tail)
+        UNROLL for (int k = 0; k < n; k++) {
+            const int64_t at = (r + k) * C + whole;
+            vf xhat = (vload_n(inp + at, tail) - m[k]) * s[k];
+            vstore_n(out + at, xhat * vload_n(weight + whole, tail) + vload_n(bias + whole, tail),
+                     tail);
+        }
+}
 
 static void layernorm_forward_rows(float *out, float *mean, float *rstd, const float *inp,
                                    const float *weight, const float *bias, int64_t r0, int64_t r1,
                                    int64_t C, float eps) {
-    for (int64_t r = r0; r < r1; r++) {
-        const float *x = inp + r * C;
-        vf sums = vzero(), squares = vzero();
-        for (int64_t i = 0; i < C; i += VW) sums += vload_n(x + i, min64(VW, C - i));
-        const float m = C ? vsum(sums) / (float)C : 0.0f;
-        int64_t i = 0;
-        for (; i + VW <= C; i += VW) {
-            vf d = vload(x + i) - m;
-            squares += d * d;
-        }
-        float tail = 0.0f;
-        for (; i < C; i++) tail += (x[i] - m) * (x[i] - m);
-        const float variance = C ? (vsum(squares) + tail) / (float)C : 0.0f;
-        const float s = 1.0f / sqrtf(variance + eps);
-        mean[r] = m;
-        rstd[r] = s;
-        for (i = 0; i < C; i += VW) {
-            int64_t n = min64(VW, C - i);
-            vf xhat = (vload_n(x + i, n) - m) * s;
-            vstore_n(out + r * C + i, xhat * vload_n(weight + i, n) + vload_n(bias + i, n), n);
-        }
-    }
+    int64_t r = r0;
+    for (; r + ROWS_AT_ONCE <= r1; r += ROWS_AT_ONCE)
+        layernorm_forward_few(ROWS_AT_ONCE, out, mean, rstd, inp, weight, bias, r, C, eps);
+    for (; r < r1; r++)
+        layernorm_forward_few(1, out, mean, rstd, inp, weight, bias, r, C, eps);
 }
 
 /* dweight and dbias (C) are added to: they are this range's partial sums. */
