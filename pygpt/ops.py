@@ -327,7 +327,8 @@ def layernorm(x, weight, bias, eps=1e-5):
 
     def backward(dout):
         # The kernel gives all three; what nobody wants goes to memory aside.
-        dx, acc = node.target() if node is not None else (Tensor.empty((R, C)).ptr, 0)
+        aside = Tensor.empty((R, C)) if node is None else None
+        dx, acc = node.target() if node is not None else (aside.ptr, 0)
         spare = Tensor.empty((C,))
 
         def params(places, acc_params):
@@ -553,8 +554,10 @@ def linear_cross_entropy(x, weight, targets):
     node, weights = x.node, weight.node
 
     def backward(dout):
-        dx, acc_x = node.target() if node else (Tensor.empty((R, C)).ptr, 0)
-        dw, acc_w = weights.target() if weights else (Tensor.empty((V, C)).ptr, 0)
+        # The kernel gives both; what nobody wants goes to memory aside.
+        aside = [None if n else Tensor.empty(s) for n, s in ((node, (R, C)), (weights, (V, C)))]
+        dx, acc_x = node.target() if node else (aside[0].ptr, 0)
+        dw, acc_w = weights.target() if weights else (aside[1].ptr, 0)
         launch(lib.linear_cross_entropy_backward, value.ptr, losses.ptr, dx, dw, dout.tensor.ptr,
                x.ptr, weight.ptr, targets.ptr, R, C, V, acc_x, acc_w)
 

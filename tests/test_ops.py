@@ -12,6 +12,7 @@ The public Tensor and ops.py; a table says how each op is called.
 import inspect
 import math
 import random
+import weakref
 from array import array
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pygpt import ops
-from pygpt.kernels import Memory
-from pygpt.tensor import Tensor, no_grad
+from pygpt.kernels import Memory, address, check
+from pygpt.tensor import ONE, Tensor, calling, no_grad
 
 quick = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
@@ -368,6 +369,35 @@ def test_one_tensor_in_two_places_of_a_kernel_is_refused():
     for inputs in (v, v, f(3)), (v, f(3), v), (f(3), v, v):
         with pytest.raises(ValueError, match="layernorm: a tensor is given twice"):
             ops.layernorm(*inputs)
+
+
+@pytest.mark.parametrize("loss, shapes", [
+    (lambda x, v: ops.sum(ops.layernorm(x, v, v * 2.0)), [(300, 50), (50,)]),
+    (lambda x, w: ops.linear_cross_entropy(x, w, i(300)), [(300, 50), (70, 50)]),
+], ids=["layernorm", "linear_cross_entropy"])
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_a_gradient_nobody_wants_goes_to_memory_of_its_own(loss, shapes, wanted, monkeypatch):
+    """Every float that a backward kernel writes is in memory that is still somebody's."""
+    alive = weakref.WeakSet([ONE.memory])
+
+    class Watched(Memory):
+        __slots__ = ()
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            alive.add(self)
+
+    def call(kernel, args):
+        spans = [(address(memory.pointer("f")), memory.nbytes) for memory in alive]
+        assert all(any(start <= a < start + n for start, n in spans)
+                   for a in map(address, args) if a)
+        check(kernel(*args))
+
+    monkeypatch.setattr("pygpt.tensor.Memory", Watched)
+    inputs = [trained(*shape) if k == wanted else f(*shape) for k, shape in enumerate(shapes)]
+    with calling(call):
+        loss(*inputs).backward()
+    assert inputs[wanted].grad is not None
 
 
 def test_memoryview_is_the_tensor_itself():
