@@ -379,16 +379,16 @@ def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
     attention weights, as in `dropout`.
     """
     B, T, C = _attention_sizes("attention", qkv, n_head)
-    p, seed_ptr = _dropout_arguments("attention", dropout, seed, stream)
+    p, seed = _dropout_arguments("attention", dropout, seed, stream)
     out, lse = Tensor.empty((B, T, C)), Tensor.empty((B, n_head, T))
-    launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p, seed_ptr, stream)
+    launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p, seed.ptr, stream)
     node = qkv.node
     y = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)
 
     def backward(dout):
         dqkv = Tensor.empty(qkv.shape)
         launch(lib.attention_backward, dqkv.ptr, dout.tensor.ptr, qkv.ptr, y.ptr, lse.ptr, B, T, C,
-               n_head, p, seed_ptr, stream)
+               n_head, p, seed.ptr, stream)
         node.hand_over(dqkv)
 
     return attach(out, (qkv,), backward)
@@ -458,6 +458,10 @@ def embedding(ids, wte, wpe=None, past=0):
     return attach(out, (wte, wpe), backward)
 
 
+class _NoSeed:
+    ptr = NULL
+
+
 class Seed:
     """The random seed of one forward pass, in memory that the kernels read.
 
@@ -478,15 +482,16 @@ class Seed:
 
 
 def _dropout_arguments(op, dropout, seed, stream):
+    """The share, and the owner of the memory of the seed, which the backward pass must keep."""
     # from 1 - 2^-25 on, single precision makes it 1
     _check(0.0 <= dropout < 1.0 - 2.0 ** -25, "{}: dropout={} is not in [0, 1)", op, dropout)
     _check(isinstance(stream, int) and 0 <= stream < 2 ** 64,
            "{}: stream={!r} is not a whole number in [0, 2^64)", op, stream)
     if not dropout:
-        return 0.0, NULL
+        return 0.0, _NoSeed
     _check(isinstance(seed, Seed),
            "{}: dropout={} needs a seed, an ops.Seed; it is {}", op, dropout, type(seed).__name__)
-    return dropout, seed.ptr
+    return dropout, seed
 
 
 def dropout(x, dropout, seed, stream=0, residual=None):
@@ -497,20 +502,20 @@ def dropout(x, dropout, seed, stream=0, residual=None):
             model) and of the position alone.
     """
     _floats("dropout", x=x)
-    p, seed_ptr = _dropout_arguments("dropout", dropout, seed, stream)
+    p, seed = _dropout_arguments("dropout", dropout, seed, stream)
     R, C = _rows("dropout", "x", x)
     if residual is not None:
         _floats("dropout", residual=residual)
         _same_shape("dropout", "x", x, "residual", residual)
     out = Tensor.empty(x.shape)
-    launch(lib.dropout_forward, out.ptr, x.ptr, _pointer(residual), R, C, p, seed_ptr, stream)
+    launch(lib.dropout_forward, out.ptr, x.ptr, _pointer(residual), R, C, p, seed.ptr, stream)
     node, skip = x.node, _node(residual)
 
     def backward(dout):
         if skip is not None:
             skip.receive(dout)
         _send(node, lambda dx, acc: launch(lib.dropout_backward, dx, dout.tensor.ptr, R, C, p,
-                                           seed_ptr, stream, acc))
+                                           seed.ptr, stream, acc))
 
     return attach(out, (x, residual), backward)
 

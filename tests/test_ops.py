@@ -400,6 +400,17 @@ def test_a_gradient_nobody_wants_goes_to_memory_of_its_own(loss, shapes, wanted,
     assert inputs[wanted].grad is not None
 
 
+@pytest.mark.parametrize("op", [lambda x, seed: ops.dropout(x, 0.5, seed),
+                                lambda x, seed: ops.attention(x, 2, 0.5, seed)])
+def test_the_seed_lives_until_the_backward_pass_has_read_it(op):
+    seed = ops.Seed(3)
+    out, alive = ops.sum(op(trained(1, 4, 12), seed)), weakref.ref(seed)
+    del seed
+    assert alive()
+    out.backward()
+    assert not alive()
+
+
 def test_memoryview_is_the_tensor_itself():
     t = Tensor([[1.0, 2.0], [3.0, 4.0]])
     view = memoryview(t)
