@@ -25,7 +25,7 @@ except ImportError:  # Python 3.12 and later ask __buffer__ itself
     Exporter = object
 
 _serials = itertools.count(1)
-_context = threading.local()  # .recorder, .pool, .no_grad, .backward_pass: of the blocks below
+_context = threading.local()  # .recorder, .pool, .tape, .backward_pass: of the blocks below
 
 
 # ------------------------------------------------------------------------------------- tensors ---
@@ -338,47 +338,97 @@ def run_backward(root, grad):
     A node's backward may run another pass inside (model.loss does, through its recorded program);
     each pass has a number of its own, so a leaf knows the first gradient that each one brings.
     """
-    entering, outer = getattr(_context, "entering", None), getattr(_context, "backward_pass", 0)
+    outer = getattr(_context, "backward_pass", 0)
     _context.backward_pass = next(_serials)
     try:
         root.receive(Shared(grad))
-        waiting, seen = [(-root.serial, root)], {root.serial}
-        while waiting:
-            node = heapq.heappop(waiting)[1]
-            for parent in node.parents:
-                if parent.serial not in seen:
-                    seen.add(parent.serial)
-                    heapq.heappush(waiting, (-parent.serial, parent))
-            if entering:
-                entering(node)
-            node.run()
+        _run_nodes(root)
     finally:
         _context.backward_pass = outer
 
 
+def _run_nodes(root, first=0):
+    """Run the nodes that root depends on and whose serial is `first` or above, latest first."""
+    entering = getattr(_context, "entering", None)
+    waiting, seen = [(-root.serial, root)], {root.serial}
+    while waiting:
+        node = heapq.heappop(waiting)[1]
+        for parent in node.parents:
+            if parent.serial >= first and parent.serial not in seen:
+                seen.add(parent.serial)
+                heapq.heappush(waiting, (-parent.serial, parent))
+        if entering:
+            entering(node)
+        node.run()
+
+
 def attach(out, inputs, backward):
     """Put a node on `out` if gradients are wanted and one of inputs (Tensor or None) needs one."""
-    if grad_enabled():
+    tape = getattr(_context, "tape", ON)
+    if tape is not OFF:
         parents = tuple(t.node for t in inputs if t is not None and t.node is not None)
-        if parents:
+        if tape is not ON:
+            tape.update((node.serial, node) for node in parents)
+        elif parents:
             out.node = Node(out.shape, parents, backward)
     return out
 
 
+# What becomes of the nodes: they are left (ON), or not (OFF), or not for now, and those that the
+# inputs came from are noted in a dict by their serial numbers: recomputed() is at work.
+ON, OFF = "on", "off"
+
+
 def grad_enabled():
-    """Whether ops leave nodes: False within no_grad()."""
-    return not getattr(_context, "no_grad", False)
+    """Whether ops leave nodes: not within no_grad(), nor when recomputed() first runs them."""
+    return getattr(_context, "tape", ON) is ON
 
 
 @contextlib.contextmanager
-def no_grad():
-    """Within the block (and thread), ops leave no nodes, so that memory is freed as they go."""
-    before = getattr(_context, "no_grad", False)
-    _context.no_grad = True
+def _taping(tape):
+    before = getattr(_context, "tape", ON)
+    _context.tape = tape
     try:
         yield
     finally:
-        _context.no_grad = before
+        _context.tape = before
+
+
+def no_grad():
+    """Within the block (and thread), ops leave no nodes, so that memory is freed as they go."""
+    return _taping(OFF)
+
+
+def recomputed(function, x):
+    """function(x), of which the backward pass keeps x alone: it calls the function once more.
+
+    The gradients are those of function(x) itself, bit for bit: the second call makes the nodes that
+    the first left out, and the same backward pass goes on through them.
+
+    Args:
+        function: from a Tensor to a Tensor. The second call is function(x, tape_only=True): it must
+            do as the first did, but the result's values are not read, so it may leave out what
+            computes these alone. Until then x and whatever else it uses must stay as they are.
+        x: a Tensor.
+    """
+    if not grad_enabled():
+        return function(x)
+    noted = {}
+    with _taping(noted):
+        out = function(x)
+
+    def backward(dout):
+        first = next_serial()
+        with _taping(ON):
+            root = function(x, tape_only=True).node
+        root.receive(dout)
+        dout.holders -= 1  # handed on: the nodes before may add to it in place
+        _run_nodes(root, first)
+        dout.holders += 1
+
+    if noted:
+        out.node = Node(out.shape, tuple(noted.values()), backward)
+    return out
 
 
 # ------------------------------------------------------------------------------------- running ---
