@@ -66,7 +66,7 @@ class _Nothing:
         return self
 
 
-def memory_needed(config, B, T):
+def memory_needed(config, B, T, recompute=False):
     """Bytes that training takes: exact for the model and its steps, an allowance for the process.
 
     A step is recorded, forward and backward, on memory that is only counted; beyond MOST_LAYERS,
@@ -75,6 +75,7 @@ def memory_needed(config, B, T):
     Args:
         config: a GPTConfig.
         B, T: the shape of a batch.
+        recompute: as in GPT.
     Returns:
         {"weights": bytes, "gradients": bytes, "moments": bytes, "activations": bytes,
         "total": bytes}.
@@ -85,6 +86,7 @@ def memory_needed(config, B, T):
         return _memory_parts(flat, 4 * B * T * C * 10 * L)
     model = GPT.__new__(GPT)
     model._build(config)
+    model.recompute = recompute
     nothing, model.gradients = _Nothing(), lambda: None  # there are none to make room for
     for _, parameter in model.named_parameters():
         parameter.place(nothing)

@@ -6,11 +6,12 @@ Uses nn.py, ops.py, step.py, checkpoint.py; used by optim.py, generate.py, train
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 from pygpt import checkpoint, nn, ops
 from pygpt.kernels import Memory
 from pygpt.step import Steps, as_int32, named_bad_ids
-from pygpt.tensor import Tensor, no_grad
+from pygpt.tensor import Tensor, no_grad, recomputed
 
 
 class CausalSelfAttention(nn.Module):
@@ -46,11 +47,11 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * C, C, std=std)
         self.dropout = nn.Dropout(config.resid_pdrop, next(streams))
 
-    def __call__(self, x, residual, seed=None):
+    def __call__(self, x, residual, seed=None, tape_only=False):
         drop = self.dropout.now(seed)
         y = ops.mlp(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias,
-                    None if drop else residual)                                 # (B, T, C)
-        return self.dropout(y, seed, residual) if drop else y
+                    None if drop else residual, tape_only)                      # (B, T, C)
+        return self.dropout(y, seed, residual, tape_only) if drop else y
 
 
 class Block(nn.Module):
@@ -63,9 +64,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config, streams)
 
-    def __call__(self, x, seed=None, cache=None):
+    def __call__(self, x, seed=None, cache=None, tape_only=False):
         x = self.attn(self.ln_1(x), x, seed, cache)                             # x + attention
-        return self.mlp(self.ln_2(x), x, seed)                                  # x + MLP
+        return self.mlp(self.ln_2(x), x, seed, tape_only)                       # x + MLP
 
 
 class Transformer(nn.Module):
@@ -79,11 +80,17 @@ class Transformer(nn.Module):
         self.h = [Block(config, streams) for _ in range(config.n_layer)]
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
 
-    def __call__(self, ids, seed=None, cache=None):
+    def __call__(self, ids, seed=None, cache=None, recompute=False):
         x = self.wte(ids, self.wpe, past=cache.past if cache else 0)            # (B, T, C)
         x = self.drop(x, seed)
+        if recompute and seed is not None:  # the masks again, though eval() may come in between
+            seed = seed.holding({m: m.now(seed) for m in self.modules()
+                                 if isinstance(m, nn.Dropout)})
         for i, block in enumerate(self.h):
-            x = block(x, seed, cache and cache.layer(i))
+            if recompute and i < len(self.h) - 1:  # at once again, the last would save no memory
+                x = recomputed(partial(block, seed=seed), x)
+            else:
+                x = block(x, seed, cache and cache.layer(i))
         return self.ln_f(x)                                                     # (B, T, C)
 
 
@@ -112,6 +119,11 @@ class GPT(nn.Module):
             residual projections 0.02 / sqrt(2 n_layer), biases 0, layer norms 1.
 
     Its dropout is on after construction and off after from_pretrained(); train() and eval() switch.
+
+    Attributes:
+        recompute: False; when True, a forward pass keeps only what goes into each block, and the
+            backward pass runs the block's forward again. Takes less memory and more time; every
+            number stays the same.
     """
 
     def __init__(self, config, seed=1337):
@@ -124,7 +136,7 @@ class GPT(nn.Module):
     def _build(self, config):
         self.config = config
         self.transformer = Transformer(config)
-        self.dropout_seed = self.forward_passes = 0
+        self.dropout_seed, self.forward_passes, self.recompute = 0, 0, False
         self._dropouts = [m for m in self.modules() if isinstance(m, nn.Dropout) and m.share]
         self._steps = Steps(self)
 
@@ -162,7 +174,7 @@ class GPT(nn.Module):
         """
         ids = self._ids(ids)
         with named_bad_ids(self.config.vocab_size, ids=ids):
-            x = self.transformer(ids, self._seed())                             # (B, T, C)
+            x = self.transformer(ids, self._seed(), recompute=self.recompute)   # (B, T, C)
         return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
 
     def loss(self, ids, targets):

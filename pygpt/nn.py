@@ -316,10 +316,13 @@ class Dropout(Module):
 
     def now(self, seed):
         """The share dropped in a pass with this seed: 0 without one, or while not training."""
+        if seed is not None and seed.shares is not None:
+            return seed.shares[self]
         return self.share if seed is not None and self.training else 0.0
 
-    def __call__(self, x, seed=None, residual=None):
-        """dropout(x) + residual; nothing is dropped without a seed."""
-        if self.now(seed):
-            return ops.dropout(x, self.share, seed, self.stream, residual)
+    def __call__(self, x, seed=None, residual=None, tape_only=False):
+        """dropout(x) + residual; nothing is dropped without a seed. tape_only: as in ops."""
+        share = self.now(seed)
+        if share:
+            return ops.dropout(x, share, seed, self.stream, residual, tape_only)
         return x if residual is None else ops.add(x, residual)

@@ -8,6 +8,7 @@ This is where the one change of names happens: n_head here, NH in C (glossary: c
 Uses tensor.py and kernels.py; used by nn.py and model.py.
 """
 
+import copy
 from math import inf, prod
 
 from pygpt.kernels import NULL, Memory, lib
@@ -244,12 +245,13 @@ def _linear_backward_weight(dout, x, weight, bias, R, IN, OUT):
         lib.linear_backward_weight, places[0], places[1], x.ptr, dout.ptr, R, IN, OUT, acc))
 
 
-def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
+def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None, tape_only=False):
     """gelu(x @ fc + b) @ proj + b + residual, as one step of the tape.
 
     x (..., C), fc_weight (C, H), proj_weight (H, C). Of the two hidden tensors of width H only the
     sum before the GELU is kept for the backward pass; the GELU is computed again there. It exists
-    for MLP_ROWS rows at a time, which are still in the cache when the second layer reads them.
+    for MLP_ROWS rows at a time, which are still in the cache when the second layer reads them. With
+    tape_only that sum is all that is computed, and the result's values are undefined.
     """
     _floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
             proj_bias=proj_bias)
@@ -259,20 +261,23 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None):
            "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
     _check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
            "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
-    parts = _row_parts(R)
-    out, hidden = Tensor.empty(x.shape), Tensor.empty((parts[0].stop, H))
+    parts, out = _row_parts(R), Tensor.empty(x.shape)
     pre = Tensor.empty((R, H)) if grad_enabled() else None
     if residual is not None:
         _floats("mlp", residual=residual)
         _same_shape("mlp", "the result", out, "residual", residual)
-    for rows in parts:
-        n = len(rows)
-        launch(lib.linear_forward, hidden.ptr, _part(pre, rows).ptr if pre else hidden.ptr,
-               _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H)
-        launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
-               proj_bias.ptr, _pointer(residual and _part(residual, rows)), n, H, C)
+    if tape_only:
+        launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C, H)
+    else:
+        hidden = Tensor.empty((parts[0].stop, H))
+        for rows in parts:
+            n = len(rows)
+            launch(lib.linear_forward, hidden.ptr, _part(pre, rows).ptr if pre else hidden.ptr,
+                   _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H)
+            launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
+                   proj_bias.ptr, _pointer(residual and _part(residual, rows)), n, H, C)
+        del hidden
     skip, node, kept = _node(residual), x.node, x.kept()
-    del hidden
 
     def backward(dout):
         if skip is not None:
@@ -465,14 +470,23 @@ class _NoSeed:
 class Seed:
     """The random seed of one forward pass, in memory that the kernels read.
 
+    Attributes:
+        shares: {nn.Dropout: the share it drops in this pass}, or None: as it says when asked.
+
     Raises:
         ValueError: value is not a whole number from 0 to 2^64 - 1.
     """
 
     def __init__(self, value=0):
-        self._memory = Memory(8)
+        self._memory, self.shares = Memory(8), None
         self.ptr = self._memory.pointer("Q")
         self.set(value)
+
+    def holding(self, shares):
+        """This seed, in the same memory, with shares that stay."""
+        held = copy.copy(self)
+        held.shares = shares
+        return held
 
     def set(self, value):
         """Make it `value`, a whole number from 0 to 2^64 - 1."""
@@ -494,12 +508,13 @@ def _dropout_arguments(op, dropout, seed, stream):
     return dropout, seed
 
 
-def dropout(x, dropout, seed, stream=0, residual=None):
+def dropout(x, dropout, seed, stream=0, residual=None, tape_only=False):
     """x with a share of `dropout` of its values 0 and the rest scaled up, plus residual.
 
     Args:
         seed: a Seed; the mask is a function of it, of `stream` (a number for the place in the
             model) and of the position alone.
+        tape_only: whether nothing is computed, and the result's values are undefined.
     """
     _floats("dropout", x=x)
     p, seed = _dropout_arguments("dropout", dropout, seed, stream)
@@ -508,7 +523,8 @@ def dropout(x, dropout, seed, stream=0, residual=None):
         _floats("dropout", residual=residual)
         _same_shape("dropout", "x", x, "residual", residual)
     out = Tensor.empty(x.shape)
-    launch(lib.dropout_forward, out.ptr, x.ptr, _pointer(residual), R, C, p, seed.ptr, stream)
+    if not tape_only:
+        launch(lib.dropout_forward, out.ptr, x.ptr, _pointer(residual), R, C, p, seed.ptr, stream)
     node, skip = x.node, _node(residual)
 
     def backward(dout):

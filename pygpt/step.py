@@ -39,7 +39,8 @@ class Steps:
             raise ValueError(f"targets of shape {shape[:2]} for ids of shape {(B, T)}")
         if grad_enabled():
             model.gradients()
-        step = self._free_step(model, (B, T, grad_enabled(), model.dropping()))
+        step = self._free_step(model, (B, T, grad_enabled(), model.dropping(),
+                                       grad_enabled() and model.recompute))
         try:
             step.ids.memory.view[:4 * B * T] = flat
             step.targets.memory.view[:4 * B * T] = shape[2]
@@ -77,13 +78,14 @@ class Step:
         loss: the loss of the last run, a Tensor of shape ().
     """
 
-    def __init__(self, model, B, T, gradients, dropping):
+    def __init__(self, model, B, T, gradients, dropping, recompute):
         self.ids = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
         self.targets = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
         self.seed = ops.Seed() if dropping else None
         self.dloss = Tensor(1.0)
         self.busy, self.program, self.loss = False, None, None
         self._transformer, self._gradients = model.transformer, gradients
+        self._recompute = recompute
         self._leaves = [p.node for _, p in model.named_parameters()]
         self._graph = self._lent = None
 
@@ -108,7 +110,7 @@ class Step:
     def _record(self):
         program = Program()
         with program.record_forward():
-            x = self._transformer(self.ids, self.seed)                          # (B, T, C)
+            x = self._transformer(self.ids, self.seed, recompute=self._recompute)
             graph = ops.linear_cross_entropy(x, self._transformer.wte.weight, self.targets)
         self.program, self._graph = program, graph
         self.loss = Tensor.empty((), memory=graph.memory)

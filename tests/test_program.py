@@ -59,10 +59,11 @@ def test_no_two_loans_overlap(seed):
 B, T, C, NH, V = 2, 32, 64, 4, 96
 
 
-def kept_per_layer(**changes):
-    """Bytes that one more layer adds to a training step and to an evaluation."""
+def kept_per_layer(layers=1, recompute=False, **changes):
+    """Bytes that more layers than 5 add to a training step and to an evaluation."""
     needed = [memory_needed(GPTConfig(vocab_size=V, n_positions=T, n_embd=C, n_layer=n, n_head=NH,
-                                      **changes), B, T)["activations"] for n in (5, 6)]
+                                      **changes), B, T, recompute)["activations"]
+              for n in (5, 5 + layers)]
     return needed[1] - needed[0]
 
 
@@ -107,6 +108,14 @@ def test_parts_of_rows_are_multiples_of_256_but_the_last(R, lengths):
     parts = ops._row_parts(R)
     assert [len(part) for part in parts] == lengths
     assert [i for part in parts for i in part] == list(range(R))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_block_that_is_recomputed_keeps_one(dropout):
+    """What comes in. Of 16 blocks, as up to 4 fit in a gap that a hidden layer leaves."""
+    kept = kept_per_layer(16, recompute=True, embd_pdrop=dropout, attn_pdrop=dropout,
+                          resid_pdrop=dropout)
+    assert 4 * B * T * C * (16 - 4) <= kept <= 4 * B * T * C * (16 + 4)
 
 
 def test_an_mlp_without_a_tape_computes_the_same():

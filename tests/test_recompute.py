@@ -1,16 +1,42 @@
-"""tensor.recomputed: a function run again in the backward pass changes no bit of any number."""
+"""recompute: a block's forward pass run again in the backward pass changes no bit of any number.
+
+tensor.recomputed by itself, then GPT.recompute beside a model that keeps its activations.
+"""
 
 import random
 
 import pytest
 
+import pygpt
 from pygpt import ops
+from pygpt.model import GPT
 from pygpt.program import Program
 from pygpt.program import run as run_calls
-from pygpt.tensor import Tensor, no_grad, recomputed
+from pygpt.tensor import Tensor, calling, no_grad, recomputed
+
+V, T, LAYERS = 11, 8, 3
+
+
+def models(dropout=0.0):
+    """One that keeps its activations and one that recomputes them, alike otherwise."""
+    config = pygpt.GPTConfig(vocab_size=V, n_positions=T, n_embd=16, n_layer=LAYERS, n_head=4,
+                             embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
+    kept, again = GPT(config, seed=3), GPT(config, seed=3)
+    again.recompute = True
+    return kept, again
+
+
+def batches(n, B=3, seed=0):
+    rng = random.Random(seed)
+    return [[[rng.randrange(V) for _ in range(T)] for _ in range(B)] for _ in range(n)]
+
 
 def bits(tensor):
     return None if tensor is None else bytes(tensor.flat().cast("B"))
+
+
+def gradients(model):
+    return {name: bits(p.grad) for name, p in model.named_parameters()}
 
 
 # ------------------------------------------------------------------------------------ recomputed --
@@ -97,3 +123,110 @@ def test_it_runs_backward_once_and_within_no_grad():
     assert float(x.grad) == 6.0
     with pytest.raises(ValueError, match="ran through this graph before"):
         y.backward()
+
+
+# ------------------------------------------------------------------------------------- the model --
+
+def by_hand(model, ids):
+    """The loss without a recorded step."""
+    targets = Tensor.empty((len(ids), T), "i")
+    memoryview(targets).cast("B").cast("i")[:] = memoryview(model._ids(ids)).cast("B").cast("i")
+    return ops.cross_entropy(model(ids), targets)
+
+
+def composed(model, ids):
+    wte = model.transformer.wte.weight
+    return model.loss(ids, ids) * 0.5 + ops.sum(ops.mul(wte, wte))
+
+
+WAYS = {
+    "loss_and_grad": lambda model, ids: model.loss_and_grad(ids, ids, 0.7),
+    "loss": lambda model, ids: model.loss(ids, ids).backward(),
+    "by hand": lambda model, ids: by_hand(model, ids).backward(),
+    "composed": lambda model, ids: composed(model, ids).backward(),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_bit_of_a_training_run_changes(way, dropout, threads, kernels):
+    kernels.set_num_threads(threads)
+
+    def run(model):
+        optimizer, numbers = pygpt.AdamW(model, lr=1e-2), []
+        for number, ids in enumerate(batches(8)):
+            numbers.append(WAYS[way](model, ids))
+            numbers.append(gradients(model))
+            if number % 2:  # every step accumulates two batches
+                numbers.append(optimizer.clip_grad_norm(0.5))
+                optimizer.step()
+                optimizer.zero_grad()
+        return numbers + [bits(p) for _, p in model.named_parameters()]
+
+    kept, again = models(dropout)
+    assert run(kept) == run(again)
+
+
+def test_two_losses_at_once_do_not_disturb_one_another():
+    def run(model):
+        a, b = (model.loss(ids, ids) for ids in batches(2))
+        (a + b).backward()
+        return gradients(model)
+
+    kept, again = models(0.3)
+    assert run(kept) == run(again)
+
+
+@pytest.mark.parametrize("loss", [lambda model, ids: model.loss(ids, ids), by_hand])
+def test_dropout_switched_off_after_the_forward_pass_stays_in_the_backward_one(loss):
+    def run(model):
+        for _ in range(2):
+            first, = batches(1)
+            out = loss(model.train(), first)
+            model.eval()
+            out.backward()
+        return gradients(model)
+
+    kept, again = models(0.3)
+    assert run(kept) == run(again)
+
+
+def test_the_switch_takes_effect_at_the_next_loss():
+    kept, again = models()
+    for ids, again.recompute in zip(batches(4), (True, False, True, False)):
+        assert kept.loss_and_grad(ids, ids) == again.loss_and_grad(ids, ids)
+        assert gradients(kept) == gradients(again)
+    assert len({step.program.pool.nbytes for step in again._steps}) == 2
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_what_is_run_again_is_all_but_the_last_block_and_the_products_nobody_reads(dropout):
+    def calls(model):
+        made = []
+
+        def call(kernel, args):
+            made.append(kernel.__name__)
+            kernel(*args)
+
+        with calling(call):
+            by_hand(model, batches(1)[0]).backward()
+        return {name: made.count(name) for name in made}
+
+    kept, again = models(dropout)
+    expected, more = calls(kept), LAYERS - 1
+    for name in "attention_forward", "layernorm_forward", "linear_forward", "dropout_forward":
+        if name in expected:
+            # of four linear layers the last, of two dropouts the last: only the result needs them
+            once = {"attention_forward": 1, "layernorm_forward": 2, "linear_forward": 3}
+            expected[name] += more * once.get(name, 1)
+    assert calls(again) == expected
+
+
+def test_without_a_tape_nothing_is_run_again():
+    _, model = models()
+    with no_grad():
+        model.loss(batches(1)[0], batches(1)[0])
+        assert model(batches(1)[0]).node is None
+    assert model.generate([1], max_new_tokens=3, temperature=0) == models()[0].generate(
+        [1], max_new_tokens=3, temperature=0)

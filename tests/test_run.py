@@ -100,12 +100,15 @@ def test_a_callback_can_end_the_run(tiny):
 
 # ------------------------------------------------------------------------------------ diagnosis
 
-@pytest.fixture(params=[0.0, 0.1])
+@pytest.fixture(params=[(0.0, False), (0.1, False), (0.1, True)])
 def model_and_batch(request):
+    dropout, recompute = request.param
     config = GPTConfig(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=2,
-                       attn_pdrop=request.param, resid_pdrop=request.param)
+                       attn_pdrop=dropout, resid_pdrop=dropout)
     ids = [[(i * j) % 11 for i in range(8)] for j in range(3)]
-    return GPT(config, seed=1), (ids, ids)
+    model = GPT(config, seed=1)
+    model.recompute = recompute
+    return model, (ids, ids)
 
 
 def spoil(model, name, value, index=None):
@@ -143,9 +146,11 @@ def test_a_bad_gradient_is_found(model_and_batch):
 @pytest.mark.parametrize("kernel, number, scope", [
     ("layernorm_backward", 1, "transformer.ln_f"),
     ("layernorm_backward", 3, "transformer.h.1.ln_1"),
-    ("attention_backward", 2, "transformer.h.0.attn"), 
+    ("attention_backward", 2, "transformer.h.0.attn"),
     ("linear_backward_input", 1, "transformer.h.1.mlp"),
     ("linear_backward_input", 3, "transformer.h.1.attn.c_proj"),
+    ("linear_backward_input", 7, "transformer.h.0.attn.c_proj"),
+    ("layernorm_backward", 5, "transformer.h.0.ln_1"),
 ])
 def test_a_backward_call_is_placed(model_and_batch, monkeypatch, kernel, number, scope):
     model, batch = model_and_batch
@@ -187,12 +192,14 @@ def test_the_error_of_a_run_holds_the_diagnosis(tiny, tmp_path):
 
 # --------------------------------------------------------------------------------------- memory
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_memory_is_predicted_to_the_byte(dropout):
+def test_memory_is_predicted_to_the_byte(dropout, recompute):
     config = GPTConfig(vocab_size=50, n_positions=16, n_embd=32, n_layer=3, n_head=4,
                        embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
-    parts = machine.memory_needed(config, 5, 16)
+    parts = machine.memory_needed(config, 5, 16, recompute)
     model = GPT(config)
+    model.recompute = recompute
     ids = [[1] * 16] * 5
     model.loss_and_grad(ids, ids)
     with no_grad():
