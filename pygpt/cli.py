@@ -147,12 +147,13 @@ def _add_settings(parser, config_class):
             notes.append(describe_range(within))
         if f.default not in (None, ()):
             notes.append(f"default {f.default}")
-        many = {"nargs": "+"} if f.type is tuple else {}
         word = f.metadata["metavar"] or {int: "N", float: "X", None: "PATH"}[kind]
         if f.metadata["choices"]:
             word = "|".join(f.metadata["choices"])
-        parser.add_argument(_flag(f.name), dest=f.name, type=kind, default=argparse.SUPPRESS,
-                            metavar=word, **many,
+        takes = {"type": kind, "metavar": word} | ({"nargs": "+"} if f.type is tuple else {})
+        if f.type is bool:
+            takes = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(_flag(f.name), dest=f.name, default=argparse.SUPPRESS, **takes,
                             help=f.metadata["help"] + (f" ({'; '.join(notes)})" if notes else ""))
 
 

@@ -44,13 +44,15 @@ def number_type(field):
 
 
 def check_settings(config):
-    """Bring each number of a dataclass to its type and hold it to its range.
+    """Bring each number of a dataclass to its type, hold it to its range, and a bool to its type.
 
     Raises:
         ConfigError: naming the field, its value and what it must be.
     """
     for f in fields(config):
         value, kind = getattr(config, f.name), number_type(f)
+        if f.type is bool and type(value) is not bool:
+            raise ConfigError(f"{f.name}={value!r} is not True or False")
         if f.metadata["choices"] and value not in f.metadata["choices"]:
             raise ConfigError(f"{f.name}={value!r} is not "
                               f"{' or '.join(map(repr, f.metadata['choices']))}")
@@ -160,6 +162,9 @@ class TrainConfig:
     batch_size: int = setting(16, "sequences in a batch", "[1, inf)", "sequences")
     grad_accumulation_steps: int = setting(1, "batches whose gradients are averaged into a step",
                                            "[1, inf)", "batches")
+    recompute: bool = setting(False, "keep only what goes into each block and run the block's "
+                              "forward pass again for the backward one: less memory, more time, "
+                              "the same numbers")
     learning_rate: float = setting(2e-3, "highest learning rate, reached after the warm-up",
                                    "[0, inf)")
     min_learning_rate: float | None = setting(None, "learning rate that the cosine decay ends at "

@@ -193,15 +193,19 @@ class _Run:
 
     def _check_memory(self, model_config, force):
         """(bytes needed, bytes free or None)."""
-        parts = machine.memory_needed(model_config, self.config.batch_size, self.config.n_positions)
+        shape, recompute = (self.config.batch_size, self.config.n_positions), self.config.recompute
+        parts = machine.memory_needed(model_config, *shape, recompute)
         most, free = machine.memory_limits()
         if most is not None and parts["total"] > most and not force:
-            gigabytes = machine.gigabytes
+            gigabytes, less = machine.gigabytes, ""
+            if not recompute:
+                with_it = machine.memory_needed(model_config, *shape, recompute=True)["total"]
+                less = f"recompute ({gigabytes(with_it)}), "
             raise MemoryError(
                 f"training needs {gigabytes(parts['total'])} of memory, and this machine has "
                 f"{gigabytes(most)}: weights, gradients and AdamW's moments take "
                 f"{gigabytes(2 * parts['weights'] + parts['moments'])}, activations "
-                f"{gigabytes(parts['activations'])}; a smaller batch_size with "
+                f"{gigabytes(parts['activations'])}; {less}a smaller batch_size with "
                 "grad_accumulation_steps, n_positions or n_embd needs less (force: try all the "
                 "same)")
         return parts["total"], free
@@ -218,6 +222,7 @@ class _Run:
         self.optimizer = AdamW(self.model, lr=config.learning_rate,
                                betas=(config.beta1, config.beta2),
                                weight_decay=config.weight_decay)
+        self.model.recompute = config.recompute
         self.model.train()
 
     def _restore(self, state):

@@ -21,7 +21,7 @@ STATE_FILE = "trainer.json"
 MOMENTS = "m", "v"
 
 # Settings that a resumed run may change and still take the very steps that the first would have.
-FREE = {"out", "threads", "keep", "log_interval", "eval_interval", "sample_interval",
+FREE = {"out", "threads", "recompute", "keep", "log_interval", "eval_interval", "sample_interval",
         "sample_length", "sample_prompts"}
 
 

@@ -57,11 +57,13 @@ def stop_after(step):
 
 
 def files(directory):
-    """What a checkpoint holds, but for the seconds it took and the directory it is in."""
+    """What a checkpoint holds, but for the seconds it took and settings that change no number."""
     directory = pathlib.Path(directory)
     found = {name: (directory / name).read_bytes() for name in os.listdir(directory)}
     state = json.loads(found.pop("trainer.json"))
-    del state["seconds"], state["config"]["out"], state["config"]["threads"]
+    del state["seconds"]
+    for name in ("out", "threads", "recompute"):
+        del state["config"][name]
     return found | {"trainer.json": state}
 
 
@@ -80,7 +82,7 @@ def test_n_steps_a_stop_and_m_steps_are_n_plus_m_steps(tiny, tmp_path, stops, ch
     for number, stop in enumerate(stops):
         result = train(tiny(threads=1, **changes), [stop_after(stop)], resume=number > 0)
         assert result.interrupted and result.steps == stop
-    train(tiny(threads=3, **changes), resume=True)
+    train(tiny(threads=3, recompute=True, **changes), resume=True)
     for link in ("last", "best"):
         assert files(tmp_path / "out" / link) == files(tmp_path / "whole" / link)
     assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
@@ -148,6 +150,7 @@ def test_a_changed_setting_is_refused_by_name(tiny, tmp_path):
     assert files(tmp_path / "out" / "last") == before
     harmless = dict(threads=1, keep=2, eval_interval=3, sample_interval=5, log_interval=2)
     assert train(tiny(**harmless), [stop_after(6)], resume=True).steps == 6
+    assert train(tiny(recompute=True), [stop_after(7)], resume=True).model.recompute
     assert train(tiny(max_steps=8), resume=True, force=True).steps == 8
 
 

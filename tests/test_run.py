@@ -13,6 +13,7 @@ import pytest
 
 from pygpt import diagnose, kernels, machine, ops, trainer_state
 from pygpt.checkpoint import read_config
+from pygpt.cli import main
 from pygpt.config import PRESETS, ConfigError, GPTConfig, TrainConfig
 from pygpt.log import read_log
 from pygpt.model import GPT
@@ -213,6 +214,10 @@ def test_a_run_that_cannot_fit_is_refused_before_it_begins(tiny, tmp_path, monke
     monkeypatch.setattr(machine, "memory_limits", lambda: (50 << 20, 10 << 20))
     with pytest.raises(MemoryError, match=r"needs \d+ MB of memory, and this machine has 52 MB"):
         train(tiny(n_embd=512))
+    with pytest.raises(MemoryError, match=r"; recompute \(\d+ MB\), a smaller batch_size with"):
+        train(tiny(n_embd=512))
+    with pytest.raises(MemoryError, match=r"activations \d+ MB; a smaller batch_size with"):
+        train(tiny(n_embd=512, recompute=True))
     assert not (tmp_path / "out").exists()
     records = []
     train(tiny(max_steps=1), [records.append])
@@ -271,6 +276,15 @@ def test_settings_files(tmp_path):
     for bad in (dict(out=5), dict(data=5), dict(errors="ignore"), dict(sample_prompts=[1])):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             TrainConfig(**bad)
+
+
+def test_a_switch_in_a_settings_file_is_turned_either_way_by_a_flag(tiny, tmp_path):
+    for stored, flags, expected in ((True, [], True), (True, ["--no-recompute"], False),
+                                    (False, ["--recompute"], True)):
+        trainer_state.write_settings(tmp_path / "c.json", tiny(max_steps=1, recompute=stored))
+        assert main(["train", "--config", str(tmp_path / "c.json"), *flags]) == 0
+        left = trainer_state.settings_file(tmp_path / "out" / "train.json")
+        assert left["recompute"] is expected
 
 
 def test_fine_tuning_begins_with_the_given_weights(tiny, tmp_path):
