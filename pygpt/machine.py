@@ -83,7 +83,7 @@ def memory_needed(config, B, T, recompute=False):
     L, C = config.n_layer, config.n_embd
     if L > MOST_LAYERS:
         flat = 4 * (L * (12 * C + 13) * C + (config.vocab_size + config.n_positions + 2) * C)
-        return _memory_parts(flat, 4 * B * T * C * 10 * L)
+        return _memory_parts(flat, 4 * B * T * C * L * (1 if recompute else 10))
     model = GPT.__new__(GPT)
     model._build(config)
     model.recompute = recompute
@@ -93,10 +93,10 @@ def memory_needed(config, B, T, recompute=False):
         parameter.node.memory = nothing
     flat = 4 * sum(-(-p.size // 16) * 16 for _, p in model.named_parameters())
     with calling(lambda kernel, args: None, _Nothing):
-        training = Step(model, B, T, True, model.dropping())
+        training = Step(model, B, T, True, model.dropping(), recompute)
         training.forward_backward(1.0)
         with no_grad():
-            evaluation = Step(model, B, T, False, model.dropping())
+            evaluation = Step(model, B, T, False, model.dropping(), False)
             evaluation.forward()
     activations = training.program.pool.nbytes + evaluation.program.pool.nbytes
     return _memory_parts(flat, activations)
