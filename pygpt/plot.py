@@ -17,9 +17,9 @@ from pygpt.log import read_log
 from pygpt.plot_page import PAGE
 
 POINTS = 500                             # of a curve; more steps than that are averaged
-WIDTH, HEIGHT = 640, 300                 # of a chart, in the SVG's own units
-LEFT, RIGHT, TOP, BOTTOM = 64, 14, 10, 34  # its margins
-COLORS = 6                               # that the page's style has, then they come again
+WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's own units
+LEFT, RIGHT, TOP, BOTTOM = 66, 26, 10, 40  # its margins
+COLORS, DASHES = 6, 5                    # that the page's style has; 30 runs look different
 
 CHARTS = [  # (title, the records' event, field, unit)
     ("Loss", "step", "loss", "nats per token"),
@@ -49,7 +49,7 @@ def plot(directories, target):
         records = read_log(path)
         if not any(record["event"] == "step" for record in records):
             raise PlotError(f"{path}: no step has been logged yet")
-        runs.append((os.path.normpath(directory), number % COLORS, records))
+        runs.append((os.path.normpath(directory), number, records))
     with replacing(target) as file:
         file.write(page(runs).encode())
 
@@ -58,11 +58,13 @@ def page(runs):
     """The HTML text of a page.
 
     Args:
-        runs: sequence of (name, color number, records).
+        runs: sequence of (name, number, records).
     """
-    legend = "".join(f'<span class="c{color}"><i></i>{html.escape(name)}'
-                     f"<small>{html.escape(summary(records))}</small></span>"
-                     for name, color, records in runs)
+    legend = "".join(f'<span><svg class="key {look(number)}">'
+                     '<path class="thick" d="M0 5H40"/></svg>'
+                     f"<span>{html.escape(name)}"
+                     f" <small>{html.escape(summary(records))}</small></span></span>"
+                     for name, number, records in runs)
     charts = [chart(index, *CHARTS[index], runs) for index in range(len(CHARTS))]
     values = json.dumps([values for _, values in charts]).replace("</", "<\\/")
     geometry = json.dumps({"left": LEFT, "right": WIDTH - RIGHT, "top": TOP,
@@ -71,6 +73,11 @@ def page(runs):
     return (PAGE.replace("@TITLE@", title).replace("@LEGEND@", legend)
             .replace("@CHARTS@", "".join(text for text, _ in charts))
             .replace("@GEOMETRY@", geometry).replace("@VALUES@", values))
+
+
+def look(number):
+    """The classes that tell a run's lines from others: by color, and without it by dashes."""
+    return f"c{number % COLORS} d{number % DASHES}"
 
 
 def summary(records):
@@ -88,12 +95,17 @@ def series(records, event, field):
             and math.isfinite(record[field])]
 
 
+def group_size(points, most):
+    """How many neighbours become one of at most `most` points."""
+    return -(-len(points) // most)
+
+
 def thinned(points, most=POINTS):
     """At most `most` points: each the mean of as many neighbours as it takes."""
-    size = -(-len(points) // most)
-    groups = [points[i : i + size] for i in range(0, len(points), size)] if size > 1 else None
-    if groups is None:
+    size = group_size(points, most)
+    if size <= 1:
         return points
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(group[-1][0], math.fsum(value for _, value in group) / len(group))
             for group in groups]
 
@@ -102,18 +114,17 @@ def chart(index, title, event, field, unit, runs):
     """One chart.
 
     Returns:
-        (HTML text, what the page's script shows: a list of {"name", "color", "points"}).
+        (HTML text, what the page's script shows: a list of {"name", "look", "mean_of", "points"}).
     """
-    lines = []  # (name, color, class, points)
-    for name, color, records in runs:
-        lines.append((name, color, "thin" if field == "loss" else "line",
-                      thinned(series(records, event, field))))
+    lines = []  # (name, look, class, points, how many values a point is the mean of)
+    for name, number, records in runs:
+        kinds = [(name, "thin" if field == "loss" else "line", series(records, event, field))]
         if field == "loss":
-            lines.append((f"{name}, validation", color, "thick",
-                          thinned(series(records, "eval", "val_loss"))))
-    lines = [line for line in lines if line[3]]
-    steps = [step for *_, points in lines for step, _ in points]
-    values = [value for *_, points in lines for _, value in points]
+            kinds.append((f"{name}, validation", "thick", series(records, "eval", "val_loss")))
+        lines += [(title, look(number), kind, thinned(points), group_size(points, POINTS))
+                  for title, kind, points in kinds if points]
+    steps = [step for *_, points, _ in lines for step, _ in points]
+    values = [value for *_, points, _ in lines for _, value in points]
     x_axis = Axis(0, max(steps, default=1), LEFT, WIDTH - RIGHT, 6)
     low, high = span(values, from_zero=field in ("tokens_per_second", "learning_rate"))
     y_axis = Axis(low, high, HEIGHT - BOTTOM, TOP, 5, round_out=True)
@@ -124,24 +135,24 @@ def chart(index, title, event, field, unit, runs):
     for place, label in x_axis.ticks():
         parts.append(f'<path class="tick" d="M{place:.1f} {HEIGHT - BOTTOM}v4"/>'
                      f'<text class="x" x="{place:.1f}" y="{HEIGHT - BOTTOM + 18}">{label}</text>')
-    parts.append(f'<text class="x unit" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 2}">step'
+    parts.append(f'<text class="x unit" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}">step'
                  "</text>")
-    for name, color, kind, points in lines:
+    for _, classes, kind, points, _ in lines:
         places = [(x_axis.place(step), y_axis.place(min(value, y_axis.high)))
                   for step, value in points]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        parts.append(f'<path class="{kind} c{color}" d="{path}"/>')
+        parts.append(f'<path class="{kind} {classes}" d="{path}"/>')
         if kind == "thick" and len(places) <= 60 or len(places) == 1:
-            parts += [f'<circle class="c{color}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>'
+            parts += [f'<circle class="{classes}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>'
                       for x, y in places]
     unit = f" <small>{html.escape(unit)}</small>" if unit else ""
     text = (f'<figure data-chart="{index}"><figcaption>{html.escape(title)}{unit}</figcaption>'
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">'
             f'{"".join(parts)}<path class="cursor" d=""/></svg><div class="tip"></div></figure>')
     return text, {"last": x_axis.high, "lines": [
-        {"name": name, "color": color, "points": [[step, float(f"{value:.5g}")]
-                                                  for step, value in points]}
-        for name, color, _, points in lines]}
+        {"name": name, "look": classes, "mean_of": size,
+         "points": [[step, float(f"{value:.5g}")] for step, value in points]}
+        for name, classes, _, points, size in lines]}
 
 
 def span(values, from_zero):
@@ -199,13 +210,14 @@ def tick_step(length, count):
 
 
 def tick_label(value, step):
-    """A tick's number, with as many digits as its neighbours need: "1,500", "15k", "0.002"."""
+    """A tick's number, with as many digits as its neighbours need: "1,500", "0.002", "1.5e-4"."""
     if abs(value) < step / 2:
         return "0"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size * 10:
             digits = max(0, -math.floor(math.log10(step / size) + 1e-9))
             return f"{value / size:.{digits}f}{letter}"
-    if step < 1e-4:
-        return f"{value:.3g}"
+    if step < 1e-4 and abs(value) < 0.01:
+        digits = math.floor(math.log10(abs(value)) + 1e-9) - math.floor(math.log10(step) + 1e-9)
+        return f"{value:.{max(0, digits)}e}".replace("e-0", "e-")
     return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"

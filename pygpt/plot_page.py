@@ -21,24 +21,33 @@ PAGE = """<!DOCTYPE html>
 body { margin: 0; padding: 20px; background: var(--back); color: var(--ink);
   font: 14px/1.4 system-ui, "Helvetica Neue", Arial, sans-serif; }
 nav { display: flex; flex-wrap: wrap; gap: 6px 28px; margin: 0 4px 16px; font-weight: 600; }
-nav span { display: inline-flex; align-items: center; gap: 8px; }
-nav i { width: 22px; height: 4px; border-radius: 2px; background: var(--c); }
+nav > span { display: inline-flex; align-items: center; gap: 8px; overflow-wrap: anywhere; }
+.key { flex: none; width: 40px; height: 10px; }
 small { color: var(--soft); font-weight: 400; font-size: 13px; }
-main { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
-figure { position: relative; margin: 0; padding: 12px 12px 8px; background: var(--card);
+main { display: grid; gap: 16px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
+figure { position: relative; container-type: inline-size; touch-action: pan-y; margin: 0;
+  padding: 12px 12px 8px; background: var(--card);
   border: 1px solid var(--edge); border-radius: 8px; }
 figcaption { margin: 0 4px 6px; font-weight: 600; }
-svg { display: block; width: 100%; height: auto; }
+figure:hover { z-index: 1; }
+figure svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
+@container (max-width: 560px) { svg text { font-size: 15px; } }
+@media (max-width: 560px) { body { padding: 8px; } figure { padding: 8px 4px; } }
 .x { text-anchor: middle; } .y { text-anchor: end; }
 path { fill: none; } .grid { stroke: var(--grid); } .tick { stroke: var(--soft); }
 .thin, .line, .thick { stroke: var(--c); stroke-linejoin: round; }
-.thin { stroke-width: 1.1; opacity: .55; } .line { stroke-width: 1.5; } .thick { stroke-width: 2.2; }
+.thin { stroke-width: 1.1; opacity: .55; } .line { stroke-width: 1.5; }
+.thick { stroke-width: 2.2; }
 circle { fill: var(--c); } .cursor { stroke: var(--soft); stroke-dasharray: 3 3; }
 .c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); }
 .c3 { --c: var(--c3); } .c4 { --c: var(--c4); } .c5 { --c: var(--c5); }
+.d1 { stroke-dasharray: 7 3; } .d2 { stroke-dasharray: 2 2.5; }
+.d3 { stroke-dasharray: 9 3 2 3; } .d4 { stroke-dasharray: 14 4; }
 .tip { position: absolute; display: none; pointer-events: none; z-index: 1; padding: 6px 9px;
-  background: var(--card); border: 1px solid var(--edge); border-radius: 6px; white-space: nowrap;
+  background: var(--card); border: 1px solid var(--edge); border-radius: 6px;
+  left: 0; width: max-content; max-width: 100%; overflow-wrap: anywhere;
   box-shadow: 0 2px 8px rgb(0 0 0 / .18); font-size: 12.5px; font-variant-numeric: tabular-nums; }
 .tip b { color: var(--c); }
 </style>
@@ -56,36 +65,43 @@ function nearest(points, step) {
     const middle = (low + high) >> 1;
     if (points[middle][0] < step) low = middle + 1; else high = middle;
   }
-  return low > 0 && step - points[low - 1][0] < points[low][0] - step ? points[low - 1] : points[low];
+  return low > 0 && step - points[low - 1][0] < points[low][0] - step ? points[low - 1]
+    : points[low];
 }
 
 for (const figure of document.querySelectorAll("figure")) {
   const svg = figure.querySelector("svg"), tip = figure.querySelector(".tip");
   const cursor = figure.querySelector(".cursor"), chart = values[figure.dataset.chart];
-  figure.addEventListener("pointermove", event => {
+  const hide = () => {
+    tip.style.display = "none";
+    cursor.setAttribute("d", "");
+  };
+  const show = event => {
     const box = svg.getBoundingClientRect(), scale = svg.viewBox.baseVal.width / box.width;
     const x = (event.clientX - box.left) * scale;
-    if (x < geometry.left || x > geometry.right) return figure.dispatchEvent(new Event("pointerleave"));
+    if (x < geometry.left || x > geometry.right) return hide();
     const step = (x - geometry.left) / (geometry.right - geometry.left) * chart.last;
     cursor.setAttribute("d", `M${x} ${geometry.top}V${geometry.bottom}`);
     tip.replaceChildren(...chart.lines.map(line => {
       const [at, value] = nearest(line.points, step), row = document.createElement("div");
       const number = document.createElement("b");
-      number.className = "c" + line.color;
+      number.className = line.look;
       number.textContent = value.toLocaleString("en", {maximumSignificantDigits: 5});
-      row.append(number, ` ${line.name}, step ${at.toLocaleString("en")}`);
+      const what = line.mean_of > 1 ? `mean of ${line.mean_of} to step` : "step";
+      row.append(number, ` ${line.name}, ${what} ${at.toLocaleString("en")}`);
       return row;
     }));
     tip.style.display = "block";
     const outer = figure.getBoundingClientRect(), left = event.clientX - outer.left;
-    tip.style.left = (left + 16 + tip.offsetWidth > outer.width ? Math.max(0, left - 16 - tip.offsetWidth)
-      : left + 16) + "px";
-    tip.style.top = event.clientY - outer.top + 14 + "px";
-  });
-  figure.addEventListener("pointerleave", () => {
-    tip.style.display = "none";
-    cursor.setAttribute("d", "");
-  });
+    const is_right = left + 16 + tip.offsetWidth > outer.width;
+    tip.style.left = (is_right ? Math.max(0, left - 16 - tip.offsetWidth) : left + 16) + "px";
+    tip.style.top = Math.max(0, Math.min(event.clientY - outer.top + 14,
+      outer.height - tip.offsetHeight - 4)) + "px";
+  };
+  figure.addEventListener("pointermove", show);
+  figure.addEventListener("pointerdown", show);  // a finger that taps does not move
+  figure.addEventListener("pointerleave", event => event.pointerType === "touch" || hide());
+  document.addEventListener("pointerdown", event => figure.contains(event.target) || hide());
 }
 </script>
 </body>

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pygpt import cli
 from pygpt.log import RunLog, read_log, rewind
-from pygpt.plot import COLORS, Axis, page, plot, span, thinned, tick_label, tick_step
+from pygpt.plot import COLORS, DASHES, Axis, page, plot, span, thinned, tick_label, tick_step
 
 
 def records(n=20):
@@ -45,10 +45,10 @@ def test_a_file_that_is_no_log(tmp_path, line):
 
 def test_the_page_stands_alone_and_is_well_formed():
     text = page([("a <b> & c", 0, list(records())), ("d", 1, list(records(7)))])
-    assert "@" not in re.sub("@media", "", text)
+    assert "@" not in re.sub("@(media|container)", "", text)
     assert not re.search(r"(src|href)=|https?:|url\(|@import", text)
     assert "prefers-color-scheme: dark" in text and "a &lt;b&gt; &amp; c" in text
-    charts = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    charts = re.findall(r"<svg viewBox.*?</svg>", text, re.DOTALL)
     assert len(charts) == 4
     for svg, curves in zip(charts, (4, 2, 2, 2)):
         root = ET.fromstring(svg)
@@ -64,7 +64,7 @@ def test_what_is_not_finite_is_left_out():
     bad = [dict(event="step", step=1, loss=float("nan"), learning_rate=1.0, grad_norm=float("inf"),
                 tokens_per_second=None), *list(records())[1:]]
     assert "nan" not in page([("a", 0, bad)]) and "Infinity" not in page([("a", 0, bad)])
-    assert page([("a", 0, bad[:1])]).count("<svg") == 4
+    assert page([("a", 0, bad[:1])]).count("<svg viewBox") == 4
 
 
 def test_the_command_writes_a_page(tmp_path, capsys):
@@ -85,10 +85,14 @@ def test_the_command_writes_a_page(tmp_path, capsys):
     assert "no step has been logged yet" in errors[0] and "No such file" in errors[1]
 
 
-def test_many_runs_repeat_their_colors(tmp_path):
+def test_many_runs_look_different(tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, records())) + "\n")
-    plot([tmp_path] * (COLORS + 1), tmp_path / "x.html")
-    assert (tmp_path / "x.html").read_text().count("<i></i>") == COLORS + 1
+    plot([tmp_path] * (COLORS * DASHES), tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    looks = re.findall(r'class="key (c\d d\d)"', text)
+    assert len(set(looks)) == len(looks) == COLORS * DASHES
+    for name in {part for classes in looks for part in classes.split()} - {"d0"}:  # d0: no dashes
+        assert f".{name} {{" in text
 
 
 @given(low=st.floats(-1e6, 1e6), length=st.floats(1e-6, 1e9), round_out=st.booleans())
@@ -104,7 +108,7 @@ def test_ticks_are_few_round_and_different(low, length, round_out):
 @pytest.mark.parametrize("value, step, label", [
     (0, 1, "0"), (500, 500, "500"), (1000, 500, "1,000"), (15000, 5000, "15k"),
     (0.002, 0.002, "0.002"),
-    (2e-5, 1e-5, "2e-05"), (250000, 50000, "250k"), (2.5, 0.5, "2.5"), (-1, 0.5, "-1.0")])
+    (2e-5, 1e-5, "2e-5"), (1.5e-4, 5e-5, "1.5e-4"), (1e-4, 5e-5, "1.0e-4"), (250000, 50000, "250k"), (2.5, 0.5, "2.5"), (-1, 0.5, "-1.0")])
 def test_tick_labels(value, step, label):
     assert tick_label(value, step) == label
 
@@ -125,3 +129,5 @@ def test_long_runs_are_averaged():
     assert len(points) == 500 and points[-1][0] == 10_000
     assert all(value == 0.5 for _, value in points)
     assert thinned([(1, 2.0)]) == [(1, 2.0)]
+    values = json.loads(re.search(r"values = (\[.*\]);", page([("a", 0, list(records(2000)))]))[1])
+    assert [line["mean_of"] for line in values[0]["lines"]] == [4, 1]
