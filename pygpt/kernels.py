@@ -9,6 +9,8 @@ import contextlib
 import os
 import sys
 
+from pygpt.limits import logical_cpus, physical_cores
+
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
 
 SPIN_COUNT = "1000"  # tens of microseconds: the gaps between the kernels of a step
@@ -134,36 +136,6 @@ _POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *"
 
 
 # ------------------------------------------------------------------------------------- threads ---
-
-def physical_cores() -> int:
-    """Physical cores this process may use: its CPU affinity and its container's quota counted."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:
-        return max(1, (os.cpu_count() or 2) // 2)
-    cores = set()
-    for cpu in allowed:
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
-                cores.add(file.read().strip())
-        except OSError:
-            cores.add(cpu)
-    count = len(cores)
-    with contextlib.suppress(OSError, ValueError):
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            count = min(count, max(1, int(quota) // int(period)))
-    return max(1, count)
-
-
-def logical_cpus() -> int:
-    """Hardware threads this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
-
 
 def _threads_at_start() -> int:
     """OMP_NUM_THREADS where it is positive, at most one a hardware thread; else one a core."""

@@ -1,12 +1,12 @@
 """What this machine has and what a training step asks of it: memory, and multiply-adds a second.
 
-Uses kernels, tensor, model; used by train.
+Uses kernels, limits, tensor, model; used by train.
 """
 
-import os
 import time
 
 from pygpt.kernels import ffi, lib
+from pygpt.limits import control_groups
 from pygpt.model import GPT
 from pygpt.step import Step
 from pygpt.tensor import calling, no_grad
@@ -122,31 +122,18 @@ def memory_limits():
         return None, None
     most = meminfo.get("MemTotal", 0) + meminfo.get("SwapTotal", 0)
     free = meminfo.get("MemAvailable", most) + meminfo.get("SwapFree", 0)
-    for limit_file, used_file in _control_group_files():
-        try:
-            with open(limit_file) as file:
-                limit = int(file.read())
-            with open(used_file) as file:
-                used = int(file.read())
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-        most, free = min(most, limit), min(free, max(0, limit - used))
+    for directory in control_groups("memory"):
+        for limit_file, used_file in (("memory.max", "memory.current"),
+                                      ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            try:
+                with open(f"{directory}/{limit_file}") as file:
+                    limit = int(file.read())
+                with open(f"{directory}/{used_file}") as file:
+                    used = int(file.read())
+            except (OSError, ValueError):  # no such file, or "max"
+                continue
+            most, free = min(most, limit), min(free, max(0, limit - used))
     return most, free
-
-
-def _control_group_files():
-    root = "/sys/fs/cgroup"
-    yield f"{root}/memory.max", f"{root}/memory.current"
-    yield f"{root}/memory/memory.limit_in_bytes", f"{root}/memory/memory.usage_in_bytes"
-    try:
-        with open("/proc/self/cgroup") as file:
-            path = file.read().strip().split("::")[-1].splitlines()[0]
-    except (OSError, IndexError):
-        return
-    directory = os.path.normpath(root + path)
-    while directory.startswith(root + "/"):
-        yield f"{directory}/memory.max", f"{directory}/memory.current"
-        directory = os.path.dirname(directory)
 
 
 def gigabytes(n):

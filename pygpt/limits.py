@@ -1,0 +1,86 @@
+"""What the system lets this process have: its processors, and the control groups that limit it.
+
+Reads Linux's /sys and /proc; elsewhere there is little to ask. Uses nothing of pygpt; used by
+kernels (how many threads to start with) and by machine (how much memory there is).
+
+Each function takes the `root` that those directories lie under: "/", but for tests.
+"""
+
+import os
+
+
+def physical_cores(root: str = "/") -> int:
+    """Physical cores this process may use: its CPU affinity and its container's quota counted."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:
+        return max(1, (os.cpu_count() or 2) // 2)
+    cores = set()
+    for cpu in allowed:
+        siblings = f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+        try:
+            with open(os.path.join(root, siblings)) as file:
+                cores.add(file.read().strip())
+        except OSError:
+            cores.add(cpu)
+    return max(1, min([len(cores), *_quotas(root)]))
+
+
+def logical_cpus() -> int:
+    """Hardware threads this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _quotas(root):
+    """How many whole processors' time each control group may use."""
+    for directory in control_groups("cpu", root):
+        try:  # version 2: "QUOTA PERIOD" in one file, "max PERIOD" where there is none
+            with open(f"{directory}/cpu.max") as file:
+                quota, period = file.read().split()
+        except (OSError, ValueError):
+            try:  # version 1: a file for each, and -1 where there is none
+                with open(f"{directory}/cpu.cfs_quota_us") as file:
+                    quota = file.read()
+                with open(f"{directory}/cpu.cfs_period_us") as file:
+                    period = file.read()
+            except OSError:
+                continue
+        try:
+            if int(quota) > 0:
+                yield int(quota) // int(period)
+        except (ValueError, ZeroDivisionError):
+            continue
+
+
+def control_groups(controller: str, root: str = "/"):
+    """The directories of the control groups this process is in, each of which may limit it.
+
+    Version 2 has one tree; version 1 has one for each controller, under its name. A process is in
+    the group that /proc/self/cgroup names and in all groups above. Within a container that path may
+    be the machine's, and what the container sees is its own group as the top of the tree: so the
+    top is always one of them, whether the path is there or not.
+
+    Args:
+        controller: its name in version 1: "cpu", "memory".
+    """
+    paths = {}  # top of a tree -> the process's path in it
+    mount = os.path.join(root, "sys/fs/cgroup")
+    try:
+        with open(os.path.join(root, "proc/self/cgroup")) as file:
+            for line in file:
+                _, controllers, path = line.rstrip("\n").split(":", 2)
+                if not controllers:
+                    paths[mount] = path
+                elif controller in controllers.split(","):
+                    paths[f"{mount}/{controller}"] = path
+    except (OSError, ValueError):
+        pass
+    for top in (mount, f"{mount}/{controller}"):
+        yield top
+        directory = os.path.normpath(top + paths.get(top, "/"))
+        while directory.startswith(top + "/"):
+            yield directory
+            directory = os.path.dirname(directory)
