@@ -81,8 +81,8 @@ int matmul(float *out, const float *a, const float *b, int64_t M, int64_t N, int
 /* ------------------------------------------------------------------------ linear (linear.c) --- */
 
 /* z = inp @ weight + bias;  out = z [+ residual], or with pre: pre = z, out = gelu(z) [+ residual].
- * inp (R,IN), weight (IN,OUT), bias (OUT) or NULL, residual (R,OUT) or NULL (may alias out),
- * pre (R,OUT) or NULL, or out where nobody needs it. out (R,OUT). */
+ * inp (R,IN), weight (IN,OUT), bias (OUT) or NULL, residual (R,OUT) or NULL, pre (R,OUT) or NULL,
+ * out (R,OUT). One of two may be out itself, not both: residual, or a pre that nobody needs. */
 int linear_forward(float *out, float *pre, const float *inp, const float *weight, const float *bias,
                    const float *residual, int64_t R, int64_t IN, int64_t OUT);
 

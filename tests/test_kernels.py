@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernelcases import CASES, EDGES
+from kernelcases import CASES, EDGES, LINEAR_LARGE
 from kernelcheck import (KERNELS, Bound, CCall, accumulate_flag, assert_within, flag_settings,
                          run_everywhere, run_reference)
 
@@ -24,6 +24,10 @@ DIMENSIONS = [pytest.param(case, name, id=f"{case}-{name}")
               if name not in ("dropout", "eps", "std", "part", "past", "spare")]
 ALIASES = [pytest.param(case, output, shared, bits, id=f"{case}-{output}-is-{shared}")
            for case in CASES for output, shared, bits in case.may_alias]
+LARGE_ALIASES = [pytest.param(case, output, shared, bits, sizes, id="-".join(
+                     [str(case), output, "is", shared, *map(str, sizes.values())]))
+                 for case in CASES for output, shared, bits in case.may_alias
+                 for sizes in case.large]
 # Sums of products of the inputs, exact in float32 in any order when those are small whole numbers.
 EXACT = {"matmul": (), "linear_forward": ("pre",), "linear_backward_input": ("pre", "act"),
          "linear_backward_weight": (), "embedding_forward": (), "embedding_backward": (),
@@ -112,21 +116,47 @@ def test_nan_is_not_lost(kernels, case, data):
             assert not lost, f"{case.kernel} on {isa}: NaN in {name} is lost in {output} at {lost}"
 
 
+def check_alias(kernels, case, args, output, shared, bits, sample=False):
+    """Run the kernel everywhere with `output` in the memory of `shared`, against the reference."""
+    args = {**args, output: args[shared]}
+    part, positions = case.sampled(args) if sample else (args, {})
+    value, bounds = case.outcome(part)
+    call = CCall(kernels, case.kernel, args, aliases={output: shared})
+    for bit in bits:
+        flags = {flag: bit for flag in flag_settings(case.kernel)[0]}
+        for isa, outputs in run_everywhere(kernels, call, flags):
+            where = f"{case.kernel} on {isa}, {flags}, {output} in {shared}'s place"
+            got = outputs[output].values()
+            got = [got[i] for i in positions[output]] if sample else got
+            assert_within(got, value[output], bounds[output], part[shared] if bit else None, where)
+
+
 @pytest.mark.parametrize("case, output, shared, bits", ALIASES)
 @given(data=st.data())
 @settings(parent=shared_fixture, max_examples=10)
 def test_an_output_may_share_its_input_where_the_contract_says_so(
         kernels, case, output, shared, bits, data):
     args = data.draw(case.drawn().filter(lambda args: args[shared] is not None))
-    args = {**args, output: args[shared]}
-    value, bounds = case.outcome(args)
-    call = CCall(kernels, case.kernel, args, aliases={output: shared})
-    for bit in bits:
-        flags = {flag: bit for flag in flag_settings(case.kernel)[0]}
-        for isa, outputs in run_everywhere(kernels, call, flags):
-            where = f"{case.kernel} on {isa}, {flags}, {output} in {shared}'s place"
-            assert_within(outputs[output].values(), value[output], bounds[output],
-                          args[shared] if bit else None, where)
+    check_alias(kernels, case, args, output, shared, bits)
+
+
+@pytest.mark.parametrize("case, output, shared, bits, sizes", LARGE_ALIASES)
+def test_an_output_may_share_its_input_where_blocks_and_threads_meet(
+        kernels, case, output, shared, bits, sizes):
+    """In a sum that is cut into parts, the first part must not take the place of the input."""
+    check_alias(kernels, case, case.chosen(sizes), output, shared, bits, bool(case.sample))
+
+
+@pytest.mark.parametrize("sizes", [{"R": 7, "IN": 5, "OUT": 33}, *LINEAR_LARGE], ids=str)
+def test_a_linear_layer_may_keep_nothing_of_what_gelu_is_given(kernels, sizes):
+    """With out in pre's place too, the same bits as with a pre that is kept."""
+    case = next(case for case in CASES if case.kernel == "linear_forward")
+    args = case.chosen(sizes, absent=("residual",))
+    kept = run_everywhere(kernels, CCall(kernels, case.kernel, args), {})
+    lost = run_everywhere(kernels, CCall(kernels, case.kernel, args, aliases={"pre": "out"}), {})
+    for (isa, apart), (_, together) in zip(kept, lost, strict=True):
+        assert together["out"].raw() == apart["out"].raw(), isa
+        assert apart["pre"].raw() != apart["out"].raw()
 
 
 @pytest.mark.parametrize("case, name", BAD_IDS)
