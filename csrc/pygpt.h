@@ -232,7 +232,9 @@ int sum_backward(float *dinp, const float *dout, int64_t n, int accumulate);
  * h = { lr, beta1, beta2, eps, weight_decay, 1 - beta1^t, 1 - beta2^t, grad_scale }:
  *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
  *   param -= lr * (m / h5) / (sqrt(v / h6) + eps) + lr * weight_decay * param
- * Moments smaller than the smallest normal float become 0. */
+ * Moments smaller than the smallest normal float become 0: with gradients of 0 they get there in
+ * about 80 / (1-beta) steps. Parameters are left as they are, however small: one that only decays
+ * takes 80 / (lr * weight_decay) steps, 800,000 at 1e-3 and 0.1; lr = 0 changes no bit of any. */
 int adamw_step(float *param, float *m, float *v, const float *grad, const float *h, int64_t n,
                int64_t n_decay);
 

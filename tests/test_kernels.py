@@ -6,6 +6,7 @@ buffer. Needs the built library.
 
 import math
 import threading
+from array import array
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -157,6 +158,26 @@ def test_a_linear_layer_may_keep_nothing_of_what_gelu_is_given(kernels, sizes):
     for (isa, apart), (_, together) in zip(kept, lost, strict=True):
         assert together["out"].raw() == apart["out"].raw(), isa
         assert apart["pre"].raw() != apart["out"].raw()
+
+
+def test_adamw_flushes_moments_and_no_parameters(kernels):
+    """To the bit: what decays below the smallest normal float is 0, what stays above it stays, and
+    a step of learning rate 0 leaves parameters alone, however small."""
+    least = 2.0 ** -126
+    old = [least, 1.05 * least, 1.2 * least, 2 * least, 2.0 ** -149, 0.5 * least, 1.0]
+    half = [0.0, 0.0, 0.0, least, 0.0, 0.0, 0.5]
+    old, half = old * 5, half * 5  # whole vectors and a rest
+    h = [0.0, 0.5, 0.5, 1e-8, 0.1, 1.0, 1.0, 1.0]
+    n = len(old)
+    args = {"param": old, "m": [-x if i % 2 else x for i, x in enumerate(old)], "v": old,
+            "grad": [0.0] * n, "h": h, "n": n, "n_decay": n}
+    args = {p.name: args[p.name] for p in KERNELS["adamw_step"]}
+    want = {"param": old, "m": [-x if i % 2 and x else x for i, x in enumerate(half)], "v": half}
+    inout = tuple(want)
+    assert run_reference("adamw_step", args, inout) == want
+    for isa, outputs in run_everywhere(kernels, CCall(kernels, "adamw_step", args, inout), {}):
+        for name, values in want.items():
+            assert outputs[name].raw() == array("f", values).tobytes(), f"{name} on {isa}"
 
 
 @pytest.mark.parametrize("case, name", BAD_IDS)
