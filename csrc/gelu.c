@@ -2,7 +2,8 @@
  *
  * With s = 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)) it is y = x s, and as ds/du = 2 s (1 - s),
  *   dy/dx = s + x 2 s (1 - s) du/dx,   du/dx = sqrt(2/pi) (1 + 3 * 0.044715 x^2).
- * The vector form is in simd.h, because the matrix product applies it to its tiles too.
+ * No tanh is computed. The vector form, with its error bounds, is in simd.h, because the matrix
+ * product applies it to its tiles too.
  */
 #include "internal.h"
 

@@ -13,8 +13,8 @@ import pytest
 
 from kernelcheck import UNIT, Guarded
 
-# Near x = -10, where exp(-u2) leaves the floats, the gate below the smallest normal float becomes 0;
-# the slope is up to 1 + |x| w < 256 times the gate.
+# Near x = -10, where exp(-u2) leaves the floats, the gate below the smallest normal float becomes
+# 0; the slope is up to 1 + |x| w < 256 times the gate.
 FLOOR = 256 * 2.0 ** -126
 
 
@@ -32,10 +32,10 @@ def floats(values):
 
 
 def between(low, high, count=20000, seed=1):
-    """Floats spread over [low, high], its ends among them, and others crowding around 0."""
+    """Floats spread over [low, high], its ends among them, and what it holds of a crowd at 0."""
     draw = random.Random(seed)
-    near = [sign * 2.0 ** -k for k in range(30) for sign in (-1, 1)]
-    return floats([low, high, 0.0, *(x for x in near if low <= x <= high),
+    near = [0.0, *(sign * 2.0 ** -k for k in range(30) for sign in (-1, 1))]
+    return floats([low, high, *(x for x in near if low <= x <= high),
                    *(draw.uniform(low, high) for _ in range(count))])
 
 
@@ -118,6 +118,33 @@ def gelu_and_slope(x):
     bulge = abs(x * s * rest * w)
     slope_off = ds * (1 + abs(x) * w * (s + rest)) + (10 * bulge + s) * UNIT
     return (x * s, abs(x) * (ds + 2 * UNIT * s)), (s + x * s * rest * w, slope_off)
+
+
+# The table of simd.h: from, to, then for gelu and for its slope (ulp, absolute), either of which
+# is enough.
+GELU_BOUNDS = [
+    (-1e10, -9.5, (0, 1e-30), (0, 1e-30)),
+    (-12.0, -9.5, (0, 1e-30), (0, 1e-30)),
+    (-9.5, -6.0, (200, 0), (200, 0)),
+    (-6.0, -3.0, (70, 0), (70, 0)),
+    (-3.0, -1.0, (16, 0), (16, 0)),
+    (-1.0, 1.0, (3, 0), (0, 2 * UNIT)),
+    (1.0, 20.0, (3, 0), (0, 40 * UNIT)),
+]
+
+
+@pytest.mark.parametrize("low, high, for_gelu, for_slope", GELU_BOUNDS)
+def test_gelu_and_its_slope_are_within_the_stated_bounds(kernels, isa, low, high, for_gelu,
+                                                         for_slope):
+    xs = between(low, high)
+    n = len(xs)
+    value, = call(kernels, "gelu_forward", [("float", n)], xs, n)
+    slope, = call(kernels, "gelu_backward", [("float", n)], floats([1.0] * n), xs, n, 0)
+    for x, *got in zip(xs, value, slope):
+        exact = [want for want, _ in gelu_and_slope(x)]
+        for y, want, (most, off) in zip(got, exact, (for_gelu, for_slope)):
+            assert abs(y - want) <= off or ulps(y, want) <= most, (x, y, want, ulps(y, want))
+        assert x > 0 or abs(got[0] - exact[0]) <= UNIT, x
 
 
 def test_gelu_and_its_slope_are_as_close_as_their_roundings_allow(kernels, isa):
