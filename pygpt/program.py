@@ -29,7 +29,7 @@ class Pool:
     keeps addresses of.
 
     Attributes:
-        nbytes: how much it has taken from the system and lent at least once.
+        nbytes: how much it has taken from the system to lend: all but the last slab's end.
     """
 
     def __init__(self):
@@ -71,6 +71,10 @@ class Pool:
         if nbytes > SLAB // 4 or alone:
             return new_block(nbytes), 0
         if self._used + nbytes > SLAB:
+            rest = SLAB - self._used    # the slab's end is lent later, to what fits in it
+            if rest:
+                self.nbytes += rest
+                self._returned.append((rest, self._slab, self._used))
             self._slab, self._used = new_block(SLAB), 0
         offset, self._used = self._used, self._used + nbytes
         return self._slab, offset

@@ -42,6 +42,15 @@ def test_the_smallest_range_that_holds_it_is_taken():
     assert place(pool.take(250))[:2] == at
 
 
+def test_the_end_of_a_full_slab_is_lent_too():
+    pool = Pool()
+    first = pool.take(SLAB // 4)
+    loans = [pool.take(n) for n in (SLAB // 4, SLAB // 4, SLAB // 8, SLAB // 4)]  # a new slab's
+    memory, offset, _ = place(first)
+    assert place(pool.take(SLAB // 8))[:2] == (memory, offset + 7 * SLAB // 8)
+    assert len({place(loan)[0] for loan in loans}) == 2 and pool.nbytes == SLAB + SLAB // 4
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_two_loans_overlap(seed):
     rng, pool, loans = random.Random(seed), Pool(), []
