@@ -46,7 +46,10 @@ void pygpt_free(void *memory);
 /* How many bytes the calling thread last asked for in vain, and 0 until the next time. */
 int64_t pygpt_refused_bytes(void);
 
-/* The number of threads kernels may use (1..PYGPT_MAX_THREADS), for the whole process. */
+/* The number of threads kernels may use (1..PYGPT_MAX_THREADS), for the whole process. They start
+ * when a kernel first needs them. Where the system refuses one (a limit on processes, as ulimit -u
+ * or a control group's pids.max), the OpenMP runtime prints a line and ends the process: this is
+ * the one exception to the last rule above, and nothing here can prevent it. */
 #define PYGPT_MAX_THREADS 256
 void pygpt_set_num_threads(int n);
 int pygpt_get_num_threads(void);

@@ -154,6 +154,10 @@ _forked = False
 def set_num_threads(n: int) -> None:
     """Let kernels use n threads, for the whole process.
 
+    The threads start when a kernel first needs them. Where the system refuses them (a limit on
+    processes: `ulimit -u`, a control group's pids.max), OpenMP's runtime prints a line and ends the
+    process; no exception can be raised.
+
     Args:
         n: 1..MAX_THREADS, 256. More than there are cores makes everything slower.
 
