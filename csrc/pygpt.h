@@ -263,10 +263,10 @@ int bpe_cut(int64_t *cut, const uint8_t *text, const uint8_t *classes, int64_t n
 /* The bytes that a table takes for V tokens of `bytes` bytes in all and M merges; -1: too many. */
 int64_t bpe_table_size(int64_t V, int64_t M, int64_t bytes);
 
-/* Makes a vocabulary ready for bpe_encode. table has room for bpe_table_size bytes and is aligned to
- * 8; encoding only reads it, from any number of threads. Token i is tokens[ends[i-1]..ends[i]-1], in
- * ascending order, empty if no text may become it. merges (M,3) are (left, right, result), the first
- * merged first; a pair that comes again is ignored.
+/* Makes a vocabulary ready for bpe_encode. table has room for bpe_table_size bytes and is aligned
+ * to 8; encoding only reads it, from any number of threads. Token i is
+ * tokens[ends[i-1]..ends[i]-1], in ascending order, empty if no text may become it. merges (M,3)
+ * are (left, right, result), the first merged first; a pair that comes again is ignored.
  * PYGPT_ERANGE when a merge names an id outside 0..V-1 or a byte has no token of its own. */
 int bpe_table_init(void *table, const uint8_t *tokens, const int64_t *ends, const int32_t *merges,
                    int64_t V, int64_t M);

@@ -111,7 +111,7 @@ def _tokenizer(config, last, corpus):
             raise DataError(f"{corpus.tokens_file}: what its tokens stand for is not known: there "
                             "is no meta.pkl beside it, and no tokenizer was named")
         return CharTokenizer(characters)
-    if kind == "bpe":  # learned from the text's beginning, when it is longer than memory should hold
+    if kind == "bpe":  # from the text's beginning, when it is longer than memory should hold
         return choose(config.tokenizer, _beginning(corpus, BPE_TEXT))
     characters = set()
     for part in corpus.joined():

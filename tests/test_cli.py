@@ -361,6 +361,7 @@ def test_bench_as_json():
 
 
 def test_bench_refuses_what_makes_no_sense():
-    for flags, message in ((["--seconds", "0"], "seconds=0.0"), (["--threads", "999"], "threads=999")):
+    for flags, message in ((["--seconds", "0"], "seconds=0.0"),
+                           (["--threads", "999"], "threads=999")):
         result = pygpt("bench", *flags)
         assert result.returncode == 2 and message in result.stderr

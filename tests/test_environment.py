@@ -120,7 +120,8 @@ def test_the_reference_backend_trains_without_the_c_library(tmp_path):
         [sys.executable, "-m", "pygpt", "train", "--data", str(data), "--out", str(tmp_path / "o"),
          "--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--n-positions", "8",
          "--batch-size", "2", "--max-steps", "2", "--eval-batches", "1", "--sample-length", "4"],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "PYGPT_BACKEND": "reference"})
+        capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYGPT_BACKEND": "reference"})
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("val_loss=")
 

@@ -40,7 +40,7 @@ def flat(tensor):
     return memoryview(tensor).cast("B").cast("f").tolist()
 
 
-# ---------------------------------------------------------------------------- the lesson's claims ---
+# ---------------------------------------------------------------------------- the lesson's claims -
 
 def test_eight_heads_of_eight_are_a_width_of_64():
     # Each head alone, as attention over its own 8 channels, is that slice of what the eight give.
@@ -139,7 +139,7 @@ def test_one_batch_can_be_memorised():
     assert float(loss) < 0.05
 
 
-# -------------------------------------------------------------------------------- the whole model ---
+# -------------------------------------------------------------------------------- the whole model -
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_the_models_gradient_along_a_direction(dropout):
@@ -149,7 +149,8 @@ def test_the_models_gradient_along_a_direction(dropout):
     model.loss(ids, targets).backward()
     parameters = [p for _, p in model.named_parameters()]
     directions = [[rng.gauss(0, 1) for _ in range(p.size)] for p in parameters]
-    slope = math.fsum(g * u for p, d in zip(parameters, directions) for g, u in zip(flat(p.grad), d))
+    slope = math.fsum(g * u for p, direction in zip(parameters, directions)
+                      for g, u in zip(flat(p.grad), direction))
 
     def along(t):
         saved = [flat(p) for p in parameters]
@@ -278,7 +279,8 @@ def losses_of_a_run(threads, dropout=0.1, isa=None):
     kernels.set_num_threads(threads)
     rng = random.Random(11)
     model = GPT(pygpt.GPTConfig(vocab_size=50, n_positions=40, n_embd=48, n_layer=2, n_head=3,
-                                embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout), seed=1)
+                                embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout),
+                seed=1)
     optimizer, losses = pygpt.AdamW(model, lr=1e-3), []
     for _ in range(4):
         losses.append(model.loss_and_grad(batch(rng, 50, 9, 40), batch(rng, 50, 9, 40)))
@@ -322,7 +324,7 @@ def test_saved_and_opened_it_is_the_same_model(tmp_path):
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
 
 
-# ------------------------------------------------------------------------------------- bad input ---
+# ------------------------------------------------------------------------------------- bad input -
 
 @pytest.mark.parametrize("ids, message", [
     ([[1, 11]], r"ids: 11 is outside 0..10 \(vocab_size=11\)"),

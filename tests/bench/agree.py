@@ -65,6 +65,7 @@ def compare(config, B, T):
 
 
 if __name__ == "__main__":
-    compare(pygpt.GPTConfig(vocab_size=96, n_positions=64, n_embd=64, n_layer=4, n_head=8), 16, 64)
-    compare(pygpt.GPTConfig(vocab_size=101, n_positions=150, n_embd=60, n_layer=2, n_head=3), 3, 130)
-    compare(pygpt.GPTConfig(vocab_size=65, n_positions=256, n_embd=384, n_layer=2, n_head=6), 4, 256)
+    for V, P, C, layers, heads, B, T in ((96, 64, 64, 4, 8, 16, 64), (101, 150, 60, 2, 3, 3, 130),
+                                         (65, 256, 384, 2, 6, 4, 256)):
+        compare(pygpt.GPTConfig(vocab_size=V, n_positions=P, n_embd=C, n_layer=layers,
+                                n_head=heads), B, T)

@@ -3,8 +3,9 @@
     make compare            or: python tests/bench/compare.py [NAME ...] [--seconds S] [--no-compile]
 
 A step is forward, backward, clipping at 1.0 and AdamW with decay on matrices only, on the same
-batch. The sides take turns of a fifth of a second until the time is up; the table gives medians, the
-quartiles of the ratio taken pair by pair, and each side's peak memory in a process of its own. Needs PyTorch (`pip install torch`, the CPU build).
+batch. The sides take turns of a fifth of a second until the time is up; the table gives medians,
+the quartiles of the ratio taken pair by pair, and each side's peak memory in a process of its own.
+Needs PyTorch (`pip install torch`, the CPU build).
 """
 
 import argparse

@@ -92,7 +92,8 @@ def test_pip_installs_into_a_fresh_environment(tree, tmp_path, form):
     assert train(tmp_path, python).startswith("val_loss=")
     assert run(tmp_path, [tmp_path / "venv" / "bin" / "pygpt", "--help"])[0]
 
-    package = Path(run(tmp_path, [python, "-c", "import pygpt; print(pygpt.__path__[0])"])[0].strip())
+    where = run(tmp_path, [python, "-c", "import pygpt; print(pygpt.__path__[0])"])[0]
+    package = Path(where.strip())
     assert package.is_relative_to(tmp_path / "venv")
     size = sum(path.stat().st_size for path in package.rglob("*")
                if path.is_file() and path.suffix != ".pyc")
