@@ -3,8 +3,14 @@
 Examples are derived from the test itself, so every run tries the same ones and none is stored.
 """
 
+import signal
+
 import hypothesis
 import pytest
+
+# A shell's background job is started with Ctrl-C ignored, and so would be the processes that the
+# tests send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile(
     "pygpt", derandomize=True, database=None, deadline=None, max_examples=35,
