@@ -12,7 +12,8 @@
  *   the gradient of x -> dx
  *
  * Rules that hold for every kernel
- *   - Tensors are float32, row-major and dense; ids are int32. No alignment is required.
+ *   - Tensors are float32, row-major and dense; ids are int32. No alignment is required but that
+ *     of one element.
  *   - Outputs come first, then inputs, then sizes, then flags. Outputs do not overlap inputs or one
  *     another unless the contract says "may alias".
  *   - Kernels that take ids or targets return PYGPT_ERANGE when one is not in 0..V-1.
@@ -37,6 +38,7 @@
 #define PYGPT_OK 0
 #define PYGPT_ENOMEM 1  /* scratch memory could not be had */
 #define PYGPT_ERANGE 2  /* an id in ids or targets is not in 0..V-1 */
+#define PYGPT_EOVERFLOW 3  /* a finite number is too large for a smaller type */
 
 /* ------------------------------------------------------------------ the runtime (runtime.c) --- */
 
@@ -228,6 +230,18 @@ int scale_forward(float *out, const float *inp, const float *factor, int64_t n, 
 int sum_forward(float *out, const float *inp, int64_t n);
 /* dinp (n) [+]= dout (1). */
 int sum_backward(float *dinp, const float *dout, int64_t n, int accumulate);
+
+/* -------------------------------------------------------------------- convert (convert.c) --- */
+
+/* out (n) = inp (n), the bits of float16 or of bfloat16 numbers, exactly. A NaN stays one. */
+int from_float16(float *out, const uint16_t *inp, int64_t n);
+int from_bfloat16(float *out, const uint16_t *inp, int64_t n);
+/* out (n), bits, = inp (n) rounded to nearest, ties to even; a NaN becomes the quiet one of its
+ * sign. PYGPT_EOVERFLOW when a finite number became infinite; all of out is written even so. */
+int to_float16(uint16_t *out, const float *inp, int64_t n);
+int to_bfloat16(uint16_t *out, const float *inp, int64_t n);
+/* out (C,R) = inp (R,C) with rows and columns exchanged. */
+int transpose(float *out, const float *inp, int64_t R, int64_t C);
 
 /* -------------------------------------------------------------------------- AdamW (adamw.*) --- */
 

@@ -56,11 +56,12 @@ if BACKEND == "c":
         ) from error
     NULL = ffi.NULL
     OK, ENOMEM, ERANGE = lib.PYGPT_OK, lib.PYGPT_ENOMEM, lib.PYGPT_ERANGE
+    EOVERFLOW = lib.PYGPT_EOVERFLOW
     MAX_THREADS = lib.PYGPT_MAX_THREADS
 elif BACKEND == "reference":
     from pygpt import reference as lib
     ffi = NULL = None
-    OK, ENOMEM, ERANGE = lib.OK, None, lib.ERANGE
+    OK, ENOMEM, ERANGE, EOVERFLOW = lib.OK, None, lib.ERANGE, lib.EOVERFLOW
     MAX_THREADS = 256  # any of the numbers that C takes, to no effect
 else:
     raise ImportError(f"PYGPT_BACKEND={BACKEND!r} is neither 'c' nor 'reference'")
@@ -74,6 +75,8 @@ def check(status: int) -> None:
                           if refused else "a kernel could not get its scratch memory")
     if status == ERANGE:
         raise IdRangeError("an id is outside 0..vocab_size-1")
+    if status == EOVERFLOW:
+        raise OverflowError("a number is too large for its new type")
     if status != OK:
         raise RuntimeError(f"a kernel returned the unknown status {status}")
 
@@ -112,9 +115,9 @@ class Memory:
             self._base = ffi.cast("char *", block)
 
     def pointer(self, code: str, offset: int = 0):
-        """The address `offset` bytes in, as kernels take it; code is 'f', 'i', 'Q' or 'd'."""
+        """The address `offset` bytes in, as kernels take it; code is 'f', 'i', 'Q', 'd' or 'H'."""
         if ffi is None:
-            size = {"f": 4, "i": 4, "Q": 8, "d": 8}[code]
+            size = {"f": 4, "i": 4, "Q": 8, "d": 8, "H": 2}[code]
             whole = (self.nbytes - offset) // size * size
             return self.view[offset:offset + whole].cast(code)
         return ffi.cast(_POINTER[code], self._base + offset)
@@ -132,7 +135,8 @@ def address(argument):
     return int(ffi.cast("uintptr_t", argument))
 
 
-_POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *"}
+_POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *",
+            "H": "uint16_t *"}
 
 
 # ------------------------------------------------------------------------------------- threads ---

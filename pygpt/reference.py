@@ -9,9 +9,9 @@ a list keeps them, float32 memory rounds them.
 Uses math only. Used by kernels.py (PYGPT_BACKEND=reference trains with these loops) and by tests/.
 """
 
-from math import cos, exp, frexp, ldexp, log, pi, sin, sqrt, tanh
+from math import copysign, cos, exp, frexp, inf, isinf, isnan, ldexp, log, nan, pi, sin, sqrt, tanh
 
-OK, ERANGE = 0, 2  # PYGPT_OK, PYGPT_ERANGE
+OK, ERANGE, EOVERFLOW = 0, 2, 3  # PYGPT_OK and so on
 
 
 def _dot(a, i, b, j, n, a_step=1, b_step=1):
@@ -435,6 +435,69 @@ def sum_backward(dinp, dout, n, accumulate):
     # out = sum_i inp_i: each inp_i has the factor 1, so each gets dout.
     for i in range(n):
         _store(dinp, i, dout[0], accumulate)
+    return OK
+
+
+# ------------------------------------------------------------------------------------- convert ---
+
+_FLOAT16, _BFLOAT16 = (5, 10), (8, 7)  # bits of the exponent and of the fraction, after the sign
+
+
+def _widen(out, inp, n, exponent_bits, fraction_bits):
+    """Sign s, exponent e, fraction f: (-1)^s 2^(e - bias) (1 + f/2^bits), or, where e is 0,
+    (-1)^s 2^(1 - bias) f/2^bits; the largest e is infinity's (f = 0) and NaN's."""
+    bias, largest = 2 ** (exponent_bits - 1) - 1, 2 ** exponent_bits - 1
+    for i in range(n):
+        sign, magnitude = -1.0 if inp[i] >> 15 else 1.0, inp[i] & 0x7FFF
+        e, f = magnitude >> fraction_bits, magnitude % 2 ** fraction_bits
+        if e == largest:
+            out[i] = copysign(nan if f else inf, sign)
+        else:
+            steps = f + 2 ** fraction_bits if e else f
+            out[i] = sign * ldexp(steps, max(e, 1) - bias - fraction_bits)
+    return OK
+
+
+def _narrow(out, inp, n, exponent_bits, fraction_bits):
+    """A number in [2^E, 2^(E+1)) is a whole number of steps of 2^(E - bits), the nearest one; E is
+    no less than that of the smallest normal number."""
+    least, infinity = 2 - 2 ** (exponent_bits - 1), (2 ** exponent_bits - 1) << fraction_bits
+    status = OK
+    for i in range(n):
+        x = inp[i]
+        if isnan(x):
+            bits = infinity | 1 << (fraction_bits - 1)
+        elif isinf(x):
+            bits = infinity
+        else:
+            E = max(frexp(x)[1] - 1, least) if x else least
+            steps = round(ldexp(abs(x), fraction_bits - E))  # half way: to the even one
+            bits = min(steps + ((E - least) << fraction_bits), infinity)
+            status = EOVERFLOW if bits == infinity else status
+        out[i] = bits | (0x8000 if copysign(1.0, x) < 0 else 0)
+    return status
+
+
+def from_float16(out, inp, n):
+    return _widen(out, inp, n, *_FLOAT16)
+
+
+def from_bfloat16(out, inp, n):
+    return _widen(out, inp, n, *_BFLOAT16)
+
+
+def to_float16(out, inp, n):
+    return _narrow(out, inp, n, *_FLOAT16)
+
+
+def to_bfloat16(out, inp, n):
+    return _narrow(out, inp, n, *_BFLOAT16)
+
+
+def transpose(out, inp, R, C):
+    for r in range(R):
+        for c in range(C):
+            out[c * R + r] = inp[r * C + c]
     return OK
 
 

@@ -100,6 +100,8 @@ class Case:
                 args[p.name] = [rng.randrange(sizes["V"]) for _ in range(count)]
             elif p.ctype == "uint64_t":
                 args[p.name] = [rng.getrandbits(64)]
+            elif p.ctype == "uint16_t":
+                args[p.name] = [rng.getrandbits(16) for _ in range(count)]
             else:
                 draw = VALUES[values[p.name]](rng)
                 args[p.name] = list(array(TYPECODES[p.ctype], (draw() for _ in range(count))))
@@ -184,6 +186,11 @@ def _adamw_state(args, rng):
     args["v"] = [abs(v) for v in args["v"]]
     args["h"] = _as_float32((10 ** rng.uniform(-5, -1), beta1, beta2, 1e-8, rng.choice((0.0, 0.1)),
                              1 - beta1 ** t, 1 - beta2 ** t, rng.choice((1.0, 0.3))))
+
+
+def _finite_halves(args, rng):
+    """Bits that are neither infinite nor NaN in float16 or bfloat16; test_convert.py has those."""
+    args["inp"] = [x & ~0x4000 if x & 0x7C00 == 0x7C00 else x for x in args["inp"]]
 
 
 def _heads(sizes):
@@ -333,6 +340,12 @@ CASES = [
          bounds.of_terms("sum_forward", lambda a: a.n + 1), large=({"n": 70001},)),
     Case("sum_backward", {"dinp": "n", "dout": "1"}, {"n": MANY},
          bounds.of_terms("sum_backward", lambda a: 1), large=({"n": 70001},)),
+    *(Case(f"from_{name}", {"out": "n", "inp": "n"}, {"n": MANY}, bounds.exact,
+           prepare=_finite_halves, large=({"n": 70001},)) for name in ("float16", "bfloat16")),
+    *(Case(f"to_{name}", {"out": "n", "inp": "n"}, {"n": MANY}, bounds.exact,
+           large=({"n": 70001},)) for name in ("float16", "bfloat16")),
+    Case("transpose", {"out": "C R", "inp": "R C"}, {"R": SIZE, "C": SIZE}, bounds.exact,
+         large=({"R": 300, "C": 387},)),
     Case("adamw_step", {"param": "n", "m": "n", "v": "n", "grad": "n", "h": "8"},
          {"n": MANY, "part": st.sampled_from((0.0, 0.3, 1.0))}, bounds.adamw_step,
          lambda s: {"n_decay": int(s["n"] * s["part"])}, _adamw_state,

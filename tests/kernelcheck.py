@@ -15,7 +15,7 @@ from pathlib import Path
 from pygpt import reference
 
 HEADER = Path(__file__).parent.parent / "csrc" / "pygpt.h"
-TYPECODES = {"float": "f", "double": "d", "int32_t": "i", "uint64_t": "Q"}
+TYPECODES = {"float": "f", "double": "d", "int32_t": "i", "uint64_t": "Q", "uint16_t": "H"}
 THREADS = (1, 2, 3)
 
 UNIT = 2.0 ** -24   # the largest relative error of one rounding to float32

@@ -1,0 +1,120 @@
+/* convert.c: numbers as files hold them, in two bytes or transposed, to float32 and back.
+ *
+ * A floating-point number is a sign, an exponent and a fraction of f bits:
+ *
+ *              exponent   f    bias        finite below     smallest normal
+ *   float32      8 bits   23   127         2^128            2^-126
+ *   bfloat16     8        7    127         2^128            2^-126
+ *   float16      5        10   15          65520            2^-14
+ *
+ * bfloat16 is the upper half of a float32: reading it is a shift. A float16 has its exponent and
+ * fraction moved by 13 bits and the difference of the biases added; below 2^-14 it is a whole
+ * number of steps of 2^-24, which the processor turns into a float32 as it does any whole number.
+ *
+ * Rounding to nearest, ties to even, of bits to be dropped: adding just under half of the last bit
+ * that stays, and one more when that bit is odd, carries into it exactly when it must grow. The
+ * carry may run into the exponent, where it is just as right, up to infinity. The loops have no
+ * branch, for the compiler to put them into vectors. */
+#include <string.h>
+
+#include "internal.h"
+
+#define LEAST 4096 /* elements a chunk is worth handing to a thread */
+#define TILE 32    /* of a transposition: 32 rows of 128 bytes fit L1 twice */
+
+static inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline float widened_float16(uint16_t half) {
+    const uint32_t BIAS = (127 - 15) << 23;
+    uint32_t sign = (half & 0x8000u) << 16, magnitude = half & 0x7FFFu;
+    uint32_t normal = (magnitude << 13) + (magnitude >= 0x7C00 ? 2 * BIAS : BIAS);
+    uint32_t small = bits_of((float)(int32_t)magnitude * 0x1p-24f);
+    return float_of(sign | (magnitude < 0x0400 ? small : normal));
+}
+
+static inline uint16_t narrowed_float16(float x) {
+    const uint32_t BIAS = (127 - 15) << 23;
+    uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+    uint32_t normal = (magnitude - BIAS + 0x0FFF + (magnitude >> 13 & 1)) >> 13;
+    /* one step of the floats from 0.5 to 1 is 2^-24: the sum rounds to a whole number of them */
+    uint32_t small = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
+    uint32_t result = magnitude < 0x38800000u ? small : normal; /* 2^-14 */
+    result = magnitude >= 0x477FF000u ? 0x7C00 : result;        /* 65520 */
+    result = magnitude > 0x7F800000u ? 0x7E00 : result;         /* not a number */
+    return (uint16_t)(sign | result);
+}
+
+static inline uint16_t narrowed_bfloat16(float x) {
+    uint32_t bits = bits_of(x), magnitude = bits & 0x7FFFFFFFu;
+    uint32_t result = (magnitude + 0x7FFF + (magnitude >> 16 & 1)) >> 16;
+    result = magnitude > 0x7F800000u ? 0x7FC0 : result;
+    return (uint16_t)((bits >> 16 & 0x8000u) | result);
+}
+
+int from_float16(float *out, const uint16_t *inp, int64_t n) {
+    int threads = threads_for(2.0 * n);
+    int64_t chunk = chunk_for(n, LEAST, threads);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i0 = 0; i0 < n; i0 += chunk)
+        for (int64_t i = i0; i < min64(i0 + chunk, n); i++) out[i] = widened_float16(inp[i]);
+    return PYGPT_OK;
+}
+
+int from_bfloat16(float *out, const uint16_t *inp, int64_t n) {
+    int threads = threads_for(2.0 * n);
+    int64_t chunk = chunk_for(n, LEAST, threads);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i0 = 0; i0 < n; i0 += chunk)
+        for (int64_t i = i0; i < min64(i0 + chunk, n); i++)
+            out[i] = float_of((uint32_t)inp[i] << 16);
+    return PYGPT_OK;
+}
+
+/* Whether x is finite and its rounded bits are infinity's. */
+static inline int overflowed(float x, uint16_t rounded, uint16_t infinity) {
+    return ((rounded & 0x7FFF) == infinity) & ((bits_of(x) & 0x7FFFFFFFu) < 0x7F800000u);
+}
+
+int to_float16(uint16_t *out, const float *inp, int64_t n) {
+    int threads = threads_for(2.0 * n), overflow = 0;
+    int64_t chunk = chunk_for(n, LEAST, threads);
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : overflow)
+    for (int64_t i0 = 0; i0 < n; i0 += chunk)
+        for (int64_t i = i0; i < min64(i0 + chunk, n); i++) {
+            out[i] = narrowed_float16(inp[i]);
+            overflow |= overflowed(inp[i], out[i], 0x7C00);
+        }
+    return overflow ? PYGPT_EOVERFLOW : PYGPT_OK;
+}
+
+int to_bfloat16(uint16_t *out, const float *inp, int64_t n) {
+    int threads = threads_for(2.0 * n), overflow = 0;
+    int64_t chunk = chunk_for(n, LEAST, threads);
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : overflow)
+    for (int64_t i0 = 0; i0 < n; i0 += chunk)
+        for (int64_t i = i0; i < min64(i0 + chunk, n); i++) {
+            out[i] = narrowed_bfloat16(inp[i]);
+            overflow |= overflowed(inp[i], out[i], 0x7F80);
+        }
+    return overflow ? PYGPT_EOVERFLOW : PYGPT_OK;
+}
+
+int transpose(float *out, const float *inp, int64_t R, int64_t C) {
+    int threads = threads_for(2.0 * (double)R * (double)C);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t c0 = 0; c0 < C; c0 += TILE)
+        for (int64_t r0 = 0; r0 < R; r0 += TILE)
+            for (int64_t c = c0; c < min64(c0 + TILE, C); c++)
+                for (int64_t r = r0; r < min64(r0 + TILE, R); r++) out[c * R + r] = inp[r * C + c];
+    return PYGPT_OK;
+}
