@@ -113,6 +113,12 @@ class GPTConfig:
     embd_pdrop: float = setting(0.0, "dropout after the embeddings", "[0, 1)")
     attn_pdrop: float = setting(0.0, "dropout of attention weights", "[0, 1)")
     resid_pdrop: float = setting(0.0, "dropout before each residual addition", "[0, 1)")
+    n_inner: int | None = setting(None, "width inside an MLP (unset: 4 n_embd)", "[1, inf)")
+
+    @property
+    def mlp_width(self):
+        """n_inner, or 4 n_embd where it is unset."""
+        return self.n_inner or 4 * self.n_embd
 
     def __post_init__(self):
         check_settings(self)

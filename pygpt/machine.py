@@ -51,7 +51,7 @@ def work_per_token(config, T):
         T: the length of a sequence.
     """
     L, C, V = config.n_layer, config.n_embd, config.vocab_size
-    return 6 * (12 * L * C * C + V * C) + 6 * L * T * C
+    return 6 * (L * C * (4 * C + 2 * config.mlp_width) + V * C) + 6 * L * T * C
 
 
 # --------------------------------------------------------------------------------------- memory

@@ -43,8 +43,8 @@ class MLP(nn.Module):
 
     def __init__(self, config, streams):
         C, std = config.n_embd, 0.02 / (2 * config.n_layer) ** 0.5
-        self.c_fc = nn.Linear(C, 4 * C)
-        self.c_proj = nn.Linear(4 * C, C, std=std)
+        self.c_fc = nn.Linear(C, config.mlp_width)
+        self.c_proj = nn.Linear(config.mlp_width, C, std=std)
         self.dropout = nn.Dropout(config.resid_pdrop, next(streams))
 
     def __call__(self, x, residual, seed=None, tape_only=False):

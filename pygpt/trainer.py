@@ -161,7 +161,8 @@ class _Run:
         if like:
             model_config = replace(model_config, vocab_size=like.vocab_size,
                                    n_positions=like.n_positions,
-                                   layer_norm_epsilon=like.layer_norm_epsilon)
+                                   layer_norm_epsilon=like.layer_norm_epsilon,
+                                   n_inner=like.n_inner)
         needed, free = self._check_memory(model_config, force)
         self.batches = TrainingBatches(self.dataset.train, *shape, config.seed)
         self.val_batches = validation_batches(self.dataset.val, *shape, config.eval_batches)
