@@ -1,9 +1,9 @@
 """What the system lets this process have: its processors, and the control groups that limit it.
 
 Reads Linux's /sys and /proc; elsewhere there is little to ask. Uses nothing of pygpt; used by
-kernels (how many threads to start with) and by machine (how much memory there is).
+kernels (how many threads to start with), checkpoint and machine (how much memory there is).
 
-Each function takes the `root` that those directories lie under: "/", but for tests.
+What takes a `root` looks for those directories under it: "/", but for tests.
 """
 
 import os
@@ -84,3 +84,37 @@ def control_groups(controller: str, root: str = "/"):
         while directory.startswith(top + "/"):
             yield directory
             directory = os.path.dirname(directory)
+
+
+def memory_limits():
+    """What this process may take: (bytes at most, bytes free now); None where it is not known.
+
+    The machine's memory, and where it is less the limit of the control group.
+    """
+    meminfo = {}
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                name, amount = line.split(":")
+                meminfo[name] = int(amount.split()[0]) << 10
+    except (OSError, ValueError):
+        return None, None
+    most = meminfo.get("MemTotal", 0) + meminfo.get("SwapTotal", 0)
+    free = meminfo.get("MemAvailable", most) + meminfo.get("SwapFree", 0)
+    for directory in control_groups("memory"):
+        for limit_file, used_file in (("memory.max", "memory.current"),
+                                      ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            try:
+                with open(f"{directory}/{limit_file}") as file:
+                    limit = int(file.read())
+                with open(f"{directory}/{used_file}") as file:
+                    used = int(file.read())
+            except (OSError, ValueError):  # no such file, or "max"
+                continue
+            most, free = min(most, limit), min(free, max(0, limit - used))
+    return most, free
+
+
+def gigabytes(n):
+    """A number of bytes as a person reads it: "12 MB", "1.9 GB"."""
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"

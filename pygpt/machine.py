@@ -6,7 +6,7 @@ Uses kernels, limits, tensor, model; used by train.
 import time
 
 from pygpt.kernels import ffi, lib
-from pygpt.limits import control_groups
+from pygpt.limits import gigabytes, memory_limits  # noqa: F401  asked of a machine
 from pygpt.model import GPT
 from pygpt.step import Step
 from pygpt.tensor import calling, no_grad
@@ -105,37 +105,3 @@ def memory_needed(config, B, T, recompute=False):
 def _memory_parts(flat, activations):
     parts = {"weights": flat, "gradients": flat, "moments": 2 * flat, "activations": activations}
     return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
-
-
-def memory_limits():
-    """What this process may take: (bytes at most, bytes free now); None where it is not known.
-
-    The machine's memory, and where it is less the limit of the control group.
-    """
-    meminfo = {}
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                name, amount = line.split(":")
-                meminfo[name] = int(amount.split()[0]) << 10
-    except (OSError, ValueError):
-        return None, None
-    most = meminfo.get("MemTotal", 0) + meminfo.get("SwapTotal", 0)
-    free = meminfo.get("MemAvailable", most) + meminfo.get("SwapFree", 0)
-    for directory in control_groups("memory"):
-        for limit_file, used_file in (("memory.max", "memory.current"),
-                                      ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            try:
-                with open(f"{directory}/{limit_file}") as file:
-                    limit = int(file.read())
-                with open(f"{directory}/{used_file}") as file:
-                    used = int(file.read())
-            except (OSError, ValueError):  # no such file, or "max"
-                continue
-            most, free = min(most, limit), min(free, max(0, limit - used))
-    return most, free
-
-
-def gigabytes(n):
-    """A number of bytes as a person reads it: "12 MB", "1.9 GB"."""
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
