@@ -9,6 +9,9 @@ import reprlib
 from contextlib import contextmanager
 
 
+MOST_DIGITS = 1000  # of an integer in JSON: turning n digits into one takes n^2 steps
+
+
 @contextmanager
 def replacing(path):
     """Write a file aside, make it durable, and rename it to path; after an error path is as before.
@@ -55,7 +58,7 @@ def parse_json_object(data):
     """
     try:
         result = json.loads(str(data, "utf-8"), object_pairs_hook=_object_of_different_keys,
-                            parse_constant=_refuse_constant)
+                            parse_constant=_refuse_constant, parse_int=_parse_integer)
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -103,6 +106,12 @@ def _object_of_different_keys(pairs):
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"holds the key {shown(twice)} twice")
     return result
+
+
+def _parse_integer(digits):
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"holds a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _refuse_constant(name):
