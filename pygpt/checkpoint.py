@@ -1,33 +1,35 @@
 """A model on disk: a Hugging Face GPT-2 directory.
 
     DIR/config.json         the shape, in GPT-2's field names
-    DIR/model.safetensors   the weights, F32, linear ones stored (in, out)
+    DIR/model.safetensors   the weights, linear ones stored (in, out); or shards (shards.py)
     DIR/tokenizer.json      beside them, the tokenizer's matter
 
-What is read is checked before it is used. Imports config, files and safetensors; used by model
-and the command line.
+What nanoGPT trained is read as well, once its tensors are in safetensors files: its names, its
+matrices (out, in), and a config.json of its model_args. What is read is checked before it is used.
+Imports config, files, limits, naming, safetensors, shards and stored; used by model and the
+command line.
 """
 
 import json
 import os
-import re
 from dataclasses import asdict, fields
 
-from pygpt import safetensors
+from pygpt import naming, safetensors, shards
 from pygpt.config import ConfigError, GPTConfig
 from pygpt.files import read_json_object, replacing, shown
+from pygpt.limits import gigabytes, memory_limits
+from pygpt.naming import PREFIX
 from pygpt.safetensors import CheckpointError
+from pygpt.shards import WEIGHTS_FILE
+from pygpt.stored import DTYPES, narrowed
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-PREFIX = "transformer."
 
 # config.json keys that change what GPT-2 computes, and the values this implementation computes.
-# The first of each is written. n_inner has one more: 4 * n_embd, which is what None stands for.
+# The first of each is written. The names of the GELU are four of one formula, the one with tanh.
 COMPUTED = {
     "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "n_inner": (None,),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),
     "tie_word_embeddings": (True,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
@@ -36,11 +38,12 @@ COMPUTED = {
 # Keys that are only written, for the programs that read them.
 WRITTEN = {
     "architectures": ["GPT2LMHeadModel"],
-    "torch_dtype": "float32",
     "initializer_range": 0.02,
     "bos_token_id": None,
     "eos_token_id": None,
 }
+# What nanoGPT calls them, in a config.json without model_type.
+NANOGPT = {"block_size": ("n_positions",), "dropout": ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
 
 
 def find_model(directory):
@@ -62,51 +65,36 @@ def read_model(directory):
     Args:
         directory: a Hugging Face GPT-2 directory, or the output directory of a training run.
     Returns:
-        (GPTConfig, {name: safetensors.Entry}): F32 entries named as GPT.named_parameters names
-        its parameters, each of that parameter's shape.
+        (GPTConfig, {name: stored.Stored}): named as GPT.named_parameters names its parameters,
+        each of that parameter's shape.
     Raises:
         OSError: a file is missing or cannot be read.
         CheckpointError: a file is damaged, or is not a GPT-2 that is computed here.
+        MemoryError: weights that are to be converted do not fit into memory.
     """
     directory = find_model(directory)
-    config = read_config(directory)
-    path = os.path.join(directory, WEIGHTS_FILE)
-    tensors = {}
-    for name, entry in safetensors.read(path)[0].items():
-        full_name = name if name.startswith(PREFIX) else PREFIX + name
-        if full_name in tensors:
-            raise CheckpointError(f"{path}: {full_name} comes with and without {PREFIX!r}")
-        if not re.search(r"\.attn\.(masked_)?bias$", name):  # old files' masks, no parameters
-            tensors[full_name] = entry
+    config, has_biases = _read_config(directory)
+    path, tensors = shards.read_tensors(directory)
     # The number of layers is compared first, so that a config of 10^9 of them is not counted out.
-    if f"{PREFIX}h.{config.n_layer - 1}.ln_1.weight" not in tensors:
-        raise CheckpointError(f"{path}: holds no layer {config.n_layer - 1}, but {CONFIG_FILE} "
-                              f"says n_layer={config.n_layer}")
-    check_names(directory, tensors, parameter_shapes(config))
-    return config, tensors
+    layers = naming.layers_of(tensors)
+    if layers < config.n_layer:
+        raise CheckpointError(f"{path}: holds no layer {layers}, but {CONFIG_FILE} says "
+                              f"n_layer={config.n_layer}")
+    weights = naming.stored_parameters(path, tensors, parameter_shapes(config), has_biases)
+    _refuse_too_much(path, weights)
+    return config, weights
 
 
-def check_names(directory, tensors, shapes):
-    """Hold the tensors read from a directory to the names and shapes they must have, all F32.
-
-    Args:
-        tensors: {name: safetensors.Entry}.
-        shapes: {name: shape}.
-    Raises:
-        CheckpointError: one is missing, is not asked for, or is of another shape or dtype.
-    """
-    path = os.path.join(directory, WEIGHTS_FILE)
-    for name in tensors.keys() - shapes.keys():
-        raise CheckpointError(f"{path}: {shown(name)} is not a tensor of the model that "
-                              f"{CONFIG_FILE} describes")
-    for name, shape in shapes.items():
-        if name not in tensors:
-            raise CheckpointError(f"{path}: {name} is missing")
-        if tensors[name].shape != shape:
-            raise CheckpointError(f"{path}: {name} has shape {shown(list(tensors[name].shape))}, "
-                                  f"but {CONFIG_FILE} asks for {list(shape)}")
-        if tensors[name].dtype != "F32":
-            raise CheckpointError(f"{path}: {name} is {tensors[name].dtype}; only F32 is read")
+def _refuse_too_much(path, weights):
+    """A file may be a few blocks on disk and claim to be larger than memory, which nothing notices
+    before it is converted: the claim is compared with what there is."""
+    needed = sum(4 * w.size for w in weights.values() if not w.is_used_in_place)
+    if needed < 1 << 24:
+        return
+    _, free = memory_limits()
+    if free is not None and needed > free:
+        raise MemoryError(f"{path}: as float32 its weights take {gigabytes(needed)} of memory, and "
+                          f"{gigabytes(free)} are free")
 
 
 def read_config(directory):
@@ -116,38 +104,56 @@ def read_config(directory):
         OSError: the file is missing or cannot be read.
         CheckpointError: it is damaged, or describes a model that is not computed here.
     """
+    return _read_config(directory)[0]
+
+
+def _read_config(directory):
+    """(GPTConfig, whether the model has biases)."""
     path = os.path.join(directory, CONFIG_FILE)
     try:
         document = read_json_object(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     if "model_type" not in document:
-        raise CheckpointError(f"{path}: has no model_type, so it describes no model")
+        document = _from_nanogpt(path, document)
     values = {f.name: document[f.name] for f in fields(GPTConfig) if f.name in document}
     try:
         config = GPTConfig(**values)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    for key, computed in COMPUTED.items():
-        if key == "n_inner":
-            computed += (4 * config.n_embd,)
+    for key, computed in (COMPUTED | {"bias": (True, False)}).items():
         if key in document and document[key] not in computed:
             raise CheckpointError(f"{path}: {key}={shown(document[key])} is not supported; "
                                   f"it must be {' or '.join(map(repr, computed))}")
-    return config
+    return config, document.get("bias", True)
+
+
+def _from_nanogpt(path, document):
+    """A config.json of nanoGPT's model_args in GPT-2's names."""
+    if "block_size" not in document:
+        raise CheckpointError(f"{path}: has neither GPT-2's model_type nor nanoGPT's block_size, "
+                              "so it describes no model")
+    document = dict(document)
+    for theirs, ours in NANOGPT.items():
+        for name in ours:
+            if name in document:
+                raise CheckpointError(f"{path}: has nanoGPT's block_size and GPT-2's {name}")
+            if theirs in document:
+                document[name] = document[theirs]
+    return document
 
 
 def parameter_shapes(config):
     """{name: shape} of every parameter of a model, in GPT-2's names and its order."""
-    C = config.n_embd
+    C, H = config.n_embd, config.mlp_width
     shapes = {"wte.weight": (config.vocab_size, C), "wpe.weight": (config.n_positions, C)}
     block = {
         "ln_1.weight": (C,), "ln_1.bias": (C,),
         "attn.c_attn.weight": (C, 3 * C), "attn.c_attn.bias": (3 * C,),
         "attn.c_proj.weight": (C, C), "attn.c_proj.bias": (C,),
         "ln_2.weight": (C,), "ln_2.bias": (C,),
-        "mlp.c_fc.weight": (C, 4 * C), "mlp.c_fc.bias": (4 * C,),
-        "mlp.c_proj.weight": (4 * C, C), "mlp.c_proj.bias": (C,),
+        "mlp.c_fc.weight": (C, H), "mlp.c_fc.bias": (H,),
+        "mlp.c_proj.weight": (H, C), "mlp.c_proj.bias": (C,),
     }
     for layer in range(config.n_layer):
         shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
@@ -155,7 +161,7 @@ def parameter_shapes(config):
     return {PREFIX + name: shape for name, shape in shapes.items()}
 
 
-def write_model(directory, config, named_tensors):
+def write_model(directory, config, named_tensors, dtype="float32"):
     """Write a model as a Hugging Face GPT-2 directory.
 
     Args:
@@ -163,13 +169,19 @@ def write_model(directory, config, named_tensors):
         config: the GPTConfig.
         named_tensors: iterable of (name, shape, buffer), names as GPT.named_parameters gives
             them, buffers float32 and C-contiguous.
+        dtype: of the weights in the file, a key of DTYPES.
     Raises:
         OSError: the directory cannot be made or written.
+        ValueError: there is no such dtype, or a weight is too large for it.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not {' or '.join(map(repr, DTYPES))}")
     os.makedirs(directory, exist_ok=True)
+    safetensors.write(os.path.join(directory, WEIGHTS_FILE), (
+        (name, DTYPES[dtype], shape,
+         lambda name=name, buffer=buffer: narrowed(name, buffer, dtype))
+        for name, shape, buffer in named_tensors), {"format": "pt"})
     document = {key: values[0] for key, values in COMPUTED.items()} | WRITTEN | asdict(config)
+    document["torch_dtype"] = dtype
     with replacing(os.path.join(directory, CONFIG_FILE)) as file:
         file.write(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
-    safetensors.write(os.path.join(directory, WEIGHTS_FILE),
-                      ((name, "F32", shape, buffer) for name, shape, buffer in named_tensors),
-                      {"format": "pt"})

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 
 from pygpt import checkpoint, nn, ops
-from pygpt.kernels import Memory
 from pygpt.step import Steps, as_int32, named_bad_ids
 from pygpt.tensor import Tensor, no_grad, recomputed
 
@@ -39,7 +38,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Each token by itself: up to 4C channels, GELU, and down again."""
+    """Each token by itself: up to 4C channels (or n_inner), GELU, and down again."""
 
     def __init__(self, config, streams):
         C, std = config.n_embd, 0.02 / (2 * config.n_layer) ** 0.5
@@ -142,7 +141,9 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory, **changes):
-        """Open a Hugging Face GPT-2 directory; the weights stay in the mapped file until training.
+        """Open a Hugging Face GPT-2 directory, or one with nanoGPT's names (checkpoint.py).
+
+        F32 weights stay in the mapped file until training; others are converted to new memory.
 
         Args:
             changes: fields of its GPTConfig to change: the three of dropout.
@@ -150,18 +151,28 @@ class GPT(nn.Module):
             OSError: a file is missing or cannot be read.
             CheckpointError: the directory does not hold such a model; the message names file and
                 field.
+            MemoryError: the weights to be converted do not fit.
         """
-        config, tensors = checkpoint.read_model(directory)
+        config, weights = checkpoint.read_model(directory)
         self = cls.__new__(cls)
         self._build(replace(config, **changes))
         for name, parameter in self.named_parameters():
-            parameter.place(Memory(4 * parameter.size, tensors[name].buffer))
+            parameter.place(weights.pop(name).memory())
         return self.eval()
 
-    def save_pretrained(self, directory):
-        """Write config.json and model.safetensors, each complete or not at all."""
+    def save_pretrained(self, directory, dtype="float32"):
+        """Write model.safetensors and config.json, each complete or not at all.
+
+        Args:
+            directory: made if it is missing.
+            dtype: of the weights there: "float32", "float16" or "bfloat16", rounded to nearest,
+                ties to even.
+        Raises:
+            OSError: the directory cannot be written.
+            ValueError: dtype is none of these, or a weight is too large for it; it is named.
+        """
         checkpoint.write_model(directory, self.config, (
-            (name, p.shape, p.flat()) for name, p in self.named_parameters()))
+            (name, p.shape, p.flat()) for name, p in self.named_parameters()), dtype)
 
     # ------------------------------------------------------------------------------- forward ---
 

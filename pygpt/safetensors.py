@@ -6,7 +6,7 @@
     the rest      the data; offsets count from here, cover all of it, and do not overlap
 
 Knows the format only, no model. Everything a file claims is checked before it is used; every error
-names the file and the field. Imports files; used by checkpoint.
+names the file and the field. Imports files; used by shards, stored, checkpoint, trainer_state.
 """
 
 import json
@@ -22,7 +22,8 @@ BYTES_OF_DTYPE = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }
-MAX_HEADER_BYTES = 10_000_000  # the format allows ten times as much; GPT-2 takes some 20 kB
+MAX_HEADER_BYTES = 4 << 20     # GPT-2 XL takes 66 kB; the format allows 100 MB, whose JSON would
+                               # take 2.4 GB to look at
 DATA_ALIGNMENT = 64            # of the data's start in the files written here: a cache line
 
 
@@ -31,15 +32,18 @@ class CheckpointError(ValueError):
 
 
 class Entry(NamedTuple):
-    """One tensor of a file: its dtype's name, its shape, and its bytes, row-major.
+    """One tensor of a file: its dtype's name, its shape, its bytes, row-major, and where they are.
 
     The buffer is a memoryview of bytes in the mapped file, which it keeps mapped. Writing to it
-    changes this process's copy of a page, never the file.
+    changes this process's copy of a page, never the file. The first byte is the file's byte number
+    `offset`; a map begins at a page, so what divides both divides the address.
     """
 
     dtype: str
     shape: tuple
     buffer: memoryview
+    path: str
+    offset: int
 
 
 def read(path):
@@ -72,7 +76,8 @@ def read(path):
                                   f"{'inside' if start < end else 'not at the end of'} the tensor "
                                   f"before it, which ends at {end}")
         entry = header[name]
-        tensors[name] = Entry(entry["dtype"], tuple(entry["shape"]), data[start:stop])
+        tensors[name] = Entry(entry["dtype"], tuple(entry["shape"]), data[start:stop],
+                              os.fspath(path), 8 + header_bytes + start)
         end = stop
     if end != len(data):
         raise CheckpointError(f"{path}: the tensors take {end} bytes, but the file has {len(data)} "
@@ -86,11 +91,12 @@ def write(path, tensors, metadata):
     Args:
         path: of the file; replaced when it exists.
         tensors: iterable of (name, dtype, shape, buffer); buffer is C-contiguous and has the
-            size that dtype and shape say.
+            size that dtype and shape say, or is a function that returns such a one when it is
+            about to be written, so that not all need exist at once.
         metadata: {text: text}.
     Raises:
         OSError: the file cannot be written; what was at path is still there.
-        ValueError: a name comes twice, or a buffer's size is not its shape's.
+        ValueError: a name comes twice, or a buffer's size is not its shape's; likewise.
     """
     _require_little_endian()
     header, buffers, end = {"__metadata__": metadata}, [], 0
@@ -98,21 +104,24 @@ def write(path, tensors, metadata):
         size = BYTES_OF_DTYPE[dtype]
         for width in shape:
             size *= width
-        buffer = memoryview(buffer)
-        if buffer.nbytes != size or name in header:
-            raise ValueError(f"{name}: {buffer.nbytes} bytes for {dtype} {list(shape)}"
-                             if name not in header else f"{name}: comes twice")
+        if name in header:
+            raise ValueError(f"{name}: comes twice")
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
-        if size:  # memoryview.cast refuses an empty view
-            buffers.append(buffer.cast("B"))
+        buffers.append((name, buffer))
         end += size
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
     with replacing(path) as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        for buffer in buffers:
-            file.write(buffer)
+        for name, buffer in buffers:
+            buffer = memoryview(buffer() if callable(buffer) else buffer)
+            start, stop = header[name]["data_offsets"]
+            if buffer.nbytes != stop - start:
+                raise ValueError(f"{name}: {buffer.nbytes} bytes for {header[name]['dtype']} "
+                                 f"{header[name]['shape']}")
+            if buffer.nbytes:  # memoryview.cast refuses an empty view
+                file.write(buffer.cast("B"))
 
 
 def _require_little_endian():

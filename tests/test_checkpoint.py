@@ -87,7 +87,8 @@ def test_the_layout_is_the_formats(tmp_path):
     (file_of(b'{"a":NaN}'), "the header holds NaN"),
     (file_of(b'{"a":1,"a":2}'), "the header holds the key 'a' twice"),
     (file_of(b'{"a":' * 100_000), "the header is nested too deeply"),
-    (file_of(b'{"a":' + b"9" * 5000 + b"}"), "the header"),
+    (file_of(b'{"a":' + b"9" * 1001 + b"}"), "the header holds a number of 1001 digits"),
+    (file_of(b'{"a":' + b"9" * 4_000_000 + b"}"), "the header holds a number of 4000000 digits"),
     (file_of({"__metadata__": {"a": 1}}), "__metadata__ is {'a': 1}"),
     (file_of({"a": []}), "'a': [] is not an object of dtype, shape and data_offsets"),
     (file_of({"a": entry() | {"more": 1}}), "is not an object of"),
@@ -177,6 +178,8 @@ def read_or_refuse(path):
 def test_a_size_that_is_not_its_shapes_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"w: 8 bytes for F32 \[3\]"):
         safetensors.write(tmp_path / "t", [("w", "F32", (3,), floats(1, 2))], {})
+    with pytest.raises(ValueError, match=r"w: 8 bytes for F32 \[3\]"):
+        safetensors.write(tmp_path / "t", [("w", "F32", (3,), lambda: floats(1, 2))], {})
     with pytest.raises(ValueError, match="w: comes twice"):
         safetensors.write(tmp_path / "t", [("w", "F32", (1,), floats(1))] * 2, {})
     assert os.listdir(tmp_path) == []
@@ -220,7 +223,7 @@ def test_a_model_is_read_back(model_dir):
     config, tensors = checkpoint.read_model(model_dir)
     assert config == CONFIG
     for name, shape, values in model_tensors():
-        assert tensors[name].dtype == "F32" and tensors[name].shape == shape
+        assert tensors[name].entry.dtype == "F32" and tensors[name].shape == shape
         assert tensors[name].buffer.cast("f") == values
     assert len(tensors) == len(model_tensors())
 
@@ -253,14 +256,21 @@ def change_config(directory, **changes):
 
 @pytest.mark.parametrize("changes, message", [
     (dict(model_type="llama"), "model_type='llama' is not supported; it must be 'gpt2'"),
-    (dict(model_type="remove"), "has no model_type"),
+    (dict(model_type="remove"), "has neither GPT-2's model_type nor nanoGPT's block_size"),
     (dict(activation_function="relu"), "activation_function='relu' is not supported"),
-    (dict(n_inner=17), "n_inner=17 is not supported; it must be None or 16"),
+    (dict(activation_function=["gelu_new"]), "activation_function=['gelu_new'] is not supported"),
+    (dict(n_inner=17), "transformer.h.0.mlp.c_fc.weight has shape [4, 16], but config.json asks "
+                       "for [4, 17]"),
+    (dict(n_inner=0), "n_inner=0 must be at least 1"),
     (dict(tie_word_embeddings=False), "tie_word_embeddings=False is not supported"),
+    (dict(scale_attn_weights=False), "scale_attn_weights=False is not supported"),
+    (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True is not"),
+    (dict(add_cross_attention=True), "add_cross_attention=True is not supported"),
+    (dict(bias="no"), "bias='no' is not supported; it must be True or False"),
     (dict(n_embd=0), "n_embd=0 must be at least 1"),
     (dict(n_embd=[4]), "n_embd=[4] is not an integer"),
     (dict(n_head=3), "n_embd=4 is not divisible by n_head=3"),
-    (dict(n_layer=10**12), "holds no layer 999999999999"),
+    (dict(n_layer=10**12), "holds no layer 2, but config.json says n_layer=1000000000000"),
     (dict(n_layer=1), "is not a tensor of the model that config.json describes"),
     (dict(vocab_size=6),
      "transformer.wte.weight has shape [5, 4], but config.json asks for [6, 4]"),
@@ -284,9 +294,13 @@ def test_tensors_that_do_not_fit_are_refused(model_dir):
     for tensors, message in [
         (good[1:], "transformer.wte.weight is missing"),
         (good + [("lm_head.bias", "F32", (1,), floats(0))], "'transformer.lm_head.bias' is not a"),
-        (good + [("wte.weight", "F32", (1,), floats(0))], "comes with and without 'transformer.'"),
-        ([("transformer.wte.weight", "F16", (5, 4), bytes(40))] + good[1:],
-         "transformer.wte.weight is F16; only F32 is read"),
+        (good + [("wte.weight", "F32", (1,), floats(0))],
+         "'wte.weight' and 'transformer.wte.weight' are the same tensor"),
+        ([("transformer.wte.weight", "I16", (5, 4), bytes(40))] + good[1:],
+         "transformer.wte.weight is I16; only F32, F16, BF16 are read"),
+        ([(name, "F32", shape, values) for name, shape, values in model_tensors()
+          if name != "transformer.h.1.ln_1.bias"],
+         'h.1.ln_1.bias is missing (without biases, config.json says "bias": false)'),
     ]:
         safetensors.write(model_dir / "model.safetensors", tensors, {})
         with pytest.raises(CheckpointError) as error:
