@@ -1,4 +1,4 @@
-"""The command line: `pygpt train`, `sample`, `tokenizer`, `plot`, `bench`, `info`.
+"""The command line: `pygpt train`, `sample`, `export`, `tokenizer`, `plot`, `bench`, `info`.
 
 A flag is made from each field of a config dataclass, so nothing about a setting is said twice.
 Exit status: 0, or 2 for a command that makes no sense, 1 for one that failed, 130 after Ctrl-C;
@@ -18,6 +18,7 @@ from pygpt.tokenizer_cli import add_commands as add_tokenizer_commands
 
 USAGE, FAILURE, SIGNALLED = 2, 1, 128
 INTERRUPTED = SIGNALLED + 2  # SIGINT, as shells say it
+DTYPES = "float32", "float16", "bfloat16"  # stored.DTYPES, without what that imports
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,6 +103,14 @@ def _make_parser():
     command.add_argument("--interactive", action="store_true",
                          help="continue one prompt after another, read from standard input")
     _add_settings(command, SampleConfig)
+
+    command = add("export", _export, "write a model, and its tokenizer, to a directory of its own")
+    command.add_argument("directory", metavar="DIR",
+                         help="a GPT-2 directory, a training run's output directory, or one of its "
+                         "checkpoints")
+    command.add_argument("out", metavar="OUT", help="the directory to make")
+    command.add_argument("--dtype", choices=DTYPES, default="float32",
+                         help="of the weights in the file (default float32)")
 
     command = add("bench", _bench, "measure each kernel and a training step on this machine")
     command.add_argument("--preset", choices=PRESETS,
@@ -232,6 +241,25 @@ def _converse(model, tokenizer, settings):
             _complain(error, FAILURE)
         except KeyboardInterrupt:
             print()
+
+
+def _export(arguments):
+    from pygpt.checkpoint import CONFIG_FILE, find_model
+    from pygpt.model import GPT
+    from pygpt.tokenizer import Tokenizer
+
+    directory, out = find_model(arguments.directory), arguments.out
+    if os.path.lexists(os.path.join(out, CONFIG_FILE)):
+        raise ValueError(f"{out}: there is a model already")
+    model, tokenizer = GPT.from_pretrained(directory), None
+    try:
+        tokenizer = Tokenizer.from_pretrained(directory)
+    except FileNotFoundError:  # weights may come without one
+        pass
+    model.save_pretrained(out, arguments.dtype)
+    if tokenizer:
+        tokenizer.save_pretrained(out)
+    return 0
 
 
 def _bench(arguments):

@@ -13,7 +13,7 @@ from dataclasses import fields
 
 import pytest
 
-from pygpt import cli, kernels
+from pygpt import cli, kernels, safetensors
 from pygpt.config import PRESETS, SampleConfig, TrainConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -201,6 +201,32 @@ def test_sample_ends_quietly(trained):
         assert process.returncode == (130 if stop == "interrupt" else 1)
 
 
+# -------------------------------------------------------------------------------------- export
+
+def test_export_writes_a_model_that_samples(trained, tmp_path):
+    source, out = trained[1] / "last", tmp_path / "out"
+    assert pygpt("export", source, out, "--dtype", "bfloat16").stderr == ""
+    tensors, _ = safetensors.read(out / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {"BF16"}
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert {"tokenizer.json"} < set(os.listdir(out)) <= set(os.listdir(source))
+    result = pygpt("sample", out, "--prompt", "3 times ", "--max-new-tokens", 5)
+    assert result.returncode == 0 and result.stdout.startswith("3 times ")
+    before = contents(out)
+    assert_refused(pygpt("export", source, out), 1, "out: there is a model already")
+    assert contents(out) == before
+
+
+def test_export_without_a_tokenizer(trained, tmp_path):
+    directory = tmp_path / "model"
+    shutil.copytree(trained[1] / "last", directory)
+    lose_the_tokenizer(directory)
+    assert pygpt("export", directory, tmp_path / "out").stderr == ""
+    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()
+
+
 # ---------------------------------------------------------------------------------------- info
 
 def test_info():
@@ -250,6 +276,8 @@ def test_help_documents_every_flag(command, config_class):
     ("sample out --top-k -1", "top_k=-1"),
     ("sample out --max-new-tokens ten", "'ten'"),
     ("info more", "more"),
+    ("export out", "OUT"),
+    ("export out there --dtype int8", "'int8'"),
 ])
 def test_a_command_that_makes_no_sense(arguments, part, tmp_path):
     assert_refused(pygpt(*arguments.split(), cwd=tmp_path), 2, part)
