@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pygpt
-from pygpt import GPT, GPTConfig, checkpoint, reference, safetensors, stored
+from pygpt import GPT, GPTConfig, checkpoint, kernels, reference, safetensors, stored
 from pygpt.safetensors import CheckpointError
 from pygpt.tensor import no_grad
 
@@ -323,6 +323,19 @@ def test_opening_float32_takes_no_memory(tmp_path, taken):
     taken.clear()
     GPT.from_pretrained(tmp_path / "bf16")
     assert sum(taken) == 4 * MODEL.num_parameters()
+
+
+@pytest.mark.parametrize("odd", [1, 2, 3])
+def test_kernels_get_no_half_of_a_number(tmp_path, taken, odd):
+    """Compiled loops may count on a number's alignment, even where single loads do not."""
+    model = GPT.from_pretrained(write(tmp_path / "f32", odd=odd))
+    assert all(kernels.address(p.ptr) % 4 == 0 for _, p in model.named_parameters())
+    assert sum(taken) == 4 * MODEL.num_parameters()
+    assert not any(w.is_used_in_place for w in checkpoint.read_model(tmp_path / "f32")[1].values())
+    taken.clear()
+    halves = {name: converted(t, "BF16") for name, t in TENSORS.items()}
+    GPT.from_pretrained(write(tmp_path / "bf16", halves, odd=odd))
+    assert sum(taken) == (4 + 2 * (odd % 2)) * MODEL.num_parameters()
 
 
 def test_weights_larger_than_memory_are_refused(tmp_path, monkeypatch):
