@@ -82,7 +82,8 @@ def memory_needed(config, B, T, recompute=False):
     """
     L, C = config.n_layer, config.n_embd
     if L > MOST_LAYERS:
-        flat = 4 * (L * (12 * C + 13) * C + (config.vocab_size + config.n_positions + 2) * C)
+        of_a_block = (4 * C + 2 * config.mlp_width + 13) * C
+        flat = 4 * (L * of_a_block + (config.vocab_size + config.n_positions + 2) * C)
         return _memory_parts(flat, 4 * B * T * C * L * (1 if recompute else 10))
     model = GPT.__new__(GPT)
     model._build(config)
