@@ -11,13 +11,11 @@ import mmap
 import os
 import pickle
 from array import array
-from itertools import islice
 
 from pygpt.corpus import DataError, identity
 from pygpt.files import replacing
 
 IN_MEMORY = 1 << 24  # tokens; more go to a file
-CHUNK = 1 << 20      # tokens that are encoded at a time
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -49,32 +47,33 @@ def encode(corpus, tokenizer, directory):
     path = _cache_path(corpus, tokenizer, directory)
     if path and os.path.exists(path):
         return map_tokens(path, code)
-    ids = _ids(corpus, tokenizer)
+    parts = _parts(corpus, tokenizer)
     head = array(code)
-    while len(head) < IN_MEMORY:
-        chunk = array(code, islice(ids, CHUNK))
-        head += chunk
-        if len(chunk) < CHUNK:
-            return memoryview(head)
+    for ids in parts:
+        head += array(code, ids)
+        if len(head) > IN_MEMORY:
+            break
+    else:
+        return memoryview(head)
     os.makedirs(directory, exist_ok=True)
     path = path or os.path.join(directory, f"{os.getpid()}.bin")
     with replacing(path) as file:
         head.tofile(file)
         del head
-        while chunk := array(code, islice(ids, CHUNK)):
-            chunk.tofile(file)
+        for ids in parts:
+            array(code, ids).tofile(file)
     return map_tokens(path, code)
 
 
-def _ids(corpus, tokenizer):
-    """Yield the ids of a corpus."""
+def _parts(corpus, tokenizer):
+    """Yield the ids of a corpus, a list at a time."""
     special = getattr(tokenizer, "special_tokens", {})
     if END_OF_TEXT in special:
         for document in corpus.documents():
-            yield from tokenizer.encode_iterable(document, allowed_special="all")
-            yield special[END_OF_TEXT]
+            yield from tokenizer.encode_parts(document, allowed_special="all")
+            yield [special[END_OF_TEXT]]
     else:
-        yield from tokenizer.encode_iterable(corpus.joined())
+        yield from tokenizer.encode_parts(corpus.joined())
 
 
 def _cache_path(corpus, tokenizer, directory):

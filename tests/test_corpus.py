@@ -90,13 +90,13 @@ def test_long_texts_go_to_a_mapped_file_once(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr("pygpt.tokens.IN_MEMORY", 1000)
     monkeypatch.setattr("pygpt.dataset.IN_MEMORY", 1000)
-    monkeypatch.setattr("pygpt.tokens.CHUNK", 300)
+    monkeypatch.setattr("pygpt.corpus.PART_BYTES", 300)
     long = dataset(tmp_path, data=tmp_path / "a")
     assert long.train == short.train and long.val == short.val
     assert long.train_fingerprint == short.train_fingerprint
     (file,) = (tmp_path / "out" / "tokens").iterdir()
     assert file.stat().st_size == 2 * 5000
-    monkeypatch.setattr(CharTokenizer, "encode_iterable", None)  # the second time it is found
+    monkeypatch.setattr(CharTokenizer, "encode_parts", None)  # the second time it is found
     assert dataset(tmp_path, data=tmp_path / "a").train == short.train
     monkeypatch.undo()
     (tmp_path / "a").write_text("another text\n" * 500)
@@ -113,9 +113,9 @@ class WithEnd(CharTokenizer):
     special_tokens = {"<|endoftext|>": 9}
     vocab_size = 10
 
-    def encode_iterable(self, chunks, allowed_special):
+    def encode_parts(self, chunks, allowed_special):
         assert allowed_special == "all"
-        yield from self.encode("".join(chunks))
+        yield self.encode("".join(chunks))
 
 
 def test_an_end_of_text_token_keeps_documents_apart(tmp_path):

@@ -187,14 +187,13 @@ class BPETokenizer(Tokenizer):
             ids += more
         return ids
 
-    def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
-        """Encode a text that comes in chunks, as Tokenizer.encode_iterable.
+    def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+        """Encode a text that comes in chunks, as Tokenizer.encode_parts.
 
         A single word of many megabytes is held whole, for no part of it has ids of its own.
         """
         special = self._special_in(allowed_special, disallowed_special)
-        for ids in self._encoded_parts(chunks, special):
-            yield from ids
+        return self._encoded_parts(chunks, special)
 
     def _special_in(self, allowed, disallowed):
         every = self._special.keys()

@@ -75,11 +75,11 @@ class CharTokenizer(Tokenizer):
         """
         return self._encode(text, 0)
 
-    def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
-        """Encode a text that comes in chunks, as Tokenizer.encode_iterable."""
+    def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+        """Encode a text that comes in chunks, as Tokenizer.encode_parts."""
         position = 0
         for chunk in chunks:
-            yield from self._encode(chunk, position)
+            yield self._encode(chunk, position)
             position += len(chunk)
 
     def _encode(self, text, position):
@@ -152,15 +152,15 @@ class ByteTokenizer(Tokenizer):
         """The bytes of text as UTF-8; a lone surrogate counts as U+FFFD, nothing is special."""
         return list(utf8(text))
 
-    def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
-        """Encode a text that comes in chunks, as Tokenizer.encode_iterable."""
+    def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+        """Encode a text that comes in chunks, as Tokenizer.encode_parts."""
         held = ""
         for chunk in chunks:
             held += chunk
             half = "\ud800" <= held[-1:] <= "\udbff"  # of a character, perhaps
-            yield from utf8(held[:len(held) - half])
+            yield list(utf8(held[:len(held) - half]))
             held = held[len(held) - half:]
-        yield from utf8(held)
+        yield list(utf8(held))
 
     def _document(self) -> dict:
         return empty_document() | {
