@@ -28,6 +28,7 @@ class Corpus:
     Attributes:
         files: the path of each file, in order; empty: Python's own reference.
         tokens_file: the path of a .bin file of tokens instead of text, or None.
+        watch: called, as the text is read, with the bytes that this reading has taken.
     """
 
     def __init__(self, paths, errors="strict", stdin_copy=None):
@@ -42,7 +43,7 @@ class Corpus:
             OSError: there is no such file.
             DataError: a directory or a pattern gives no file, or tokens are mixed with text.
         """
-        self.errors = errors
+        self.errors, self.watch = errors, lambda taken: None
         self.files = []
         for path in paths:
             if path == STDIN:
@@ -67,8 +68,10 @@ class Corpus:
         """
         if not self.files:
             yield [python_reference()]
+        before = 0
         for path in self.files:
-            yield read_text(path, self.errors)
+            yield read_text(path, self.errors, lambda taken: self.watch(before + taken))
+            before += os.path.getsize(path)
 
     def joined(self):
         """Yield the parts of all documents, a newline between two documents."""
@@ -109,12 +112,13 @@ def _expand(path):
     return found
 
 
-def read_text(path, errors="strict"):
+def read_text(path, errors="strict", watch=lambda taken: None):
     """Yield the text of a UTF-8 file in parts; line ends are kept as they are.
 
     Args:
         path: of the file.
         errors: "strict" or "replace".
+        watch: called with the bytes read so far, after each part.
     Raises:
         OSError: the file cannot be read.
         DataError: it is empty or, with "strict", not UTF-8; the message has the byte's offset.
@@ -134,6 +138,7 @@ def read_text(path, errors="strict"):
                 raise DataError(f"{path}: is not UTF-8 text: byte "
                                 f"0x{error.object[error.start]:02x} at offset {offset} "
                                 "(errors=replace goes on)") from None
+            watch(taken)
             if text:
                 yield text
             if not data:

@@ -26,7 +26,7 @@ class Dataset:
         prompts: (text, ids) of each sample prompt.
     """
 
-    def __init__(self, config, last, model_config, open_directory):
+    def __init__(self, config, last, model_config, open_directory, watch=lambda *_: None):
         """Read the text.
 
         Args:
@@ -34,17 +34,20 @@ class Dataset:
             last: the checkpoint that the run goes on from, or None.
             model_config: the GPTConfig of the model that the run begins with, or None.
             open_directory: called before something is written to config.out.
+            watch: called, while a long text is read, with what for ("vocabulary", "tokens"), the
+                bytes taken and those of the whole text.
         Raises:
             OSError: a file cannot be read or written.
             ValueError: a text or a setting cannot be used.
         """
-        corpora = self._corpora(config, last, open_directory)
+        self._purpose = "vocabulary"
+        corpora = self._corpora(config, last, open_directory, watch)
         self.tokenizer = _tokenizer(config, last, corpora[0])
         if model_config and model_config.vocab_size < self.tokenizer.vocab_size:
             raise ConfigError(f"tokenizer={config.tokenizer!r} has {self.tokenizer.vocab_size} "
                               f"tokens, but the model in init={config.init!r} has "
                               f"vocab_size={model_config.vocab_size}")
-        cache = os.path.join(config.out, "tokens")
+        cache, self._purpose = os.path.join(config.out, "tokens"), "tokens"
         tokens = [encode(corpus, self.tokenizer, cache) for corpus in corpora]
         if config.val_data:
             self.train, self.val = tokens
@@ -67,7 +70,7 @@ class Dataset:
                 raise DataError(f"{name}: the text is no longer the one that the run to resume "
                                 "was begun with (force: go on all the same)")
 
-    def _corpora(self, config, last, open_directory):
+    def _corpora(self, config, last, open_directory, watch):
         """The corpus of data, and that of val_data when it is given."""
         if (*config.data, *config.val_data).count(STDIN) > 1:
             raise ConfigError(f"data and val_data name standard input ({STDIN}) more than once")
@@ -77,6 +80,9 @@ class Dataset:
             copy_stdin(copy)
         corpora = [Corpus(paths, config.errors, copy)
                    for paths in (config.data, *([config.val_data] if config.val_data else []))]
+        for corpus in corpora:
+            if (size := corpus.size()) > IN_MEMORY:
+                corpus.watch = lambda taken, size=size: watch(self._purpose, taken, size)
         if any(corpus.size() > IN_MEMORY for corpus in corpora):
             open_directory()  # the tokens go there
         return corpora
@@ -111,7 +117,7 @@ def _tokenizer(config, last, corpus):
             raise DataError(f"{corpus.tokens_file}: what its tokens stand for is not known: there "
                             "is no meta.pkl beside it, and no tokenizer was named")
         return CharTokenizer(characters)
-    if kind == "bpe":  # from the text's beginning, when it is longer than memory should hold
+    if kind == "bpe":  # learned from the beginning of a text that memory should not hold
         return choose(config.tokenizer, _beginning(corpus, BPE_TEXT))
     characters = set()
     for part in corpus.joined():

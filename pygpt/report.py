@@ -11,6 +11,7 @@ import time
 from pygpt.machine import gigabytes
 
 REDRAW_SECONDS = 0.1  # between two states of the status line
+PLAIN_SECONDS = 10.0  # between two lines about reading a long text, when it is not a terminal
 PLAIN_LINES = 20      # of a whole run's status when it is not a terminal
 
 
@@ -21,7 +22,7 @@ class Reporter:
         """Print to a text stream, by default to standard output."""
         self.stream = stream or sys.stdout
         self.is_terminal = self.stream.isatty()
-        self._max_steps = None
+        self._max_steps = self._purpose = None
         self._drawn_at = 0.0
         self._is_drawn = self._is_gone = False
 
@@ -49,6 +50,22 @@ class Reporter:
             self.stream.flush()
         except OSError:  # the terminal or the pipe was closed; the run goes on, and so does its log
             self._is_gone = True
+
+    def _prepare(self, record):
+        taken, size, now = record["bytes_read"], record["bytes"], time.monotonic()
+        if record["purpose"] != self._purpose:
+            self._purpose, self._began = record["purpose"], now
+        if now - self._drawn_at < (REDRAW_SECONDS if self.is_terminal else PLAIN_SECONDS):
+            return
+        self._drawn_at = now
+        left = (now - self._began) / max(1, taken) * (size - taken)
+        text = (f"reading the text for its {self._purpose}: {gigabytes(taken)} of "
+                f"{gigabytes(size)}, {duration(left)} left")
+        if self.is_terminal:
+            self._write("\r\033[K" + text[: shutil.get_terminal_size().columns - 1])
+            self._is_drawn = True
+        else:
+            self._line(text)
 
     def _start(self, record):
         self._max_steps, self._val_loss = record["max_steps"], None

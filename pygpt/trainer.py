@@ -4,6 +4,8 @@ It prints nothing. What happens is told to callbacks, each called with one dict,
 records, one a line, are config.out/log.jsonl. A callback that returns True ends the run after the
 step, as Ctrl-C does. Every record has "event" and "step", the steps taken so far, and:
 
+    prepare  while a text of many megabytes is read, before start: purpose ("vocabulary" or
+             "tokens"), bytes_read, bytes
     start    before step 1, or the first after a resume: parameters, train_tokens, val_tokens,
              vocab_size, max_steps, isa, threads, out, earlier (where an earlier run in out was
              moved, or None), resumed (bool), memory_needed and memory_free (bytes or None),
@@ -127,11 +129,13 @@ class _Run:
 
     def __init__(self, config, callbacks, resume, force):
         self.callbacks, self.signals, self.is_ended = list(callbacks), [], False
+        self.step = 0
         self.log = self.directory = None
         self.last = os.path.join(config.out, "last") if resume else None
         state, like = None, self.last or config.init
         if resume:
             state = trainer_state.load(self.last)
+            self.step = state.step
             if config.init:  # what was fitted to its model then
                 config = replace(config, **{name: value if (value := getattr(config, name))
                                             is not None else state.config[name]
@@ -153,7 +157,7 @@ class _Run:
         config = self.config
         if config.threads:
             kernels.set_num_threads(config.threads)
-        self.dataset = Dataset(config, self.last, like, self._open_directory)
+        self.dataset = Dataset(config, self.last, like, self._open_directory, self._tell_reading)
         if state and not force:
             self.dataset.refuse_changes(state)
         shape = config.batch_size, config.n_positions
@@ -186,6 +190,9 @@ class _Run:
                   isa=info["isa"], threads=info["threads"], out=config.out, earlier=earlier,
                   resumed=state is not None, memory_needed=needed, memory_free=free,
                   peak_flops=peak, config=asdict(config))
+
+    def _tell_reading(self, purpose, bytes_read, nbytes):
+        self.tell("prepare", purpose=purpose, bytes_read=bytes_read, bytes=nbytes)
 
     def _open_directory(self):
         """Make config.out, or take it over; the first time it is needed."""
@@ -228,7 +235,7 @@ class _Run:
 
     def _restore(self, state):
         """Be where a run was between two steps; without a state, at its beginning."""
-        self.step = self.saved_step = state.step if state else 0
+        self.saved_step = self.step
         self.val_step = state.val_step if state else 0
         self.val_loss = state.val_loss if state else None
         self.best_val_loss = state.best_val_loss if state else None

@@ -12,7 +12,9 @@ from pygpt import tokens
 from pygpt.config import ConfigError, TrainConfig
 from pygpt.corpus import Corpus, DataError, python_reference
 from pygpt.dataset import Dataset
+from pygpt.report import Reporter
 from pygpt.tokenizer import CharTokenizer
+from pygpt.trainer import train
 
 
 def text_of(*paths, **options):
@@ -101,6 +103,30 @@ def test_long_texts_go_to_a_mapped_file_once(tmp_path, monkeypatch):
     monkeypatch.undo()
     (tmp_path / "a").write_text("another text\n" * 500)
     assert dataset(tmp_path, data=tmp_path / "a").train != short.train
+
+
+def test_progress_with_a_long_text_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("pygpt.dataset.IN_MEMORY", 1000)
+    monkeypatch.setattr("pygpt.corpus.PART_BYTES", 400)
+    for name in "ab":
+        (tmp_path / name).write_text("ä" * 500)
+    (tmp_path / "short").write_text("ä" * 500)
+    records = []
+    config = TrainConfig(data=[tmp_path / "a", tmp_path / "b"], val_data=tmp_path / "short",
+                         out=tmp_path / "out", n_layer=1, n_head=1, n_embd=8, n_positions=8,
+                         max_steps=1, sample_interval=0)
+    train(config, [records.append])
+    told = [record for record in records if record["event"] == "prepare"]
+    assert told == records[: len(told)]
+    for purpose in ("vocabulary", "tokens"):
+        taken = [record["bytes_read"] for record in told if record["purpose"] == purpose]
+        assert taken == [400, 800, 1000, 1000, 1400, 1800, 2000, 2000]
+    assert all(record["bytes"] == 2000 and record["step"] == 0 for record in told)
+    screen = io.StringIO()
+    reporter = Reporter(screen)
+    for record in told:
+        reporter(record)
+    assert screen.getvalue() == "reading the text for its vocabulary: 0 MB of 0 MB, 0:00 left\n"
 
 
 def test_wide_vocabularies_take_four_bytes():
