@@ -66,7 +66,7 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
     """Train a model, saving checkpoints in config.out.
 
     The first Ctrl-C or SIGTERM (in the main thread) ends the run after the step it is in, with a
-    checkpoint; a second one ends the process as it would any other.
+    checkpoint but no validation, which may take minutes; a second one ends the process as it would any other.
 
     Args:
         config: a TrainConfig.
