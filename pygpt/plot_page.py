@@ -25,7 +25,7 @@ nav > span { display: inline-flex; align-items: center; gap: 8px; overflow-wrap:
 .key { flex: none; width: 40px; height: 10px; }
 small { color: var(--soft); font-weight: 400; font-size: 13px; }
 main { display: grid; gap: 16px;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, max(460px, 34%)), 1fr)); }
 figure { position: relative; container-type: inline-size; touch-action: pan-y; margin: 0;
   padding: 12px 12px 8px; background: var(--card);
   border: 1px solid var(--edge); border-radius: 8px; }
