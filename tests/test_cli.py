@@ -385,7 +385,8 @@ def test_bench_prints_its_three_tables():
 
 def test_bench_as_json():
     document = json.loads(pygpt("bench", "--seconds", "0.5", "--json").stdout)
-    assert document["machine"]["gflops"] > 0 and 0 <= document["step"]["python_share"] < 1
+    assert document["machine"]["gflops"] > 0
+    assert -1 < document["step"]["python_share"] < 1  # a difference of times, which are noisy
 
 
 def test_bench_refuses_what_makes_no_sense():
