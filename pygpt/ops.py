@@ -262,7 +262,7 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None, tape_only=
     _check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
            "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
     parts, out = _row_parts(R), Tensor.empty(x.shape)
-    pre = Tensor.empty((R, H)) if grad_enabled() else None
+    pre = Tensor.empty((R, H)) if grad_enabled() or tape_only else None
     if residual is not None:
         _floats("mlp", residual=residual)
         _same_shape("mlp", "the result", out, "residual", residual)
