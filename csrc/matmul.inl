@@ -138,9 +138,9 @@ static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int6
 
 /* From one k of a transposed A to the next it is a_col floats. If these are a multiple of ALIAS,
  * 2 KB, the lines of all k want one or two places of L1; where a tile meets many strips, its rows
- * of A are then packed. With a width of 1024 that took AVX2's tile from 67 to 92 % of the peak, with
- * 1536 from 87 to 91. AVX-512's meets a quarter of the strips and has twice the work for each k: it
- * lost a sixth by packing. */
+ * of A are then packed. With a width of 1024 that took AVX2's tile from 67 to 92 % of the peak,
+ * with 1536 from 87 to 91. AVX-512's meets a quarter of the strips and has twice the work for each
+ * k: it lost a sixth by packing. */
 #define ALIAS 512
 #define MANY_STRIPS 8
 

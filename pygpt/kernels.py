@@ -103,12 +103,15 @@ class Memory:
             self._owner = buffer
             self._base = ffi and ffi.from_buffer("char[]", self.view)
         elif ffi is None:
-            self.view = memoryview(bytearray(nbytes))
+            try:
+                self.view = memoryview(bytearray(nbytes))
+            except (MemoryError, OverflowError, ValueError):
+                raise _refused(nbytes) from None
             self._owner = self._base = None
         else:
             block = lib.pygpt_alloc(nbytes) if nbytes < 2 ** 63 else ffi.NULL
             if block == ffi.NULL:
-                raise MemoryError(f"{nbytes:,} bytes asked for and not to be had")
+                raise _refused(nbytes)
             self._owner = ffi.gc(block, lib.pygpt_free, nbytes)
             # made from the owner, so that a memoryview of it keeps the block
             self.view = memoryview(ffi.buffer(self._owner, nbytes))
@@ -121,6 +124,10 @@ class Memory:
             whole = (self.nbytes - offset) // size * size
             return self.view[offset:offset + whole].cast(code)
         return ffi.cast(_POINTER[code], self._base + offset)
+
+
+def _refused(nbytes):
+    return MemoryError(f"{nbytes:,} bytes asked for and not to be had")
 
 
 def address(argument):
@@ -181,6 +188,19 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """The number of threads kernels use: 1 without OpenMP or with the reference backend."""
     return lib.pygpt_get_num_threads() if ffi is not None else 1
+
+
+@contextlib.contextmanager
+def use_threads(n: int):
+    """Within the block, use n threads; 0: as many as before. Errors: as for set_num_threads."""
+    before = get_num_threads()
+    if n:
+        set_num_threads(n)
+    try:
+        yield
+    finally:
+        if n:
+            set_num_threads(before)
 
 
 def _after_fork() -> None:

@@ -53,7 +53,7 @@ class Steps:
 
     def _free_step(self, model, key):
         with self._lock:
-            steps = self._by_key.pop(key, [])
+            steps = [step for step in self._by_key.pop(key, []) if step.is_current()]
             free = [step for step in steps if step.is_free()]
             spare = set(map(id, free[1 + SPARES_KEPT:]))
             steps = [step for step in steps if id(step) not in spare]
@@ -86,8 +86,15 @@ class Step:
         self.busy, self.program, self.loss = False, None, None
         self._transformer, self._gradients = model.transformer, gradients
         self._recompute = recompute
-        self._leaves = [p.node for _, p in model.named_parameters()]
+        parameters = [p for _, p in model.named_parameters()]
+        self._leaves = [p.node for p in parameters]
+        self._places = [(p, p.memory) for p in parameters]
         self._graph = self._lent = None
+
+    def is_current(self):
+        """Whether the parameters are still where the program expects them: a part of a model may
+        have been moved to flat buffers of its own, which nobody told the model of."""
+        return all(p.memory is memory for p, memory in self._places)
 
     def is_free(self):
         return not self.busy and (self._lent is None or self._lent() is None)

@@ -66,7 +66,8 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
     """Train a model, saving checkpoints in config.out.
 
     The first Ctrl-C or SIGTERM (in the main thread) ends the run after the step it is in, with a
-    checkpoint but no validation, which may take minutes; a second one ends the process as it would any other.
+    checkpoint but no validation, which may take minutes; a second one ends the process as it would
+    any other.
 
     Args:
         config: a TrainConfig.
@@ -82,12 +83,13 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
         MemoryError: the machine has less memory than the run needs.
         TrainingError: a loss or a gradient is not finite; the last checkpoint stays.
     """
-    run = _Run(config, callbacks, resume, force)
-    try:
-        with first_signal_is_noted() as run.signals:
-            run.train()
-    finally:
-        run.close()
+    with kernels.use_threads(config.threads):
+        run = _Run(config, callbacks, resume, force)
+        try:
+            with first_signal_is_noted() as run.signals:
+                run.train()
+        finally:
+            run.close()
     return TrainResult(run.model, run.dataset.tokenizer, run.step, run.val_loss, run.best_val_loss,
                        interrupted=not run.is_done(),
                        signal=run.signals[0] if run.signals else None)
@@ -155,8 +157,6 @@ class _Run:
 
     def _prepare(self, state, like, force):
         config = self.config
-        if config.threads:
-            kernels.set_num_threads(config.threads)
         self.dataset = Dataset(config, self.last, like, self._open_directory, self._tell_reading)
         if state and not force:
             self.dataset.refuse_changes(state)

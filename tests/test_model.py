@@ -199,6 +199,24 @@ def test_losses_of_one_shape_do_not_disturb_one_another():
     assert same_gradients(model, other)
 
 
+def test_an_evaluation_sees_a_part_that_was_moved_and_trained(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    model, ids = GPT.from_pretrained(tmp_path), batch(random.Random(2), 11, 2, 8)
+    with no_grad():
+        before = float(model.loss(ids, ids))
+    block = model.transformer.h[0]
+    optimizer = pygpt.AdamW(block, lr=0.1)  # its parameters come to a buffer of their own
+    x = block(Tensor([[[0.5] * model.config.n_embd]]))
+    ops.sum(ops.mul(x, x)).backward()
+    optimizer.step()
+    with no_grad():
+        after = float(model.loss(ids, ids))
+    assert after != before
+    model.moved()  # forgets what was recorded
+    with no_grad():
+        assert float(model.loss(ids, ids)) == after
+
+
 def test_a_loss_keeps_its_value_when_the_next_one_is_computed():
     rng, model = random.Random(10), tiny()
     losses = [model.loss(batch(rng, 11, 2, 8), batch(rng, 11, 2, 8)) for _ in range(4)]

@@ -109,7 +109,8 @@ def test_ticks_are_few_round_and_different(low, length, round_out):
 @pytest.mark.parametrize("value, step, label", [
     (0, 1, "0"), (500, 500, "500"), (1000, 500, "1,000"), (15000, 5000, "15k"),
     (0.002, 0.002, "0.002"),
-    (2e-5, 1e-5, "2e-5"), (1.5e-4, 5e-5, "1.5e-4"), (1e-4, 5e-5, "1.0e-4"), (250000, 50000, "250k"), (2.5, 0.5, "2.5"), (-1, 0.5, "-1.0")])
+    (2e-5, 1e-5, "2e-5"), (1.5e-4, 5e-5, "1.5e-4"), (1e-4, 5e-5, "1.0e-4"),
+    (250000, 50000, "250k"), (2.5, 0.5, "2.5"), (-1, 0.5, "-1.0")])
 def test_tick_labels(value, step, label):
     assert tick_label(value, step) == label
 

@@ -44,13 +44,6 @@ def tiny(tmp_path):
     return config
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = kernels.get_num_threads()
-    yield
-    kernels.set_num_threads(before)
-
-
 def stop_after(step):
     """A callback that ends a run as Ctrl-C does."""
     return lambda record: record["event"] == "step" and record["step"] == step

@@ -34,13 +34,6 @@ def tiny(tmp_path):
     return config
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = kernels.get_num_threads()
-    yield
-    kernels.set_num_threads(before)
-
-
 def run(config):
     """The records of a run, grouped by event, and its result."""
     records = []
@@ -91,9 +84,11 @@ def test_it_learns(tiny):
 
 @pytest.mark.parametrize("changes", [dict(), dict(dropout=0.2, grad_accumulation_steps=2)])
 def test_runs_are_equal_to_the_bit_for_any_threads(tiny, changes):
+    before = kernels.get_num_threads()
     first, _ = run(tiny(**changes))
     for threads in (1, 2, 3):
         again, _ = run(tiny(threads=threads, **changes))
+        assert (again["start"][0]["threads"], kernels.get_num_threads()) == (threads, before)
         assert losses(again) == losses(first)
         for key in ("val_loss", "grad_norm"):
             event = "eval" if key == "val_loss" else "step"
