@@ -171,6 +171,20 @@ def test_a_nanogpt_directory_is_taken_as_it_is(tmp_path):
         dataset(tmp_path, **files, tokenizer=tmp_path / "tok")
 
 
+@pytest.mark.parametrize("code", "HI")
+@pytest.mark.parametrize("place", [0, tokens.CHECKED_AT_ONCE - 1, tokens.CHECKED_AT_ONCE,
+                                   tokens.CHECKED_AT_ONCE + 6])
+def test_a_token_out_of_range_is_found_wherever_it_is(tmp_path, code, place):
+    ids = array(code, bytes((tokens.CHECKED_AT_ONCE + 7) * array(code).itemsize))
+    ids[place] = 512
+    path = tmp_path / "x.bin"
+    path.write_bytes(ids.tobytes())
+    with pytest.raises(DataError, match=rf"token 512 at offset {place * ids.itemsize} is not in "
+                                        r"0\.\.511"):
+        tokens.map_tokens(path, code, 512)
+    assert tokens.map_tokens(path, code, 513)[place] == 512
+
+
 class Malicious:
     def __reduce__(self):
         return os.system, ("touch /tmp/pygpt-was-here",)
