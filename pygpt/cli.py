@@ -219,7 +219,8 @@ def _write(model, tokenizer, prompt, settings):
     """Print a prompt and its continuation, each character as soon as it is drawn."""
     from pygpt.generate import first_ids, stream
 
-    ids = stream(model, tokenizer.encode(prompt) or first_ids(tokenizer), **settings)
+    ids = stream(model, tokenizer.encode(prompt) or first_ids(tokenizer),
+                 vocab_size=tokenizer.vocab_size, **settings)
     sys.stdout.write(prompt)
     for text in tokenizer.decode_iterable(ids):
         sys.stdout.write(text)

@@ -14,7 +14,7 @@ from pygpt.config import SampleConfig
 
 
 def generate(model, ids, max_new_tokens=64, temperature=0.8, top_k=50, top_p=0.95, min_p=0.0,
-             repetition_penalty=1.0, stop=None, seed=None):
+             repetition_penalty=1.0, stop=None, seed=None, vocab_size=None):
     """Continue a sequence of tokens.
 
     Args:
@@ -23,17 +23,20 @@ def generate(model, ids, max_new_tokens=64, temperature=0.8, top_k=50, top_p=0.9
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed: as
             config.SampleConfig documents them.
         stop: an id, or a collection of ids, that end the continuation and are no part of it.
+        vocab_size: draw only ids below it, at least 1; None: any of the model's. A model may have
+            more tokens than its tokenizer (GPT-2's 50257 are often padded to 50304): the
+            tokenizer's vocab_size keeps to ids that it can decode.
     Returns:
         The list of the new ids, without the prompt.
     Raises:
         ValueError: an id or a setting is out of range, or the prompt empty or too long.
     """
     return list(stream(model, ids, max_new_tokens, temperature, top_k, top_p, min_p,
-                       repetition_penalty, stop, seed))
+                       repetition_penalty, stop, seed, vocab_size))
 
 
 def stream(model, ids, max_new_tokens=64, temperature=0.8, top_k=50, top_p=0.95, min_p=0.0,
-           repetition_penalty=1.0, stop=None, seed=None):
+           repetition_penalty=1.0, stop=None, seed=None, vocab_size=None):
     """Continue a sequence of tokens, handing out each new one as it is drawn.
 
     Args and Raises:
@@ -44,10 +47,12 @@ def stream(model, ids, max_new_tokens=64, temperature=0.8, top_k=50, top_p=0.95,
     settings = SampleConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                             top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
                             seed=seed)
+    if vocab_size is not None and vocab_size < 1:
+        raise ValueError(f"vocab_size={vocab_size} leaves no id to draw")
     ids = _check_prompt(ids, model.config)
     if stop is None or isinstance(stop, int):
         stop = () if stop is None else (stop,)
-    return _stream(model, ids, settings, frozenset(stop))
+    return _stream(model, ids, settings, frozenset(stop), vocab_size)
 
 
 def _check_prompt(ids, config):
@@ -66,7 +71,7 @@ def _check_prompt(ids, config):
     return ids
 
 
-def _stream(model, ids, settings, stop):
+def _stream(model, ids, settings, stop, vocab_size):
     rng = random.Random(settings.seed)
     window, cache, new = ids, model.new_cache(), ids
     for _ in range(settings.max_new_tokens):
@@ -75,7 +80,7 @@ def _stream(model, ids, settings, stop):
             # position, so nothing that was computed for them holds any longer.
             cache = model.new_cache()
             window = new = window[-model.config.n_positions :]
-        logits = model.decode(new, cache).tolist()
+        logits = model.decode(new, cache).tolist()[:vocab_size]
         token = draw(logits, settings, rng, window)
         if token in stop:
             return
@@ -99,7 +104,7 @@ def draw(logits, settings, rng, context=()):
         logits: list of V floats; changed where repetition_penalty applies.
         settings: a SampleConfig.
         rng: a random.Random.
-        context: the ids that repetition_penalty applies to.
+        context: the ids that repetition_penalty applies to, as far as they have a logit.
     Returns:
         The token's id.
     Raises:
@@ -109,6 +114,8 @@ def draw(logits, settings, rng, context=()):
         raise ValueError("the model's logits are not finite")
     if settings.repetition_penalty != 1.0:
         for token in set(context):
+            if token >= len(logits):
+                continue
             if logits[token] > 0:
                 logits[token] /= settings.repetition_penalty
             else:

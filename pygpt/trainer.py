@@ -354,9 +354,11 @@ class _Run:
 
     def sample(self):
         length = self.config.sample_length * (4 if self.is_done() else 1)
+        tokenizer = self.dataset.tokenizer
         for prompt, ids in self.dataset.prompts:
-            new = generate(self.model, ids, length, seed=self.config.seed)
-            self.tell("sample", prompt=prompt, text=self.dataset.tokenizer.decode(new))
+            new = generate(self.model, ids, length, seed=self.config.seed,
+                           vocab_size=tokenizer.vocab_size)
+            self.tell("sample", prompt=prompt, text=tokenizer.decode(new))
         self.clock.pause()
 
 

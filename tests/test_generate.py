@@ -142,6 +142,19 @@ def test_a_stop_token_ends_the_sequence():
     assert generate(Counting(), [1, 2], 8, temperature=0, stop=[]) == whole
 
 
+def test_only_ids_below_vocab_size_are_drawn():
+    def sample(**settings):
+        return generate(Counting(), [6, 5], 40, temperature=15, top_k=0, top_p=1, seed=1,
+                        **settings)
+
+    for penalty in (1.0, 1.5):  # which passes over the prompt's ids that cannot be drawn
+        assert set(sample(vocab_size=3, repetition_penalty=penalty)) == {0, 1, 2}
+    assert max(sample()) == 6 and sample() == sample(vocab_size=7) == sample(vocab_size=99)
+    assert generate(Counting(), [1], 4, vocab_size=1) == [0] * 4
+    with pytest.raises(ValueError, match="vocab_size=0 leaves no id to draw"):
+        stream(Counting(), [1], vocab_size=0)
+
+
 def test_a_seed_repeats_a_sample():
     def sample(seed):
         return generate(Counting(), [1], 40, temperature=15, top_k=0, top_p=1, seed=seed)

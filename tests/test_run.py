@@ -311,6 +311,20 @@ def test_fine_tuning_begins_with_the_given_weights(tiny, tmp_path):
                                      init=tmp_path / "gpt2") | bad))
 
 
+def test_a_model_of_more_tokens_than_the_tokenizer_draws_only_its(tiny, tmp_path, capsys):
+    GPT(GPTConfig(vocab_size=512, n_positions=8, n_embd=16, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path / "gpt2")
+    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=None)
+    result = train(tiny(init=tmp_path / "gpt2", tokenizer="char", sample_interval=2, max_steps=3,
+                        **shape))
+    assert result.model.config.vocab_size == 512 > result.tokenizer.vocab_size
+    samples = [r for r in read_log(tmp_path / "out" / "log.jsonl") if r["event"] == "sample"]
+    assert [(r["step"], len(r["text"])) for r in samples] == [(2, 5), (3, 20)]
+    assert main(["sample", str(tmp_path / "out"), "--prompt", "3", "--max-new-tokens", "40"]) == 0
+    written = capsys.readouterr().out
+    assert len(written) == 42 and set(written) <= set(TEXT)
+
+
 def test_samples_of_fixed_prompts_go_to_the_log(tiny, tmp_path):
     train(tiny(sample_interval=3, sample_prompts=["3 times", "7"]))
     samples = [r for r in read_log(tmp_path / "out" / "log.jsonl") if r["event"] == "sample"]
