@@ -247,19 +247,24 @@ def _converse(model, tokenizer, settings):
 def _export(arguments):
     from pygpt.checkpoint import CONFIG_FILE, find_model
     from pygpt.model import GPT
+    from pygpt.run_directory import LINKS, SETTINGS_FILE
+    from pygpt.shards import INDEX_FILE, WEIGHTS_FILE
     from pygpt.tokenizer import Tokenizer
 
     directory, out = find_model(arguments.directory), arguments.out
-    if os.path.lexists(os.path.join(out, CONFIG_FILE)):
-        raise ValueError(f"{out}: there is a model already")
+    # A model beside a run's checkpoints would be taken for the run's from then on.
+    there = [name for name in (*LINKS, SETTINGS_FILE, CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE)
+             if os.path.lexists(os.path.join(out, name))]
+    if there:
+        raise ValueError(f"{out}: there is a model or a run already: {', '.join(there)}")
     model, tokenizer = GPT.from_pretrained(directory), None
     try:
         tokenizer = Tokenizer.from_pretrained(directory)
     except FileNotFoundError:  # weights may come without one
         pass
-    model.save_pretrained(out, arguments.dtype)
-    if tokenizer:
+    if tokenizer:  # first: a directory with a config.json is a model, and then it is complete
         tokenizer.save_pretrained(out)
+    model.save_pretrained(out, arguments.dtype)
     return 0
 
 

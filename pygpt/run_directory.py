@@ -26,7 +26,8 @@ except ImportError:  # where there is none, nothing keeps two runs apart
 from pygpt.files import replacing, sync_directory
 
 LINKS = "last", "best"
-OF_A_RUN = "train.json", "log.jsonl"  # beside the checkpoints
+SETTINGS_FILE = "train.json"
+OF_A_RUN = SETTINGS_FILE, "log.jsonl"  # beside the checkpoints
 
 
 class RunDirectory:

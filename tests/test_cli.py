@@ -15,6 +15,8 @@ import pytest
 
 from pygpt import cli, kernels, safetensors
 from pygpt.config import PRESETS, SampleConfig, TrainConfig
+from pygpt.model import GPT
+from pygpt.tokenizer import Tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PYTHONUTF8": "1"}
@@ -213,8 +215,40 @@ def test_export_writes_a_model_that_samples(trained, tmp_path):
     result = pygpt("sample", out, "--prompt", "3 times ", "--max-new-tokens", 5)
     assert result.returncode == 0 and result.stdout.startswith("3 times ")
     before = contents(out)
-    assert_refused(pygpt("export", source, out), 1, "out: there is a model already")
+    assert_refused(pygpt("export", source, out), 1, "out: there is a model or a run already: "
+                   "config.json, model.safetensors")
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("name", ["last", "best", "train.json", "config.json", "model.safetensors",
+                                  "model.safetensors.index.json"])
+def test_export_leaves_a_model_or_a_run_alone(trained, tmp_path, name, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to("nowhere")  # a link that dangles is there, too
+    assert cli.main(["export", str(trained[1]), str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.endswith(f"out: there is a model or a run already: {name}\n")
+    assert os.listdir(tmp_path / "out") == [name]
+
+
+def test_export_into_a_runs_directory(trained):
+    before = contents(trained[1])
+    assert_refused(pygpt("export", trained[1], trained[1]), 1, ": last, best, train.json")
+    assert contents(trained[1]) == before
+
+
+def test_an_interrupted_export_is_no_model(trained, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GPT, "save_pretrained", interrupted)
+    assert cli.main(["export", str(trained[1]), str(tmp_path)]) == cli.INTERRUPTED
+    assert "tokenizer.json" in os.listdir(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(Tokenizer, "save_pretrained", interrupted)
+    assert cli.main(["export", str(trained[1]), str(tmp_path)]) == cli.INTERRUPTED
+    assert not {"config.json", "model.safetensors"} & set(os.listdir(tmp_path))
+    monkeypatch.undo()
+    assert cli.main(["export", str(trained[1]), str(tmp_path)]) == 0
 
 
 def test_export_without_a_tokenizer(trained, tmp_path):
