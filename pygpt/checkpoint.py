@@ -39,8 +39,6 @@ COMPUTED = {
 WRITTEN = {
     "architectures": ["GPT2LMHeadModel"],
     "initializer_range": 0.02,
-    "bos_token_id": None,
-    "eos_token_id": None,
 }
 # What nanoGPT calls them, in a config.json without model_type.
 NANOGPT = {"block_size": ("n_positions",), "dropout": ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
@@ -161,7 +159,7 @@ def parameter_shapes(config):
     return {PREFIX + name: shape for name, shape in shapes.items()}
 
 
-def write_model(directory, config, named_tensors, dtype="float32"):
+def write_model(directory, config, named_tensors, dtype="float32", end_of_text=None):
     """Write a model as a Hugging Face GPT-2 directory.
 
     Args:
@@ -170,6 +168,8 @@ def write_model(directory, config, named_tensors, dtype="float32"):
         named_tensors: iterable of (name, shape, buffer), names as GPT.named_parameters gives
             them, buffers float32 and C-contiguous.
         dtype: of the weights in the file, a key of DTYPES.
+        end_of_text: the id of the token between two texts, or None; it is bos_token_id and
+            eos_token_id, as in GPT-2, for the programs that stop there.
     Raises:
         OSError: the directory cannot be made or written.
         ValueError: there is no such dtype, or a weight is too large for it.
@@ -182,6 +182,6 @@ def write_model(directory, config, named_tensors, dtype="float32"):
          lambda name=name, buffer=buffer: narrowed(name, buffer, dtype))
         for name, shape, buffer in named_tensors), {"format": "pt"})
     document = {key: values[0] for key, values in COMPUTED.items()} | WRITTEN | asdict(config)
-    document["torch_dtype"] = dtype
+    document |= {"torch_dtype": dtype, "bos_token_id": end_of_text, "eos_token_id": end_of_text}
     with replacing(os.path.join(directory, CONFIG_FILE)) as file:
         file.write(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")

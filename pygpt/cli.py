@@ -264,7 +264,7 @@ def _export(arguments):
         pass
     if tokenizer:  # first: a directory with a config.json is a model, and then it is complete
         tokenizer.save_pretrained(out)
-    model.save_pretrained(out, arguments.dtype)
+    model.save_pretrained(out, arguments.dtype, tokenizer and tokenizer.end_of_text)
     return 0
 
 

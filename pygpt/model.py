@@ -160,19 +160,22 @@ class GPT(nn.Module):
             parameter.place(weights.pop(name).memory())
         return self.eval()
 
-    def save_pretrained(self, directory, dtype="float32"):
+    def save_pretrained(self, directory, dtype="float32", end_of_text=None):
         """Write model.safetensors and config.json, each complete or not at all.
 
         Args:
             directory: made if it is missing.
             dtype: of the weights there: "float32", "float16" or "bfloat16", rounded to nearest,
                 ties to even.
+            end_of_text: the tokenizer's end_of_text, where it is saved beside the model: the id at
+                which other programs' generation is to stop.
         Raises:
             OSError: the directory cannot be written.
             ValueError: dtype is none of these, or a weight is too large for it; it is named.
         """
         checkpoint.write_model(directory, self.config, (
-            (name, p.shape, p.flat()) for name, p in self.named_parameters()), dtype)
+            (name, p.shape, p.flat()) for name, p in self.named_parameters()), dtype,
+            end_of_text)
 
     # ------------------------------------------------------------------------------- forward ---
 

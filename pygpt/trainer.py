@@ -343,7 +343,7 @@ class _Run:
         self.clock.pause()
 
     def _write_checkpoint(self, directory):
-        self.model.save_pretrained(directory)
+        self.model.save_pretrained(directory, end_of_text=self.dataset.tokenizer.end_of_text)
         self.dataset.tokenizer.save_pretrained(directory)
         trainer_state.save(directory, TrainerState(
             step=self.step, optimizer_steps=self.optimizer.steps,

@@ -251,6 +251,21 @@ def test_an_interrupted_export_is_no_model(trained, tmp_path, monkeypatch):
     assert cli.main(["export", str(trained[1]), str(tmp_path)]) == 0
 
 
+def test_generation_elsewhere_stops_at_the_end_of_a_text(trained, text, tmp_path):
+    def ends(directory):
+        document = json.loads((directory / "config.json").read_text())
+        return document["bos_token_id"], document["eos_token_id"]
+
+    run = tmp_path / "run"
+    flags = ["--data", str(text), "--out", str(run), *TINY, "--max-steps", "1"]
+    assert cli.main(["train", *flags, "--tokenizer", "bpe:300", "--sample-interval", "0"]) == 0
+    end = Tokenizer.from_pretrained(run / "last").special_tokens["<|endoftext|>"]
+    assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
+    assert ends(run / "last") == ends(tmp_path / "out") == (end, end)
+    GPT.from_pretrained(run).save_pretrained(tmp_path / "alone")
+    assert ends(trained[1] / "last") == ends(tmp_path / "alone") == (None, None)
+
+
 def test_export_without_a_tokenizer(trained, tmp_path):
     directory = tmp_path / "model"
     shutil.copytree(trained[1] / "last", directory)

@@ -15,6 +15,7 @@ from pygpt.files import read_json_object, replacing
 
 MOST_BYTES = 1 << 27  # a vocabulary of a million tokens takes half of this
 MAIN_FILE = "tokenizer.json"
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's token between two texts
 
 
 class Tokenizer(ABC):
@@ -37,6 +38,11 @@ class Tokenizer(ABC):
     def special_tokens(self) -> dict:
         """The special tokens, string to id; most tokenizers have none."""
         return {}
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id of the special token <|endoftext|>; None: there is none."""
+        return self.special_tokens.get(END_OF_TEXT)
 
     # ----------------------------------------------------------------------------- text to ids ---
 

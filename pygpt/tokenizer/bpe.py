@@ -13,10 +13,8 @@ from pathlib import Path
 
 from pygpt.files import read_json_object, shown
 from pygpt.tokenizer import formats
-from pygpt.tokenizer.base import MOST_BYTES, Tokenizer
+from pygpt.tokenizer.base import END_OF_TEXT, MOST_BYTES, Tokenizer
 from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, read_text, utf8
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 def _backend():
