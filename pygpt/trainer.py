@@ -161,12 +161,11 @@ class _Run:
         if state and not force:
             self.dataset.refuse_changes(state)
         shape = config.batch_size, config.n_positions
-        model_config = config.model_config(self.dataset.tokenizer.vocab_size)
         if like:
-            model_config = replace(model_config, vocab_size=like.vocab_size,
-                                   n_positions=like.n_positions,
-                                   layer_norm_epsilon=like.layer_norm_epsilon,
-                                   n_inner=like.n_inner)
+            model_config = replace(like, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
+                                   resid_pdrop=config.dropout)
+        else:
+            model_config = config.model_config(self.dataset.tokenizer.vocab_size)
         needed, free = self._check_memory(model_config, force)
         self.batches = TrainingBatches(self.dataset.train, *shape, config.seed)
         self.val_batches = validation_batches(self.dataset.val, *shape, config.eval_batches)

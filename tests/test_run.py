@@ -210,6 +210,18 @@ def test_memory_is_predicted_to_the_byte(dropout, recompute):
     assert parts["moments"] == 2 * parts["weights"]
 
 
+def test_the_memory_predicted_with_init_is_that_of_its_model(tiny, tmp_path):
+    GPT(GPTConfig(vocab_size=99, n_positions=11, n_embd=12, n_layer=3, n_head=3, n_inner=37,
+                  layer_norm_epsilon=1e-3)).save_pretrained(tmp_path / "gpt2")
+    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=7)
+    records = []
+    result = train(tiny(init=tmp_path / "gpt2", tokenizer="char", dropout=0.1, max_steps=1,
+                        **shape), [records.append])
+    config = result.model.config
+    assert (config.n_inner, config.n_positions, config.attn_pdrop) == (37, 11, 0.1)
+    assert records[0]["memory_needed"] == machine.memory_needed(config, 4, 7)["total"]
+
+
 def test_a_run_that_cannot_fit_is_refused_before_it_begins(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "memory_limits", lambda: (50 << 20, 10 << 20))
     with pytest.raises(MemoryError, match=r"needs \d+ MB of memory, and this machine has 52 MB"):
