@@ -207,14 +207,16 @@ class _Run:
             gigabytes, less = machine.gigabytes, ""
             if not recompute:
                 with_it = machine.memory_needed(model_config, *shape, recompute=True)["total"]
-                less = f"recompute ({gigabytes(with_it)}), "
+                if with_it <= most:
+                    less = f"recompute ({gigabytes(with_it)}), "
+            is_shaped = self.last or self.config.init  # its width is not to be chosen any more
+            smaller = " or n_positions" if is_shaped else ", n_positions or n_embd"
             raise MemoryError(
                 f"training needs {gigabytes(parts['total'])} of memory, and this machine has "
                 f"{gigabytes(most)}: weights, gradients and AdamW's moments take "
                 f"{gigabytes(2 * parts['weights'] + parts['moments'])}, activations "
                 f"{gigabytes(parts['activations'])}; {less}a smaller batch_size with "
-                "grad_accumulation_steps, n_positions or n_embd needs less (force: try all the "
-                "same)")
+                f"grad_accumulation_steps{smaller} needs less (force: try all the same)")
         return parts["total"], free
 
     def _make_model(self, model_config):

@@ -226,10 +226,18 @@ def test_a_run_that_cannot_fit_is_refused_before_it_begins(tiny, tmp_path, monke
     monkeypatch.setattr(machine, "memory_limits", lambda: (50 << 20, 10 << 20))
     with pytest.raises(MemoryError, match=r"needs \d+ MB of memory, and this machine has 52 MB"):
         train(tiny(n_embd=512))
-    with pytest.raises(MemoryError, match=r"; recompute \(\d+ MB\), a smaller batch_size with"):
-        train(tiny(n_embd=512))
-    with pytest.raises(MemoryError, match=r"activations \d+ MB; a smaller batch_size with"):
-        train(tiny(n_embd=512, recompute=True))
+    # 55 MB, 47 with recompute; then 146, and 145 with it
+    with pytest.raises(MemoryError, match=r"; recompute \(47 MB\), a smaller batch_size with "
+                       "grad_accumulation_steps, n_positions or n_embd needs less"):
+        train(tiny(n_layer=8, batch_size=256))
+    for recompute in (False, True):
+        with pytest.raises(MemoryError, match=r"activations \d+ MB; a smaller batch_size with"):
+            train(tiny(n_embd=512, recompute=recompute))
+    GPT(GPTConfig(vocab_size=18, n_positions=8, n_embd=512, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path / "wide")
+    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=None)
+    with pytest.raises(MemoryError, match="grad_accumulation_steps or n_positions needs less"):
+        train(tiny(init=tmp_path / "wide", tokenizer="char", **shape))
     assert not (tmp_path / "out").exists()
     records = []
     train(tiny(max_steps=1), [records.append])
