@@ -116,6 +116,13 @@ def test_it_is_the_loop_one_would_write(tiny):
     assert max(record["grad_norm"] for record in events["step"]) > 0.3
 
 
+def test_recompute_reaches_the_model(tiny):
+    assert not train(tiny(max_steps=1)).model.recompute
+    assert train(tiny(max_steps=1, recompute=True)).model.recompute
+    resumed = train(tiny(max_steps=2, recompute=True), resume=True, force=True)
+    assert resumed.steps == 2 and resumed.model.recompute
+
+
 def test_accumulation_is_a_larger_batch(tiny):
     whole, _ = run(tiny(batch_size=4))
     parts, _ = run(tiny(batch_size=2, grad_accumulation_steps=2))
