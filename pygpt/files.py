@@ -1,11 +1,12 @@
-"""Files that are whole or absent at every instant, and JSON read without trust.
+"""Files that are whole or absent at every instant, and files and JSON read without trust.
 
-Standard library only. Used by safetensors, checkpoint and run_directory.
+Standard library only. Used by whatever reads or writes the files of a model or a run.
 """
 
 import json
 import os
 import reprlib
+import stat
 from contextlib import contextmanager
 
 
@@ -48,6 +49,26 @@ def sync_directory(path):
         os.close(descriptor)
 
 
+def open_regular(path):
+    """Open a file to read its bytes, unless it is a pipe or a device, which might never end.
+
+    Returns:
+        A binary file.
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is not a regular file; one sentence that begins with the path.
+    """
+    file = open(path, "rb", opener=_open_without_waiting)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError(f"{path}: is not a regular file")
+    return file
+
+
+def _open_without_waiting(path, flags):
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
+
+
 def parse_json_object(data):
     """The object that bytes of UTF-8 JSON describe.
 
@@ -70,16 +91,17 @@ def parse_json_object(data):
     return result
 
 
-def read_json_object(path, most_bytes=1 << 20):
+def read_json_object(path, most_bytes=1 << 20, is_pipe_allowed=False):
     """The object in a JSON file.
 
     Args:
         most_bytes: a larger file is refused unread.
+        is_pipe_allowed: whether it may be a pipe, whose writer is then waited for.
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no such file; one sentence that begins with the path.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb") if is_pipe_allowed else open_regular(path) as file:
         data = file.read(most_bytes + 1)
     try:
         if len(data) > most_bytes:

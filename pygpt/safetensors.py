@@ -12,11 +12,10 @@ names the file and the field. Imports files; used by shards, stored, checkpoint,
 import json
 import mmap
 import os
-import stat
 import sys
 from typing import NamedTuple
 
-from pygpt.files import parse_json_object, replacing, shown
+from pygpt.files import open_regular, parse_json_object, replacing, shown
 
 BYTES_OF_DTYPE = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -132,23 +131,21 @@ def _require_little_endian():
 
 def _map_file(path):
     """The bytes of a file as a memoryview, and the header's length, which is within them."""
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path}: is not a regular file")
-        if status.st_size < 8:
-            raise CheckpointError(f"{path}: has {status.st_size} bytes; a safetensors file begins "
-                                  "with 8 that give its header's length")
+    try:
+        file = open_regular(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if size < 8:
+            raise CheckpointError(f"{path}: has {size} bytes; a safetensors file begins with 8 "
+                                  "that give its header's length")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     header_bytes = int.from_bytes(data[:8], "little")
     if header_bytes > min(MAX_HEADER_BYTES, len(data) - 8):
         raise CheckpointError(f"{path}: the header's length is given as {header_bytes}, but "
                               f"{len(data) - 8} bytes follow and {MAX_HEADER_BYTES} are allowed")
     return data, header_bytes
-
-
-def _open_without_waiting(path, flags):
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
 
 
 def _check_entry(path, name, entry, data_bytes):

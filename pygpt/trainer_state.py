@@ -117,7 +117,7 @@ def settings_file(path):
         if path.endswith(".toml"):
             document = _read_toml(path)
         else:
-            document = read_json_object(path)
+            document = read_json_object(path, is_pipe_allowed=True)  # --config <(...)
         check_names(path, document)
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -3,17 +3,20 @@ refused in a sentence, and what was there before a failed write is still there."
 
 import json
 import os
+import signal
 import struct
+import threading
 from array import array
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pygpt import checkpoint, files, safetensors
+from pygpt import Tokenizer, checkpoint, files, safetensors, trainer_state
 from pygpt.config import GPTConfig
 from pygpt.run_directory import RunDirectory
 from pygpt.safetensors import CheckpointError
+from pygpt.shards import read_tensors
 
 CONFIG = GPTConfig(vocab_size=5, n_positions=3, n_embd=4, n_layer=2, n_head=2, embd_pdrop=0.1)
 
@@ -118,12 +121,47 @@ def test_a_damaged_file_is_refused(tmp_path, content, message):
     assert len(text) < 600 and "\n" not in text
 
 
-def test_what_is_no_file_is_refused(tmp_path):
-    os.mkfifo(tmp_path / "pipe")  # opening it must not wait for a writer
-    with pytest.raises(CheckpointError, match="is not a regular file"):
-        safetensors.read(tmp_path / "pipe")
+@pytest.mark.parametrize("name, beside, read", [
+    ("model.safetensors", [], read_tensors),
+    ("model.safetensors.index.json", [], read_tensors),
+    ("config.json", [], checkpoint.read_config),
+    ("trainer.json", [], trainer_state.load),
+    ("tokenizer.json", [], Tokenizer.from_pretrained),
+    ("vocab.json", ["merges.txt"], Tokenizer.from_pretrained),
+    ("merges.txt", ["vocab.json"], Tokenizer.from_pretrained),
+    ("ranks.tiktoken", [], Tokenizer.from_pretrained),
+])
+def test_what_is_no_file_is_refused(tmp_path, name, beside, read):
+    path = tmp_path / name
+    for other in beside:
+        (tmp_path / other).touch()
+    os.mkfifo(path)
+    previous = signal.signal(signal.SIGALRM, _stop_waiting)
+    signal.alarm(10)
+    try:
+        with pytest.raises(ValueError) as error:
+            read(tmp_path)
+        assert str(error.value) == f"{path}: is not a regular file"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+    path.unlink()
+    path.mkdir()
     with pytest.raises(IsADirectoryError):
-        safetensors.read(tmp_path)
+        read(tmp_path)
+
+
+def _stop_waiting(number, frame):
+    raise TimeoutError("it waits for a writer")
+
+
+def test_settings_may_come_from_a_pipe(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=('{"max_steps": 3}',), daemon=True)
+    writer.start()
+    assert trainer_state.settings_file(path) == {"max_steps": 3}
+    writer.join()
 
 
 def json_values():

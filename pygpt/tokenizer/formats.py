@@ -10,7 +10,7 @@ import base64
 import binascii
 from itertools import count
 
-from pygpt.files import shown
+from pygpt.files import open_regular, shown
 from pygpt.tokenizer.base import MOST_BYTES, json_bytes
 
 # The files spell a token's bytes as printable characters: a byte that is one in Latin-1 is itself,
@@ -259,7 +259,7 @@ def _merged_below(token, rank, vocab):
 
 def _read_lines(path):
     """The lines of a text file, without their ends and without an empty last one."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ValueError(f"{path}: has more than {MOST_BYTES} bytes")
