@@ -8,6 +8,7 @@ not stored. Imports config, files, safetensors; used by train and the command li
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, fields
 
@@ -92,13 +93,51 @@ def load(directory):
         for name in document.keys() ^ names:
             raise ValueError(f"{path}: {shown(name)} is "
                              + ("missing" if name in names else "no field of it"))
-        for f in fields(TrainerState):
-            if not isinstance(document[f.name], f.type) or type(document[f.name]) is bool:
-                raise ValueError(f"{path}: {f.name}={shown(document[f.name])} is not {f.type}")
-        check_names(path, document["config"])
+        state = TrainerState(**{f.name: _checked(path, f, document[f.name])
+                                for f in fields(TrainerState)})
+        _check_ranges(path, state)
+        check_names(path, state.config)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-    return TrainerState(**document)
+    return state
+
+
+_NOUNS = {int: "an integer", float: "a number", float | None: "a number or null", str: "a text",
+          dict: "an object"}
+
+
+def _checked(path, field, value):
+    """The value of a field of trainer.json, brought to the field's type; floats are finite."""
+    kind = field.type
+    is_float = kind in (float, float | None)
+    if isinstance(value, bool) or not isinstance(value, kind | int if is_float else kind):
+        raise ValueError(f"{path}: {field.name}={shown(value)} is not {_NOUNS[kind]}")
+    if not is_float or value is None:
+        return value
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{path}: {field.name}={shown(value)} must be finite")
+    return number
+
+
+def _check_ranges(path, state):
+    """Hold the numbers to what a run can have counted; the C code takes two of them as uint64_t."""
+    def refuse(name, must_be):
+        raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
+
+    for name, bits in (("step", 63), ("forward_passes", 64), ("dropout_seed", 64)):
+        if not 0 <= getattr(state, name) < 2 ** bits:
+            refuse(name, f"in [0, 2^{bits})")
+    step = state.step
+    if not min(step, 1) <= state.optimizer_steps <= step:
+        refuse("optimizer_steps", f"in [{min(step, 1)}, {step}], as step={step}")
+    if not 0 <= state.val_step <= step:
+        refuse("val_step", f"in [0, {step}], as step={step}")
+    if state.seconds < 0:
+        refuse("seconds", "at least 0")
 
 
 def settings_file(path):

@@ -162,7 +162,25 @@ def test_nothing_to_resume(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("field, value, part", [
-    ("step", None, "step=None is not"), ("step", True, "step=True"),
+    ("step", None, "step=None is not an integer"), ("step", True, "step=True is not an integer"),
+    ("step", 1.0, "step=1.0 is not an integer"), ("step", -5, "step=-5 must be in [0, 2^63)"),
+    ("step", 2**63, f"step={2**63} must be in [0, 2^63)"),
+    ("optimizer_steps", -1, "optimizer_steps=-1 must be in [1, 1], as step=1"),
+    ("optimizer_steps", 0, "optimizer_steps=0 must be in [1, 1], as step=1"),
+    ("optimizer_steps", 2, "optimizer_steps=2 must be in [1, 1], as step=1"),
+    pytest.param("optimizer_steps", 10**400, "must be in [1, 1], as step=1", id="optimizer_steps-huge"),
+    ("forward_passes", -1, "forward_passes=-1 must be in [0, 2^64)"),
+    ("forward_passes", 2**64, f"forward_passes={2**64} must be in [0, 2^64)"),
+    ("dropout_seed", 2**90, f"dropout_seed={2**90} must be in [0, 2^64)"),
+    ("val_step", 10**9, "val_step=1000000000 must be in [0, 1], as step=1"),
+    ("val_step", -1, "val_step=-1 must be in [0, 1], as step=1"),
+    ("val_loss", "low", "val_loss='low' is not a number or null"),
+    ("val_loss", False, "val_loss=False is not a number or null"),
+    ("seconds", None, "seconds=None is not a number"),
+    ("seconds", -1e300, "seconds=-1e+300 must be at least 0"),
+    pytest.param("seconds", 10**400, "must be finite", id="seconds-huge"),
+    ("train_tokens", 7, "train_tokens=7 is not a text"),
+    ("config", [], "config=[] is not an object"),
     ("sep", 1, "'sep' is no field"),
     ("config", {"n_heads": 3}, "'n_heads' is no setting"),
     ("config", {"n_head": 3}, "n_embd=16 is not divisible by n_head=3"),
@@ -171,10 +189,25 @@ def test_a_damaged_state_is_refused(tiny, tmp_path, field, value, part):
     train(tiny(max_steps=1))
     path = tmp_path / "out" / "last" / "trainer.json"
     document = json.loads(path.read_text())
-    document[field] = document[field] | value if field == "config" else value
+    document[field] = document[field] | value if isinstance(value, dict) else value
     path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=part):
+    with pytest.raises(ValueError) as error:
         train(tiny(max_steps=1), resume=True)
+    text = str(error.value)
+    assert part in text and len(text) < 300
+    if "divisible" not in part:
+        assert text.startswith(f"{path}: ")
+
+
+def test_whole_numbers_are_numbers_of_a_state(tiny, tmp_path):
+    train(tiny(max_steps=1))
+    path = tmp_path / "out" / "last" / "trainer.json"
+    limits = {"forward_passes": 2**64 - 1, "dropout_seed": 2**64 - 1, "val_step": 0,
+              "val_loss": None, "best_val_loss": 3, "seconds": 0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | limits))
+    state = trainer_state.load(path.parent)
+    assert {name: getattr(state, name) for name in limits} == limits
+    assert type(state.seconds) is type(state.best_val_loss) is float
 
 
 def test_foreign_moments_are_refused(tiny, tmp_path):
