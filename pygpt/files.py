@@ -4,6 +4,7 @@ Standard library only. Used by whatever reads or writes the files of a model or 
 """
 
 import json
+import mmap
 import os
 import reprlib
 import stat
@@ -67,6 +68,21 @@ def open_regular(path):
 
 def _open_without_waiting(path, flags):
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
+
+
+def map_bytes(file, access):
+    """The bytes of an open file that is not empty, as a memoryview that keeps them mapped.
+
+    Args:
+        access: mmap.ACCESS_READ, or mmap.ACCESS_COPY to write to one's own copy of a page.
+    Raises:
+        OSError: it cannot be mapped; its filename says which.
+    """
+    try:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=access))
+    except OSError as error:
+        error.filename = os.fspath(file.name)  # mmap knows no name
+        raise
 
 
 def parse_json_object(data):

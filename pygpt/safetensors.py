@@ -15,7 +15,7 @@ import os
 import sys
 from typing import NamedTuple
 
-from pygpt.files import open_regular, parse_json_object, replacing, shown
+from pygpt.files import map_bytes, open_regular, parse_json_object, replacing, shown
 
 BYTES_OF_DTYPE = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -140,7 +140,7 @@ def _map_file(path):
         if size < 8:
             raise CheckpointError(f"{path}: has {size} bytes; a safetensors file begins with 8 "
                                   "that give its header's length")
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+        data = map_bytes(file, mmap.ACCESS_COPY)
     header_bytes = int.from_bytes(data[:8], "little")
     if header_bytes > min(MAX_HEADER_BYTES, len(data) - 8):
         raise CheckpointError(f"{path}: the header's length is given as {header_bytes}, but "

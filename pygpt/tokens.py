@@ -13,7 +13,7 @@ import pickle
 from array import array
 
 from pygpt.corpus import DataError, identity
-from pygpt.files import replacing
+from pygpt.files import map_bytes, replacing
 
 IN_MEMORY = 1 << 24  # tokens; more go to a file
 CHECKED_AT_ONCE = 1 << 20
@@ -103,7 +103,7 @@ def map_tokens(path, code, vocab_size=None):
         size, width = os.fstat(file.fileno()).st_size, array(code).itemsize
         if not size or size % width:
             raise DataError(f"{path}: {size} bytes are no tokens of {width} bytes each")
-        tokens = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).cast(code)
+        tokens = map_bytes(file, mmap.ACCESS_READ).cast(code)
     if vocab_size is not None and vocab_size < 1 << 8 * width:
         for start in range(0, len(tokens), CHECKED_AT_ONCE):
             part = tokens[start : start + CHECKED_AT_ONCE]

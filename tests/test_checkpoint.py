@@ -1,18 +1,21 @@
 """files, safetensors, checkpoint, run_directory: what is written is read back, what is damaged is
 refused in a sentence, and what was there before a failed write is still there."""
 
+import errno
 import json
+import mmap
 import os
 import signal
 import struct
 import threading
 from array import array
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pygpt import Tokenizer, checkpoint, files, safetensors, trainer_state
+from pygpt import Tokenizer, checkpoint, files, safetensors, tokens, trainer_state
 from pygpt.config import GPTConfig
 from pygpt.run_directory import RunDirectory
 from pygpt.safetensors import CheckpointError
@@ -153,6 +156,19 @@ def test_what_is_no_file_is_refused(tmp_path, name, beside, read):
 
 def _stop_waiting(number, frame):
     raise TimeoutError("it waits for a writer")
+
+
+@pytest.mark.parametrize("read", [safetensors.read, partial(tokens.map_tokens, code="H")])
+def test_a_file_that_cannot_be_mapped_is_named(tmp_path, monkeypatch, read):
+    def no_memory(*arguments, **keywords):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))  # as mmap does: it knows no name
+
+    path = tmp_path / "bytes"
+    path.write_bytes(bytes(16))
+    monkeypatch.setattr(mmap, "mmap", no_memory)
+    with pytest.raises(OSError) as error:
+        read(path)
+    assert (error.value.filename, error.value.errno) == (str(path), errno.ENOMEM)
 
 
 def test_settings_may_come_from_a_pipe(tmp_path):
