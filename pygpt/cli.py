@@ -53,7 +53,8 @@ def main(argv=None):
         return _complain(error, USAGE)
     except OSError as error:
         what = error.strerror or error
-        return _complain(f"{error.filename}: {what}" if error.filename else what, FAILURE)
+        name = "''" if error.filename == "" else error.filename
+        return _complain(f"{name}: {what}" if name else what, FAILURE)
     except (ImportError, ValueError, ArithmeticError, MemoryError) as error:
         return _complain(str(error) or "there is not enough memory", FAILURE)
 
@@ -176,7 +177,8 @@ def _train(arguments):
     from pygpt.trainer_state import settings_file
 
     flags = _settings(arguments, TrainConfig)
-    settings = preset | (settings_file(arguments.config) if arguments.config else {}) | flags
+    settings = preset | ({} if arguments.config is None else settings_file(arguments.config))
+    settings |= flags
     from pygpt.trainer import last_settings, train
 
     if arguments.resume:

@@ -216,6 +216,10 @@ class TrainConfig:
         check_settings(self)
         if not self.out:
             raise ConfigError(f"out={self.out!r} names no directory")
+        for name in ("data", "val_data", "init"):
+            value = getattr(self, name)
+            if value == "" or isinstance(value, tuple) and "" in value:
+                raise ConfigError(f"{name}={value!r} holds an empty path")
         if self.min_learning_rate is None:
             object.__setattr__(self, "min_learning_rate", self.learning_rate / 10)
         if self.min_learning_rate > self.learning_rate:

@@ -425,6 +425,11 @@ def test_a_model_that_is_not_there(tmp_path):
     assert_refused(pygpt("sample", tmp_path), 1, "no config.json in it")
 
 
+def test_an_empty_path_is_seen_in_the_refusal(tmp_path):
+    assert_refused(pygpt("train", "--data", "", cwd=tmp_path), 2, "data=('',) holds an empty path")
+    assert_refused(pygpt("train", "--config", "", cwd=tmp_path), 1, "'': No such file")
+
+
 def test_bench_prints_its_three_tables():
     result = pygpt("bench", "--seconds", "0.5")
     assert result.returncode == 0, result.stderr
