@@ -1,6 +1,6 @@
 """Whole training steps, ours and PyTorch's, taking turns in one run.
 
-    make compare            or: python tests/bench/compare.py [NAME ...] [--seconds S] [--no-compile]
+    make compare       or: python tests/bench/compare.py [NAME ...] [--seconds S] [--no-compile]
 
 A step is forward, backward, clipping at 1.0 and AdamW with decay on matrices only, on the same
 batch. The sides take turns of a fifth of a second until the time is up; the table gives medians,
