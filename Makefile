@@ -1,9 +1,10 @@
 # make, make train, make test: each makes what it needs, from a bare clone.
-# PYTHON is what the virtual environment is made with; VENV where it is. SHAPE and MARCH are the
-# ladder's: the one product to measure, "M N K", and the CPU to compile for.
+# PYTHON is what the virtual environment is made with; VENV where it is. SHAPE and ISA are the
+# ladder's: the one product to measure, "M N K", and instruction sets, of which the first that the
+# CPU has is taken.
 PYTHON ?= python3
 VENV ?= .venv
-MARCH ?= -march=native
+ISA ?= avx512 avx2 any
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
@@ -24,9 +25,13 @@ bench: build  ## how fast each kernel is, beside what the machine can do
 
 ladder:  ## climb from three loops to the library's matrix product, measured
 	@mkdir -p build
-	@$(CC) -O3 -std=c11 -D_GNU_SOURCE -ffp-contract=fast -Wall -Wno-psabi -Wno-unknown-pragmas \
-		$(MARCH) -Icsrc csrc/ladder/ladder.c csrc/matmul.c csrc/runtime.c -o build/ladder -lm
-	@build/ladder $(SHAPE)
+	@for isa in $(ISA); do \
+		$(CC) -O3 -std=c11 -D_GNU_SOURCE -ffp-contract=fast -Wall -Wno-psabi -Wno-unknown-pragmas \
+			-DISA_$$isa -Icsrc csrc/ladder/ladder.c csrc/matmul.c csrc/runtime.c -o build/ladder -lm \
+			|| exit 1; \
+		build/ladder $(SHAPE); status=$$?; \
+		test $$status = 3 || exit $$status; \
+	done; echo "ladder: this CPU has none of: $(ISA)" >&2; exit 1
 
 compare: build  ## training steps beside PyTorch's (install torch in the environment first)
 	@$(PY) tests/bench/compare.py

@@ -2,7 +2,7 @@
  *
  *   make ladder                          three shapes; about twenty seconds
  *   make ladder SHAPE="M N K"            one of your own
- *   make ladder MARCH="-mavx2 -mfma"     another instruction set than the best one here
+ *   make ladder ISA=avx2                 another instruction set than the best one here
  *
  * Every rung is the same product, C (M,N) = A (M,K) B (K,N), all row-major, on one thread; c is
  * overwritten, and M and N are multiples of the tile, so that no edges hide the loops. Before it
@@ -11,27 +11,48 @@
  * multiply-adds with nothing to fetch.
  *
  * Like an isa_*.c, this file sets the width and the tile and includes the library's inner loops;
- * matmul.c and runtime.c are linked to it. It is compiled for the CPU that compiles it, so it is
- * no part of the library. What the rungs show, with figures: csrc/README.md.
+ * matmul.c and runtime.c are linked to it. ISA_avx512, ISA_avx2 or neither says which set it is
+ * compiled for; it ends with status 3 where the CPU, or the compiler's target, is another. What the
+ * rungs show, with figures: csrc/README.md.
  */
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #endif
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "internal.h"
 
+/* Headers come first: what they define inline must not get the target below. */
 #define MR 6
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__x86_64__) && defined(ISA_avx512)
+#define CPU_HAS_IT                                                                    \
+    (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&       \
+     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+#if defined(__clang__)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#endif
 #define SIMD_AVX512
 #define ISA_NAME "avx512"
 #define VW 16
 #define NV 4
 #define REGISTERS 32
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(__x86_64__) && defined(ISA_avx2)
+#define CPU_HAS_IT (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
 #define SIMD_AVX2
 #define ISA_NAME "avx2"
 #define VW 8
@@ -47,6 +68,13 @@
 #define VW 4
 #define NV 2
 #define REGISTERS 16
+#endif
+#ifndef CPU_HAS_IT
+#if defined(ISA_avx512) || defined(ISA_avx2)
+#define CPU_HAS_IT 0
+#else
+#define CPU_HAS_IT 1
+#endif
 #endif
 #include "simd.h"
 
@@ -165,6 +193,14 @@ static void library(float *c, const float *a, const float *b, int64_t M, int64_t
     matmul(c, a, b, M, N, K, 0, 0, 0);
 }
 
+#if defined(SIMD_AVX512) || defined(SIMD_AVX2)
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
 typedef void product(float *, const float *, const float *, int64_t, int64_t, int64_t);
 static const struct {
     const char *name;
@@ -274,6 +310,7 @@ static const int64_t shapes[][3] = {{192, 192, 192}, {768, 768, 768}, {384, 1536
 
 int main(int argc, char **argv) {
     const int own = argc == 4, count = own ? 1 : (int)(sizeof shapes / sizeof *shapes);
+    if (!CPU_HAS_IT) return 3;
     printf("%s, tile %d x %d, %s, one thread\n", ISA_NAME, MR, NR, pygpt_compiler());
     for (int s = 0; s < count; s++) {
         int64_t size[3];
