@@ -4,7 +4,7 @@
 
 The first call after which a block of memory holds a NaN or an infinity is the culprit; the module
 that made the call, the argument's name and the place in it go into the sentence. Nothing of this
-costs a normal run anything. Uses kernels, tensor and nn; used by train.
+costs a normal run anything. Uses kernels, running, tensor, nn; used by train.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ import math
 
 from pygpt import reference
 from pygpt.kernels import Memory, address, check, lib
-from pygpt.tensor import calling, entering_nodes, next_serial
+from pygpt.running import calling
+from pygpt.tensor import entering_nodes, next_serial
 
 
 class Found(Exception):

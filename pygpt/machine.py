@@ -1,6 +1,6 @@
 """What this machine has and what a training step asks of it: memory, and multiply-adds a second.
 
-Uses kernels, limits, tensor, model; used by train.
+Uses kernels, limits, running, tensor, step, model; used by train.
 """
 
 import time
@@ -8,8 +8,9 @@ import time
 from pygpt.kernels import ffi, lib
 from pygpt.limits import gigabytes, memory_limits  # noqa: F401  asked of a machine
 from pygpt.model import GPT
+from pygpt.running import calling
 from pygpt.step import Step
-from pygpt.tensor import calling, no_grad
+from pygpt.tensor import no_grad
 
 MOST_LAYERS = 10_000  # that memory_needed goes through
 PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a batch

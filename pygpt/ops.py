@@ -5,14 +5,15 @@ Kernels trust their arguments, so everything is checked here: a TypeError says w
 a ValueError which shape, type or number does not fit. Only ids are checked by the kernels.
 
 This is where the one change of names happens: n_head here, NH in C (glossary: csrc/pygpt.h).
-Uses tensor.py and kernels.py; used by nn.py and model.py.
+Uses kernels.py, running.py, tensor.py; used by nn.py and model.py.
 """
 
 import copy
 from math import inf, prod
 
 from pygpt.kernels import NULL, Memory, lib
-from pygpt.tensor import ONE, Tensor, attach, grad_enabled, launch
+from pygpt.running import launch
+from pygpt.tensor import ONE, Tensor, attach, grad_enabled
 
 
 MLP_ROWS = 1024  # of the hidden layer at a time

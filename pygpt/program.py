@@ -6,14 +6,15 @@ counts that manage the first run plan the memory of all later ones: a block is u
 where the first run used it again. Later runs are a loop over bound calls; Python allocates nothing
 and checks no shape.
 
-Used by step.py. Uses tensor.py and kernels.py.
+Used by step.py. Uses running.py, tensor.py and kernels.py.
 """
 
 import contextlib
 import functools
 
 from pygpt.kernels import Memory, check
-from pygpt.tensor import Arrival, is_watched, listening, new_block
+from pygpt.running import is_watched, listening, new_block
+from pygpt.tensor import Arrival
 
 
 SLAB = 16 << 20  # bytes: of a size that the system backs with huge pages

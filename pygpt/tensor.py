@@ -8,8 +8,7 @@ every node after all that depend on it. No recursion, so a graph may be of any d
 A gradient that arrives first is written, a later one added; which of the two is known when the call
 is made, so no memory is ever zeroed to be added to.
 
-Everything a kernel does goes through `launch`, so a `Program` that listens can run it all again.
-Uses kernels.py; used by ops.py and everything above.
+Uses kernels.py and running.py; used by ops.py and everything above.
 """
 
 import contextlib
@@ -17,7 +16,8 @@ import heapq
 import itertools
 import threading
 
-from pygpt.kernels import Memory, check, lib
+from pygpt.kernels import Memory, lib
+from pygpt.running import allocate, launch
 
 try:
     from pygpt._buffer import Exporter
@@ -25,7 +25,7 @@ except ImportError:  # Python 3.12 and later ask __buffer__ itself
     Exporter = object
 
 _serials = itertools.count(1)
-_context = threading.local()  # .recorder, .pool, .tape, .backward_pass: of the blocks below
+_context = threading.local()  # .tape, .backward_pass, .entering: of the blocks below
 
 
 # ------------------------------------------------------------------------------------- tensors ---
@@ -431,40 +431,6 @@ def recomputed(function, x):
     return out
 
 
-# ------------------------------------------------------------------------------------- running ---
-
-def launch(kernel, *args, again=True):
-    """Run a kernel and let the listening program, if any, note it.
-
-    `again=False` marks a forward call whose outputs the backward pass computes too, so that a
-    training step need not make it.
-    """
-    getattr(_context, "call", _call)(kernel, args)
-    recorder = getattr(_context, "recorder", None)
-    if recorder is not None:
-        recorder(kernel, args, again)
-
-
-def _call(kernel, args):
-    check(kernel(*args))
-
-
-@contextlib.contextmanager
-def calling(call, memory=Memory, alone=False):
-    """Within the block (and thread), call(kernel, args) makes every launch in Python's place.
-
-    Args:
-        call: may look at what a kernel did, or leave it out.
-        memory: the class of the blocks that a program's pool is made of meanwhile.
-        alone: whether each tensor of a program gets a block of its own.
-    """
-    _context.call, _context.memory, _context.alone = call, memory, alone
-    try:
-        yield
-    finally:
-        del _context.call, _context.memory, _context.alone
-
-
 @contextlib.contextmanager
 def entering_nodes(entering):
     """Within the block (and thread), tell entering(node) of each node that is about to be run."""
@@ -480,32 +446,4 @@ def next_serial():
     return next(_serials)
 
 
-def is_watched():
-    """Whether calling() asks for blocks that tensors do not share."""
-    return getattr(_context, "alone", False)
-
-
-def new_block(nbytes):
-    """A block for a program's pool."""
-    return getattr(_context, "memory", Memory)(nbytes)
-
-
-def allocate(nbytes):
-    """Memory for a tensor: from the listening program's pool, if any."""
-    pool = getattr(_context, "pool", None)
-    return Memory(nbytes) if pool is None else pool.take(nbytes)
-
-
-@contextlib.contextmanager
-def listening(recorder, pool):
-    """Within the block (and thread), report every launch to recorder and take memory from pool."""
-    before = getattr(_context, "recorder", None), getattr(_context, "pool", None)
-    _context.recorder, _context.pool = recorder, pool
-    try:
-        yield
-    finally:
-        _context.recorder, _context.pool = before
-
-
 ONE = Tensor(1.0)
-ZERO = Tensor(0.0)

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from pygpt import ops
 from pygpt.kernels import Memory, address, check
-from pygpt.tensor import ONE, Tensor, calling, no_grad
+from pygpt.running import calling
+from pygpt.tensor import ONE, Tensor, no_grad
 
 quick = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
@@ -393,7 +394,8 @@ def test_a_gradient_nobody_wants_goes_to_memory_of_its_own(loss, shapes, wanted,
                    for a in map(address, args) if a)
         check(kernel(*args))
 
-    monkeypatch.setattr("pygpt.tensor.Memory", Watched)
+    for module in "running", "tensor":
+        monkeypatch.setattr(f"pygpt.{module}.Memory", Watched)
     inputs = [trained(*shape) if k == wanted else f(*shape) for k, shape in enumerate(shapes)]
     with calling(call):
         loss(*inputs).backward()

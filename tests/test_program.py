@@ -12,7 +12,8 @@ from pygpt import ops
 from pygpt.config import GPTConfig
 from pygpt.machine import memory_needed
 from pygpt.program import SLAB, Pool
-from pygpt.tensor import Tensor, calling, no_grad
+from pygpt.running import calling
+from pygpt.tensor import Tensor, no_grad
 
 
 def place(loan):

@@ -12,7 +12,8 @@ from pygpt import ops
 from pygpt.model import GPT
 from pygpt.program import Program
 from pygpt.program import run as run_calls
-from pygpt.tensor import Tensor, calling, no_grad, recomputed
+from pygpt.running import calling
+from pygpt.tensor import Tensor, no_grad, recomputed
 
 V, T, LAYERS = 11, 8, 3
 
