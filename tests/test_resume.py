@@ -13,9 +13,10 @@ import time
 
 import pytest
 
+from conftest import TEXT
 from pygpt import kernels, safetensors, trainer_state
 from pygpt.checkpoint import read_model
-from pygpt.config import ConfigError, TrainConfig
+from pygpt.config import ConfigError
 from pygpt.corpus import DataError
 from pygpt.log import read_log
 from pygpt.model import GPT
@@ -26,22 +27,13 @@ from pygpt.trainer import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(12) for b in range(12))
 KILLS = int(os.environ.get("PYGPT_TEST_KILLS", 6))
 
 
 @pytest.fixture
-def tiny(tmp_path):
-    """Makes the TrainConfig of a run that takes a fraction of a second."""
-    (tmp_path / "text").write_text(TEXT)
-
-    def config(**changes):
-        return TrainConfig(**dict(
-            data=tmp_path / "text", out=tmp_path / "out", n_layer=2, n_head=2, n_embd=16,
-            n_positions=8, batch_size=4, max_steps=12, learning_rate=1e-2, warmup_steps=2,
-            eval_interval=4, eval_batches=3, sample_interval=0, sample_length=5) | changes)
-
-    return config
+def tiny(tiny):
+    """The tiny run with room to stop and go on."""
+    return lambda **changes: tiny(**dict(max_steps=12) | changes)
 
 
 def stop_after(step):

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from conftest import TEXT
 from pygpt import diagnose, kernels, machine, ops, trainer_state
 from pygpt.checkpoint import read_config
 from pygpt.cli import main
@@ -23,7 +24,6 @@ from pygpt.trainer import TrainingError, train
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 COMMAND = [sys.executable, "-m", "pygpt", "train"]
-TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(12) for b in range(12))
 SMALL = dict(n_layer=2, n_head=2, n_embd=16, n_positions=8, batch_size=4, max_steps=6,
              learning_rate=1e-2, warmup_steps=2, eval_interval=4, eval_batches=3,
              sample_interval=0, sample_length=5)

@@ -7,6 +7,7 @@ from array import array
 
 import pytest
 
+from conftest import TEXT
 from pygpt import kernels
 from pygpt.checkpoint import read_model
 from pygpt.config import TrainConfig
@@ -16,22 +17,6 @@ from pygpt.model import GPT
 from pygpt.optim import AdamW
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.trainer import TrainingError, evaluate, train
-
-TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(12) for b in range(12))
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    """Makes the TrainConfig of a run that takes a fraction of a second."""
-    (tmp_path / "text").write_text(TEXT)
-
-    def config(**changes):
-        return TrainConfig(**dict(
-            data=tmp_path / "text", out=tmp_path / "out", n_layer=2, n_head=2, n_embd=16,
-            n_positions=8, batch_size=4, max_steps=10, learning_rate=1e-2, warmup_steps=2,
-            eval_interval=4, eval_batches=3, sample_interval=0, sample_length=5) | changes)
-
-    return config
 
 
 def run(config):
