@@ -73,15 +73,22 @@ def _drop_output():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _make_parser():
-    parser = _Parser(prog="pygpt", description="Train a GPT on text and let it write.",
-                     allow_abbrev=False)
+def _commands_of(parser):
+    """Its commands, and add(name, run, help), which makes the parser of another."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name, run, help):
         command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
         command.set_defaults(run=run)
         return command
+
+    return commands, add
+
+
+def _make_parser():
+    parser = _Parser(prog="pygpt", description="Train a GPT on text and let it write.",
+                     allow_abbrev=False)
+    commands, add = _commands_of(parser)
 
     command = add("train", _train, "train a model; no flag is needed")
     command.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS,
@@ -134,7 +141,7 @@ def _make_parser():
     command = commands.add_parser("tokenizer", help="learn a tokenizer, or use one in a pipe",
                                   description="Learn a tokenizer, or use one in a pipe.",
                                   allow_abbrev=False)
-    add_tokenizer_commands(command)
+    add_tokenizer_commands(_commands_of(command)[1])
 
     add("info", _info, "show the version, the compiler, the instruction sets and the threads")
     return parser

@@ -14,15 +14,12 @@ from pygpt.config import ConfigError
 BLOCK = 1 << 16
 
 
-def add_commands(parser):
-    """Add the three commands to an argparse parser; each sets `run`, a function of arguments."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def add_commands(add):
+    """Add the three commands.
 
-    def add(name, run, help):
-        command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        command.set_defaults(run=run)
-        return command
-
+    Args:
+        add: makes an argparse parser of (name, run, help), run being a function of its arguments.
+    """
     command = add("train", _train, "learn a byte-level BPE tokenizer from text")
     command.add_argument("--data", metavar="PATH", nargs="+", default=[],
                          help="UTF-8 text files, of any size (unset: Python's own reference)")
