@@ -1,7 +1,7 @@
 /* crossentropy.c: the loss of a row of logits is -log p_y = log sum_j exp(x_j) - x_y, y its target.
  *
  * Backward. d log sum exp / dx_j = p_j, so dloss/dx = p - y with y the one-hot target; the loss is
- * the mean over rows, which divides by R.
+ * the mean over the N rows whose target is not ignored, which divides by N.
  *
  * The head is the largest layer of a GPT and its logits the largest tensor: (R,V) would be a
  * hundred times the size of anything else. linear_cross_entropy holds a chunk of rows at a time,
@@ -19,57 +19,69 @@
 #define CHUNK_FLOATS ((int64_t)26000000 / (int64_t)sizeof(float))
 #define CHUNK_ROWS 512
 
-static int targets_in_range(const int32_t *targets, int64_t R, int64_t V) {
-    for (int64_t r = 0; r < R; r++)
-        if (targets[r] < 0 || targets[r] >= V) return 0;
-    return 1;
+/* N, the number of rows that count: those whose target is not ignored. -1 when another target is
+ * outside 0..V-1. */
+static int64_t rows_counted(const int32_t *targets, int64_t R, int64_t V, int64_t ignore_index) {
+    int64_t N = 0;
+    for (int64_t r = 0; r < R; r++) {
+        if (targets[r] == ignore_index) continue;
+        if (targets[r] < 0 || targets[r] >= V) return -1;
+        N++;
+    }
+    return N;
 }
 
-static void mean_loss(float *loss, const float *losses, int64_t R) {
+/* The mean over the N rows that count; the losses of the others are 0. */
+static void mean_loss(float *loss, const float *losses, int64_t R, int64_t N) {
     double sum = 0.0;
     for (int64_t r = 0; r < R; r++) sum += losses[r];
-    *loss = R ? (float)(sum / (double)R) : 0.0f;
+    *loss = N ? (float)(sum / (double)N) : 0.0f;
 }
 
 int cross_entropy_forward(float *loss, float *losses, const float *logits, const int32_t *targets,
-                          int64_t R, int64_t V) {
-    if (!targets_in_range(targets, R, V)) return PYGPT_ERANGE;
+                          int64_t R, int64_t V, int64_t ignore_index) {
+    const int64_t N = rows_counted(targets, R, V, ignore_index);
+    if (N < 0) return PYGPT_ERANGE;
     int threads = threads_for(COST * R * V);
     int64_t chunk = chunk_for(R, 1, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->cross_entropy_rows(losses, NULL, logits, targets, 0.0f, r, min64(r + chunk, R),
-                                       V, 0);
-    mean_loss(loss, losses, R);
+                                       V, ignore_index, 0);
+    mean_loss(loss, losses, R, N);
     return PYGPT_OK;
 }
 
 int cross_entropy_backward(float *dlogits, const float *dloss, const float *logits,
-                           const int32_t *targets, int64_t R, int64_t V, int accumulate) {
-    if (!targets_in_range(targets, R, V)) return PYGPT_ERANGE;
+                           const int32_t *targets, int64_t R, int64_t V, int64_t ignore_index,
+                           int accumulate) {
+    const int64_t N = rows_counted(targets, R, V, ignore_index);
+    if (N < 0) return PYGPT_ERANGE;
     int threads = threads_for(COST * R * V);
     int64_t chunk = chunk_for(R, 1, threads);
-    const float factor = *dloss / (float)R;
+    const float factor = *dloss / (float)max64(N, 1);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->cross_entropy_rows(NULL, dlogits, logits, targets, factor, r,
-                                       min64(r + chunk, R), V, accumulate);
+                                       min64(r + chunk, R), V, ignore_index, accumulate);
     return PYGPT_OK;
 }
 
-/* losses of all rows; with dloss, also the gradients. */
+/* losses of all rows; with dloss, also the gradients that are not NULL. */
 static int run(float *loss, float *losses, float *dinp, float *dweight, const float *dloss,
                const float *inp, const float *weight, const int32_t *targets, int64_t R, int64_t C,
-               int64_t V, int accumulate_input, int accumulate_weight) {
-    if (!targets_in_range(targets, R, V)) return PYGPT_ERANGE;
+               int64_t V, int64_t ignore_index, int accumulate_input, int accumulate_weight) {
+    const int64_t N = rows_counted(targets, R, V, ignore_index);
+    if (N < 0) return PYGPT_ERANGE;
     const int64_t lanes = isa_in_use->tile_columns;
     int64_t chunk = max64(lanes, min64(CHUNK_ROWS, CHUNK_FLOATS / max64(V, 1)) / lanes * lanes);
     chunk = min64(chunk, max64(R, 1));
     float *logits = scratch_take(chunk * V); /* (V, rows) */
     if (!logits) return PYGPT_ENOMEM;
-    const float factor = dloss ? *dloss / (float)max64(R, 1) : 0.0f;
+    const float factor = dloss ? *dloss / (float)max64(N, 1) : 0.0f;
     int status = PYGPT_OK;
-    if (dloss && R == 0 && !accumulate_weight) memset(dweight, 0, sizeof(float) * (size_t)(V * C));
+    if (dweight && R == 0 && !accumulate_weight)
+        memset(dweight, 0, sizeof(float) * (size_t)(V * C));
 
     for (int64_t r = 0; r < R && status == PYGPT_OK; r += chunk) {
         const int64_t rows = min64(chunk, R - r);
@@ -87,36 +99,39 @@ static int run(float *loss, float *losses, float *dinp, float *dweight, const fl
         for (int64_t i = 0; i < rows; i += share)
             isa_in_use->cross_entropy_columns(losses + r + i, logits + i, targets + r + i,
                                               dloss ? &factor : NULL, min64(share, rows - i), V,
-                                              rows);
-        if (!dloss) continue;
-        status = gemm_run((gemm){
-            .M = rows, .N = C, .K = V,
-            .a = logits, .a_row = 1, .a_col = rows,
-            .b = weight, .b_row = C, .b_col = 1,
-            .c = dinp + r * C, .ldc = C, .accumulate = accumulate_input,
-        });
+                                              rows, ignore_index);
+        if (dinp)
+            status = gemm_run((gemm){
+                .M = rows, .N = C, .K = V,
+                .a = logits, .a_row = 1, .a_col = rows,
+                .b = weight, .b_row = C, .b_col = 1,
+                .c = dinp + r * C, .ldc = C, .accumulate = accumulate_input,
+            });
         if (status != PYGPT_OK) break;
-        status = gemm_run((gemm){
-            .M = V, .N = C, .K = rows,
-            .a = logits, .a_row = rows, .a_col = 1,
-            .b = x, .b_row = C, .b_col = 1,
-            .c = dweight, .ldc = C, .accumulate = accumulate_weight || r > 0,
-        });
+        if (dweight)
+            status = gemm_run((gemm){
+                .M = V, .N = C, .K = rows,
+                .a = logits, .a_row = rows, .a_col = 1,
+                .b = x, .b_row = C, .b_col = 1,
+                .c = dweight, .ldc = C, .accumulate = accumulate_weight || r > 0,
+            });
     }
     scratch_give(logits);
-    mean_loss(loss, losses, R);
+    mean_loss(loss, losses, R, N);
     return status;
 }
 
 int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
-                                 const int32_t *targets, int64_t R, int64_t C, int64_t V) {
-    return run(loss, losses, NULL, NULL, NULL, inp, weight, targets, R, C, V, 0, 0);
+                                 const int32_t *targets, int64_t R, int64_t C, int64_t V,
+                                 int64_t ignore_index) {
+    return run(loss, losses, NULL, NULL, NULL, inp, weight, targets, R, C, V, ignore_index, 0, 0);
 }
 
 int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
                                   const float *dloss, const float *inp, const float *weight,
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
-                                  int accumulate_input, int accumulate_weight) {
-    return run(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V, accumulate_input,
-               accumulate_weight);
+                                  int64_t ignore_index, int accumulate_input,
+                                  int accumulate_weight) {
+    return run(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V, ignore_index,
+               accumulate_input, accumulate_weight);
 }

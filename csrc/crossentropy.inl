@@ -1,12 +1,18 @@
 /* crossentropy.inl: loss and gradient of rows of logits, in either layout. Formulas:
  * crossentropy.c. */
 
-/* logits (R,V). losses where it is not NULL; dlogits [+]= factor (p - y) where it is not NULL. */
+/* logits (R,V). losses where it is not NULL; dlogits [+]= factor (p - y) where it is not NULL. Both
+ * are 0 in a row whose target is ignored. */
 static void cross_entropy_rows(float *losses, float *dlogits, const float *logits,
                                const int32_t *targets, float factor, int64_t r0, int64_t r1,
-                               int64_t V, int accumulate) {
+                               int64_t V, int64_t ignore_index, int accumulate) {
     for (int64_t r = r0; r < r1; r++) {
         const float *x = logits + r * V;
+        if (targets[r] == ignore_index) {
+            if (losses) losses[r] = 0.0f;
+            if (dlogits && !accumulate) memset(dlogits + r * V, 0, sizeof(float) * (size_t)V);
+            continue;
+        }
         const float top = row_max(x, V), hit = x[targets[r]];
         vf sums = vzero();
         int64_t i = 0;
@@ -33,9 +39,11 @@ static void cross_entropy_rows(float *losses, float *dlogits, const float *logit
 }
 
 /* Transposed: logits (V, rows) with `ld` floats between the logits of one row. Fills losses, and
- * where factor is not NULL turns the logits into factor * (p - y), in place. */
+ * where factor is not NULL turns the logits into factor * (p - y), in place. Both are 0 where the
+ * target is ignored, whatever the logits. */
 static void cross_entropy_columns(float *losses, float *logits, const int32_t *targets,
-                                  const float *factor, int64_t rows, int64_t V, int64_t ld) {
+                                  const float *factor, int64_t rows, int64_t V, int64_t ld,
+                                  int64_t ignore_index) {
     for (int64_t i = 0; i < rows; i += NR) {
         const int64_t n = min64(NR, rows - i);
         int64_t lanes[NV];
@@ -49,8 +57,12 @@ static void cross_entropy_columns(float *losses, float *logits, const int32_t *t
         for (int64_t j = 0; j < V; j++, x += ld)
             for (int v = 0; v < NV; v++) top[v] = vmax(top[v], vload_n(x + v * VW, lanes[v]));
         float *e = logits + i;
-        float hits[NR] = {0};
-        for (int64_t r = 0; r < n; r++) hits[r] = logits[targets[i + r] * ld + i + r];
+        float hits[NR] = {0}, counts[NR] = {0}; /* counts: 1 where the row counts, else 0 */
+        for (int64_t r = 0; r < n; r++) {
+            if (targets[i + r] == ignore_index) continue;
+            hits[r] = logits[targets[i + r] * ld + i + r];
+            counts[r] = 1.0f;
+        }
         for (int64_t j = 0; j < V; j++, e += ld)
             for (int v = 0; v < NV; v++) {
                 vf y = vexp(vload_n(e + v * VW, lanes[v]) - top[v]);
@@ -59,7 +71,8 @@ static void cross_entropy_columns(float *losses, float *logits, const int32_t *t
             }
         float loss[NR], scale[NR];
         for (int v = 0; v < NV; v++) {
-            vstore(loss + v * VW, top[v] - vload(hits + v * VW) + vlog(sum[v]));
+            vf nats = top[v] - vload(hits + v * VW) + vlog(sum[v]);
+            vstore(loss + v * VW, vselect_lt(vload(counts + v * VW), vset1(1.0f), vzero(), nats));
             vstore(scale + v * VW, (factor ? *factor : 0.0f) / sum[v]);
         }
         memcpy(losses + i, loss, sizeof(float) * (size_t)n);
@@ -68,8 +81,10 @@ static void cross_entropy_columns(float *losses, float *logits, const int32_t *t
         for (int64_t j = 0; j < V; j++, e += ld)
             for (int v = 0; v < NV; v++) {
                 vf p = vload_n(e + v * VW, lanes[v]) * vload(scale + v * VW);
+                p = vselect_lt(vload(counts + v * VW), vset1(1.0f), vzero(), p);
                 vstore_n(e + v * VW, p, lanes[v]);
             }
-        for (int64_t r = 0; r < n; r++) logits[targets[i + r] * ld + i + r] -= *factor;
+        for (int64_t r = 0; r < n; r++)
+            if (targets[i + r] != ignore_index) logits[targets[i + r] * ld + i + r] -= *factor;
     }
 }

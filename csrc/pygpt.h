@@ -169,28 +169,32 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
 
 /* ----------------------------------------------------------- cross-entropy (crossentropy.*) --- */
 
-/* losses (R) = logsumexp(logits_r) - logits_r[targets_r];  loss (1) = their mean (0 when R is 0).
- * logits (R,V), targets (R). PYGPT_ERANGE when a target is outside 0..V-1. */
+/* losses (R) = logsumexp(logits_r) - logits_r[targets_r], and 0 in a row whose target is
+ * ignore_index;  loss (1) = the sum of losses / N, N being the number of other rows (0 when N is 0).
+ * logits (R,V), targets (R). PYGPT_ERANGE when another target is outside 0..V-1. */
 int cross_entropy_forward(float *loss, float *losses, const float *logits, const int32_t *targets,
-                          int64_t R, int64_t V);
+                          int64_t R, int64_t V, int64_t ignore_index);
 
-/* dlogits (R,V) [+]= dloss * (p - y) / R with p = softmax(logits), y the one-hot target.
- * dloss (1). dlogits may alias logits when accumulate is 0. */
+/* dlogits (R,V) [+]= dloss * (p - y) / N with p = softmax(logits), y the one-hot target; 0 in an
+ * ignored row. dloss (1). dlogits may alias logits when accumulate is 0. */
 int cross_entropy_backward(float *dlogits, const float *dloss, const float *logits,
-                           const int32_t *targets, int64_t R, int64_t V, int accumulate);
+                           const int32_t *targets, int64_t R, int64_t V, int64_t ignore_index,
+                           int accumulate);
 
 /* The head and the loss as one: logits = inp @ weight^T, weight (V,C), then cross_entropy_forward.
  * The logits exist a few rows at a time only. inp (R,C). */
 int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
-                                 const int32_t *targets, int64_t R, int64_t C, int64_t V);
+                                 const int32_t *targets, int64_t R, int64_t C, int64_t V,
+                                 int64_t ignore_index);
 
-/* Computes the logits again, and from them, with dlogits = dloss * (p - y) / R:
- * dinp (R,C) [+]= dlogits @ weight;  dweight (V,C) [+]= dlogits^T @ inp.
+/* Computes the logits again, and from them, with dlogits as in cross_entropy_backward:
+ * dinp (R,C) [+]= dlogits @ weight;  dweight (V,C) [+]= dlogits^T @ inp. Either may be NULL.
  * Also gives loss and losses, so a training step need not call the forward. */
 int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
                                   const float *dloss, const float *inp, const float *weight,
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
-                                  int accumulate_input, int accumulate_weight);
+                                  int64_t ignore_index, int accumulate_input,
+                                  int accumulate_weight);
 
 /* ---------------------------------------------------------------------- dropout (dropout.*) --- */
 

@@ -121,9 +121,9 @@ def kernel_cases(shape):
     wte, dwte, targets, loss, losses = new(V * C), new(V * C), ids(R), new(1), new(R)
     rows += [
         ("head and loss, forward", lambda: lib.linear_cross_entropy_forward(
-            loss, losses, x, wte, targets, R, C, V), 2 * R * C * V, 4 * V * C),
+            loss, losses, x, wte, targets, R, C, V, -100), 2 * R * C * V, 4 * V * C),
         ("head and loss, both", lambda: lib.linear_cross_entropy_backward(
-            loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, 0, 0),
+            loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, -100, 0, 0),
          6 * R * C * V, 4 * 3 * V * C),
         ("embedding forward", lambda: lib.embedding_forward(y, targets, wte, x, B, T, C, V, 0),
          0, 4 * R * 3 * C),

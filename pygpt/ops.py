@@ -17,6 +17,7 @@ from pygpt.tensor import ONE, Tensor, attach, grad_enabled
 
 
 MLP_ROWS = 1024  # of the hidden layer at a time
+IGNORED = -100   # the target that cross-entropy leaves out, where no other is named
 
 
 def _pointer(tensor):
@@ -539,25 +540,37 @@ def dropout(x, dropout, seed, stream=0, residual=None, tape_only=False):
 
 # ---------------------------------------------------------------------------------------- loss ---
 
-def cross_entropy(logits, targets):
-    """The mean of -log softmax(logits)[target] in nats: logits (..., V), targets int32 -> ()."""
+def cross_entropy(logits, targets, ignore_index=IGNORED):
+    """The mean of -log softmax(logits)[target] in nats: logits (..., V), targets int32 -> ().
+
+    Rows whose target is ignore_index are left out of the mean, which is 0 where no row is left.
+    """
     _floats("cross_entropy", logits=logits)
     _ids("cross_entropy", targets=targets)
     R, V = _rows("cross_entropy", "logits", logits)
     _check(targets.size == R, "cross_entropy: {} targets for {} rows of logits", targets.size, R)
+    ignored = _ignored("cross_entropy", ignore_index)
     loss, losses, node = Tensor.empty(()), Tensor.empty((R,)), logits.node
-    launch(lib.cross_entropy_forward, loss.ptr, losses.ptr, logits.ptr, targets.ptr, R, V)
+    launch(lib.cross_entropy_forward, loss.ptr, losses.ptr, logits.ptr, targets.ptr, R, V, ignored)
 
     def backward(dout):
         dlogits, acc = node.target()
         launch(lib.cross_entropy_backward, dlogits, dout.tensor.ptr, logits.ptr, targets.ptr, R, V,
-               acc)
+               ignored, acc)
 
     return attach(loss, (logits,), backward)
 
 
-def linear_cross_entropy(x, weight, targets):
-    """cross_entropy(x @ weight^T, targets) without ever holding all logits.
+def _ignored(op, ignore_index):
+    """ignore_index as the kernels take it."""
+    _check(isinstance(ignore_index, int) and not isinstance(ignore_index, bool)
+           and -2 ** 31 <= ignore_index < 2 ** 31,
+           "{}: ignore_index={!r} is not a whole number of 32 bits", op, ignore_index)
+    return ignore_index
+
+
+def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
+    """cross_entropy(x @ weight^T, targets, ignore_index) without ever holding all logits.
 
     x (..., C), weight (V, C), targets int32, one for each row of x -> ().
     """
@@ -569,18 +582,17 @@ def linear_cross_entropy(x, weight, targets):
     V = weight.shape[0]
     _check(targets.size == R, "linear_cross_entropy: {} targets for {} rows", targets.size, R)
     _apart("linear_cross_entropy", x, weight)
+    ignored = _ignored("linear_cross_entropy", ignore_index)
     loss, losses = Tensor.empty(()), Tensor.empty((R,))
     launch(lib.linear_cross_entropy_forward, loss.ptr, losses.ptr, x.ptr, weight.ptr, targets.ptr,
-           R, C, V, again=False)
+           R, C, V, ignored, again=False)
     value = Tensor.empty((), memory=loss.memory)
     node, weights = x.node, weight.node
 
     def backward(dout):
-        # The kernel gives both; what nobody wants goes to memory aside.
-        aside = [None if n else Tensor.empty(s) for n, s in ((node, (R, C)), (weights, (V, C)))]
-        dx, acc_x = node.target() if node else (aside[0].ptr, 0)
-        dw, acc_w = weights.target() if weights else (aside[1].ptr, 0)
+        dx, acc_x = node.target() if node else (NULL, 0)
+        dw, acc_w = weights.target() if weights else (NULL, 0)
         launch(lib.linear_cross_entropy_backward, value.ptr, losses.ptr, dx, dw, dout.tensor.ptr,
-               x.ptr, weight.ptr, targets.ptr, R, C, V, acc_x, acc_w)
+               x.ptr, weight.ptr, targets.ptr, R, C, V, ignored, acc_x, acc_w)
 
     return attach(loss, (x, weight), backward)

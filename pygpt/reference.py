@@ -287,50 +287,66 @@ def embedding_backward(dwte, dwpe, dout, ids, B, T, C, V, P, accumulate_wte, acc
 
 # ------------------------------------------------------------------------------- cross-entropy ---
 
-def cross_entropy_forward(loss, losses, logits, targets, R, V):
-    if not _all_in_range(targets, R, V):
+def _rows_counted(targets, R, V, ignore_index):
+    """How many targets are not ignored; None when another one is outside 0..V-1."""
+    counted = [targets[r] for r in range(R) if targets[r] != ignore_index]
+    return len(counted) if all(0 <= target < V for target in counted) else None
+
+
+def cross_entropy_forward(loss, losses, logits, targets, R, V, ignore_index):
+    N = _rows_counted(targets, R, V, ignore_index)
+    if N is None:
         return ERANGE
     total = 0.0
     for r in range(R):
-        row = [logits[r * V + v] for v in range(V)]
-        nats = _logsumexp(row) - row[targets[r]]
-        losses[r] = nats
-        total += nats
-    loss[0] = total / (R or 1)
+        losses[r] = 0.0
+        if targets[r] != ignore_index:
+            row = [logits[r * V + v] for v in range(V)]
+            nats = _logsumexp(row) - row[targets[r]]
+            losses[r] = nats
+            total += nats
+    loss[0] = total / (N or 1)
     return OK
 
 
-def cross_entropy_backward(dlogits, dloss, logits, targets, R, V, accumulate):
-    # loss = (1/R) sum_r (log sum_v e^x_rv - x_r,target). The first term has the softmax p as its
-    # derivative, the second the one-hot y, hence dx = dloss * (p - y) / R.
-    if not _all_in_range(targets, R, V):
+def cross_entropy_backward(dlogits, dloss, logits, targets, R, V, ignore_index, accumulate):
+    # loss = (1/N) sum_r (log sum_v e^x_rv - x_r,target) over the N rows that count. The first term
+    # has the softmax p as its derivative, the second the one-hot y: dx = dloss * (p - y) / N.
+    N = _rows_counted(targets, R, V, ignore_index)
+    if N is None:
         return ERANGE
     for r in range(R):
+        if targets[r] == ignore_index:
+            for v in range(V):
+                _store(dlogits, r * V + v, 0.0, accumulate)
+            continue
         row = [logits[r * V + v] for v in range(V)]
         lse = _logsumexp(row)
         for v in range(V):
             y = 1.0 if v == targets[r] else 0.0
-            _store(dlogits, r * V + v, dloss[0] * (exp(row[v] - lse) - y) / R, accumulate)
+            _store(dlogits, r * V + v, dloss[0] * (exp(row[v] - lse) - y) / N, accumulate)
     return OK
 
 
-def linear_cross_entropy_forward(loss, losses, inp, weight, targets, R, C, V):
+def linear_cross_entropy_forward(loss, losses, inp, weight, targets, R, C, V, ignore_index):
     logits = [0.0] * (R * V)
     matmul(logits, inp, weight, R, V, C, 0, 1, 0)
-    return cross_entropy_forward(loss, losses, logits, targets, R, V)
+    return cross_entropy_forward(loss, losses, logits, targets, R, V, ignore_index)
 
 
 def linear_cross_entropy_backward(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V,
-                                  accumulate_input, accumulate_weight):
+                                  ignore_index, accumulate_input, accumulate_weight):
     # logits_rv = sum_c inp_rc weight_vc: every inp_rc meets all v with the factor weight_vc, every
     # weight_vc meets all r with the factor inp_rc. (linear_backward_* with the weight transposed.)
     logits = [0.0] * (R * V)
     matmul(logits, inp, weight, R, V, C, 0, 1, 0)
-    if cross_entropy_forward(loss, losses, logits, targets, R, V):
+    if cross_entropy_forward(loss, losses, logits, targets, R, V, ignore_index):
         return ERANGE
-    cross_entropy_backward(logits, dloss, logits, targets, R, V, 0)
-    matmul(dinp, logits, weight, R, C, V, 0, 0, accumulate_input)
-    matmul(dweight, logits, inp, V, C, R, 1, 0, accumulate_weight)
+    cross_entropy_backward(logits, dloss, logits, targets, R, V, ignore_index, 0)
+    if dinp is not None:
+        matmul(dinp, logits, weight, R, C, V, 0, 0, accumulate_input)
+    if dweight is not None:
+        matmul(dweight, logits, inp, V, C, R, 1, 0, accumulate_weight)
     return OK
 
 

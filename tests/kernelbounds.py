@@ -130,13 +130,20 @@ def softmax_backward(a, value):
     return {"dinp": Bound(a.C + 4, magnitudes)}
 
 
+def _rows_counted(a):
+    return sum(target != a.ignore_index for target in a.targets) or 1
+
+
 def _losses(a, value, logits, errors):
     losses = []
     for row, row_errors, target in zip(logits, errors, a.targets):
+        if target == a.ignore_index:
+            losses.append(0.0)
+            continue
         lse_error = softmax_errors(row, row_errors)[2]
         losses.append(lse_error + row_errors[target] + 2 * UNIT * abs(row[target]))
-    mean = [sum(losses) / (a.R or 1)]
-    size = [sum(abs(v) for v in value["losses"]) / (a.R or 1)]
+    mean = [sum(losses) / _rows_counted(a)]
+    size = [sum(abs(v) for v in value["losses"]) / _rows_counted(a)]
     return {"losses": Bound(2, [abs(v) for v in value["losses"]], losses),
             "loss": Bound(a.R + 2, size, mean)}
 
@@ -145,7 +152,7 @@ def _dlogits(a, logits, errors):
     """dlogits and their errors, row by row."""
     for row, row_errors, target in zip(logits, errors, a.targets):
         p, relative, _ = softmax_errors(row, row_errors)
-        scale = abs(a.dloss[0]) / a.R
+        scale = abs(a.dloss[0]) / _rows_counted(a) if target != a.ignore_index else 0.0
         y = [float(v == target) for v in range(a.V)]
         yield ([scale * abs(p_v - y_v) for p_v, y_v in zip(p, y)],
                [scale * (p_v * e + 5 * UNIT * (p_v + y_v)) for p_v, e, y_v in zip(p, relative, y)])

@@ -19,7 +19,7 @@ from kernelcheck import KERNELS, TYPECODES, flags_of, run_reference
 # Vectors and tiles (6 rows; 4, 8, 16, 32, 48, 64 columns) and their multiples, each +- 1.
 EDGES = (11, 12, 13, 15, 16, 17, 31, 32, 33, 35, 47, 48, 49, 63, 64, 65)
 TYPICAL = {"B": 2, "NH": 2, "HS": 5, "past": 3, "spare": 1, "dropout": 0.2, "eps": 1e-5, "std": 1.0,
-           "part": 0.5}  # the other dimensions are 7
+           "part": 0.5, "ignore_index": 0}  # the other dimensions are 7
 SIZE = st.integers(0, 9) | st.sampled_from(EDGES)
 FEW = st.integers(0, 3)
 MANY = SIZE | st.sampled_from((127, 128, 129, 255, 256, 257, 1000))
@@ -188,6 +188,13 @@ def _adamw_state(args, rng):
                              1 - beta1 ** t, 1 - beta2 ** t, rng.choice((1.0, 0.3))))
 
 
+def _ignore_some(args, rng):
+    """Some targets are ignore_index, which may be a token's id or no id at all."""
+    if rng.random() < 0.7:
+        args["targets"] = [args["ignore_index"] if rng.random() < 0.3 else target
+                           for target in args["targets"]]
+
+
 def _finite_halves(args, rng):
     """Bits that are neither infinite nor NaN in float16 or bfloat16; test_convert.py has those."""
     args["inp"] = [x & ~0x4000 if x & 0x7C00 == 0x7C00 else x for x in args["inp"]]
@@ -199,6 +206,10 @@ def _heads(sizes):
 
 def _positions(sizes):
     return {"P": sizes["past"] + sizes["T"] + sizes["spare"]}
+
+
+def _with_targets(**sizes):
+    return _with_vocabulary(ignore_index=st.sampled_from((-100, 0)), **sizes)
 
 
 def _with_vocabulary(**sizes):
@@ -298,20 +309,21 @@ CASES = [
          optional=("dwte", "dwpe"),
          large=({"B": 8, "T": 100, "C": 96, "V": 50, "past": 0, "spare": 7},)),
     Case("cross_entropy_forward", {"loss": "1", "losses": "R", "logits": "R V", "targets": "R"},
-         _with_vocabulary(R=SIZE), bounds.cross_entropy_forward,
+         _with_targets(R=SIZE), bounds.cross_entropy_forward, prepare=_ignore_some,
          large=({"R": 150, "V": 517}, {"R": 3, "V": 20011})),
     Case("cross_entropy_backward",
          {"dlogits": "R V", "dloss": "1", "logits": "R V", "targets": "R"},
-         _with_vocabulary(R=SIZE), bounds.cross_entropy_backward,
+         _with_targets(R=SIZE), bounds.cross_entropy_backward, prepare=_ignore_some,
          large=({"R": 150, "V": 517},), may_alias=(("dlogits", "logits", (0,)),)),
     Case("linear_cross_entropy_forward",
          {"loss": "1", "losses": "R", "inp": "R C", "weight": "V C", "targets": "R"},
-         _with_vocabulary(R=SIZE, C=SIZE), bounds.linear_cross_entropy_forward,
+         _with_targets(R=SIZE, C=SIZE), bounds.linear_cross_entropy_forward, prepare=_ignore_some,
          large=({"R": 1100, "C": 5, "V": 33}, {"R": 13, "C": 33, "V": 1031})),
     Case("linear_cross_entropy_backward",
          {"loss": "1", "losses": "R", "dinp": "R C", "dweight": "V C", "dloss": "1", "inp": "R C",
           "weight": "V C", "targets": "R"},
-         _with_vocabulary(R=SIZE, C=SIZE), bounds.linear_cross_entropy_backward,
+         _with_targets(R=SIZE, C=SIZE), bounds.linear_cross_entropy_backward,
+         prepare=_ignore_some, optional=("dinp", "dweight"),
          large=({"R": 1100, "C": 5, "V": 33}, {"R": 13, "C": 33, "V": 1031})),
     Case("dropout_forward", {"out": "R C", "inp": "R C", "residual": "R C", "seed": "1"},
          {"R": SIZE, "C": SIZE, "dropout": PROBABILITY},

@@ -38,7 +38,8 @@ GRADIENTS = [
     Gradient("sum_backward", "sum_forward", {"dinp": "inp"}, OUT),
 ]
 FORWARD_CASES = {case.kernel: case for case in CASES}
-CHOICES = {"dropout": st.sampled_from((0.0, 0.3)), "past": st.just(0), "eps": st.just(1e-5)}
+CHOICES = {"dropout": st.sampled_from((0.0, 0.3)), "past": st.just(0), "eps": st.just(1e-5),
+           "ignore_index": st.sampled_from((-100, 0))}
 NOT_INPUTS = ("pre", "act")  # outputs that may be absent, and here are
 
 STEP = 2.0 ** -13  # errors of order STEP^2 in the formula, 2^-52 / STEP in the rounding

@@ -177,13 +177,22 @@ def test_embedding_by_hand():
 
 def test_cross_entropy_by_hand():
     # Equal logits: ln V nats. A logit ahead by ln 3 of one other has p = 3/4.
-    got = outputs("cross_entropy_forward", [7.0] * 8, [3, 0], 2, 4, loss=1, losses=2)
+    got = outputs("cross_entropy_forward", [7.0] * 8, [3, 0], 2, 4, -100, loss=1, losses=2)
     assert got["loss"] == pytest.approx([math.log(4)])
     logits, targets = [math.log(3), 0.0], [0]
-    got = outputs("cross_entropy_forward", logits, targets, 1, 2, loss=1, losses=1)
+    got = outputs("cross_entropy_forward", logits, targets, 1, 2, -100, loss=1, losses=1)
     assert got["losses"] == pytest.approx([math.log(4 / 3)])
-    assert outputs("cross_entropy_backward", [2.0], logits, targets, 1, 2, 0, dlogits=2) == (
+    assert outputs("cross_entropy_backward", [2.0], logits, targets, 1, 2, -100, 0, dlogits=2) == (
         pytest.approx([-0.5, 0.5]))
+    # Of two rows one is ignored: the mean is over the other, and its gradient is the only one.
+    logits, targets = [math.log(3), 0.0] * 2, [-100, 0]
+    got = outputs("cross_entropy_forward", logits, targets, 2, 2, -100, loss=1, losses=2)
+    assert got["losses"] == pytest.approx([0.0, math.log(4 / 3)])
+    assert got["loss"] == pytest.approx([math.log(4 / 3)])
+    assert outputs("cross_entropy_backward", [2.0], logits, targets, 2, 2, -100, 0, dlogits=4) == (
+        pytest.approx([0.0, 0.0, -0.5, 0.5]))
+    everything = outputs("cross_entropy_forward", logits, [5, 5], 2, 2, 5, loss=1, losses=2)
+    assert everything["loss"] == [0.0]
 
 
 def test_adamw_by_hand():
