@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import math
+import weakref
 
 from pygpt import reference
 from pygpt.kernels import Memory, address, check, lib
@@ -52,46 +53,48 @@ def replay(model, batches, scale):
         if place is not None:
             return (f"{name} is not finite at index {place} from the beginning: the update before "
                     "was too large")
-    model.moved()  # forgets the recorded programs: the step is recorded once more
     watch = _Watch(model)
     _forget_gradients(model)
     try:
-        with _named_calls(model, watch), calling(watch.call, watch.block, alone=True):
+        with _named_calls(model, watch), calling(watch.call, watch.block):
             for watch.batch, (ids, targets) in enumerate(batches, 1):
-                model.moved()
                 model.loss_and_grad(ids, targets, scale=scale)
     except Found as found:
         return str(found) + (f", batch {watch.batch} of {len(batches)}" if len(batches) > 1 else "")
     finally:
-        model.moved()
         _forget_gradients(model)
     return "all numbers are finite, so look for a fault of the machine"
 
 
 def _forget_gradients(model):
     for _, parameter in model.named_parameters():
-        parameter.node.valid = False
+        parameter.leaf.valid = False
 
 
 class _Watch:
     """Looks at what each kernel call leaves in memory."""
 
     def __init__(self, model):
-        self._blocks = {}  # address -> (memory, offset, floats, name of a parameter's gradient)
+        # address -> (a weak reference to memory, offset, floats, name of a parameter's gradient)
+        self._blocks = {}
         self.scope, self.phase, self.batch = "", "forward", 0
         model.gradients()
         for name, parameter in model.named_parameters():
-            gradient = parameter.node.gradient()
-            self._blocks[address(gradient.ptr)] = (gradient.memory, gradient.offset, gradient.size,
-                                                   f"the gradient of {name}")
+            gradient = parameter.leaf.gradient()
+            self._note(gradient.memory, gradient.offset, gradient.size, f"the gradient of {name}")
 
     def block(self, nbytes):
         """New memory for the step, of zeros."""
         memory = Memory(nbytes)
         memory.view[:] = bytes(nbytes)
         if nbytes:
-            self._blocks[address(memory.pointer("f"))] = memory, 0, nbytes // 4, None
+            self._note(memory, 0, nbytes // 4, None)
         return memory
+
+    def _note(self, memory, offset, n, name):
+        start = address(memory.pointer("f", offset))
+        gone = weakref.ref(memory, lambda _: self._blocks.pop(start, None))
+        self._blocks[start] = gone, offset, n, name
 
     def _block_at(self, place):
         """The block that an address lies in, or None."""
@@ -107,7 +110,7 @@ class _Watch:
             known = self._block_at(address(argument))
             if known is None:
                 continue
-            memory, offset, n, name = known
+            memory, offset, n, name = known[0](), *known[1:]
             index = _first_bad(memory, n, offset)
             if index is not None:
                 value = memory.view[offset : offset + 4 * n].cast("f")[index]

@@ -6,7 +6,10 @@ memory of Python's own, and nothing of C is loaded.
 """
 
 import contextlib
+import math
+import numbers
 import os
+import struct
 import sys
 
 from pygpt.limits import logical_cpus, physical_cores
@@ -79,6 +82,30 @@ def check(status: int) -> None:
         raise OverflowError("a number is too large for its new type")
     if status != OK:
         raise RuntimeError(f"a kernel returned the unknown status {status}")
+
+
+def in_float32(name, value, least, end=math.inf):
+    """A number as kernels take it, rounded to single precision.
+
+    Args:
+        name: of the number, for the message.
+        value: a real number.
+        least, end: it is to be in [least, end), also after rounding.
+
+    Raises:
+        ValueError: it is not; name and value are in the message.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and least <= value < end:
+        try:
+            rounded = struct.unpack("f", struct.pack("f", value))[0]
+        except OverflowError:
+            rounded = math.inf
+        if least <= rounded < end and (rounded or not value):
+            return rounded
+        raise ValueError(f"{name}={value!r} becomes {rounded:g} in single precision, in which "
+                         "kernels compute")
+    within = f"in [{least:g}, {end:g})" if end < math.inf else f"a finite number, {least:g} or more"
+    raise ValueError(f"{name}={value!r} is not {within}")
 
 
 # -------------------------------------------------------------------------------------- memory ---

@@ -9,7 +9,8 @@ from pygpt.kernels import ffi, lib
 from pygpt.limits import gigabytes, memory_limits  # noqa: F401  asked of a machine
 from pygpt.model import GPT
 from pygpt.running import calling
-from pygpt.step import Step
+from pygpt.ops import IGNORED
+from pygpt.step import Key, Step
 from pygpt.tensor import no_grad
 
 MOST_LAYERS = 10_000  # that memory_needed goes through
@@ -92,13 +93,13 @@ def memory_needed(config, B, T, recompute=False):
     nothing, model.gradients = _Nothing(), lambda: None  # there are none to make room for
     for _, parameter in model.named_parameters():
         parameter.place(nothing)
-        parameter.node.memory = nothing
+        parameter.leaf.memory = nothing
     flat = 4 * sum(-(-p.size // 16) * 16 for _, p in model.named_parameters())
     with calling(lambda kernel, args: None, _Nothing):
-        training = Step(model, B, T, True, model.dropping(), recompute)
+        training = Step(model, Key(B, T, IGNORED, True, model.dropping(), recompute))
         training.forward_backward(1.0)
         with no_grad():
-            evaluation = Step(model, B, T, False, model.dropping(), False)
+            evaluation = Step(model, Key(B, T, IGNORED, False, model.dropping(), False))
             evaluation.forward()
     activations = training.program.pool.nbytes + evaluation.program.pool.nbytes
     return _memory_parts(flat, activations)

@@ -5,14 +5,18 @@ Uses nn.py, ops.py, step.py, checkpoint.py; used by optim.py, generate.py, train
 """
 
 import itertools
+import math
 from dataclasses import replace
 from functools import partial
 
 from pygpt import checkpoint, nn, ops
-from pygpt.step import Steps, as_int32, named_bad_ids
+from pygpt.kernels import in_float32
+from pygpt.running import one_at_a_time
+from pygpt.step import Steps, as_int32, dropout_shares, named_bad_ids
 from pygpt.tensor import Tensor, no_grad, recomputed
 
 
+@nn.recordable
 class CausalSelfAttention(nn.Module):
     """n_head attentions side by side: each looks back with its own queries, keys and values of
     C / n_head channels; what they find is concatenated to C channels and mixed by c_proj."""
@@ -37,6 +41,7 @@ class CausalSelfAttention(nn.Module):
         return self.c_proj(y, residual)                                         # (B, T, C)
 
 
+@nn.recordable
 class MLP(nn.Module):
     """Each token by itself: up to 4C channels (or n_inner), GELU, and down again."""
 
@@ -53,6 +58,7 @@ class MLP(nn.Module):
         return self.dropout(y, seed, residual, tape_only) if drop else y
 
 
+@nn.recordable
 class Block(nn.Module):
     """Tokens talk (attention), then think (MLP). Each adds to x and x itself goes on unchanged, so
     the gradient reaches the first block of any stack; each reads x through a layer norm."""
@@ -68,6 +74,7 @@ class Block(nn.Module):
         return self.mlp(self.ln_2(x), x, seed, tape_only)                       # x + MLP
 
 
+@nn.recordable
 class Transformer(nn.Module):
     """From ids to the final vectors that the head reads."""
 
@@ -79,12 +86,15 @@ class Transformer(nn.Module):
         self.h = [Block(config, streams) for _ in range(config.n_layer)]
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
 
+    def dropouts(self):
+        """The Dropout modules, in a fixed order."""
+        return [module for module in self.modules() if isinstance(module, nn.Dropout)]
+
     def __call__(self, ids, seed=None, cache=None, recompute=False):
         x = self.wte(ids, self.wpe, past=cache.past if cache else 0)            # (B, T, C)
         x = self.drop(x, seed)
         if recompute and seed is not None:  # the masks again, though eval() may come in between
-            seed = seed.holding({m: m.now(seed) for m in self.modules()
-                                 if isinstance(m, nn.Dropout)})
+            seed = seed.holding({module: module.now(seed) for module in self.dropouts()})
         for i, block in enumerate(self.h):
             if recompute and i < len(self.h) - 1:  # at once again, the last would save no memory
                 x = recomputed(partial(block, seed=seed), x)
@@ -136,7 +146,13 @@ class GPT(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.dropout_seed, self.forward_passes, self.recompute = 0, 0, False
-        self._dropouts = [m for m in self.modules() if isinstance(m, nn.Dropout) and m.share]
+        self._steps = Steps(self)
+
+    def __getstate__(self):
+        return {name: value for name, value in super().__getstate__().items() if name != "_steps"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
         self._steps = Steps(self)
 
     @classmethod
@@ -179,6 +195,7 @@ class GPT(nn.Module):
 
     # ------------------------------------------------------------------------------- forward ---
 
+    @one_at_a_time
     def __call__(self, ids):
         """Logits (B, T, V) for ids, B lists of T ints or an int32 buffer of shape (B, T).
 
@@ -187,28 +204,35 @@ class GPT(nn.Module):
                 in 0..vocab_size-1.
         """
         ids = self._ids(ids)
-        with named_bad_ids(self.config.vocab_size, ids=ids):
+        with named_bad_ids(self.config.vocab_size, ids):
             x = self.transformer(ids, self._seed(), recompute=self.recompute)   # (B, T, C)
         return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
 
-    def loss(self, ids, targets):
+    @one_at_a_time
+    def loss(self, ids, targets, ignore_index=ops.IGNORED):
         """The mean cross-entropy in nats, of shape (), of predicting targets from ids, both (B, T).
+
+        Args:
+            ignore_index: targets of this value, -100, are left out: the mean is over the others,
+                and 0 where there are none.
 
         Raises:
             ValueError: as for a call, or targets differ from ids in shape.
         """
-        with self._steps.take(ids, targets) as step:
+        with self._steps.take(ids, targets, ignore_index) as step:
             step.forward()
             return step.lend_loss()
 
-    def loss_and_grad(self, ids, targets, scale=1.0):
+    @one_at_a_time
+    def loss_and_grad(self, ids, targets, scale=1.0, ignore_index=ops.IGNORED):
         """loss = model.loss(ids, targets) and (loss * scale).backward() in one go, which is faster:
         the head's logits are computed once instead of twice.
 
         Returns:
             The loss, unscaled, a float.
         """
-        with self._steps.take(ids, targets) as step:
+        scale = in_float32("scale", scale, -math.inf)
+        with self._steps.take(ids, targets, ignore_index) as step:
             step.forward_backward(scale)
             return float(step.loss)
 
@@ -216,6 +240,7 @@ class GPT(nn.Module):
         """An empty Cache for decode()."""
         return Cache(self.config)
 
+    @one_at_a_time
     def decode(self, ids, cache):
         """Logits (V,) after the last of ids (a list of ints), which continue what the cache holds.
 
@@ -227,7 +252,7 @@ class GPT(nn.Module):
         if cache.past + T > P:
             raise ValueError(f"{cache.past} + {T} positions are more than n_positions={P}")
         with no_grad():
-            with named_bad_ids(self.config.vocab_size, ids=new):
+            with named_bad_ids(self.config.vocab_size, new):
                 x = self.transformer(new, cache=cache)                          # (1, T, C)
             cache.past += T
             last = Tensor.empty((1, C), memory=x.memory, offset=x.offset + 4 * (T - 1) * C)
@@ -246,9 +271,6 @@ class GPT(nn.Module):
 
     # --------------------------------------------------------------------------------- inside ---
 
-    def moved(self):
-        self._steps = Steps(self)  # recorded programs point at where the parameters were
-
     def _ids(self, ids):
         """ids as an int32 Tensor (B, T), its shape checked."""
         B, T, flat = as_int32("ids", ids, self.config.n_positions)
@@ -257,9 +279,8 @@ class GPT(nn.Module):
         return tensor
 
     def dropping(self):
-        """The dropout shares in force now, one for each place that has any; () when all are 0."""
-        now = tuple(d.share if d.training else 0.0 for d in self._dropouts)
-        return now if any(now) else ()
+        """The dropout shares in force now, one for each place; () when all are 0."""
+        return dropout_shares(self.transformer.dropouts())
 
     def next_seed(self):
         """A new number for each forward pass; dropout_seed and forward_passes give it again."""

@@ -6,9 +6,13 @@ layout: matrices first, then vectors, each at a multiple of 64 bytes. A `Paramet
 Uses tensor.py, ops.py and kernels.py; used by model.py and optim.py.
 """
 
+import dataclasses
+import weakref
+
 from pygpt import ops
-from pygpt.kernels import Memory, check, lib
-from pygpt.tensor import Leaf, Tensor
+from pygpt.kernels import Memory, check, in_float32, lib
+from pygpt.running import one_at_a_time
+from pygpt.tensor import Leaf, Tensor, next_serial
 
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 
@@ -16,22 +20,27 @@ ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 class Parameter(Tensor):
     """A tensor to be trained. It has no memory until its module is initialised or loaded.
 
+    With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer leaves it as it
+    is. Pickling and copying one copies its values, not its gradient.
+
     Args:
         shape: its shape.
         std: it starts as normal numbers of this standard deviation, or, when None, as `fill`.
 
     Attributes:
+        leaf: the Leaf that its gradients arrive at, also while it is frozen.
         layout: the Layout whose buffers it lies in; None while it lies elsewhere or nowhere.
     """
 
-    __slots__ = ("std", "fill", "layout")
+    __slots__ = ("std", "fill", "layout", "leaf")
 
     def __init__(self, shape, std=None, fill=0.0):
         self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
         self.size = 1
         for n in self.shape:
             self.size *= n
-        self.node, self.layout, self.remake = Leaf(self), None, None
+        self.node = self.leaf = Leaf(self)
+        self.layout = self.remake = None
 
     def __getattr__(self, name):
         if name in ("memory", "ptr", "offset"):
@@ -39,12 +48,38 @@ class Parameter(Tensor):
                              "module's initialise(seed)")
         raise AttributeError(name)
 
+    def __reduce_ex__(self, protocol):
+        data = self.flat().tobytes() if _has_values(self) else None
+        return _restored, (self.shape, self.std, self.fill, self.requires_grad, data)
+
+    def _set_leaf(self, wanted):
+        self.node = self.leaf if wanted else None
+        self.leaf.valid = False
+
     def place(self, memory, offset=0, layout=None):
         """Let its values be those at `offset` bytes of memory, the values of `layout` if given."""
         if self.layout is not None:
             self.layout.current = False
         self.memory, self.offset, self.layout = memory, offset, layout
         self.ptr = memory.pointer("f", offset)
+
+
+def _has_values(parameter):
+    try:
+        return parameter.memory is not None
+    except ValueError:
+        return False
+
+
+def _restored(shape, std, fill, requires_grad, data):
+    """A parameter as it was pickled, in memory of its own."""
+    parameter = Parameter(shape, std, fill)
+    if data is not None:
+        memory = Memory(len(data))
+        memory.view[:] = data
+        parameter.place(memory)
+    parameter.requires_grad = requires_grad
+    return parameter
 
 
 def fill(pointer, n, value):
@@ -65,8 +100,8 @@ class Layout:
         current: whether the parameters still lie here.
     """
 
-    def __init__(self, named_parameters):
-        named = list(named_parameters)
+    def __init__(self, module, named):
+        self._module = weakref.ref(module)
         matrices = [(name, p) for name, p in named if len(p.shape) >= 2]
         vectors = [(name, p) for name, p in named if len(p.shape) < 2]
         self.entries, self.n = [], 0
@@ -77,6 +112,36 @@ class Layout:
             if group is matrices:
                 self.n_decay = self.n
         self.values, self.gradients, self.current = self.buffer(), None, True
+        self._ids = {id(parameter) for _, parameter, _ in self.entries}
+
+    def is_whole_of(self, parameters):
+        """Whether all of the parameters that the module it was made for still has are among these,
+        a set of id()s: then nobody else needs them to stay where they are."""
+        module = self._module()
+        return module is None or all(id(p) in parameters for _, p in module.named_parameters())
+
+    def holds(self, module):
+        """Whether all parameters of a module lie here."""
+        return self.current and parameter_ids(module) <= self._ids
+
+    def trained_spans(self):
+        """(first float, number of floats, those of them in matrices) of each stretch of the buffers
+        that holds no frozen parameter."""
+        spans, start = [], 0
+        edges = [(offset // 4, offset // 4 + -(-p.size // ALIGN) * ALIGN)
+                 for _, p, offset in self.entries if not p.requires_grad]
+        for frozen, after in [*edges, (self.n, self.n)]:
+            if frozen > start:
+                spans.append((start, frozen - start,
+                              max(0, min(frozen, self.n_decay) - start)))
+            start = after
+        return spans
+
+    def changed(self):
+        """Note that the parameters have other values from now on."""
+        now = next_serial()
+        for _, parameter, _ in self.entries:
+            parameter.leaf.changed_at = now
 
     def buffer(self):
         """A new flat buffer of zeros."""
@@ -99,14 +164,15 @@ class Gradients:
     def __init__(self, layout):
         self.layout, self.memory, self.factor = layout, layout.buffer(), 1.0
         for _, parameter, offset in layout.entries:
-            leaf = parameter.node
+            leaf = parameter.leaf
             if leaf.valid:  # it came before the buffer did
                 self.memory.view[offset:offset + 4 * leaf.size()] = leaf.result().flat().cast("B")
             leaf.memory, leaf.offset, leaf.before_use = self.memory, offset, self.apply_factor
 
     def complete(self):
-        """Whether there are gradients; those of parameters that got none are then set to 0."""
-        leaves = [parameter.node for _, parameter, _ in self.layout.entries]
+        """Whether there are gradients; those of parameters that got none are then set to 0. Frozen
+        parameters have none and get none."""
+        leaves = [p.leaf for _, p, _ in self.layout.entries if p.requires_grad]
         missing = [leaf for leaf in leaves if not leaf.valid]
         if len(missing) == len(leaves):
             return False
@@ -120,7 +186,7 @@ class Gradients:
         """The next gradient to arrive at a parameter is written instead of added."""
         self.factor = 1.0
         for _, parameter, _ in self.layout.entries:
-            parameter.node.valid = False
+            parameter.leaf.valid = False
 
     def apply_factor(self):
         """Multiply the gradients in memory by the factor that waits."""
@@ -129,6 +195,29 @@ class Gradients:
         cell, self.factor = Tensor(self.factor), 1.0
         flat = self.memory.pointer("f")
         check(lib.scale_forward(flat, flat, cell.ptr, self.layout.n, 0))
+
+
+_PLAIN = {int, float, bool, str, type(None)}  # types of attributes that hold no module
+
+
+def parameter_ids(module):
+    """The id() of each parameter of a module, a set: named_parameters() for use in every step."""
+    found, waiting, seen = set(), [module], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Module):
+            value = vars(value)
+        for item in value.values() if isinstance(value, dict) else value:
+            if type(item) in _PLAIN:
+                continue
+            if isinstance(item, Parameter):
+                found.add(id(item))
+            elif isinstance(item, (Module, list, tuple, dict)):
+                waiting.append(item)
+    return found
 
 
 def _inside(name, value):
@@ -151,6 +240,10 @@ class Module:
     training = True
     _gradients = None
 
+    def __getstate__(self):
+        """What a copy of the module is made of: its attributes but for the gradients."""
+        return {name: value for name, value in vars(self).items() if name != "_gradients"}
+
     def _walk(self, prefix, seen):
         """Yield (dotted name, Parameter or Module inside this one), each once."""
         for attribute, value in vars(self).items():
@@ -168,23 +261,20 @@ class Module:
                 yield name, item
 
     def modules(self):
-        """Yield this module and those inside it."""
-        yield self
-        for _, item in self._walk("", {id(self)}):
-            if isinstance(item, Module):
-                yield item
+        """Yield this module and those inside it, each once."""
+        for _, module in self.named_modules():
+            yield module
 
     def named_modules(self, prefix=""):
-        """Yield (dotted name, Module) of this module, whose name is "", and those inside it."""
+        """Yield (dotted name, Module) of this module, whose name is the prefix, and those inside
+        it, each once."""
         yield prefix, self
-        for name, value in vars(self).items():
-            for i, item in enumerate(value) if isinstance(value, list) else [(None, value)]:
-                if isinstance(item, Module):
-                    inner = name if i is None else f"{name}.{i}"
-                    yield from item.named_modules(f"{prefix}.{inner}" if prefix else inner)
+        for name, item in self._walk(prefix and prefix + ".", {id(self)}):
+            if isinstance(item, Module):
+                yield name, item
 
     def num_parameters(self):
-        """How many numbers are trained."""
+        """How many numbers the parameters hold, the frozen ones included."""
         return sum(p.size for _, p in self.named_parameters())
 
     def train(self, mode=True):
@@ -197,6 +287,7 @@ class Module:
         """Turn dropout off; returns the module."""
         return self.train(False)
 
+    @one_at_a_time
     def initialise(self, seed=0):
         """Give every parameter its initial values, a function of seed and of its place; returns the
         module.
@@ -214,15 +305,18 @@ class Module:
             if p.std is None:
                 fill(p.ptr, p.size, p.fill)
             else:
-                check(lib.random_normal(p.ptr, p.std, cell.ptr, stream, p.size))
+                std = in_float32("std", p.std, 0.0)
+                check(lib.random_normal(p.ptr, std, cell.ptr, stream, p.size))
+            p.leaf.changed_at = next_serial()
         return self
 
+    @one_at_a_time
     def layout(self):
         """The parameters' places in the flat buffers, after making sure that they are there.
 
         Raises:
             ValueError: there are no parameters, or one has no values yet, or they are only a part
-                of what lies in another module's buffers, where recorded programs expect them.
+                of a larger module's that lie in its buffers.
         """
         named = list(self.named_parameters())
         layout = self._common_layout(named)
@@ -234,10 +328,11 @@ class Module:
         """The flat buffer of all parameters (Memory); errors as for layout()."""
         return self.layout().values
 
+    @one_at_a_time
     def gradients(self):
         """The Gradients that the parameters' belong to: this module's own, or, where it is a part
         of a larger model that is in flat buffers, that model's; errors as for layout()."""
-        if self._gradients is None or not self._gradients.layout.current:
+        if self._gradients is None or not self._gradients.layout.holds(self):
             layout = self._common_layout(list(self.named_parameters())) or self.layout()
             layout.gradients = layout.gradients or Gradients(layout)
             self._gradients = layout.gradients
@@ -254,23 +349,86 @@ class Module:
         """Move the parameters to flat buffers of this module's own."""
         own = {id(p) for _, p in named}
         for name, p in named:
-            if p.layout and not all(id(other) in own for _, other, _ in p.layout.entries):
+            if p.layout and not p.layout.is_whole_of(own):
                 raise ValueError(
                     f"{type(self).__name__}: its parameter {name!r} lies in the flat buffers of a "
                     "larger model; give the optimizer that whole model, not a part of it")
-        layout = Layout(named)
+        layout = Layout(self, named)
         for _, p, offset in layout.entries if copy else ():
             layout.values.view[offset:offset + 4 * p.size] = p.flat().cast("B")
         for _, p, offset in layout.entries:
             p.place(layout.values, offset, layout)
-        for module in self.modules():
-            module.moved()
         return layout
 
-    def moved(self):
-        """Called when the parameters have come to other memory."""
+
+# ------------------------------------------------------------------------------------- watched ---
+
+_RECORDABLE = {}  # class -> its functions, as they were written
 
 
+def recordable(cls):
+    """Promise, for a Module class, not its subclasses, that its calls may be recorded and replayed.
+
+    That is, what an instance computes from its inputs depends on nothing but its attributes and the
+    class's functions, both of which are watched, and all of it is computed by ops.
+    """
+    _RECORDABLE[cls] = {name: value for name, value in vars(cls).items() if callable(value)}
+    return cls
+
+
+def watched(module):
+    """All that the results of a module depend on besides its inputs, to be compared with `==`.
+
+    Parameters are there with their places and whether they are trained, not with their values. The
+    flag `training` is left out: whoever records calls asks for the dropout shares in force.
+
+    Returns:
+        A list, which keeps alive what it names; None where something cannot be watched: a module of
+        a class that is not recordable or whose functions were replaced, or an attribute that is
+        neither a module, a parameter, a plain value nor a list, tuple or dict of these.
+    """
+    found, known, seen = [], {}, set()
+
+    def note(value):
+        kind = type(value)
+        if kind in (int, float, bool, str, type(None)):
+            found.append(kind)
+            found.append(value)
+        elif kind is Parameter:
+            found.extend((value, value.memory, value.offset, value.node, value.leaf.memory))
+        elif kind in (list, tuple):
+            found.append(kind)
+            found.append(len(value))
+            return all(map(note, value))
+        elif kind is dict:
+            found.append(len(value))
+            return all(note(key) and note(item) for key, item in value.items())
+        elif isinstance(value, Module):
+            if kind not in known:
+                written = _RECORDABLE.get(kind)
+                known[kind] = written is not None and all(
+                    vars(kind).get(name) is function for name, function in written.items())
+            found.append(value)
+            if not known[kind] or id(value) in seen:
+                return known[kind]
+            seen.add(id(value))
+            for name, item in vars(value).items():
+                if name not in ("training", "_gradients"):
+                    found.append(name)
+                    if not note(item):
+                        return False
+        elif dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen:
+            found.append(value)
+        else:
+            return False
+        return True
+
+    return found if note(module) else None
+
+
+# ------------------------------------------------------------------------------------- layers ---
+
+@recordable
 class Linear(Module):
     """y = x W + b; the weight is stored (in, out), as GPT-2 stores it."""
 
@@ -282,6 +440,7 @@ class Linear(Module):
         return ops.linear(x, self.weight, self.bias, residual)
 
 
+@recordable
 class LayerNorm(Module):
     """Each vector brought to mean 0 and variance 1, then scaled and shifted by channel."""
 
@@ -292,6 +451,7 @@ class LayerNorm(Module):
         return ops.layernorm(x, self.weight, self.bias, self.eps)
 
 
+@recordable
 class Embedding(Module):
     """A table with one row for each id."""
 
@@ -300,9 +460,11 @@ class Embedding(Module):
 
     def __call__(self, ids, positions=None, past=0):
         """Rows of this table, plus, row t for the t-th place, those of the table `positions`."""
-        return ops.embedding(ids, self.weight, positions and positions.weight, past)
+        return ops.embedding(ids, self.weight, None if positions is None else positions.weight,
+                             past)
 
 
+@recordable
 class Dropout(Module):
     """While training, sets a share of the values to 0 and scales up the rest.
 

@@ -9,11 +9,11 @@ Uses kernels.py, running.py, tensor.py; used by nn.py and model.py.
 """
 
 import copy
-from math import inf, prod
+from math import prod
 
-from pygpt.kernels import NULL, Memory, lib
+from pygpt.kernels import NULL, Memory, in_float32, lib
 from pygpt.running import launch
-from pygpt.tensor import ONE, Tensor, attach, grad_enabled
+from pygpt.tensor import ONE, Leaf, Tensor, attach, first_arrivals, grad_enabled
 
 
 MLP_ROWS = 1024  # of the hidden layer at a time
@@ -62,7 +62,7 @@ def _same_shape(op, name, a, other, b):
 
 
 def _apart(op, *tensors):
-    """No two are one trained tensor: the kernel writes their gradients at the same time."""
+    """Refuses the same trained tensor twice: the kernel writes their gradients at the same time."""
     nodes = [t.node for t in tensors if t.node is not None]
     _check(len(set(map(id, nodes))) == len(nodes),
            "{}: a tensor is given twice; it can be used in one place only", op)
@@ -83,13 +83,19 @@ def _send(node, gradient_kernel):
 def _send_together(nodes, gradient_kernel):
     """Like _send for a kernel that writes several gradients under one accumulate flag.
 
-    Where the nodes disagree on the flag, the gradients are made aside and handed over.
+    Leaves share a flag where they can. Where the nodes disagree on it, the gradients are made aside
+    and handed over.
     """
+    wanted = [node for node in nodes if node is not None]
+    if not wanted:
+        return
+    if all(isinstance(node, Leaf) and node.is_first_arrival() for node in wanted):
+        flag = first_arrivals(wanted)
+        gradient_kernel([NULL if node is None else node.arrive() for node in nodes], flag)
+        return
     places = [None if node is None else node.target() for node in nodes]
     flags = [place[1] for place in places if place is not None]
-    if not flags:
-        return
-    if all(flag == flags[0] and type(flag) is type(flags[0]) for flag in flags):
+    if all(flag == flags[0] and type(flag) is int for flag in flags):
         gradient_kernel([NULL if place is None else place[0] for place in places], flags[0])
         return
     aside = [None if node is None else Tensor.empty(node.shape) for node in nodes]
@@ -143,6 +149,15 @@ def scale(a, factor):
         launch(lib.scale_forward, da, dout.tensor.ptr, c.ptr, dout.tensor.size, acc)
 
     return attach(out, (a,), backward)
+
+
+def shift(a, offset):
+    """a plus a number."""
+    _floats("shift", a=a)
+    out, c, node = Tensor.empty(a.shape), Tensor(float(offset)), a.node
+    launch(lib.sum_backward, out.ptr, c.ptr, out.size, 0)  # the gradient of a sum: c everywhere
+    launch(lib.add_forward, out.ptr, out.ptr, a.ptr, out.size)
+    return attach(out, (a,), lambda dout: node.receive(dout))
 
 
 def sum(a):
@@ -274,10 +289,11 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None, tape_only=
         hidden = Tensor.empty((parts[0].stop, H))
         for rows in parts:
             n = len(rows)
-            launch(lib.linear_forward, hidden.ptr, _part(pre, rows).ptr if pre else hidden.ptr,
+            launch(lib.linear_forward, hidden.ptr,
+                   hidden.ptr if pre is None else _part(pre, rows).ptr,
                    _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H)
             launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
-                   proj_bias.ptr, _pointer(residual and _part(residual, rows)), n, H, C)
+                   proj_bias.ptr, _pointer(_part(residual, rows)), n, H, C)
         del hidden
     skip, node, kept = _node(residual), x.node, x.kept()
 
@@ -306,7 +322,9 @@ def _row_parts(R):
 
 
 def _part(x, rows):
-    """Some rows of x (..., C), seen as a tensor of their own without a node."""
+    """Some rows of x (..., C), or None, seen as a tensor of their own without a node."""
+    if x is None:
+        return None
     C = x.shape[-1]
     return Tensor.empty((len(rows), C), memory=x.memory, offset=x.offset + 4 * rows.start * C)
 
@@ -321,7 +339,7 @@ def layernorm(x, weight, bias, eps=1e-5):
     R, C = _rows("layernorm", "x", x)
     _check(weight.shape == (C,) and bias.shape == (C,),
            "layernorm: x {} does not fit weight {} and bias {}", x.shape, weight.shape, bias.shape)
-    _check(0.0 <= eps < inf, "layernorm: eps={} is not a finite number, 0 or more", eps)
+    eps = in_float32("layernorm: eps", eps, 0.0)
     _apart("layernorm", x, weight, bias)
     out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
     def run(out):
@@ -425,7 +443,7 @@ def attention_cached(qkv, keys, values, past, n_head):
     _whole("attention_cached", "past", past, 0)
     _check(past + T <= P, "attention_cached: {} + {} positions do not fit a cache of {}", past,
            T, P)
-    _check(not (qkv.node and grad_enabled()),
+    _check(not (qkv.requires_grad and grad_enabled()),
            "attention_cached: qkv has no gradient; call it within no_grad()")
     out = Tensor.empty((B, T, C))
     launch(lib.attention_cached, out.ptr, keys.ptr, values.ptr, qkv.ptr, B, T, C, n_head, past, P)
@@ -450,7 +468,8 @@ def embedding(ids, wte, wpe=None, past=0):
                "embedding: wte {} and wpe {} do not fit", wte.shape, wpe.shape)
         P = wpe.shape[0]
         _check(past + T <= P, "embedding: {} positions are more than n_positions={}", past + T, P)
-        _check(not (past and wpe.node and grad_enabled()),
+        _apart("embedding", wte, wpe)
+        _check(not (past and wpe.requires_grad and grad_enabled()),
                "embedding: wpe has no gradient with past={}; call it within no_grad()", past)
     out = Tensor.empty((B, T, C))
     launch(lib.embedding_forward, out.ptr, ids.ptr, wte.ptr, _pointer(wpe), B, T, C, V, past)
@@ -499,8 +518,7 @@ class Seed:
 
 def _dropout_arguments(op, dropout, seed, stream):
     """The share, and the owner of the memory of the seed, which the backward pass must keep."""
-    # from 1 - 2^-25 on, single precision makes it 1
-    _check(0.0 <= dropout < 1.0 - 2.0 ** -25, "{}: dropout={} is not in [0, 1)", op, dropout)
+    dropout = in_float32(f"{op}: dropout", dropout, 0.0, 1.0)
     _check(isinstance(stream, int) and 0 <= stream < 2 ** 64,
            "{}: stream={!r} is not a whole number in [0, 2^64)", op, stream)
     if not dropout:

@@ -4,21 +4,24 @@ Uses nn.py, kernels.py; used by trainer.py.
 """
 
 import math
+import numbers
 from array import array
 
-from pygpt.kernels import Memory, check, lib
-
-FLOAT32_END = 2.0 ** 128  # kernels take single precision, in which this is infinite
+from pygpt.kernels import Memory, check, in_float32, lib
+from pygpt.running import one_at_a_time
 
 
 class AdamW:
     """Adam with decoupled weight decay, which is applied to matrices only.
 
+    Parameters that are frozen (`requires_grad = False`) and their moments stay as they are.
+
     Args:
         model: the Module whose parameters are trained; the whole of it, where it is one of several
             that lie in the same flat buffers.
         lr: the step size, 0 or more; may be changed between steps.
-        betas: the decay rates of the mean gradient and the mean squared gradient, in [0, 1).
+        betas: the decay rates of the mean gradient and the mean squared gradient, in [0, 1), also
+            after rounding to single precision.
         eps: added to the root of the mean square.
         weight_decay: each step takes lr * weight_decay of a matrix away.
 
@@ -35,13 +38,30 @@ class AdamW:
     def __init__(self, model, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
         self.model, self.lr, self.betas, self.eps = model, lr, betas, eps
         self.weight_decay, self.steps = weight_decay, 0
-        self._check_settings()
-        self.layout = model.layout()
+        self._settings()
+        self._take_layout()
         self.m, self.v = self.layout.buffer(), self.layout.buffer()
-        self._gradients = model.gradients()
+
+    def _take_layout(self):
+        """Be ready for steps on the model's flat buffers."""
+        self.layout, self._gradients = self.model.layout(), self.model.gradients()
         self._h = Memory(8 * 4)
         self._sum = Memory(8)
 
+    def __getstate__(self):
+        """What a copy is made of: the model, the settings and the moments."""
+        names = "model", "lr", "betas", "eps", "weight_decay", "steps"
+        return ({name: getattr(self, name) for name in names},
+                self.m.view.tobytes(), self.v.view.tobytes())
+
+    def __setstate__(self, state):
+        settings, m, v = state
+        vars(self).update(settings)
+        self._take_layout()
+        self.m, self.v = Memory(len(m)), Memory(len(v))
+        self.m.view[:], self.v.view[:] = m, v
+
+    @one_at_a_time
     def clip_grad_norm(self, max_norm):
         """Scale the gradients down together so that their norm is at most max_norm.
 
@@ -57,37 +77,45 @@ class AdamW:
         Raises:
             ValueError: max_norm is not above 0.
         """
-        if not (_is_number(max_norm) and max_norm > 0):
+        if not (isinstance(max_norm, numbers.Real) and not isinstance(max_norm, bool)
+                and max_norm > 0):
             raise ValueError(f"clip_grad_norm: max_norm={max_norm!r} is not a number above 0")
         if not self._ready():
             return 0.0
-        gradients = self._gradients
+        gradients, squares = self._gradients, 0.0
         gradients.apply_factor()
-        check(lib.sum_squares(self._sum.pointer("d"), gradients.memory.pointer("f"), self.layout.n))
-        norm = math.sqrt(self._sum.view.cast("d")[0])
+        for start, n, _ in self.layout.trained_spans():
+            check(lib.sum_squares(self._sum.pointer("d"), gradients.memory.pointer("f", 4 * start),
+                                  n))
+            squares += self._sum.view.cast("d")[0]
+        norm = math.sqrt(squares)
         if norm > max_norm:
             gradients.factor = max_norm / (norm + 1e-6)
         return norm
 
+    @one_at_a_time
     def step(self):
-        """Move every parameter against its gradient; a parameter without one counts as having 0.
+        """Move every parameter that is not frozen against its gradient; one that got no gradient
+        counts as having 0.
 
         Raises:
-            ValueError: lr or another setting was changed to something out of range.
+            ValueError: lr or another setting was changed to something out of range, or the model
+                has parameters that it did not have when the optimizer was made.
         """
-        self._check_settings()
+        lr, (beta1, beta2), eps, weight_decay = self._settings()
         if not self._ready():
             return
         self.steps += 1
-        beta1, beta2 = self.betas
         self._h.view.cast("f")[:] = memoryview(array("f", [
-            self.lr, beta1, beta2, self.eps, self.weight_decay,
-            1 - beta1 ** self.steps, 1 - beta2 ** self.steps, self._gradients.factor]))
-        check(lib.adamw_step(
-            self.layout.values.pointer("f"), self.m.pointer("f"), self.v.pointer("f"),
-            self._gradients.memory.pointer("f"), self._h.pointer("f"),
-            self.layout.n, self.layout.n_decay))
+            lr, beta1, beta2, eps, weight_decay, 1 - beta1 ** self.steps, 1 - beta2 ** self.steps,
+            self._gradients.factor]))
+        buffers = self.layout.values, self.m, self.v, self._gradients.memory
+        for start, n, n_decay in self.layout.trained_spans():
+            check(lib.adamw_step(*(buffer.pointer("f", 4 * start) for buffer in buffers),
+                                 self._h.pointer("f"), n, n_decay))
+        self.layout.changed()
 
+    @one_at_a_time
     def zero_grad(self):
         """Forget the gradients: the next backward pass writes instead of adding."""
         self._gradients.forget()
@@ -97,18 +125,17 @@ class AdamW:
         if not self.layout.current:
             raise ValueError("AdamW: the model's parameters have come to other memory, as when it "
                              "became part of a larger model; make a new optimizer")
+        if not self.layout.holds(self.model):
+            raise ValueError("AdamW: the model has parameters that it did not have when the "
+                             "optimizer was made; make a new optimizer")
         return self._gradients.complete()
 
-    def _check_settings(self):
-        for name in ("lr", "eps", "weight_decay"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value < FLOAT32_END):
-                raise ValueError(f"AdamW: {name}={value!r} is not a finite number, 0 or more")
-        betas = self.betas
-        if not (isinstance(betas, (tuple, list)) and len(betas) == 2
-                and all(_is_number(beta) and 0 <= beta < 1 for beta in betas)):
-            raise ValueError(f"AdamW: betas={betas!r} are not two numbers in [0, 1)")
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    def _settings(self):
+        """lr, betas, eps and weight_decay as the kernel computes with them, each checked."""
+        if not (isinstance(self.betas, (tuple, list)) and len(self.betas) == 2):
+            raise ValueError(f"AdamW: betas={self.betas!r} are not two numbers in [0, 1)")
+        return (in_float32("AdamW: lr", self.lr, 0.0),
+                [in_float32(f"AdamW: betas={self.betas!r}: beta", beta, 0.0, 1.0)
+                 for beta in self.betas],
+                in_float32("AdamW: eps", self.eps, 0.0),
+                in_float32("AdamW: weight_decay", self.weight_decay, 0.0))

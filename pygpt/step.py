@@ -1,154 +1,188 @@
 """A model's training step, recorded for each shape of batch and replayed.
 
-The first loss of a shape is computed op by op and listened to; later ones replay what was recorded
-(program.py) on the same memory. A recorded step belongs to one loss at a time, from its forward
-pass until its backward pass has run or the loss is gone; another loss of that shape meanwhile gets
-a step of its own. So the user sees ordinary tensors, and pays for planning once.
+The first loss of a shape is computed op by op while the kernel calls are recorded; later ones
+replay the calls (program.py) on the same memory. A recorded step belongs to one loss at a time,
+from its forward pass until its backward pass has run or the loss is gone; another loss of that
+shape meanwhile gets a step of its own. So the user sees ordinary tensors, and pays for planning
+once.
 
-Uses program.py, tensor.py, ops.py; used by model.py.
+A replay is right only while everything is as it was that the calls were made from. That is what a
+step is looked up by: the batch's shape and the modes are its key, and whatever else the transformer
+computes from (its modules, their settings, where its parameters lie, which of them are trained) is
+compared before every step (nn.watched). A transformer that holds a module of another kind than this
+library's runs op by op.
+
+Uses program.py, tensor.py, ops.py, nn.py; used by model.py.
 """
 
 import contextlib
-import threading
 import weakref
 from array import array
+from typing import NamedTuple
 
 from pygpt import ops
 from pygpt.kernels import IdRangeError, Memory
+from pygpt.nn import watched
 from pygpt.program import Program, run
-from pygpt.tensor import Node, Tensor, grad_enabled
+from pygpt.tensor import Node, Tensor, grad_enabled, next_serial, refuse_changed, run_backward
 
-SHAPES_KEPT = 8  # recorded steps of other shapes are dropped, the one used longest ago first
-SPARES_KEPT = 1  # steps of a shape that are kept beside the one in use
+SHAPES_KEPT = 8  # recorded steps of other keys are dropped, the one used longest ago first
+SPARES_KEPT = 1  # steps of a key that are kept beside the one in use
+
+
+class Key(NamedTuple):
+    """What the calls of a step depend on besides the transformer itself."""
+
+    B: int
+    T: int
+    ignore_index: int
+    gradients: bool    # whether there will be a backward pass
+    dropping: tuple    # the dropout shares in force, () for none
+    recompute: bool
+
+
+def dropout_shares(dropouts):
+    """The shares in force now, one for each Dropout module; () when all are 0."""
+    now = tuple([module.share if module.training else 0.0 for module in dropouts])
+    return now if any(now) else ()
 
 
 class Steps:
     """The recorded steps of a model: which are free, and which to forget."""
 
     def __init__(self, model):
-        self._model, self._lock = weakref.ref(model), threading.Lock()
-        self._by_key = {}  # in the order of last use
+        self._model = weakref.ref(model)
+        self._by_key = {}     # in the order of last use
+        self._watched = None  # what all of them were recorded from
+        self._dropouts = ()   # the Dropout modules in there
 
     @contextlib.contextmanager
-    def take(self, ids, targets):
+    def take(self, ids, targets, ignore_index):
         """A step for this batch that nobody else uses, the batch in place; errors name bad ids."""
         model = self._model()
         B, T, flat = as_int32("ids", ids, model.config.n_positions)
         shape = as_int32("targets", targets, model.config.n_positions)
         if (B, T) != shape[:2]:
             raise ValueError(f"targets of shape {shape[:2]} for ids of shape {(B, T)}")
-        if grad_enabled():
-            model.gradients()
-        step = self._free_step(model, (B, T, grad_enabled(), model.dropping(),
-                                       grad_enabled() and model.recompute))
+        self._look_at(model)
+        key = Key(B, T, ignore_index, grad_enabled(), dropout_shares(self._dropouts),
+                  grad_enabled() and model.recompute)
+        step = self._free_step(model, key)
         try:
             step.ids.memory.view[:4 * B * T] = flat
             step.targets.memory.view[:4 * B * T] = shape[2]
             if step.seed is not None:
                 step.seed.set(model.next_seed())
-            with named_bad_ids(model.config.vocab_size, ids=step.ids, targets=step.targets):
+            with named_bad_ids(model.config.vocab_size, step.ids, step.targets, ignore_index):
                 yield step
         finally:
             step.busy = False
 
+    def _look_at(self, model):
+        """Forget the steps where the model is not as it was when they were recorded."""
+        if grad_enabled():
+            model.gradients()  # which may move the parameters to flat buffers
+        now = watched(model.transformer)
+        if now is None or now != self._watched:
+            self._by_key, self._watched = {}, now
+            self._dropouts = model.transformer.dropouts()
+
     def _free_step(self, model, key):
-        with self._lock:
-            steps = [step for step in self._by_key.pop(key, []) if step.is_current()]
-            free = [step for step in steps if step.is_free()]
-            spare = set(map(id, free[1 + SPARES_KEPT:]))
-            steps = [step for step in steps if id(step) not in spare]
-            if not free:
-                free = [Step(model, *key)]
-                steps.append(free[0])
-            self._by_key[key] = steps
-            while len(self._by_key) > SHAPES_KEPT:
-                del self._by_key[next(iter(self._by_key))]
-            free[0].busy = True
-            return free[0]
+        steps = self._by_key.pop(key, [])
+        if self._watched is None:
+            return Step(model, key, is_recorded=False)
+        free = [step for step in steps if step.is_free()]
+        spare = set(map(id, free[1 + SPARES_KEPT:]))
+        steps = [step for step in steps if id(step) not in spare]
+        if not free:
+            free = [Step(model, key)]
+            steps.append(free[0])
+        self._by_key[key] = steps
+        while len(self._by_key) > SHAPES_KEPT:
+            del self._by_key[next(iter(self._by_key))]
+        free[0].busy = True
+        return free[0]
 
     def __iter__(self):
         return (step for steps in self._by_key.values() for step in steps)
 
 
 class Step:
-    """The recorded program of one step.
+    """One training step: its batch, its loss, and the recorded program that computes it.
+
+    Args:
+        model: a GPT.
+        key: the Key of the step.
+        is_recorded: whether the passes are recorded and replayed, or run op by op each time.
 
     Attributes:
         ids, targets, seed, dloss: what differs between runs, in memory that the calls read.
         loss: the loss of the last run, a Tensor of shape ().
+        program: the recorded Program, None before there is one.
+        busy: whether somebody is computing with it.
     """
 
-    def __init__(self, model, B, T, gradients, dropping, recompute):
+    def __init__(self, model, key, is_recorded=True):
+        B, T = key.B, key.T
         self.ids = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
         self.targets = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
-        self.seed = ops.Seed() if dropping else None
+        self.seed = ops.Seed() if key.dropping else None
         self.dloss = Tensor(1.0)
         self.busy, self.program, self.loss = False, None, None
-        self._transformer, self._gradients = model.transformer, gradients
-        self._recompute = recompute
-        parameters = [p for _, p in model.named_parameters()]
-        self._leaves = [p.node for p in parameters]
-        self._places = [(p, p.memory) for p in parameters]
+        self._transformer, self._key, self._is_recorded = model.transformer, key, is_recorded
         self._graph = self._lent = None
-
-    def is_current(self):
-        """Whether the parameters are still where the program expects them: a part of a model may
-        have been moved to flat buffers of its own, which nobody told the model of."""
-        return all(p.memory is memory for p, memory in self._places)
+        self._has_gradients, self._computed_at = False, 0
 
     def is_free(self):
         return not self.busy and (self._lent is None or self._lent() is None)
 
     def forward(self):
         """The forward pass: the loss."""
-        if self.program is None:
-            self._record()
-        else:
-            run(self.program.forward)
+        self._forward(lambda program: program.forward)
 
     def forward_backward(self, scale):
         """Both passes, leaving out of the forward one what the backward one computes anyway."""
-        if self.program is None:
-            self._record()
-        else:
-            run(self.program.before_backward if self.program.recorded else self.program.forward)
-        self.backward(scale)
+        self._forward(lambda program: program.before_backward if program.recorded
+                      else program.forward)
+        if self._has_gradients:
+            self.backward(scale)
 
-    def _record(self):
-        program = Program()
-        with program.record_forward():
-            x = self._transformer(self.ids, self.seed, recompute=self._recompute)
-            graph = ops.linear_cross_entropy(x, self._transformer.wte.weight, self.targets)
+    def _forward(self, calls_of):
+        self._computed_at = next_serial()
+        if self.program is None or not self.program.is_replayable():
+            self._compute()
+        else:
+            run(calls_of(self.program))
+
+    def _compute(self):
+        """The forward pass op by op, recorded if it is to be."""
+        program = Program() if self._is_recorded else None
+        with program.record_forward() if program else contextlib.nullcontext():
+            x = self._transformer(self.ids, self.seed, recompute=self._key.recompute)
+            graph = ops.linear_cross_entropy(x, self._transformer.wte.weight, self.targets,
+                                             self._key.ignore_index)
         self.program, self._graph = program, graph
+        self._has_gradients = graph.node is not None
         self.loss = Tensor.empty((), memory=graph.memory)
 
     def backward(self, scale):
         """The backward pass of loss * scale; gradients are added to those that leaves hold."""
         self.dloss.flat()[0] = scale
-        if not self.program.recorded:
-            graph, self._graph, program = self._graph, None, self.program
-            self.program = None  # an interrupted recording is none
-            with program.record_backward():
-                graph.backward(self.dloss)
-            self.program = program
+        if self.program is not None and self.program.recorded:
+            for leaf in self.program.leaves:
+                refuse_changed(leaf, self._computed_at)
+            self.program.run_backward()
             return
-        held = [leaf for leaf in self._leaves if leaf.valid]
-        if not held:
-            run(self.program.backward)
-        else:
-            for leaf in self._leaves:
-                if not leaf.valid:
-                    leaf.gradient().flat()[:] = memoryview(bytes(4 * leaf.size())).cast("f")
-            if held[0].before_use:
-                held[0].before_use()
-            run(self.program.backward_again)
-        for leaf in self._leaves:
-            leaf.valid = True
+        program, graph = self.program, self._graph
+        self.program = self._graph = None  # an interrupted recording is none
+        with program.record_backward() if program else contextlib.nullcontext():
+            run_backward(graph.node, self.dloss, self._computed_at)
+        self.program = program
 
     def lend_loss(self):
         """The loss as a tensor of its own, which later runs of the step do not change."""
         loss = Tensor(float(self.loss))
-        if self._gradients:
+        if self._has_gradients:
             def backward(dout):
                 self._lent = None
                 self.backward(float(dout.tensor))
@@ -206,16 +240,17 @@ def _int32_of_buffer(name, ids):
 
 
 @contextlib.contextmanager
-def named_bad_ids(vocab_size, **tensors):
+def named_bad_ids(vocab_size, ids, targets=None, ignore_index=None):
     """Within the block, a kernel's IdRangeError becomes a ValueError that names the id."""
     try:
         yield
     except IdRangeError:
-        for name, tensor in tensors.items():
-            for value in tensor.flat():
-                if not 0 <= value < vocab_size:
+        for name, tensor in ("ids", ids), ("targets", targets):
+            for value in tensor.flat() if tensor is not None else ():
+                if not 0 <= value < vocab_size and (name, value) != ("targets", ignore_index):
+                    ignored = f"; {ignore_index} is ignored" if name == "targets" else ""
                     raise ValueError(f"{name}: {value} is outside 0..{vocab_size - 1} "
-                                     f"(vocab_size={vocab_size})") from None
+                                     f"(vocab_size={vocab_size}{ignored})") from None
         raise
 
 

@@ -1,7 +1,7 @@
-"""Tensor, and the tape that differentiates: what ran is written down, and run backwards.
+"""Tensor, and the tape that differentiates: ops leave a record, and backward() runs it backwards.
 
-An op (ops.py) computes a tensor and leaves a `Node` with it: which nodes its inputs came from, and
-a function that takes the gradient of the output and sends gradients on to the inputs. A node's
+An op (ops.py) computes a tensor and leaves a `Node` with it: the nodes that its inputs came from,
+and a function that takes the gradient of the output and sends gradients on to the inputs. A node's
 serial number grows with time, so going through the reachable nodes from the highest down visits
 every node after all that depend on it. No recursion, so a graph may be of any depth.
 
@@ -14,10 +14,12 @@ Uses kernels.py and running.py; used by ops.py and everything above.
 import contextlib
 import heapq
 import itertools
+import numbers
+import struct
 import threading
 
 from pygpt.kernels import Memory, lib
-from pygpt.running import allocate, launch
+from pygpt.running import allocate, constant, launch, one_at_a_time
 
 try:
     from pygpt._buffer import Exporter
@@ -27,32 +29,43 @@ except ImportError:  # Python 3.12 and later ask __buffer__ itself
 _serials = itertools.count(1)
 _context = threading.local()  # .tape, .backward_pass, .entering: of the blocks below
 
+CODES = {"float32": "f", "int32": "i"}  # dtype -> the code of struct, array and memoryview
+DTYPES = {code: dtype for dtype, code in CODES.items()}
+
 
 # ------------------------------------------------------------------------------------- tensors ---
 
 class Tensor(Exporter):
-    """A float32 array, dense and row-major, in memory that kernels read and write.
+    """An array of float32 or int32, dense and row-major, in memory that kernels read and write.
+
+    A tensor of one value is a number where Python expects one: `float(loss)`, `loss < 2`,
+    `loss * 0.5`, `sum(losses)`. Pickling and copying a tensor copies its values, not its gradient;
+    the copy is a leaf, or depends on nothing.
 
     Args:
         data: nested lists of numbers, all of one shape, a buffer of numbers, or a single number.
-        requires_grad: whether backward() shall leave a gradient in `.grad`.
+        requires_grad: whether backward() shall leave a gradient in `.grad`; float32 only.
+        dtype: "float32", or "int32", which ids and targets are.
 
     Raises:
-        ValueError: the lists are ragged.
+        ValueError: the lists are ragged, or a number does not fit the dtype; it is named.
+        TypeError: data holds something that is not a number.
     """
 
     __slots__ = ("shape", "size", "ptr", "memory", "offset", "code", "node", "remake",
                  "__weakref__")
+    __array_ufunc__ = None  # NumPy's scalars leave the arithmetic to this class
 
-    def __init__(self, data, requires_grad=False):
+    def __init__(self, data, requires_grad=False, dtype="float32"):
+        if dtype not in CODES:
+            raise ValueError(f"dtype={dtype!r} is not 'float32' or 'int32'")
         data = _as_lists(data)
         shape = _shape_of(data)
-        self._bind(shape, allocate(4 * _product(shape)))
-        flat = self.flat()
-        for i, value in enumerate(_flatten(data, shape)):
-            flat[i] = value
+        values = list(_flatten(data, shape, _number_of[dtype]))
+        self._bind(shape, constant(4 * len(values)), code=CODES[dtype])
+        self.flat()[:] = memoryview(_packed(values, dtype)).cast(self.code)
         if requires_grad:
-            self.node = Leaf(self)
+            self.requires_grad = True
 
     @classmethod
     def empty(cls, shape, code="f", memory=None, offset=0):
@@ -66,6 +79,11 @@ class Tensor(Exporter):
         self.memory = allocate(4 * self.size) if memory is None else memory
         self.offset, self.ptr = offset, self.memory.pointer(code, offset)
         self.node = self.remake = None
+
+    @property
+    def dtype(self):
+        """"float32" or "int32"."""
+        return DTYPES[self.code]
 
     def flat(self):
         """Its values in row-major order, a writable memoryview of one dimension."""
@@ -83,13 +101,8 @@ class Tensor(Exporter):
         return whole.cast(self.code) if 0 in self.shape else whole.cast(self.code, self.shape)
 
     def tolist(self):
-        """Its values as nested lists, or a single float where the shape is ()."""
+        """Its values as nested lists, or a single number where the shape is ()."""
         return _nest(self.flat().tolist(), self.shape)
-
-    def __float__(self):
-        if self.size != 1:
-            raise ValueError(f"float() of a tensor of shape {self.shape}: {self.size} values")
-        return self.flat()[0]
 
     def __len__(self):
         if not self.shape:
@@ -100,35 +113,103 @@ class Tensor(Exporter):
         values = str(self.tolist()) if self.size <= 64 else "..."
         return f"Tensor({values}, shape={self.shape})"
 
+    def __reduce_ex__(self, protocol):
+        is_leaf = isinstance(self.node, Leaf)
+        return _restored, (self.shape, self.code, self.flat().tobytes(), is_leaf)
+
+    # --------------------------------------------------------------------- as a single number ---
+
+    def item(self):
+        """The value of a tensor that has one, as a float or an int.
+
+        Raises:
+            ValueError: it has none or several.
+        """
+        if self.size != 1:
+            raise ValueError(f"a tensor of shape {self.shape} has {self.size} values and is not a "
+                             "single number")
+        return self.flat()[0]
+
+    def __float__(self):
+        return float(self.item())
+
+    def __int__(self):
+        return int(self.item())
+
+    def __bool__(self):
+        return bool(self.item())
+
+    def __lt__(self, other):
+        return self.item() < other if _is_number(other) else NotImplemented
+
+    def __le__(self, other):
+        return self.item() <= other if _is_number(other) else NotImplemented
+
+    def __gt__(self, other):
+        return self.item() > other if _is_number(other) else NotImplemented
+
+    def __ge__(self, other):
+        return self.item() >= other if _is_number(other) else NotImplemented
+
+    # ------------------------------------------------------------------------------ arithmetic ---
+
     def __add__(self, other):
         from pygpt import ops
-        return ops.add(self, other) if isinstance(other, Tensor) else NotImplemented
+        if isinstance(other, Tensor):
+            return ops.add(self, other)
+        return ops.shift(self, other) if _is_number(other) else NotImplemented
+
+    __radd__ = __add__
 
     def __mul__(self, other):
         from pygpt import ops
-        if isinstance(other, (int, float)):
-            return ops.scale(self, other)
-        return ops.mul(self, other) if isinstance(other, Tensor) else NotImplemented
+        if isinstance(other, Tensor):
+            return ops.mul(self, other)
+        return ops.scale(self, other) if _is_number(other) else NotImplemented
 
     __rmul__ = __mul__
 
     def __truediv__(self, other):
-        return self * (1.0 / other) if isinstance(other, (int, float)) else NotImplemented
+        return self * (1.0 / other) if _is_number(other) else NotImplemented
 
     def __neg__(self):
         return self * -1.0
 
     def __sub__(self, other):
-        return self + -other if isinstance(other, Tensor) else NotImplemented
+        return self + -other if isinstance(other, Tensor) or _is_number(other) else NotImplemented
+
+    def __rsub__(self, other):
+        return -self + other if _is_number(other) else NotImplemented
 
     def __matmul__(self, other):
         from pygpt import ops
         return ops.matmul(self, other) if isinstance(other, Tensor) else NotImplemented
 
+    # ------------------------------------------------------------------------------- gradients ---
+
     @property
     def requires_grad(self):
-        """Whether gradients flow to or through it."""
+        """Whether gradients flow to or through it. Setting it makes a leaf of a tensor that was not
+        computed, or lets it be none: False also forgets the gradient that it holds.
+
+        Raises:
+            ValueError: it is set on the result of an op, or to True on an int32 tensor.
+        """
         return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted):
+        if not isinstance(self.node, Leaf | None):
+            raise ValueError("requires_grad can be set on a tensor that was made by itself; this "
+                             "one is the result of an op")
+        if wanted and self.code != "f":
+            raise ValueError(f"requires_grad=True on a tensor of {self.dtype}: only float32 has "
+                             "gradients")
+        if bool(wanted) != self.requires_grad:
+            self._set_leaf(wanted)
+
+    def _set_leaf(self, wanted):
+        self.node = Leaf(self) if wanted else None
 
     @property
     def grad(self):
@@ -138,13 +219,16 @@ class Tensor(Exporter):
     def backward(self, grad=None):
         """Add this tensor's derivative with respect to every leaf it depends on to the leaf's grad.
 
+        Several threads may call it: one call waits for the other.
+
         Args:
             grad: the derivative of the quantity of interest by this tensor, of the same shape;
                 left out, this tensor is the quantity, and must have one element.
 
         Raises:
-            ValueError: it depends on nothing that requires a gradient, backward() ran before, or
-                grad is missing or of another shape.
+            ValueError: it depends on nothing that requires a gradient, backward() ran before, grad
+                is missing or of another shape or dtype, or a parameter has changed since this
+                tensor was computed from it.
         """
         if self.node is None:
             raise ValueError("backward() of a tensor that depends on nothing that requires_grad")
@@ -157,7 +241,22 @@ class Tensor(Exporter):
             raise ValueError(f"backward() got a grad of type {type(grad).__name__}, not a Tensor")
         if grad.shape != self.shape:
             raise ValueError(f"backward() of shape {self.shape} got a grad of shape {grad.shape}")
+        if grad.code != "f":
+            raise ValueError(f"backward() got a grad of {grad.dtype}, not float32")
         run_backward(self.node, grad)
+
+
+def _restored(shape, code, data, is_leaf):
+    """A tensor as it was pickled."""
+    tensor = Tensor.empty(shape, code, memory=Memory(len(data)))
+    tensor.memory.view[:] = data
+    tensor.requires_grad = is_leaf
+    return tensor
+
+
+def _is_number(value):
+    """Whether it is a real number of any kind, NumPy's included, and no Tensor."""
+    return isinstance(value, numbers.Real)
 
 
 def _product(shape):
@@ -168,15 +267,30 @@ def _product(shape):
 
 
 def _as_lists(data):
-    if isinstance(data, (int, float, list, tuple)):
+    """Nested lists of what data holds."""
+    if _is_number(data) or isinstance(data, (list, tuple)):
         return data
+    if isinstance(data, (str, dict, set, frozenset)) or data is None:
+        raise TypeError(f"a Tensor is made of numbers, not of {type(data).__name__}")
     try:
-        return memoryview(data).tolist()
+        view = memoryview(data)
     except TypeError:
         return list(data)
+    try:
+        return view.tolist()
     except NotImplementedError:
-        raise ValueError(f"a buffer of format {memoryview(data).format!r}: its items are not "
-                         "numbers") from None
+        return _nest(_unpacked(view), view.shape)
+
+
+def _unpacked(view):
+    """The values of a buffer whose format memoryview itself does not read, such as float16's."""
+    try:
+        if view.format[-1:] in "sp":
+            raise struct.error
+        return [value for value, in struct.iter_unpack(view.format, view.tobytes())]
+    except (struct.error, ValueError):
+        raise TypeError(f"a buffer of format {view.format!r} holds no numbers that a Tensor can "
+                        "be made of") from None
 
 
 def _shape_of(data):
@@ -189,16 +303,58 @@ def _shape_of(data):
     return tuple(shape)
 
 
-def _flatten(data, shape):
+def _flatten(data, shape, number):
     if not shape:
         if isinstance(data, (list, tuple)):
             raise ValueError(f"ragged lists: a list of {len(data)} where a number is expected")
-        yield float(data)
+        yield number(data)
         return
     if not isinstance(data, (list, tuple)) or len(data) != shape[0]:
         raise ValueError(f"ragged lists: {data!r} where a list of {shape[0]} is expected")
     for item in data:
-        yield from _flatten(item, shape[1:])
+        yield from _flatten(item, shape[1:], number)
+
+
+def _float(value):
+    if isinstance(value, (str, bytes, bytearray)) or not hasattr(value, "__float__"):
+        try:
+            return value.__index__()
+        except AttributeError:
+            raise TypeError(f"{value!r} is not a real number") from None
+    return value if isinstance(value, float) else _exactly(float, value)
+
+
+def _integer(value):
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{value!r} is not a whole number, as a tensor of int32 holds")
+    return _exactly(int, value)
+
+
+def _exactly(kind, value):
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{value!r} is not a number that a Tensor can hold: {error}") from None
+
+
+_number_of = {"float32": _float, "int32": _integer}
+
+
+def _packed(values, dtype):
+    """The values in the bytes of a dtype.
+
+    Raises:
+        ValueError: one is out of range; it is named.
+    """
+    try:
+        return struct.pack(f"={len(values)}{CODES[dtype]}", *values)  # = refuses what is too large
+    except (struct.error, OverflowError):
+        for value in values:
+            try:
+                struct.pack("=" + CODES[dtype], value)
+            except (struct.error, OverflowError):
+                raise ValueError(f"{value!r} is out of the range of {dtype}") from None
+        raise
 
 
 def _nest(flat, shape):
@@ -212,19 +368,33 @@ def _nest(flat, shape):
 
 # ---------------------------------------------------------------------------------------- tape ---
 
-class Shared:
-    """A gradient in the hands of one or more nodes; it may be added to only while there is one."""
+class SharedGradient:
+    """A gradient on its way back, held by one or more nodes. Only a sole holder may add to it.
 
-    __slots__ = ("tensor", "holders")
+    Views of it (`viewed_as`) lie in the same memory, so a view and the gradient that it was made
+    from count their holders together.
+    """
 
-    def __init__(self, tensor):
-        self.tensor, self.holders = tensor, 1
+    __slots__ = ("tensor", "_holders")
+
+    def __init__(self, tensor, holders=None):
+        self.tensor = tensor
+        self._holders = [1] if holders is None else holders  # its maker's, until release()
+
+    def hold(self):
+        self._holders[0] += 1
+        return self
+
+    def release(self):
+        self._holders[0] -= 1
+
+    def is_shared(self):
+        return self._holders[0] > 1
 
     def viewed_as(self, shape):
-        """The same gradient under another shape, which is never added to in place."""
-        view = Shared(Tensor.empty(shape, memory=self.tensor.memory, offset=self.tensor.offset))
-        view.holders += 1
-        return view
+        """The same gradient under another shape."""
+        view = Tensor.empty(shape, memory=self.tensor.memory, offset=self.tensor.offset)
+        return SharedGradient(view, self._holders)
 
 
 class Node:
@@ -243,33 +413,33 @@ class Node:
     def target(self):
         """Where a kernel shall put a gradient: (pointer, accumulate)."""
         if self.shared is None:
-            self.shared = Shared(Tensor.empty(self.shape))
+            self.shared = SharedGradient(Tensor.empty(self.shape))
             return self.shared.tensor.ptr, 0
-        if self.shared.holders > 1:  # another node still reads it: go on with a copy
-            self._separate()
+        self._separate()
         return self.shared.tensor.ptr, 1
 
     def receive(self, shared):
         """Take a gradient that exists already: kept as it is if it is the first."""
         if self.shared is None:
-            shared.holders += 1
-            self.shared = shared
+            self.shared = shared.hold()
             return
-        if self.shared.holders > 1:
-            self._separate()
+        self._separate()
         mine = self.shared.tensor
         launch(lib.add_forward, mine.ptr, mine.ptr, shared.tensor.ptr, mine.size)
 
     def hand_over(self, tensor):
         """Take a gradient just made, which nobody else holds."""
-        shared = Shared(tensor)
+        shared = SharedGradient(tensor)
         self.receive(shared)
-        shared.holders -= 1
+        shared.release()
 
     def _separate(self):
+        """Go on with a copy where another node still reads the gradient."""
         old = self.shared
-        old.holders -= 1
-        self.shared = Shared(Tensor.empty(self.shape))
+        if not old.is_shared():
+            return
+        old.release()
+        self.shared = SharedGradient(Tensor.empty(self.shape))
         launch(lib.scale_forward, self.shared.tensor.ptr, old.tensor.ptr, ONE.ptr,
                old.tensor.size, 0)
 
@@ -277,29 +447,62 @@ class Node:
         shared, self.shared = self.shared, None
         backward, self.backward, self.parents = self.backward, _ran_before, ()
         backward(shared)
-        shared.holders -= 1
+        shared.release()
 
 
 def _ran_before(shared):
     raise ValueError("backward() ran through this graph before; compute the tensor again")
 
 
-class Arrival(int):
-    """The accumulate flag of the first gradient to reach a leaf in a backward pass: 0 when the leaf
-    has none yet, 1 when it has. The one flag that differs between runs of the same tape."""
+class AccumulateFlag(int):
+    """The accumulate flag of the first gradient that leaves get in a backward pass.
+
+    0 when they hold none yet, 1 when they do: the one flag that differs between two runs of the
+    same tape. A kernel that writes the gradients of several leaves has one flag for them all.
+
+    Attributes:
+        leaves: the Leafs it speaks of.
+    """
+
+    def __new__(cls, leaves):
+        self = super().__new__(cls, any(leaf.valid for leaf in leaves))
+        self.leaves = leaves
+        return self
+
+    def zero_missing(self):
+        """Set the gradients to 0 that are added to although there are none."""
+        for leaf in self.leaves if self else ():
+            if not leaf.valid:
+                leaf.gradient().flat()[:] = memoryview(bytes(4 * leaf.size())).cast("f")
+
+
+def first_arrivals(leaves):
+    """The flag of a kernel that brings the first gradient of this backward pass to several leaves.
+
+    Where some of them hold a gradient and others do not, the others' memory is set to 0, so that
+    the kernel can add to all of them.
+    """
+    flag = AccumulateFlag(leaves)
+    flag.zero_missing()
+    return flag
 
 
 class Leaf(Node):
-    """Where gradients end: a parameter, or a tensor made with requires_grad."""
+    """Where gradients end: a parameter, or a tensor made with requires_grad.
 
-    __slots__ = ("memory", "offset", "valid", "arrived_in", "before_use")
+    Attributes:
+        valid: whether its memory holds a gradient.
+        changed_at: a serial number; results computed before it were computed from other values.
+        before_use: called before the gradient is read or added to, or None.
+    """
+
+    __slots__ = ("memory", "offset", "valid", "changed_at", "before_use", "_arrived_in")
 
     def __init__(self, tensor):
         super().__init__(tensor.shape, (), None)
         self.memory, self.offset = None, 0
-        self.valid = False       # whether memory holds a gradient
-        self.arrived_in = 0      # the backward pass that last brought one
-        self.before_use = None   # called before the gradient is read or added to
+        self.valid, self.changed_at, self.before_use = False, 0, None
+        self._arrived_in = 0     # the backward pass that last brought a gradient
 
     def size(self):
         return _product(self.shape)
@@ -309,6 +512,7 @@ class Leaf(Node):
             self.memory = Memory(4 * _product(self.shape))
         return Tensor.empty(self.shape, memory=self.memory, offset=self.offset)
 
+    @one_at_a_time
     def result(self):
         if not self.valid:
             return None
@@ -316,13 +520,20 @@ class Leaf(Node):
             self.before_use()
         return self.gradient()
 
-    def target(self):
-        first = self.arrived_in != _context.backward_pass
-        if self.valid and first and self.before_use:
+    def is_first_arrival(self):
+        """Whether this backward pass has brought no gradient yet."""
+        return self._arrived_in != _context.backward_pass
+
+    def arrive(self):
+        """Be ready for a gradient of this backward pass."""
+        if self.valid and self.before_use and self.is_first_arrival():
             self.before_use()
-        flag = Arrival(self.valid) if first else 1
-        self.valid, self.arrived_in = True, _context.backward_pass
-        return self.gradient().ptr, flag
+        self.valid, self._arrived_in = True, _context.backward_pass
+        return self.gradient().ptr
+
+    def target(self):
+        flag = AccumulateFlag((self,)) if self.is_first_arrival() else 1
+        return self.arrive(), flag
 
     def receive(self, shared):
         ptr, flag = self.target()
@@ -332,8 +543,12 @@ class Leaf(Node):
         pass
 
 
-def run_backward(root, grad):
+@one_at_a_time
+def run_backward(root, grad, computed_at=0):
     """Send grad through the graph that ends in root, latest node first.
+
+    computed_at is a serial number, where the graph's values were computed once more at a later time
+    than its nodes were made.
 
     A node's backward may run another pass inside (model.loss does, through its recorded program);
     each pass has a number of its own, so a leaf knows the first gradient that each one brings.
@@ -341,13 +556,13 @@ def run_backward(root, grad):
     outer = getattr(_context, "backward_pass", 0)
     _context.backward_pass = next(_serials)
     try:
-        root.receive(Shared(grad))
-        _run_nodes(root)
+        root.receive(SharedGradient(grad))
+        _run_nodes(root, computed_at=computed_at)
     finally:
         _context.backward_pass = outer
 
 
-def _run_nodes(root, first=0):
+def _run_nodes(root, first=0, computed_at=0):
     """Run the nodes that root depends on and whose serial is `first` or above, latest first."""
     entering = getattr(_context, "entering", None)
     waiting, seen = [(-root.serial, root)], {root.serial}
@@ -357,9 +572,22 @@ def _run_nodes(root, first=0):
             if parent.serial >= first and parent.serial not in seen:
                 seen.add(parent.serial)
                 heapq.heappush(waiting, (-parent.serial, parent))
+            if type(parent) is Leaf:
+                refuse_changed(parent, max(node.serial, computed_at))
         if entering:
             entering(node)
         node.run()
+
+
+def refuse_changed(leaf, serial):
+    """Refuse to differentiate what was computed, at a serial number, from other values of a leaf.
+
+    Raises:
+        ValueError: the leaf has changed since.
+    """
+    if leaf.changed_at > serial:
+        raise ValueError("backward(): a parameter has changed since this was computed from it, as "
+                         "an optimizer's step changes it; compute the loss again")
 
 
 def attach(out, inputs, backward):
@@ -422,9 +650,9 @@ def recomputed(function, x):
         with _taping(ON):
             root = function(x, tape_only=True).node
         root.receive(dout)
-        dout.holders -= 1  # handed on: the nodes before may add to it in place
+        dout.release()  # handed on: the nodes before may add to it in place
         _run_nodes(root, first)
-        dout.holders += 1
+        dout.hold()
 
     if noted:
         out.node = Node(out.shape, tuple(noted.values()), backward)

@@ -137,19 +137,12 @@ def test_a_module_around_all_of_it_uses_its_buffers():
 
 
 def test_a_larger_module_takes_its_parts_in_with_their_values():
-    moved = []
-
-    class Part(nn.Linear):
-        def moved(self):
-            moved.append(self)
-
     pair = Pair()
-    pair.left = Part(3, 5).initialise(1)
+    pair.left.initialise(1)
     pair.right.initialise(2)
-    values = every(pair)
-    del moved[:]
+    values, layouts = every(pair), [pair.left.layout(), pair.right.layout()]
     pair.values()
-    assert every(pair) == values and moved == [pair.left]
+    assert every(pair) == values and [layout.current for layout in layouts] == [False, False]
 
 
 def test_a_parameter_without_values_moves_nothing():
@@ -183,3 +176,17 @@ def test_fill_writes_n_numbers():
     tensor = Tensor([1.0, 2.0, 3.0])
     nn.fill(tensor.ptr, 2, -4.0)
     assert tensor.tolist() == [-4.0, -4.0, 3.0]
+
+
+def test_modules_are_found_in_all_containers_and_once_in_a_circle():
+    outer, inner = nn.Module(), nn.Linear(2, 2)
+    outer.parts, outer.table = (inner, [nn.Dropout(0.1)]), {"key": nn.LayerNorm(3)}
+    outer.again, outer.itself = inner, outer
+    inner.outer = outer
+    assert [(name, type(m).__name__) for name, m in outer.named_modules()] == [
+        ("", "Module"), ("parts.0", "Linear"), ("parts.1.0", "Dropout"), ("table.key", "LayerNorm")]
+    assert [name for name, _ in outer.named_modules("x")][:2] == ["x", "x.parts.0"]
+    assert list(outer.modules()) == [m for _, m in outer.named_modules()]
+    named = {id(p) for _, p in outer.named_parameters()}
+    assert nn.parameter_ids(outer) == named and len(named) == 4
+    assert not any(m.training for m in outer.eval().modules())

@@ -56,6 +56,7 @@ def integers(rng, shape, bound):
 CASES = {
     "add": lambda r, R, C, N: ([(R, C), (R, C)], ops.add),
     "mul": lambda r, R, C, N: ([(R, C), (R, C)], ops.mul),
+    "shift": lambda r, R, C, N: ([(R, C)], lambda x: ops.shift(x, 0.7)),
     "scale": lambda r, R, C, N: ([(R, C)], lambda x: ops.scale(x, -1.7)),
     "sum": lambda r, R, C, N: ([(R, C)], ops.sum),
     "reshape": lambda r, R, C, N: ([(R, C)], lambda x: ops.reshape(x, (C, R))),
@@ -284,7 +285,13 @@ MISUSE = [
     (lambda: ops.embedding(i(1, 2), f(3)), r"wte has shape \(3,\), not \(V, C\)"),
     (lambda: ops.dropout(f(64, 64), 0.5, SEED, 0, f(1, 1)), "of x and .* of residual differ"),
     (lambda: ops.dropout(f(1), 1.0, None), r"dropout=1.0 is not in \[0, 1\)"),
-    (lambda: ops.dropout(f(1), 1.0 - 2.0 ** -26, SEED), r"is not in \[0, 1\)"),
+    (lambda: ops.dropout(f(1), 1.0 - 2.0 ** -26, SEED), "becomes 1 in single precision"),
+    (lambda: ops.layernorm(f(2, 3), f(3), f(3), 1e-50), "eps=1e-50 becomes 0 in single precision"),
+    (lambda: ops.layernorm(f(2, 3), f(3), f(3), 1e39), "eps=1e.39 becomes inf in single precision"),
+    (lambda: ops.scale(f(2), 1e39), "1e.39 is out of the range of float32"),
+    (lambda: ops.shift(f(2), -1e39), "-1e.39 is out of the range of float32"),
+    (lambda: ops.cross_entropy(f(2, 3), i(2), 1.5), "ignore_index=1.5 is not a whole number"),
+    (lambda: ops.embedding(i(1, 2), *[trained(3, 4)] * 2), "embedding: a tensor is given twice"),
     (lambda: ops.dropout(f(1), math.nan, SEED), r"dropout=nan is not in \[0, 1\)"),
     (lambda: ops.dropout(f(1), 0.5, None), "dropout: dropout=0.5 needs a seed, .* NoneType"),
     (lambda: ops.dropout(f(1), 0.5, 7), "needs a seed, an ops.Seed; it is int"),
@@ -312,7 +319,7 @@ FREE = {("matmul", 0, 0), ("matmul", 1, 1), ("matmul transposed", 0, 0),
         ("matmul transposed", 1, 0), ("layernorm", 0, 0), ("attention", 0, 0), ("attention", 0, 1),
         ("attention dropped", 0, 0), ("attention dropped", 0, 1), ("embedding", 0, 0),
         ("embedding", 1, 0), ("cross_entropy", 0, 1), ("linear_cross_entropy", 1, 0)}
-ANY_SHAPE = {"scale", "sum", "gelu", "softmax"}
+ANY_SHAPE = {"scale", "shift", "sum", "gelu", "softmax"}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -228,13 +228,86 @@ def test_an_optimizer_whose_parameters_have_moved_says_so():
             use()
 
 
+# -------------------------------------------------------------------------------------- frozen ---
+
+def moments(optimizer, name):
+    """m and v of the parameter called name."""
+    (p, offset), = [(p, at) for n, p, at in optimizer.layout.entries if n == name]
+    return [bytes(memory.view[offset:offset + 4 * p.size]) for memory in (optimizer.m, optimizer.v)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_frozen_parameters_stay_and_the_others_move_as_if_they_alone_were_trained(seed):
+    rng = random.Random(seed)
+    model, free = tiny(), tiny()
+    names = [name for name, _ in model.named_parameters()]
+    frozen = set(rng.sample(names, rng.randrange(1, len(names))))
+    optimizer, other = (pygpt.AdamW(m, lr=0.1, weight_decay=0.5) for m in (model, free))
+    ids, targets = batch(rng), batch(rng)
+    for m, o in (model, optimizer), (free, other):  # one step of all, so that moments are not 0
+        m.loss(ids, targets).backward()
+        o.step()
+        o.zero_grad()
+    held = {name: moments(optimizer, name) for name in frozen}
+    for name, p in model.named_parameters():
+        p.requires_grad = name not in frozen
+    before = {name: p.tolist() for name, p in model.named_parameters()}
+    model.loss(ids, targets).backward()
+    free.loss(ids, targets).backward()
+    found = [g for name, p in model.named_parameters() if name not in frozen for g in p.grad.flat()]
+    assert optimizer.clip_grad_norm(math.inf) == pytest.approx(norm(found), rel=1e-6)
+    optimizer.step()
+    other.step()
+    for (name, p), (_, q) in zip(model.named_parameters(), free.named_parameters()):
+        if name in frozen:
+            assert p.grad is None and p.tolist() == before[name]
+            assert moments(optimizer, name) == held[name]
+        else:
+            assert p.grad.tolist() == q.grad.tolist() and p.tolist() == q.tolist()
+    optimizer.zero_grad()
+    for _, p in model.named_parameters():
+        p.requires_grad = True
+    model.loss(ids, targets).backward()
+    optimizer.step()
+    assert all(p.tolist() != before[name] for name, p in model.named_parameters()
+               if name in frozen)
+
+
+def test_a_model_that_is_frozen_altogether_has_a_loss_and_nothing_else():
+    model, rng = tiny(), random.Random(1)
+    optimizer, before = pygpt.AdamW(model), values(model)
+    ids, targets = batch(rng), batch(rng)
+    loss = float(model.loss(ids, targets))
+    for _, p in model.named_parameters():
+        p.requires_grad = False
+    for _ in range(3):
+        assert float(model.loss(ids, targets)) == model.loss_and_grad(ids, targets) == loss
+        with pytest.raises(ValueError, match="depends on nothing that requires_grad"):
+            model.loss(ids, targets).backward()
+        assert optimizer.clip_grad_norm(1.0) == 0.0
+        optimizer.step()
+    assert values(model) == before and optimizer.steps == 0
+
+
+def test_a_parameter_that_came_later_is_not_passed_over():
+    model = tiny()
+    optimizer = pygpt.AdamW(model)
+    model.extra = nn.Linear(2, 2).initialise(1)
+    for use in (optimizer.step, lambda: optimizer.clip_grad_norm(1.0)):
+        with pytest.raises(ValueError, match="parameters that it did not have.*new optimizer"):
+            use()
+    pygpt.AdamW(model).step()
+
+
 # ---------------------------------------------------------------------------------- bad input ---
 
-SETTINGS = [("lr", x) for x in (-1.0, math.inf, math.nan, 1e39, "1", None)]
-SETTINGS += [("eps", x) for x in (-1e-8, math.inf, math.nan, None)]
-SETTINGS += [("weight_decay", x) for x in (-0.1, math.inf, math.nan, None)]
+# 0.99999999 is 1 in single precision, in which no weight would ever move; 1e-50 is 0.
+SETTINGS = [("lr", x) for x in (-1.0, math.inf, math.nan, 1e39, 1e-50, "1", None, True)]
+SETTINGS += [("eps", x) for x in (-1e-8, math.inf, math.nan, None, 1e-50, 3.41e38)]
+SETTINGS += [("weight_decay", x) for x in (-0.1, math.inf, math.nan, None, 1e-50)]
 SETTINGS += [("betas", x) for x in ((0.9,), (), (0.9, 0.9, 0.9), (0.9, 1.0), (-0.1, 0.9), 0.9,
-                                    (math.nan, 0.9), (0.9, "0.9"), None)]
+                                    (math.nan, 0.9), (0.9, "0.9"), None, (0.99999999, 0.9),
+                                    (0.9, 0.99999999), (1e-50, 0.9))]
 
 
 @pytest.mark.parametrize("name, value", SETTINGS)
@@ -250,6 +323,17 @@ def test_settings_out_of_range_are_named(name, value):
 
 def test_settings_at_the_ends_of_their_ranges_are_taken():
     pygpt.AdamW(nn.Linear(2, 2).initialise(), lr=0, betas=[0, 0.0], eps=0, weight_decay=0)
+
+
+def test_betas_near_1_are_corrected_as_the_kernel_decays():
+    """0.9999999 is 1 - 1.19e-7 in single precision: the first step is of size lr all the same."""
+    model = nn.Linear(2, 2).initialise(1)
+    optimizer = pygpt.AdamW(model, lr=0.5, betas=(0.9999999, 0.9999999), eps=0, weight_decay=0)
+    before = values(model)
+    x = Tensor([[1.0, 2.0]])
+    ops.sum(ops.matmul(x, model.weight) + ops.reshape(model.bias, (1, 2))).backward()
+    optimizer.step()
+    assert all(abs(a - b - 0.5) < 1e-5 for a, b in zip(before, values(model)))
 
 
 def test_a_module_without_parameters_is_refused():

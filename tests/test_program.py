@@ -141,3 +141,17 @@ def test_an_mlp_without_a_tape_computes_the_same():
     with no_grad():
         without = ops.mlp(x, *parts, residual)
     assert without.tolist() == ops.mlp(x, *parts, residual).tolist()
+
+
+def test_calling_nests():
+    seen, x = [], Tensor([1.0, 2.0])
+
+    def calls(name):
+        return lambda kernel, args: seen.append(name) or kernel(*args)
+
+    with calling(calls("outer")):
+        with calling(calls("inner")):
+            ops.sum(x)
+        ops.sum(x)
+    ops.sum(x)
+    assert seen == ["inner", "outer"]
