@@ -13,7 +13,7 @@
 
 int adamw_step(float *param, float *m, float *v, const float *grad, const float *h, int64_t n,
                int64_t n_decay) {
-    int threads = threads_for(10.0 * n);
+    int threads = threads_for(10.0 * n, (n + SPAN - 1) / SPAN);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i += SPAN) {
         int64_t end = min64(i + SPAN, n), cut = max64(i, min64(n_decay, end));
@@ -27,7 +27,7 @@ int sum_squares(double *out, const float *x, int64_t n) {
     const int64_t spans = (n + SPAN - 1) / SPAN;
     double *partial = (double *)scratch_take(2 * spans);
     if (!partial) return PYGPT_ENOMEM;
-    int threads = threads_for(2.0 * n);
+    int threads = threads_for(2.0 * n, spans);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < spans; i++)
         partial[i] = isa_in_use->sum_squares(x + i * SPAN, min64(SPAN, n - i * SPAN));

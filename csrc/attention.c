@@ -48,7 +48,7 @@ static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,
 int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
                       int64_t NH, float dropout, const uint64_t *seed, uint64_t stream) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
-    int threads = threads_for(B * NH * head_cost(T, s.HS));
+    int threads = threads_for(B * NH * head_cost(T, s.HS), B * NH);
     const int64_t each = isa_in_use->attention_scratch(&s);
     float *scratch = scratch_take(each * threads);
     if (!scratch) return PYGPT_ENOMEM;
@@ -64,7 +64,7 @@ int attention_backward(float *dqkv, const float *dout, const float *qkv, const f
                        const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
                        float dropout, const uint64_t *seed, uint64_t stream) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
-    int threads = threads_for(2.5 * B * NH * head_cost(T, s.HS));
+    int threads = threads_for(2.5 * B * NH * head_cost(T, s.HS), B * NH);
     const int64_t each = isa_in_use->attention_scratch(&s);
     float *scratch = scratch_take(each * threads);
     if (!scratch) return PYGPT_ENOMEM;
@@ -86,7 +86,7 @@ int attention_cached(float *out, float *keys, float *values, const float *qkv, i
                 keys[(b * P + past + t) * C + c] = new[C + c];
                 values[(b * P + past + t) * C + c] = new[2 * C + c];
             }
-    int threads = threads_for(2.0 * B * T * length * C);
+    int threads = threads_for(2.0 * B * T * length * C, B * T * NH);
     float *scores = scratch_take(length * threads);
     if (!scores) return PYGPT_ENOMEM;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)

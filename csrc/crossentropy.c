@@ -42,7 +42,7 @@ int cross_entropy_forward(float *loss, float *losses, const float *logits, const
                           int64_t R, int64_t V, int64_t ignore_index) {
     const int64_t N = rows_counted(targets, R, V, ignore_index);
     if (N < 0) return PYGPT_ERANGE;
-    int threads = threads_for(COST * R * V);
+    int threads = threads_for(COST * R * V, R);
     int64_t chunk = chunk_for(R, 1, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < R; r += chunk)
@@ -57,7 +57,7 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
                            int accumulate) {
     const int64_t N = rows_counted(targets, R, V, ignore_index);
     if (N < 0) return PYGPT_ERANGE;
-    int threads = threads_for(COST * R * V);
+    int threads = threads_for(COST * R * V, R);
     int64_t chunk = chunk_for(R, 1, threads);
     const float factor = *dloss / (float)max64(N, 1);
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -93,7 +93,7 @@ static int run(float *loss, float *losses, float *dinp, float *dweight, const fl
             .c = logits, .ldc = rows,
         });
         if (status != PYGPT_OK) break;
-        int threads = threads_for(COST * rows * V);
+        int threads = threads_for(COST * rows * V, (rows + lanes - 1) / lanes);
         int64_t share = (chunk_for(rows, lanes, threads) + lanes - 1) / lanes * lanes;
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int64_t i = 0; i < rows; i += share)

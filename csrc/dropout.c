@@ -15,7 +15,7 @@ uint32_t dropout_threshold(float dropout) { return (uint32_t)(dropout * 16777216
 static int run(float *out, const float *inp, const float *residual, int64_t R, int64_t C,
                float dropout, const uint64_t *seed, uint64_t stream) {
     const uint64_t key = random_key(seed, stream);
-    int threads = threads_for(COST * R * C);
+    int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < R; r += chunk)

@@ -4,7 +4,7 @@
 #define LEAST 4096 /* elements a chunk is worth handing to a thread */
 
 int add_forward(float *out, const float *a, const float *b, int64_t n) {
-    int threads = threads_for(2.0 * n);
+    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i += chunk)
@@ -13,7 +13,7 @@ int add_forward(float *out, const float *a, const float *b, int64_t n) {
 }
 
 static int multiply(float *out, const float *a, const float *b, int64_t n, int accumulate) {
-    int threads = threads_for(2.0 * n);
+    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i += chunk)
@@ -31,7 +31,7 @@ int mul_backward(float *da, const float *dout, const float *b, int64_t n, int ac
 }
 
 int scale_forward(float *out, const float *inp, const float *factor, int64_t n, int accumulate) {
-    int threads = threads_for(2.0 * n);
+    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i += chunk)

@@ -17,7 +17,7 @@ static int ids_in_range(const int32_t *ids, int64_t n, int64_t V) {
 int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe, int64_t B,
                       int64_t T, int64_t C, int64_t V, int64_t past) {
     if (!ids_in_range(ids, B * T, V)) return PYGPT_ERANGE;
-    int threads = threads_for((double)B * T * C);
+    int threads = threads_for((double)B * T * C, B * T);
     int64_t chunk = chunk_for(B * T, 1, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r0 = 0; r0 < B * T; r0 += chunk)
@@ -35,9 +35,9 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
                        int64_t T, int64_t C, int64_t V, int64_t P, int accumulate_wte,
                        int accumulate_wpe) {
     if (!ids_in_range(ids, B * T, V)) return PYGPT_ERANGE;
-    int threads = threads_for((double)B * T * C);
     if (dwte && !accumulate_wte) memset(dwte, 0, sizeof(float) * (size_t)(V * C));
     if (dwte) {
+        int threads = threads_for((double)B * T * C, (C + 15) / 16);
         int64_t chunk = max64(16, (C / threads + 15) / 16 * 16);
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int64_t c = 0; c < C; c += chunk)
@@ -47,6 +47,7 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
             }
     }
     if (dwpe) {
+        int threads = threads_for((double)B * T * C, P);
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int64_t t = 0; t < P; t++) {
             if (!accumulate_wpe) memset(dwpe + t * C, 0, sizeof(float) * (size_t)C);

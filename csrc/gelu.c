@@ -8,10 +8,11 @@
 #include "internal.h"
 
 #define COST 20.0
+#define LEAST 1024 /* elements a chunk is worth handing to a thread */
 
 int gelu_forward(float *out, const float *inp, int64_t n) {
-    int threads = threads_for(COST * n);
-    int64_t chunk = chunk_for(n, 1024, threads);
+    int threads = threads_for(COST * n, (n + LEAST - 1) / LEAST);
+    int64_t chunk = chunk_for(n, LEAST, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->gelu_forward(out + i, inp + i, min64(chunk, n - i));
@@ -19,8 +20,8 @@ int gelu_forward(float *out, const float *inp, int64_t n) {
 }
 
 int gelu_backward(float *dinp, const float *dout, const float *inp, int64_t n, int accumulate) {
-    int threads = threads_for(COST * n);
-    int64_t chunk = chunk_for(n, 1024, threads);
+    int threads = threads_for(COST * n, (n + LEAST - 1) / LEAST);
+    int64_t chunk = chunk_for(n, LEAST, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->gelu_backward(dinp + i, dout + i, inp + i, min64(chunk, n - i), accumulate);

@@ -105,9 +105,15 @@ typedef struct isa {
 /* The table in use (dispatch.c). */
 extern const isa *isa_in_use;
 
-/* How many threads to use for a job of about `operations` vector-friendly multiply-adds: one for
- * small jobs, where starting the others would cost more than they save. */
-int threads_for(double operations);
+/* How many threads to use for a job of about `operations` vector-friendly multiply-adds that can be
+ * cut into `parts` at most: one for small jobs, where starting the others would cost more than they
+ * save, and where there is nothing to share. Every parallel region takes its number of threads from
+ * here, for pygpt_sharing to know it. */
+int threads_for(double operations, int64_t parts);
+
+/* The same in two steps, for a job whose parts depend on the number of threads. */
+int worth_threads(double operations);
+void note_sharing(int threads, int64_t parts);
 
 /* The calling thread's place in its team, 0 first. */
 int thread_number(void);

@@ -21,7 +21,7 @@
 
 int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, const float *weight,
                       const float *bias, int64_t R, int64_t C, float eps) {
-    int threads = threads_for(COST * R * C);
+    int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < R; r += chunk)
@@ -38,7 +38,7 @@ int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *d
     float *partial = scratch_take(2 * C * groups);
     if (!partial) return PYGPT_ENOMEM;
     memset(partial, 0, sizeof(float) * (size_t)(2 * C * groups));
-    int threads = threads_for(2 * COST * R * C);
+    int threads = threads_for(2 * COST * R * C, groups);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < groups; i++)
         isa_in_use->layernorm_backward(dinp, partial + 2 * C * i, partial + 2 * C * i + C, dout,

@@ -81,7 +81,7 @@ static int64_t packing_cost(const gemm *g, int64_t rows) {
 }
 
 static int run_dots(const gemm *g) {
-    int threads = threads_for((double)g->M * g->N * g->K);
+    int threads = threads_for((double)g->M * g->N * g->K, (g->N + 63) / 64);
     int64_t chunk = (chunk_for(g->N, 64, threads) + 3) / 4 * 4;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t n = 0; n < g->N; n += chunk)
@@ -134,7 +134,7 @@ int gemm_run(gemm g) {
         return run_dots(&g);
     g.kc = k_block(&g);
 
-    int threads = threads_for((double)g.M * g.N * max64(g.K, 1));
+    int threads = worth_threads((double)g.M * g.N * max64(g.K, 1));
     int64_t rows, columns;
     cut(&g, threads, &rows, &columns);
     const int64_t down = max64(1, (g.M + rows - 1) / rows);
@@ -142,6 +142,7 @@ int gemm_run(gemm g) {
     const int64_t panel = (panel_floats(&g, columns) + 15) / 16 * 16;
 
     if (blocks < threads) threads = (int)max64(blocks, 1);
+    note_sharing(threads, blocks);
     float *panels = scratch_take(panel * threads);
     if (!panels) return PYGPT_ENOMEM;
 #pragma omp parallel num_threads(threads)

@@ -25,8 +25,9 @@
  *   - A NaN reaches every output that depends on it, except through a dropped element; in attention
  *     it may also reach earlier positions of the same block of 64.
  *   - No result depends on an earlier call. What the library keeps between calls is the number of
- *     threads, the instruction set, how many bytes were refused, and up to eight blocks of returned
- *     scratch memory, the contents of which are never read again (runtime.c).
+ *     threads, whether small jobs are shared out too, among how many threads jobs were, the
+ *     instruction set, how many bytes were refused, and up to eight blocks of returned scratch
+ *     memory, the contents of which are never read again (runtime.c).
  *   - No kernel prints or exits. The result is PYGPT_OK or one of the codes below; after an error
  *     the outputs hold no promise.
  */
@@ -55,6 +56,15 @@ int64_t pygpt_refused_bytes(void);
 #define PYGPT_MAX_THREADS 256
 void pygpt_set_num_threads(int n);
 int pygpt_get_num_threads(void);
+
+/* For tests, which could not see otherwise that a result was made by several threads. A job is what
+ * a kernel shares out at once, over the rows of an output for example; a kernel has one or more.
+ * pygpt_share_all(1) lets all threads share jobs that are too small to repay it; 0 ends that. */
+void pygpt_share_all(int on);
+/* The fewest and the most threads that one job was shared out among, of the jobs of all kernels
+ * since this was last called; 0 and 0 when there was none. A thread counts when there is a part of
+ * the job for it. */
+void pygpt_sharing(int *least, int *greatest);
 
 const char *pygpt_compiler(void);  /* e.g. "gcc 12.2.0" */
 int pygpt_openmp(void);            /* the OpenMP version date, 0 when built without */

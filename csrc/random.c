@@ -24,7 +24,7 @@ uint32_t random_row(uint64_t key, uint64_t row) { return (uint32_t)(splitmix64(k
 int random_normal(float *out, float std, const uint64_t *seed, uint64_t stream, int64_t n) {
     const double TWO_PI = 6.283185307179586476925;
     const uint64_t key = random_key(seed, stream);
-    int threads = threads_for(60.0 * (double)n);
+    int threads = threads_for(60.0 * (double)n, (n + 1) / 2);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i += 2) {
         uint64_t bits = splitmix64(key + (uint64_t)(i / 2));

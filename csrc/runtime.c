@@ -121,8 +121,33 @@ int pygpt_get_num_threads(void) {
  * 102 us each, of 3 always 21 to 38. */
 #define WORTH_THREADS 4e5
 
-int threads_for(double operations) {
-    return operations < WORTH_THREADS ? 1 : pygpt_get_num_threads();
+static atomic_int share_all;
+/* Among how many threads jobs were shared out since pygpt_sharing was last called; 0: no job. */
+static atomic_int fewest, most;
+
+void pygpt_share_all(int on) { atomic_store(&share_all, on); }
+
+void pygpt_sharing(int *least, int *greatest) {
+    *least = atomic_exchange(&fewest, 0);
+    *greatest = atomic_exchange(&most, 0);
+}
+
+int worth_threads(double operations) {
+    return operations < WORTH_THREADS && !atomic_load(&share_all) ? 1 : pygpt_get_num_threads();
+}
+
+void note_sharing(int threads, int64_t parts) {
+    const int sharing = (int)max64(1, min64(threads, parts));
+    int seen = atomic_load(&fewest);
+    while ((seen == 0 || sharing < seen) && !atomic_compare_exchange_weak(&fewest, &seen, sharing));
+    seen = atomic_load(&most);
+    while (sharing > seen && !atomic_compare_exchange_weak(&most, &seen, sharing));
+}
+
+int threads_for(double operations, int64_t parts) {
+    const int threads = parts < 2 ? 1 : worth_threads(operations);
+    note_sharing(threads, parts);
+    return threads;
 }
 
 int thread_number(void) {

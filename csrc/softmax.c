@@ -11,7 +11,7 @@
 #define COST 12.0 /* multiply-adds an element is worth */
 
 int softmax_forward(float *out, const float *inp, int64_t R, int64_t C) {
-    int threads = threads_for(COST * R * C);
+    int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < R; r += chunk)
@@ -21,7 +21,7 @@ int softmax_forward(float *out, const float *inp, int64_t R, int64_t C) {
 
 int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R, int64_t C,
                      int accumulate) {
-    int threads = threads_for(COST * R * C);
+    int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < R; r += chunk)

@@ -1,8 +1,8 @@
 """Calling one kernel in C and in Python, and saying where the two differ.
 
 Arguments are a dict in the order of csrc/pygpt.h, which is parsed here: a list for a pointer, None
-for NULL, a number otherwise. Uses the header, pygpt.reference and, when handed over, pygpt.kernels;
-used by the kernel tests and by kernelcases.py.
+for NULL, a number otherwise. Uses the header, pygpt.reference, sharing.py and, when handed over,
+pygpt.kernels; used by the kernel tests and by kernelcases.py.
 """
 
 import itertools
@@ -13,10 +13,13 @@ from collections import namedtuple
 from pathlib import Path
 
 from pygpt import reference
+from sharing import HAS_THREADS, sharing, small_jobs_shared
 
 HEADER = Path(__file__).parent.parent / "csrc" / "pygpt.h"
 TYPECODES = {"float": "f", "double": "d", "int32_t": "i", "uint64_t": "Q", "uint16_t": "H"}
-THREADS = (1, 2, 3)
+THREADS = (1, 2, 3) if HAS_THREADS else (1,)
+# Kernels of one thread, which no size is shared out by.
+SERIAL = ("sum_forward", "sum_backward")
 
 UNIT = 2.0 ** -24   # the largest relative error of one rounding to float32
 FLOOR = 2.0 ** -110  # what flushing a denormal may cost, times factors of up to 65536
@@ -133,6 +136,10 @@ class CCall:
         count = len(values) if count is None else count
         return Guarded(self.kernels.ffi, p.ctype, count, values, self.misaligned)
 
+    def sizes(self):
+        """The arguments that are numbers."""
+        return {p.name: self.args[p.name] for p in KERNELS[self.kernel] if not p.pointer}
+
     def run(self, flags):
         """(return code, {output name: Guarded}); margins and inputs are checked here."""
         args = {**self.args, **flags}
@@ -160,20 +167,40 @@ class CCall:
                       if p.output and p.name in memory}
 
 
-def run_everywhere(kernels, call, flags):
-    """Yield (isa, outputs of the call) for each ISA, the bits being the same for all THREADS."""
+def run_everywhere(kernels, call, flags, large=False):
+    """Yield (isa, outputs of the call) for each ISA, the bits being the same for all THREADS.
+
+    However small the call, it is shared out among them wherever it can be cut. A large one must be
+    without being asked to be, in each of its jobs.
+    """
     for isa in kernels.isa_names():
         with kernels.use_isa(isa):
             outputs = None
             for threads in THREADS:
                 kernels.set_num_threads(threads)
-                code, got = call.run(flags)
+                code, got = run_shared(call, flags, threads, large)
                 assert code == 0, f"{call.kernel} on {isa} returned {code}"
                 outputs = outputs or got
                 for name in got:
                     assert got[name].raw() == outputs[name].raw(), (
                         f"{call.kernel} on {isa}: {threads} threads change the bits of {name}")
             yield isa, outputs
+
+
+def run_shared(call, flags, threads, large):
+    """What call.run gives, of small jobs that are shared out or large ones that must have been."""
+    if not large:
+        with small_jobs_shared():
+            return call.run(flags)
+    sharing()
+    result, (least, most) = call.run(flags), sharing()
+    if call.kernel in SERIAL:
+        assert (least, most) == (0, 0), f"{call.kernel} is shared out, and SERIAL lists it"
+    else:
+        assert most <= threads and least >= min(threads, 2), (
+            f"{call.kernel}, sizes {call.sizes()}: with {threads} threads a job was shared out "
+            f"among {least} only; make it larger")
+    return result
 
 
 def assert_within(got, want, bound, old, where):

@@ -5,6 +5,7 @@ buffer. Needs the built library.
 """
 
 import math
+import re
 import threading
 from array import array
 
@@ -13,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernelcases import CASES, EDGES, LINEAR_LARGE
-from kernelcheck import (KERNELS, Bound, CCall, accumulate_flag, assert_within, flag_settings,
-                         run_everywhere, run_reference)
+from kernelcheck import (HEADER, KERNELS, SERIAL, Bound, CCall, accumulate_flag, assert_within,
+                         flag_settings, run_everywhere, run_reference)
+from sharing import needs_threads, shared_among, sharing, small_jobs_shared
 
 LARGE = [pytest.param(case, sizes, id="-".join([str(case), *map(str, sizes.values())]))
          for case in CASES for sizes in case.large]
@@ -42,17 +44,19 @@ shared_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fix
                                                  HealthCheck.too_slow])
 
 
-def check(kernels, case, args, misaligned=False, sample=False, exact=False):
+def check(kernels, case, args, misaligned=False, large=False, exact=False):
     """Run the kernel everywhere, for each setting of its accumulate flags, against the reference.
 
-    With sample, the reference runs on a part of the problem only, and that part is compared. With
+    With large, several threads must take part without being asked to, and where the case has a
+    sample, the reference runs on that part of the problem only, and the part is compared. With
     exact, nothing is tolerated.
     """
+    sample = large and bool(case.sample)
     part, positions = case.sampled(args) if sample else (args, {})
     value, bounds = case.outcome(part)
     call = CCall(kernels, case.kernel, args, case.inout, misaligned=misaligned)
     for flags in flag_settings(case.kernel):
-        for isa, outputs in run_everywhere(kernels, call, flags):
+        for isa, outputs in run_everywhere(kernels, call, flags, large):
             for name in bounds.keys() & outputs.keys():
                 where = f"{case.kernel} on {isa}, {flags}, {name}"
                 got = outputs[name].values()
@@ -61,6 +65,13 @@ def check(kernels, case, args, misaligned=False, sample=False, exact=False):
                 old = part[name] if flags.get(accumulate_flag(case.kernel, name)) else None
                 bound = Bound(0, [0.0] * len(got)) if exact else bounds[name]
                 assert_within(got, value[name], bound, old, where)
+
+
+def in_parts(case):
+    """Arguments just large enough for three threads to have a part each of one of the jobs."""
+    sizes = {name: 40000 if name == "n" else 70 for name in case.sizes
+             if name in ("M", "N", "K", "IN", "OUT", "R", "C", "T", "V", "n")}
+    return case.chosen(sizes)
 
 
 def test_there_is_a_case_for_every_kernel():
@@ -84,14 +95,14 @@ def test_c_agrees_at_every_edge_of_a_dimension(kernels, case, dimension):
 
 @pytest.mark.parametrize("case, sizes", LARGE)
 def test_c_agrees_where_blocks_and_threads_meet(kernels, case, sizes):
-    check(kernels, case, case.chosen(sizes), sample=bool(case.sample))
+    check(kernels, case, case.chosen(sizes), large=True)
 
 
 @pytest.mark.parametrize("case, sizes", [p for p in LARGE if p.values[0].kernel in EXACT])
 def test_whole_numbers_are_summed_exactly(kernels, case, sizes):
     """A single term lost or counted twice shows here, however long the sum."""
     args = case.chosen(sizes, absent=EXACT[case.kernel], kind="ties")
-    check(kernels, case, args, sample=bool(case.sample), exact=True)
+    check(kernels, case, args, large=True, exact=True)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -118,15 +129,16 @@ def test_nan_is_not_lost(kernels, case, data):
             assert not lost, f"{case.kernel} on {isa}: NaN in {name} is lost in {output} at {lost}"
 
 
-def check_alias(kernels, case, args, output, shared, bits, sample=False):
+def check_alias(kernels, case, args, output, shared, bits, large=False):
     """Run the kernel everywhere with `output` in the memory of `shared`, against the reference."""
+    sample = large and bool(case.sample)
     args = {**args, output: args[shared]}
     part, positions = case.sampled(args) if sample else (args, {})
     value, bounds = case.outcome(part)
     call = CCall(kernels, case.kernel, args, aliases={output: shared})
     for bit in bits:
         flags = {flag: bit for flag in flag_settings(case.kernel)[0]}
-        for isa, outputs in run_everywhere(kernels, call, flags):
+        for isa, outputs in run_everywhere(kernels, call, flags, large):
             where = f"{case.kernel} on {isa}, {flags}, {output} in {shared}'s place"
             got = outputs[output].values()
             got = [got[i] for i in positions[output]] if sample else got
@@ -146,7 +158,7 @@ def test_an_output_may_share_its_input_where_the_contract_says_so(
 def test_an_output_may_share_its_input_where_blocks_and_threads_meet(
         kernels, case, output, shared, bits, sizes):
     """In a sum that is cut into parts, the first part must not take the place of the input."""
-    check_alias(kernels, case, case.chosen(sizes), output, shared, bits, bool(case.sample))
+    check_alias(kernels, case, case.chosen(sizes), output, shared, bits, large=True)
 
 
 @pytest.mark.parametrize("sizes", [{"R": 7, "IN": 5, "OUT": 33}, *LINEAR_LARGE], ids=str)
@@ -197,25 +209,52 @@ def test_an_id_out_of_range_is_refused(kernels, case, name, bad, data):
             assert call.run({})[0] == kernels.lib.PYGPT_ERANGE
 
 
+@needs_threads
+def test_each_parallel_region_says_among_how_many_threads_it_is_shared_out():
+    """One that does not could have one thread in every test. Measuring the machine is no kernel."""
+    for path in sorted(HEADER.parent.glob("*.c")):
+        text = path.read_text(encoding="utf-8")
+        regions = text.count("#pragma omp parallel")
+        told = len(re.findall(r"= threads_for\(|^ +note_sharing\(", text, re.MULTILINE))
+        if path.name not in ("machine.c", "runtime.c"):
+            assert regions == told, f"{path.name}: {regions} parallel regions, {told} of them tell"
+
+
+@needs_threads
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_how_many_threads_share_a_job(kernels, case):
+    """A small job is one thread's, unless all are to be shared out and there is a part for each."""
+    kernels.set_num_threads(3)
+    call = CCall(kernels, case.kernel, case.chosen({}), case.inout)
+    sharing()
+    call.run({})
+    jobs = 0 if case.kernel in SERIAL else 1
+    assert sharing() == (jobs, jobs)
+    assert sharing() == (0, 0)  # what was told is forgotten
+    with small_jobs_shared():
+        CCall(kernels, case.kernel, in_parts(case), case.inout).run({})
+    assert sharing()[1] == 3 * jobs
+
+
+@needs_threads
 def test_calls_from_several_python_threads_do_not_meet(kernels):
     """cffi lets other threads run during a call, so a kernel may keep nothing between lines."""
-    cases = [case for case in CASES if case.large]
-    calls, alone = [], []
-    for case in cases:
-        calls.append(CCall(kernels, case.kernel, case.chosen(case.large[0]), case.inout))
+    calls, alone, wrong = [], [], []
+    for case in CASES:
+        calls.append(CCall(kernels, case.kernel, in_parts(case), case.inout))
         alone.append({name: x.raw() for name, x in calls[-1].run({})[1].items()})
-    wrong = []
 
     def work(order):
-        for i in order:
+        for i in order * 10:
             together = {name: x.raw() for name, x in calls[i].run({})[1].items()}
             if together != alone[i]:
-                wrong.append(cases[i].kernel)
+                wrong.append(CASES[i].kernel)
 
-    orders = range(len(cases)), reversed(range(len(cases)))
+    orders = range(len(CASES)), reversed(range(len(CASES)))
     threads = [threading.Thread(target=work, args=(list(order),)) for order in orders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with shared_among(2):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert not wrong
