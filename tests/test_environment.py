@@ -91,9 +91,12 @@ def test_a_forked_process_goes_on_with_one_thread():
     code = """
 import os, sys, pygpt
 from pygpt import ops
+from sharing import HAS_THREADS, sharing
 pygpt.set_num_threads(2)
 x = pygpt.Tensor([[1.0] * 300] * 300)
 before = ops.matmul(x, x).tolist()
+if HAS_THREADS and sharing()[1] != 2:
+    sys.exit("the parent had one thread")
 pid = os.fork()
 if pid == 0:
     same = ops.matmul(x, x).tolist() == before and pygpt.get_num_threads() == 1
@@ -104,7 +107,8 @@ if pid == 0:
     os._exit(2)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    assert python(code).returncode == 0
+    result = python(code, PYTHONPATH=os.pathsep.join(sys.path))
+    assert result.returncode == 0, result.stderr
 
 
 def test_importing_leaves_the_environment_as_it_was():

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import pygpt
-from pygpt import kernels, ops
+from pygpt import ops
 from pygpt.model import GPT
 from pygpt.tensor import Tensor, no_grad
+from sharing import shared_among
 
 TINY = dict(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
 LESSON = dict(vocab_size=96, n_positions=64, n_embd=64, n_layer=4, n_head=8)
@@ -272,8 +273,9 @@ def test_threads_may_evaluate_one_model_at_once():
         with no_grad():
             return [float(model.loss(ids, ids)) for ids in data for _ in range(20)][::20]
 
-    with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(evaluate, range(6))) == [expected] * 6
+    for threads in (1, 2):
+        with shared_among(threads), ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(evaluate, range(6))) == [expected] * 6
 
 
 def test_dropout_follows_the_switch_of_each_module():
@@ -294,28 +296,34 @@ def test_steps_of_many_shapes_are_forgotten():
     assert len(list(model._steps)) <= 8
 
 
-def losses_of_a_run(threads, dropout=0.1, isa=None):
-    kernels.set_num_threads(threads)
+def losses_of_a_run(threads, dropout=0.1):
     rng = random.Random(11)
     model = GPT(pygpt.GPTConfig(vocab_size=50, n_positions=40, n_embd=48, n_layer=2, n_head=3,
                                 embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout),
                 seed=1)
     optimizer, losses = pygpt.AdamW(model, lr=1e-3), []
-    for _ in range(4):
-        losses.append(model.loss_and_grad(batch(rng, 50, 9, 40), batch(rng, 50, 9, 40)))
-        losses.append(optimizer.clip_grad_norm(0.5))
-        optimizer.step()
-        optimizer.zero_grad()
+    with shared_among(threads):
+        for _ in range(4):
+            losses.append(model.loss_and_grad(batch(rng, 50, 9, 40), batch(rng, 50, 9, 40)))
+            losses.append(optimizer.clip_grad_norm(0.5))
+            optimizer.step()
+            optimizer.zero_grad()
     return losses, [flat(p) for _, p in model.named_parameters()]
 
 
 def test_runs_repeat_bit_for_bit_on_any_number_of_threads():
-    before = kernels.get_num_threads()
-    try:
-        runs = [losses_of_a_run(threads) for threads in (1, 1, 2, 3)]
-    finally:
-        kernels.set_num_threads(before)
+    runs = [losses_of_a_run(threads) for threads in (1, 1, 2, 3)]
     assert runs[1:] == runs[:1] * 3
+
+
+def test_generation_is_the_same_on_any_number_of_threads():
+    model = randomise(tiny())
+    runs = []
+    for threads in (1, 2, 3):
+        with shared_among(threads):
+            logits = model.decode([1, 2, 3], model.new_cache()).tolist()
+            runs.append((logits, model.generate([1, 2, 3], max_new_tokens=20, seed=4)))
+    assert runs[1:] == runs[:1] * 2
 
 
 def test_decode_with_a_cache_agrees_with_the_whole_forward_pass():

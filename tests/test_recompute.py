@@ -14,6 +14,7 @@ from pygpt.program import Program
 from pygpt.program import run as run_calls
 from pygpt.running import calling
 from pygpt.tensor import Tensor, no_grad, recomputed
+from sharing import shared_among
 
 V, T, LAYERS = 11, 8, 3
 
@@ -154,9 +155,7 @@ WAYS = {
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("way", WAYS)
-def test_no_bit_of_a_training_run_changes(way, dropout, threads, kernels):
-    kernels.set_num_threads(threads)
-
+def test_no_bit_of_a_training_run_changes(way, dropout, threads):
     def run(model):
         optimizer, numbers = pygpt.AdamW(model, lr=1e-2), []
         for number, ids in enumerate(batches(8)):
@@ -169,7 +168,8 @@ def test_no_bit_of_a_training_run_changes(way, dropout, threads, kernels):
         return numbers + [bits(p) for _, p in model.named_parameters()]
 
     kept, again = models(dropout)
-    assert run(kept) == run(again)
+    with shared_among(threads):
+        assert run(kept) == run(again)
 
 
 def test_two_losses_at_once_do_not_disturb_one_another():

@@ -24,6 +24,7 @@ from pygpt.run_directory import RunDirectory
 from pygpt.safetensors import CheckpointError
 from pygpt.tokenizer import Tokenizer
 from pygpt.trainer import train
+from sharing import shared_among
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -67,7 +68,8 @@ def test_n_steps_a_stop_and_m_steps_are_n_plus_m_steps(tiny, tmp_path, stops, ch
     for number, stop in enumerate(stops):
         result = train(tiny(threads=1, **changes), [stop_after(stop)], resume=number > 0)
         assert result.interrupted and result.steps == stop
-    train(tiny(threads=3, recompute=True, **changes), resume=True)
+    with shared_among(3):
+        train(tiny(threads=3, recompute=True, **changes), resume=True)
     for link in ("last", "best"):
         assert files(tmp_path / "out" / link) == files(tmp_path / "whole" / link)
     assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")

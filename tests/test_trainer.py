@@ -17,6 +17,7 @@ from pygpt.model import GPT
 from pygpt.optim import AdamW
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.trainer import TrainingError, evaluate, train
+from sharing import shared_among
 
 
 def run(config):
@@ -72,7 +73,8 @@ def test_runs_are_equal_to_the_bit_for_any_threads(tiny, changes):
     before = kernels.get_num_threads()
     first, _ = run(tiny(**changes))
     for threads in (1, 2, 3):
-        again, _ = run(tiny(threads=threads, **changes))
+        with shared_among(threads):
+            again, _ = run(tiny(threads=threads, **changes))
         assert (again["start"][0]["threads"], kernels.get_num_threads()) == (threads, before)
         assert losses(again) == losses(first)
         for key in ("val_loss", "grad_norm"):
