@@ -2,70 +2,91 @@
 
     python tests/bench/agree.py
 
-Prints the largest error of each tensor, relative to the tensor's largest value. Needs PyTorch.
+Prints the largest error of each tensor, relative to the tensor's largest value, and ends with
+status 1 when one is more than float32's roundings explain. Needs PyTorch (`pip install torch`, the
+CPU build).
 """
 
 import random
+import sys
+from pathlib import Path
 
-import torch
-from torch_gpt import adamw, same_weights, torch_name
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE)) if path not in sys.path]
 
-import pygpt
+from peers import peer  # noqa: E402
+
+import pygpt  # noqa: E402
+
+# V, P, C, layers, heads, B, T
+SIZES = ((96, 64, 64, 4, 8, 16, 64), (101, 150, 60, 2, 3, 3, 130), (65, 256, 384, 2, 6, 4, 256))
+STEPS = 10
+ALLOWED = 1e-3  # sums of some thousand roundings of 6e-8 each, and ten of AdamW's divisions
 
 
-def relative(ours, theirs):
-    ours = torch.frombuffer(bytearray(memoryview(ours)), dtype=torch.float32).view(theirs.shape)
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
-def compare(config, B, T):
-    rng = random.Random(0)
+def random_model(config, rng):
     model = pygpt.GPT(config, seed=1)
     for name, p in model.named_parameters():  # initial biases and norms are too regular to test
         if len(p.shape) == 1:
             flat = memoryview(p)
             for i in range(p.size):
                 flat[i] += rng.gauss(0, 0.1)
-    peer = same_weights(model)
-    optimizer, peer_optimizer = pygpt.AdamW(model), adamw(peer)
+    return model
+
+
+def compare(torch_gpt, config, B, T):
+    """Print each error; returns the largest."""
+    rng = random.Random(0)
+    model = random_model(config, rng)
+    twin = torch_gpt.Twin(config, {name: (p.shape, memoryview(p).cast("B"))
+                                   for name, p in model.named_parameters()})
+    optimizer = pygpt.AdamW(model)
     ids = [[rng.randrange(config.vocab_size) for _ in range(T)] for _ in range(B)]
     targets = [[rng.randrange(config.vocab_size) for _ in range(T)] for _ in range(B)]
-    x, y = torch.tensor(ids), torch.tensor(targets)
+    errors = []
+
+    def show(label, error):
+        errors.append(error)
+        print(f"  {label:47} {error:.1e}")
+
+    def both_losses():
+        loss, twins = model.loss(ids, targets), twin.loss_and_grad(ids, targets)
+        loss.backward()
+        return float(loss), twins
+
+    def error(ours, theirs):
+        return torch_gpt.error(memoryview(ours).cast("B"), theirs)
 
     print(f"{config}, B={B}, T={T}")
-    print(f"  logits     {relative(model(ids), peer(x).detach()):.1e}")
-    loss, peer_loss = model.loss(ids, targets), peer.loss(x, y)
-    print(f"  loss       {abs(float(loss) / float(peer_loss) - 1):.1e}")
-    loss.backward()
-    peer_loss.backward()
-    theirs = dict(peer.named_parameters())
+    show("logits", error(model(ids), twin.logits(ids)))
+    ours, theirs = both_losses()
+    show("loss", abs(ours / theirs - 1))
     for name, p in model.named_parameters():
-        other, turned = torch_name(name)
-        grad = theirs[other].grad
-        print(f"  d {name:45s} {relative(p.grad, (grad.T if turned else grad).contiguous()):.1e}")
-    for step in range(10):
+        show(f"d {name}", error(p.grad, twin.gradient(name)))
+    for step in range(STEPS):
         if step:
-            loss, peer_loss = model.loss(ids, targets), peer.loss(x, y)
-            loss.backward()
-            peer_loss.backward()
+            ours, theirs = both_losses()
         optimizer.clip_grad_norm(1.0)
-        torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
         optimizer.step()
-        peer_optimizer.step()
         optimizer.zero_grad()
-        peer_optimizer.zero_grad()
+        twin.step(1.0)
+    worst = max(error(p, twin.parameter(name)) for name, p in model.named_parameters())
+    show(f"parameters after {STEPS} steps, at most", worst)
+    print(f"  loss {ours:.6f} and {theirs:.6f}")
+    return max(errors)
+
+
+def main():
+    torch_gpt = peer("torch_gpt")
+    print(torch_gpt.VERSION)
     worst = 0.0
-    for name, p in model.named_parameters():
-        other, turned = torch_name(name)
-        value = theirs[other].detach()
-        error = relative(p, (value.T if turned else value).contiguous())
-        worst = max(worst, error)
-    print(f"  parameters after ten steps, at most {worst:.1e}; loss {float(loss):.6f} and "
-          f"{float(peer_loss):.6f}")
+    for V, P, C, layers, heads, B, T in SIZES:
+        config = pygpt.GPTConfig(vocab_size=V, n_positions=P, n_embd=C, n_layer=layers,
+                                 n_head=heads)
+        worst = max(worst, compare(torch_gpt, config, B, T))
+    print(f"the largest error is {worst:.1e}, where {ALLOWED:.1e} is allowed")
+    return 0 if worst <= ALLOWED else 1
 
 
 if __name__ == "__main__":
-    for V, P, C, layers, heads, B, T in ((96, 64, 64, 4, 8, 16, 64), (101, 150, 60, 2, 3, 3, 130),
-                                         (65, 256, 384, 2, 6, 4, 256)):
-        compare(pygpt.GPTConfig(vocab_size=V, n_positions=P, n_embd=C, n_layer=layers,
-                                n_head=heads), B, T)
+    sys.exit(main())

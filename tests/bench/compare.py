@@ -18,9 +18,14 @@ import time
 from array import array
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE)) if path not in sys.path]
 
+import pygpt  # noqa: E402
+from peers import peer  # noqa: E402
+from pygpt import kernels  # noqa: E402
+
+TURN = 0.2  # seconds
 # name: B, T, layers, heads, width, vocabulary, dropout
 CONFIGURATIONS = {
     "lesson": (16, 64, 4, 8, 64, 96, 0.0),
@@ -32,55 +37,32 @@ CONFIGURATIONS = {
 }
 
 
-def config_of(name):
-    from pygpt import GPTConfig
-    B, T, layers, heads, width, vocab, drop = CONFIGURATIONS[name]
-    return B, T, GPTConfig(vocab_size=vocab, n_positions=T, n_embd=width, n_layer=layers,
+def config_of(sizes):
+    _, T, layers, heads, width, vocab, drop = sizes
+    return pygpt.GPTConfig(vocab_size=vocab, n_positions=T, n_embd=width, n_layer=layers,
                            n_head=heads, embd_pdrop=drop, attn_pdrop=drop, resid_pdrop=drop)
 
 
-def ids_of(name):
-    B, T, config = config_of(name)
+def ids_of(sizes):
+    """B lists of T random ids."""
+    B, T, *_, vocab, _ = sizes
     rng = random.Random(0)
-    return [rng.randrange(config.vocab_size) for _ in range(B * T)]
+    return [[rng.randrange(vocab) for _ in range(T)] for _ in range(B)]
 
 
-def our_step(name, threads):
-    import pygpt
-    B, T, config = config_of(name)
+def our_step(sizes, threads):
     pygpt.set_num_threads(threads)
-    model = pygpt.GPT(config)
+    model = pygpt.GPT(config_of(sizes))
     optimizer = pygpt.AdamW(model)
-    ids = memoryview(array("i", ids_of(name))).cast("B").cast("i", (B, T))
+    B, T, *_ = sizes
+    flat = array("i", [i for row in ids_of(sizes) for i in row])
+    ids = memoryview(flat).cast("B").cast("i", (B, T))
 
     def step():
         model.loss_and_grad(ids, ids)
         optimizer.clip_grad_norm(1.0)
         optimizer.step()
         optimizer.zero_grad()
-
-    return step
-
-
-def their_step(name, threads, variant):
-    import torch
-    from torch_gpt import TorchGPT, adamw
-    torch.set_num_threads(threads)
-    B, T, config = config_of(name)
-    torch.manual_seed(0)
-    model = TorchGPT(config)
-    for p in model.parameters():
-        if p.dim() >= 2:
-            torch.nn.init.normal_(p, std=0.02)
-    optimizer = adamw(model, fused=variant != "eager")
-    loss_of = torch.compile(model.loss) if variant == "compile" else model.loss
-    ids = torch.tensor(ids_of(name)).view(B, T)
-
-    def step():
-        loss_of(ids, ids).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
     return step
 
@@ -99,14 +81,18 @@ def timed(step, runs):
     return times
 
 
-def make(name, threads, variant):
-    return our_step(name, threads) if variant == "pygpt" else their_step(name, threads, variant)
+def make(sizes, threads, variant):
+    """A training step of ours ("pygpt") or of a variant of PyTorch's."""
+    if variant == "pygpt":
+        return our_step(sizes, threads)
+    torch_gpt = peer("torch_gpt")
+    return torch_gpt.training_step(config_of(sizes), ids_of(sizes), threads, variant)
 
 
-def peak_memory(name, threads, variant):
-    """Peak resident megabytes of three steps in a process of its own."""
-    code = (f"import sys; sys.path[:0] = {sys.path[:2]!r}; import compare; "
-            f"step = compare.make({name!r}, {threads}, {variant!r}); [step() for _ in range(3)]; "
+def peak_memory(sizes, threads, variant, path):
+    """Peak resident megabytes of three steps in a process of its own, with that module path."""
+    code = (f"import sys; sys.path[:0] = {path!r}; import compare; "
+            f"step = compare.make({sizes!r}, {threads}, {variant!r}); [step() for _ in range(3)]; "
             "print(next(int(line.split()[1]) // 1024 for line in open('/proc/self/status') "
             "if line.startswith('VmHWM')))")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -114,12 +100,14 @@ def peak_memory(name, threads, variant):
 
 
 def compare(name, threads, variants, seconds, memory):
-    steps = {variant: make(name, threads, variant) for variant in ("pygpt", *variants)}
+    """What is printed of a configuration: `memory` says whether peak memory is measured, too."""
+    sizes = CONFIGURATIONS[name]
+    steps = {variant: make(sizes, threads, variant) for variant in ("pygpt", *variants)}
     for step in steps.values():
         step()
         step()
     times = {variant: [] for variant in steps}
-    runs = max(1, round(0.2 / timed(steps["pygpt"], 1)[0]))
+    runs = max(1, round(TURN / timed(steps["pygpt"], 1)[0]))
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times["pygpt"]) < 5 * runs:
         for variant, step in steps.items():
@@ -128,16 +116,18 @@ def compare(name, threads, variants, seconds, memory):
     best = min(variants, key=medians.get)
     ratios = sorted(b / a for a, b in zip(times["pygpt"], times[best]))
     quarter = len(ratios) // 4
+    path = [str(Path(peer("torch_gpt").__file__).parent), str(HERE), str(HERE.parent.parent)]
     return {
         "name": name, "runs": len(ratios), "best": best,
         "ms": {variant: 1e3 * m for variant, m in medians.items()},
         "ratio": medians[best] / medians["pygpt"],
         "quartiles": (ratios[quarter], ratios[-1 - quarter]),
-        "megabytes": {v: peak_memory(name, threads, v) for v in ("pygpt", best)} if memory else {},
+        "megabytes": {v: peak_memory(sizes, threads, v, path) for v in ("pygpt", best)
+                      } if memory else {},
     }
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(CONFIGURATIONS), metavar="NAME")
     parser.add_argument("--seconds", type=float, default=20, help="time for each configuration")
@@ -146,15 +136,14 @@ def main():
                         help="leave out torch.compile, which takes a while and a C++ compiler")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory runs")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    try:
-        import torch
-    except ImportError:
-        sys.exit("compare: error: PyTorch is not installed (pip install torch, the CPU build)")
-    from pygpt import kernels
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in CONFIGURATIONS:
+            parser.error(f"{name!r} is not one of {', '.join(CONFIGURATIONS)}")
+    torch_gpt = peer("torch_gpt")
     variants = ["eager", "fused"] + ["compile"] * (not options.no_compile)
     if not options.json:
-        print(f"PyTorch {torch.__version__}; pygpt on {kernels.isa()}; {options.threads} threads; "
+        print(f"{torch_gpt.VERSION}; pygpt on {kernels.isa()}; {options.threads} threads; "
               "milliseconds a step, medians of runs taken in turns")
         print(f"{'':14}{'pygpt':>9}" + "".join(f"{v:>9}" for v in variants)
               + f"{'ratio':>8}  {'quartiles':12}{'peak MB':>8}{'theirs':>8}")

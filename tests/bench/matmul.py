@@ -5,8 +5,8 @@
 For each linear layer of the configurations of compare.py, R = B*T rows: y = x W, dx = dy W^T and
 dW = x^T dy, with W stored (in, out) on both sides. The head's weight is the token embedding,
 (V, C); our side makes the logits transposed, as crossentropy.c does, PyTorch's as F.linear does.
-Both sides read the same operands and write the same output, at the same addresses, and what they
-write is compared.
+Both sides read the same operands and write the same output, at the same addresses but for the
+head's y, and what they write is compared.
 
 A turn begins with calls that are not counted: the threads of the side that ran before may spin for
 a few milliseconds, and both sides then find the caches as their own calls left them. Medians, and
@@ -17,6 +17,7 @@ Needs PyTorch (`pip install torch`, the CPU build).
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -24,10 +25,11 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE)) if path not in sys.path]
 
 from compare import CONFIGURATIONS  # noqa: E402
+from peers import peer  # noqa: E402
 
 from pygpt import kernels  # noqa: E402
 from pygpt.kernels import NULL, Memory, lib  # noqa: E402
@@ -37,6 +39,7 @@ LARGE = 2.5e8          # operations; of these 85 % of the peak is asked
 ENOUGH = 0.85
 WARM, TURN = 0.008, 0.02  # seconds of a turn, not counted and counted
 PEAK_ROUNDS = 1_000_000
+STREAMS = itertools.count()  # of random numbers
 
 
 def hold_torch_to(isa):
@@ -47,12 +50,12 @@ def hold_torch_to(isa):
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
-def filled(torch, rows, columns):
-    """A (rows, columns) matrix as each side takes it: a pointer, and a tensor of that memory."""
-    memory = Memory(4 * rows * columns)
-    tensor = torch.frombuffer(memory.view, dtype=torch.float32).view(rows, columns)
-    tensor.normal_()
-    return memory.pointer("f"), tensor
+def filled(torch_gpt, rows, columns):
+    """A (rows, columns) matrix as each side takes it: a pointer, and a matrix of that memory."""
+    memory, seed = Memory(4 * rows * columns), Memory(8)
+    seed.view.cast("Q")[0] = 1
+    lib.random_normal(memory.pointer("f"), 1.0, seed.pointer("Q"), next(STREAMS), rows * columns)
+    return memory.pointer("f"), torch_gpt.matrix(memory.view, rows, columns)
 
 
 def layers(name):
@@ -63,43 +66,42 @@ def layers(name):
             ("mlp c_proj", R, 4 * C, C), ("head", R, C, V)]
 
 
-def products(torch, label, R, IN, OUT):
-    """[(product, ours, theirs, our output, their output)]; outputs as tensors, equal when done."""
-    x, tx = filled(torch, R, IN)
-    dx, tdx = filled(torch, R, IN)
-    y, ty = filled(torch, R, OUT)
+def products(torch_gpt, label, R, IN, OUT):
+    """[(product, ours, theirs, our output, their output)]; outputs as matrices, equal when done."""
+    product = torch_gpt.product
+    x, tx = filled(torch_gpt, R, IN)
+    dx, tdx = filled(torch_gpt, R, IN)
+    y, ty = filled(torch_gpt, R, OUT)
     if label == "head":
-        w, tw = filled(torch, OUT, IN)
-        dw, tdw = filled(torch, OUT, IN)
-        across = ty.view(OUT, R)
+        w, tw = filled(torch_gpt, OUT, IN)
+        dw, tdw = filled(torch_gpt, OUT, IN)
+        across, ta = filled(torch_gpt, OUT, R)
         return [
-            ("y", lambda: lib.matmul(y, w, x, OUT, R, IN, 0, 1, 0),
-             lambda: torch.mm(tx, tw.t(), out=ty), across.t(), ty),
-            ("dx", lambda: lib.matmul(dx, y, w, R, IN, OUT, 1, 0, 0),
-             lambda: torch.mm(ty, tw, out=tdx), None, None),
-            ("dW", lambda: lib.matmul(dw, y, x, OUT, IN, R, 0, 0, 0),
-             lambda: torch.mm(ty.t(), tx, out=tdw), None, None),
+            ("y", lambda: lib.matmul(across, w, x, OUT, R, IN, 0, 1, 0),
+             product(ty, tx, tw.t()), ta.t(), ty),
+            ("dx", lambda: lib.matmul(dx, across, w, R, IN, OUT, 1, 0, 0),
+             product(tdx, ty, tw), tdx, tdx),
+            ("dW", lambda: lib.matmul(dw, across, x, OUT, IN, R, 0, 0, 0),
+             product(tdw, ty.t(), tx), tdw, tdw),
         ]
-    w, tw = filled(torch, IN, OUT)
-    dw, tdw = filled(torch, IN, OUT)
+    w, tw = filled(torch_gpt, IN, OUT)
+    dw, tdw = filled(torch_gpt, IN, OUT)
     return [
         ("y", lambda: lib.linear_forward(y, NULL, x, w, NULL, NULL, R, IN, OUT),
-         lambda: torch.mm(tx, tw, out=ty), ty, ty),
-        ("dx", lambda: lib.linear_backward_input(dx, y, w, NULL, R, IN, OUT, 0),
-         lambda: torch.mm(ty, tw.t(), out=tdx), tdx, tdx),
+         product(ty, tx, tw), ty, ty),
+        ("dx", lambda: lib.linear_backward_input(dx, NULL, y, w, NULL, R, IN, OUT, 0),
+         product(tdx, ty, tw.t()), tdx, tdx),
         ("dW", lambda: lib.linear_backward_weight(dw, NULL, x, y, R, IN, OUT, 0),
-         lambda: torch.mm(tx.t(), ty, out=tdw), tdw, tdw),
+         product(tdw, tx.t(), ty), tdw, tdw),
     ]
 
 
-def check(product, ours, theirs, our_output, their_output):
+def check(torch_gpt, product, ours, theirs, our_output, their_output):
     """Exit unless both sides compute the same product."""
-    if our_output is None:  # of operands in two layouts
-        return
     ours()
-    a = our_output.clone()
+    a = torch_gpt.copy(our_output)
     theirs()
-    error = ((a - their_output).abs().max() / their_output.abs().max()).item()
+    error = torch_gpt.difference(a, their_output)
     if not error < 1e-4:
         sys.exit(f"matmul: error: the two sides' {product} differ by {error:.1e} of its largest")
 
@@ -125,11 +127,11 @@ def peak_turn():
     return lib.pygpt_measure_fma(PEAK_ROUNDS) / (time.perf_counter() - start)
 
 
-def measure(name, label, R, IN, OUT, seconds, torch):
+def measure(name, label, R, IN, OUT, seconds, torch_gpt):
     """A row for each of the three products of a layer."""
-    rows, cases = [], products(torch, label, R, IN, OUT)
+    rows, cases = [], products(torch_gpt, label, R, IN, OUT)
     for product, ours, theirs, our_output, their_output in cases:
-        check(product, ours, theirs, our_output, their_output)
+        check(torch_gpt, product, ours, theirs, our_output, their_output)
         our_times, their_times, peaks = [], [], []
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(peaks) < 5:
@@ -157,31 +159,31 @@ def line(row):
             f"{100 * row['of_peak']:6.0f}%{100 * row['torch_of_peak']:7.0f}%{marks}")
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(NAMES), metavar="NAME")
     parser.add_argument("--seconds", type=float, default=0.6, help="time for each product")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layer", help="only this layer: c_attn, 'attn c_proj', c_fc, ...")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in CONFIGURATIONS:
+            parser.error(f"{name!r} is not one of {', '.join(CONFIGURATIONS)}")
     hold_torch_to(kernels.isa())
-    try:
-        import torch
-    except ImportError:
-        sys.exit("matmul: error: PyTorch is not installed (pip install torch, the CPU build)")
-    torch.set_num_threads(options.threads)
+    torch_gpt = peer("torch_gpt")
+    torch_gpt.set_num_threads(options.threads)
     kernels.set_num_threads(options.threads)
     if not options.json:
-        print(f"PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}); pygpt on "
-              f"{kernels.isa()}; {options.threads} threads; medians of turns")
+        print(f"{torch_gpt.VERSION}; pygpt on {kernels.isa()}; {options.threads} threads; "
+              "medians of turns")
         print(f"{'':14}{'':12}{'R x IN x OUT':>20}{'pygpt ms':>10}{'torch ms':>10}{'ratio':>9}  "
               f"{'quartiles':11}{'% peak':>7}{'theirs':>8}")
     rows = []
     for name in options.names:
         for label, R, IN, OUT in layers(name):
             if options.layer in (None, label):
-                for row in measure(name, label, R, IN, OUT, options.seconds, torch):
+                for row in measure(name, label, R, IN, OUT, options.seconds, torch_gpt):
                     rows.append(row)
                     print(json.dumps(row) if options.json else line(row), flush=True)
     if rows and not options.json:

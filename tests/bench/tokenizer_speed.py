@@ -6,22 +6,21 @@ GPT2_DIR holds GPT-2's vocab.json and merges.txt. Needs `pip install tiktoken to
 alternate, so that a busy machine slows all of them, and medians are printed.
 """
 
-import os
+import argparse
 import statistics
 import sys
 import time
 from pathlib import Path
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false"  # encoding: one thread, as for the others
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE)) if path not in sys.path]
 
-import tiktoken
-import tokenizers
+from peers import peer  # noqa: E402
 
-from pygpt import BPETokenizer, Tokenizer
+from pygpt import BPETokenizer, Tokenizer  # noqa: E402
 
-PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 MERGES = 4096
+LONG = (250_000, 500_000, 1_000_000)  # letters of a single word
 
 
 def medians(runs, times):
@@ -35,49 +34,48 @@ def medians(runs, times):
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
-def train_tokenizers(text):
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.train_from_iterator([text], tokenizers.trainers.BpeTrainer(
-        vocab_size=256 + MERGES, show_progress=False,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
-    return tokenizer
+def ranks_of(ours):
+    """{bytes: id} of a tokenizer's vocabulary without its special tokens."""
+    special = set(ours.special_tokens.values())
+    return {ours.decode_bytes([i]): i for i in range(ours.vocab_size) if i not in special}
 
 
-def main():
-    directory, path = sys.argv[1:]
-    text = Path(path).read_text(encoding="utf-8")
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", metavar="GPT2_DIR")
+    parser.add_argument("text", metavar="TEXT_FILE")
+    options = parser.parse_args(arguments)
+    other_tokenizers = peer("other_tokenizers")
+    text = Path(options.text).read_text(encoding="utf-8")
     megabytes = len(text.encode()) / 1e6
-    ours = Tokenizer.from_pretrained(directory)
-    theirs = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ours._vocab,
-                               special_tokens=ours.special_tokens)
-    hugging = tokenizers.ByteLevelBPETokenizer(f"{directory}/vocab.json", f"{directory}/merges.txt")
+    ours = Tokenizer.from_pretrained(options.directory)
+    coders = {"pygpt": (ours.encode, ours.decode), **other_tokenizers.coders(
+        options.directory, ranks_of(ours), ours.special_tokens)}
     ids = ours.encode(text)
-    assert ids == theirs.encode(text) == hugging.encode(text).ids
+    for name, (encode, decode) in coders.items():
+        if encode(text) != ids or decode(ids) != text:
+            sys.exit(f"tokenizer_speed: error: {name} has other ids, or another text of them")
 
-    print(f"encoding {megabytes:.2f} MB, {len(ids)} ids, the same from all three:")
-    for name, seconds in medians({
-            "pygpt": lambda: ours.encode(text), "tiktoken": lambda: theirs.encode(text),
-            "tokenizers": lambda: hugging.encode(text)}, 5).items():
+    print(f"encoding {megabytes:.2f} MB, {len(ids)} ids, the same from all:")
+    runs = {name: lambda encode=encode: encode(text) for name, (encode, _) in coders.items()}
+    for name, seconds in medians(runs, 5).items():
         print(f"  {name:<12}{megabytes / seconds:8.1f} MB/s")
     print("decoding:")
-    for name, seconds in medians({
-            "pygpt": lambda: ours.decode(ids), "tiktoken": lambda: theirs.decode(ids),
-            "tokenizers": lambda: hugging.decode(ids)}, 5).items():
+    runs = {name: lambda decode=decode: decode(ids) for name, (_, decode) in coders.items()}
+    for name, seconds in medians(runs, 5).items():
         print(f"  {name:<12}{megabytes / seconds:8.1f} MB/s")
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
     print(f"training {MERGES} merges:")
     for name, seconds in medians({
             "pygpt": lambda: BPETokenizer.train(text, 256 + MERGES),
-            "tokenizers": lambda: train_tokenizers(text)}, 3).items():
+            "tokenizers": lambda: other_tokenizers.train(text, 256 + MERGES)}, 3).items():
         print(f"  {name:<12}{seconds * 1e3:8.0f} ms")
     print("seconds for a single word (pygpt, tiktoken), and to learn from it (pygpt):")
     words = {"one letter": "a", "spaces": " ", "no spaces": "".join(text.split()).replace("'", "")}
     for name, word in words.items():
-        for size in (250_000, 500_000, 1_000_000):
+        for size in LONG:
             long = (word * (size // len(word) + 1))[:size]
             seconds = medians({"pygpt": lambda: ours.encode(long),
-                               "tiktoken": lambda: theirs.encode(long),
+                               "tiktoken": lambda: coders["tiktoken"][0](long),
                                "train": lambda: BPETokenizer.train(long, 256 + MERGES)}, 1)
             print(f"  {name:<12}{size:>9}" + "".join(f"{s:9.3f}" for s in seconds.values()))
 

@@ -1,12 +1,15 @@
 """The peer: a GPT as a competent PyTorch user writes it, with the same weights as a pygpt model.
 
-Used by the comparisons in this directory, which need PyTorch (`pip install torch`, the CPU build).
-Nothing else in the project does.
+Used by agree.py, compare.py and matmul.py, through peers.py. Needs PyTorch (`pip install torch`,
+the CPU build); nothing else in the project does. standin/torch_gpt.py has the same functions.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+VERSION = f"PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()})"
+set_num_threads = torch.set_num_threads
 
 
 class Block(nn.Module):
@@ -55,6 +58,8 @@ class TorchGPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
 
 
+# ------------------------------------------------------------------------- the same model twice ---
+
 def torch_name(name):
     """pygpt's (GPT-2's) parameter name as this module has it, and whether it lies transposed."""
     name = name.replace("transformer.", "").replace("attn.c_attn", "c_attn")
@@ -64,21 +69,107 @@ def torch_name(name):
     return name, turned
 
 
-def same_weights(model):
-    """A TorchGPT with the weights of a pygpt.GPT."""
-    peer = TorchGPT(model.config)
-    with torch.no_grad():
-        parameters = dict(peer.named_parameters())
-        for name, p in model.named_parameters():
-            name, turned = torch_name(name)
-            value = torch.frombuffer(memoryview(p), dtype=torch.float32).view(p.shape)
-            parameters[name].copy_(value.T if turned else value)
-    return peer
-
-
-def adamw(peer, fused=True, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+def adamw(model, fused=True, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
     """torch's AdamW with pygpt's two groups: matrices decay, vectors do not."""
-    groups = [{"params": [p for p in peer.parameters() if p.dim() >= 2],
+    groups = [{"params": [p for p in model.parameters() if p.dim() >= 2],
                "weight_decay": weight_decay},
-              {"params": [p for p in peer.parameters() if p.dim() < 2], "weight_decay": 0.0}]
+              {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+
+
+class Twin:
+    """A TorchGPT with an optimizer of its own, beside a pygpt.GPT of the same weights.
+
+    Args:
+        config: the GPTConfig of that model.
+        weights: {name: (shape, buffer of floats)} as that model has them.
+    """
+
+    def __init__(self, config, weights):
+        self.model = TorchGPT(config)
+        self.parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, (shape, buffer) in weights.items():
+                value = torch.frombuffer(buffer, dtype=torch.float32).view(shape)
+                ours, turned = torch_name(name)
+                self.parameters[ours].copy_(value.T if turned else value)
+        self.optimizer = adamw(self.model)
+
+    def logits(self, ids):
+        return self.model(torch.tensor(ids)).detach()
+
+    def loss_and_grad(self, ids, targets):
+        loss = self.model.loss(torch.tensor(ids), torch.tensor(targets))
+        loss.backward()
+        return loss.item()
+
+    def step(self, clip):
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradient(self, name):
+        """As pygpt stores it."""
+        name, turned = torch_name(name)
+        grad = self.parameters[name].grad
+        return (grad.T if turned else grad).contiguous()
+
+    def parameter(self, name):
+        """As pygpt stores it."""
+        name, turned = torch_name(name)
+        value = self.parameters[name].detach()
+        return (value.T if turned else value).contiguous()
+
+
+def error(ours, theirs):
+    """How far a buffer of floats is from a tensor, at most, relative to the tensor's largest."""
+    ours = torch.frombuffer(bytearray(ours), dtype=torch.float32).view(theirs.shape)
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+# ----------------------------------------------------------------------------- a training step ---
+
+def training_step(config, ids, threads, variant):
+    """A function that takes a step (forward, backward, clipping, AdamW) on B lists of T ids.
+
+    Args:
+        variant: "eager", "fused" (AdamW), or "compile" for that with torch.compile.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = TorchGPT(config)
+    for p in model.parameters():
+        if p.dim() >= 2:
+            torch.nn.init.normal_(p, std=0.02)
+    optimizer = adamw(model, fused=variant != "eager")
+    loss_of = torch.compile(model.loss) if variant == "compile" else model.loss
+    ids = torch.tensor(ids)
+
+    def step():
+        loss_of(ids, ids).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+# ----------------------------------------------------------------------------- matrix products ---
+
+def matrix(buffer, rows, columns):
+    """The floats of a buffer as a matrix, in place; .t() is the same one transposed."""
+    return torch.frombuffer(buffer, dtype=torch.float32).view(rows, columns)
+
+
+def product(out, a, b):
+    """A function that computes out = a b."""
+    return lambda: torch.mm(a, b, out=out)
+
+
+def copy(a):
+    return a.clone()
+
+
+def difference(a, b):
+    """The largest of a - b, relative to the largest of b."""
+    return ((a - b).abs().max() / b.abs().max()).item()
