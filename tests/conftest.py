@@ -1,18 +1,61 @@
-"""What tests share: how hypothesis searches, a training run, the number of threads put back.
+"""What tests share: the state of the process, how hypothesis searches, a training run, the threads.
+
+A process inherits more than its arguments: nohup ignores SIGHUP, a shell's background job Ctrl-C, a
+scheduler blocks signals, CI sets OMP_NUM_THREADS. What the tests and the processes that they start
+rely on is set here, before anything of pygpt is imported; only PYGPT_* variables are left, as whoever
+sets one asks for it.
 
 Examples are derived from the test itself, so every run tries the same ones and none is stored.
 """
 
+import os
 import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
 
 import hypothesis
 import pytest
 
-from pygpt.config import TrainConfig
+ROOT = Path(__file__).resolve().parent.parent
+# Variables that change what Python, OpenMP, a terminal, the C library or a build does.
+UNSET = ("OMP_", "GOMP_", "KMP_", "LC_", "MAKE", "CLICOLOR")
+UNSET_NAMES = {
+    "PYTHONDEVMODE", "PYTHONHASHSEED", "PYTHONINSPECT", "PYTHONIOENCODING", "PYTHONOPTIMIZE",
+    "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "PYTHONUTF8", "PYTHONWARNDEFAULTENCODING",
+    "PYTHONWARNINGS", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "LANG", "LANGUAGE", "CFLAGS",
+    "CPPFLAGS", "LDFLAGS", "LDSHARED"}
+SET = {"LC_ALL": "C.UTF-8", "TERM": "dumb", "TZ": "UTC"}
 
-# A shell's background job is started with Ctrl-C ignored, and so would be the processes that the
-# tests send it to.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def set_state():
+    """Give this process, and so its children, the state that the tests rely on."""
+    for number in signal.valid_signals():
+        # Python itself ignores these two, and gives its children the default.
+        if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE,
+                                                                         signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for name in list(os.environ):
+        if name.startswith(UNSET) or name in UNSET_NAMES:
+            del os.environ[name]
+    # So that children find pygpt and the tests' modules from any directory.
+    paths = [str(ROOT), str(ROOT / "tests"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ.update(SET, PYTHONPATH=os.pathsep.join(path for path in paths if path))
+    time.tzset()
+    os.umask(0o022)
+    if sys.warnoptions:  # -W or PYTHONWARNINGS; pytest shows warnings by itself
+        sys.warnoptions.clear()
+        warnings.resetwarnings()
+
+
+set_state()
+
+from pygpt import kernels as library  # noqa: E402
+from pygpt.config import TrainConfig  # noqa: E402
 
 hypothesis.settings.register_profile(
     "pygpt", derandomize=True, database=None, deadline=None, max_examples=35,
@@ -39,7 +82,22 @@ def tiny(tmp_path):
 @pytest.fixture
 def kernels():
     """pygpt.kernels, with the number of threads put back afterwards."""
-    from pygpt import kernels
-    threads = kernels.get_num_threads()
-    yield kernels
-    kernels.set_num_threads(threads)
+    with library.use_threads(library.get_num_threads()):
+        yield library
+
+
+@pytest.fixture(autouse=True)
+def no_process_left(monkeypatch):
+    """A test that fails half-way leaves none of its processes behind."""
+    started, start = [], subprocess.Popen.__init__
+
+    def noted(self, *args, **options):
+        start(self, *args, **options)
+        started.append(self)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", noted)
+    yield
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
