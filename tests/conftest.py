@@ -1,9 +1,9 @@
-"""What tests share: the state of the process, how hypothesis searches, a training run, the threads.
+"""What tests share: the state they run in, how hypothesis searches, a training run, the threads.
 
-A process inherits more than its arguments: nohup ignores SIGHUP, a shell's background job Ctrl-C, a
-scheduler blocks signals, CI sets OMP_NUM_THREADS. What the tests and the processes that they start
-rely on is set here, before anything of pygpt is imported; only PYGPT_* variables are left, as whoever
-sets one asks for it.
+A process inherits more than its arguments: nohup ignores SIGHUP, a shell's background job ignores
+Ctrl-C, a scheduler blocks signals, CI sets OMP_NUM_THREADS. The state that the tests and their
+child processes rely on is set here, before anything of pygpt is imported. PYGPT_* variables are
+left as they are: they say which library is tested.
 
 Examples are derived from the test itself, so every run tries the same ones and none is stored.
 """

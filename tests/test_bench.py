@@ -2,7 +2,7 @@
 
 Each of tests/bench runs beside a stand-in of its peer, and beside the peer itself where that is
 installed. What is measured in such a moment says nothing and is not looked at; what is compared is.
-Whole steps over sizes, `pygpt bench --growth`, are test_growth.py's, `make ladder` test_ladder.py's.
+test_growth.py runs `pygpt bench --growth`, test_ladder.py `make ladder`.
 """
 
 import ast
@@ -202,7 +202,7 @@ def test_there_is_a_test_for_every_benchmark():
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_stand_in_offers_what_is_used_of_the_peer(name):
-    """Every name that a benchmark takes from its peer stands in both files, with equal arguments."""
+    """Every name that a benchmark takes from its peer stands in both files, arguments too."""
     peer = PEERS[name]
     real, standin = (defined(parsed(BENCH / folder / f"{peer}.py")) for folder in ("", "standin"))
     used = {node.attr for node in ast.walk(parsed(BENCH / f"{name}.py"))

@@ -236,7 +236,6 @@ def test_how_many_threads_share_a_job(kernels, case):
     assert sharing()[1] == 3 * jobs
 
 
-@needs_threads
 def test_calls_from_several_python_threads_do_not_meet(kernels):
     """cffi lets other threads run during a call, so a kernel may keep nothing between lines."""
     calls, alone, wrong = [], [], []

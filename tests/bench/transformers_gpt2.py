@@ -1,4 +1,4 @@
-"""The peer: transformers' GPT2LMHeadModel, random models in each layout and dtype of GPT-2's weights.
+"""The peer: transformers' GPT2LMHeadModel, in each layout and dtype that its weights come in.
 
 Used by pretrained.py, through peers.py. Needs torch, transformers and safetensors;
 standin/transformers_gpt2.py has the same functions.
