@@ -25,7 +25,8 @@ BAD = dict(PYTHONWARNINGS="error", PYTHONIOENCODING="ascii", PYTHONUNBUFFERED="1
            PYTHONSAFEPATH="1", PYTHONOPTIMIZE="1", OMP_NUM_THREADS="1", OMP_THREAD_LIMIT="1",
            OMP_DYNAMIC="true", GOMP_SPINCOUNT="0", TERM="xterm", NO_COLOR="1", FORCE_COLOR="1",
            COLUMNS="20", LINES="5", LANG="C", LC_ALL="C", TZ="Asia/Kolkata", MAKEFLAGS="-k",
-           CFLAGS="-Wnope", PYTHONPATH="elsewhere")
+           CFLAGS="-Wnope",
+           PYTHONPATH=os.pathsep.join(["elsewhere", *filter(None, sys.path)]))
 PROBE = """
 import json, os, signal, subprocess, sys, time, warnings
 import conftest
