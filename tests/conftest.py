@@ -27,6 +27,7 @@ UNSET_NAMES = {
     "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "PYTHONUTF8", "PYTHONWARNDEFAULTENCODING",
     "PYTHONWARNINGS", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "LANG", "LANGUAGE", "CFLAGS",
     "CPPFLAGS", "LDFLAGS", "LDSHARED"}
+ASKED_FOR_WARNINGS = bool(sys.warnoptions)
 SET = {"LC_ALL": "C.UTF-8", "TERM": "dumb", "TZ": "UTC"}
 
 
@@ -47,9 +48,22 @@ def set_state():
     os.environ.update(SET, PYTHONPATH=os.pathsep.join(path for path in paths if path))
     time.tzset()
     os.umask(0o022)
-    if sys.warnoptions:  # -W or PYTHONWARNINGS; pytest shows warnings by itself
+    forget_warning_filters()
+
+
+def forget_warning_filters():
+    """Where -W or PYTHONWARNINGS ask for others, go back to the filters that Python begins with."""
+    if ASKED_FOR_WARNINGS:
         sys.warnoptions.clear()
         warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning,
+                         ResourceWarning):
+            warnings.simplefilter("ignore", category)
+
+
+def pytest_configure(config):
+    """Once more: pytest puts back the filters that were there before it read this file."""
+    forget_warning_filters()
 
 
 set_state()
@@ -101,3 +115,6 @@ def no_process_left(monkeypatch):
         if process.poll() is None:
             process.kill()
             process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
