@@ -304,6 +304,78 @@ def test_a_stream_finds_the_same_special_tokens(special, chunks, allowed):
         assert found == whole
 
 
+def tokens_by_definition(text, names):
+    """The places and names of the special tokens, tried one by one at every place."""
+    found, place = [], 0
+    while place < len(text):
+        name = max((name for name in names if text.startswith(name, place)), key=len, default="")
+        if name:
+            found.append((place, name))
+        place += len(name) or 1
+    return found
+
+
+PIECES = st.text("ab<|", min_size=1, max_size=5)
+
+
+@given(st.sets(PIECES, max_size=12), st.lists(PIECES, max_size=30))
+def test_special_tokens_are_found_where_the_definition_finds_them(names, chunks):
+    text = "".join(chunks)
+    expected = tokens_by_definition(text, names)
+    assert list(SpecialTokens(names).matches(text)) == expected
+    for block in (1, 7, 1 << 16):
+        found, place = [], 0
+        for part in parts(iter(chunks), SpecialTokens(names), native.cut, block):
+            found += [(place, part)] if isinstance(part, str) else []
+            place += len(part)
+        assert (found, place) == (expected, len(text))
+
+
+@pytest.mark.parametrize("names", [
+    [f"<|{i}|>" for i in range(500)],
+    [chr(0x4e00 + i) + "x" for i in range(500)],
+    [" " * i for i in range(1, 500)],
+    ["ab" * i + end for i in range(1, 200) for end in ("", "c", "-d", ".")],
+    ["x" * 100_000, "x"],
+], ids=["one beginning", "many beginnings", "runs", "nested", "long"])
+def test_any_number_of_special_tokens_is_found(names):
+    text = "ab" * 150 + "c 7 <|7|>" + "".join(names[::7]) + " " * 700 + "<|499|>"
+    assert list(SpecialTokens(names).matches(text)) == tokens_by_definition(text, names)
+
+
+def process_time(work):
+    """Seconds that the process computes for, the least of five times."""
+    seconds = []
+    for _ in range(5):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
+
+
+FOUND, ABSENT = ["<s>"], ["<pad>", "[", "é", *(f"<|{i}|>" for i in range(100))]
+
+
+@pytest.mark.parametrize("names, text, size", [
+    (FOUND + ABSENT, "a<s>", 1),
+    (FOUND + ABSENT, "<s>", 1 << 30),
+    (["<s>", "<s><s>", "<s>a"], "<s>a <s><s>", 64),
+    (["<s>", "x" * 20_000], "a<s>", 4),
+    (["x" * 1000 + "y", "x" * 1000 + "z"], "x", 1 << 30),
+], ids=["absent, tiny chunks", "absent, one chunk", "overlapping", "long", "near misses"])
+def test_the_work_of_a_search_grows_as_the_text_does(names, text, size):
+    """Eight times the text: about 8 times the work, and 64 times were it quadratic."""
+    special = SpecialTokens(names)
+
+    def search(times):
+        whole = text * times
+        chunks = [whole[i:i + size] for i in range(0, len(whole), size)]
+        return lambda: sum(1 for _ in parts(chunks, special, native.cut))
+
+    n = 1000
+    assert process_time(search(8 * n)) < 24 * process_time(search(n))
+
+
 def test_a_stream_takes_little_memory():
     tokenizer = BPETokenizer.train("some words to stream ", 280)
     chunk = "some words to stream, " * 4000

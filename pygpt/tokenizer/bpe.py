@@ -178,7 +178,7 @@ class BPETokenizer(Tokenizer):
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
         """The ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
         special = self._special_in(allowed_special, disallowed_special)
-        if special.search(text, 0) is None:
+        if next(special.matches(text), None) is None:
             return self._codec.encode(utf8(text))
         ids = []
         for more in self._encoded_parts((text,), special):

@@ -4,9 +4,14 @@ Standard library only. Used by bpe.py, simple.py and the command line.
 """
 
 import codecs
+import os
 import re
+from functools import lru_cache
+from heapq import heapify, heappop, heapreplace
+from itertools import groupby
 
 BLOCK = 1 << 16  # characters or bytes that are worth a call
+_MOST_NESTED = 20  # groups in a pattern of special tokens; some hundred end Python's recursion
 
 
 def utf8(text: str) -> bytes:
@@ -59,15 +64,32 @@ class SpecialTokens:
 
     def __init__(self, allowed, forbidden=()):
         self._forbidden = frozenset(forbidden)
-        self._names = sorted(self._forbidden.union(allowed), key=len, reverse=True)
-        self.longest = len(self._names[0]) if self._names else 1  # in characters
+        names = self._forbidden.union(allowed)
+        self._patterns = _patterns(names)
+        self.longest = max(map(len, names), default=1)  # in characters
 
-    def search(self, text: str, start: int):
-        """The first of them at or after start, as a match object, or None."""
-        # Looking for each string by itself is many times faster than trying all at each place.
-        if not any(text.find(name, start) >= 0 for name in self._names):
-            return None
-        return re.compile("|".join(map(re.escape, self._names))).search(text, start)
+    def matches(self, text: str):
+        """Find the tokens in a text, each after the end of the one before it.
+
+        No character is looked at twice for the tokens that begin with one character, save those
+        of a beginning that is no token, so the time grows with the length of the text alone.
+
+        Yields:
+            (start, token), in order.
+        """
+        ends = 0  # of the last token
+        nearest = [(match.start(), i, match[0]) for i, pattern in enumerate(self._patterns)
+                   if (match := pattern.search(text))]
+        heapify(nearest)
+        while nearest:
+            start, i, token = nearest[0]
+            if start >= ends:
+                yield start, token
+                ends = start + len(token)
+            if match := self._patterns[i].search(text, ends):
+                heapreplace(nearest, (match.start(), i, match[0]))
+            else:
+                heappop(nearest)
 
     def require_allowed(self, token: str, position: int):
         """Refuse a forbidden token, found at a position in characters.
@@ -80,6 +102,29 @@ class SpecialTokens:
                 f"the text holds the special token {token!r} at position {position}, which is not "
                 f"allowed: pass allowed_special={{{token!r}}} to encode it as that token, "
                 "disallowed_special=() to encode it as ordinary text, or take it out of the text")
+
+
+@lru_cache(maxsize=64)
+def _patterns(names):
+    """A pattern for each character that names begin with: a literal beginning is found fastest."""
+    return tuple(re.compile(_longest_of(list(group), _MOST_NESTED))
+                 for _, group in groupby(sorted(names), key=lambda name: name[:1]))
+
+
+def _longest_of(names, nested):
+    """A regular expression of sorted names that begin alike; the longest one counts.
+
+    It is a tree of common beginnings, so that hundreds of names cost little more than one.
+    """
+    prefix = os.path.commonprefix([names[0], names[-1]])
+    rests = [name[len(prefix):] for name in names]
+    if not nested or len(names) == 1:
+        branches = map(re.escape, sorted(rests, key=len, reverse=True))
+    else:
+        branches = [_longest_of(list(group), nested - 1)
+                    for first, group in groupby(rests, key=lambda rest: rest[:1]) if first]
+        branches += [""] * ("" in rests)  # the last one, for it is the shortest
+    return f"{re.escape(prefix)}(?:{'|'.join(branches)})"
 
 
 def parts(chunks, special: SpecialTokens, cut, block: int = BLOCK):
@@ -98,28 +143,26 @@ def parts(chunks, special: SpecialTokens, cut, block: int = BLOCK):
     """
     held, position = "", 0  # text that was not searched to its end, and where it begins
     ordinary, size, wanted = [], 0, block
-    for text, is_last in _joined(chunks, block):
+    for text, is_last in _joined(chunks, max(block, special.longest)):
         held += text
+        # From here on, the beginning of a special token may be waiting for its end.
+        certain = len(held) if is_last else max(0, len(held) - special.longest + 1)
         start = 0
-        while True:
-            match = special.search(held, start)
-            end = match.start() if match else len(held)
-            # From here on, the beginning of a special token may be waiting for its end.
-            doubtful = len(held) - special.longest + 1
-            if not is_last and end >= doubtful:
-                match, end = None, max(start, doubtful)
-                if end > start and "\ud800" <= held[end - 1] <= "\udbff":
-                    end -= 1  # half a character
-            data = utf8(held[start:end])
-            ordinary.append(data)
-            size += len(data)
-            if match is None:
-                held, position = held[end:], position + end
+        for place, token in special.matches(held):
+            if place >= certain and not is_last:
                 break
-            special.require_allowed(match[0], position + end)
+            special.require_allowed(token, position + place)
+            ordinary.append(utf8(held[start:place]))
             yield from filter(None, [b"".join(ordinary)])
-            yield match[0]
-            ordinary, size, wanted, start = [], 0, block, match.end()
+            yield token
+            ordinary, size, wanted, start = [], 0, block, place + len(token)
+        end = max(start, certain)
+        if not is_last and end > start and "\ud800" <= held[end - 1] <= "\udbff":
+            end -= 1  # half a character
+        data = utf8(held[start:end])
+        ordinary.append(data)
+        size += len(data)
+        held, position = held[end:], position + end
         if is_last or size >= wanted:
             data = b"".join(ordinary)
             place = len(data) if is_last else cut(data)
