@@ -130,7 +130,7 @@ def edit(document, path, value):
     (("model", "merges", 3), "q q", r"merges\[3\]: 'qq' is not a token"),
     (("added_tokens",), {}, "added_tokens: is not a list"),
     (("added_tokens", 0), 7, r"added_tokens\[0\]: is not an object with a content"),
-    (("added_tokens", 0, "special"), False, r"added_tokens\[0\].special"),
+    (("added_tokens", 0, "special"), 7, r"added_tokens\[0\].special: 7 is not true or false"),
     (("added_tokens", 0, "lstrip"), True, r"added_tokens\[0\].lstrip"),
     (("added_tokens", 0, "id"), -1, "is not its id as a special token, -1"),
     (("added_tokens", 0, "content"), "<pad>", r"added_tokens\[1\]: '<pad>' comes twice"),

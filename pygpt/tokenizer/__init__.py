@@ -3,6 +3,7 @@
     base.py        Tokenizer, what they all can do; which kind a directory holds
     simple.py      CharTokenizer and ByteTokenizer: a character or a byte is a token
     bpe.py         BPETokenizer: frequent sequences of bytes are tokens, as in GPT-2
+    added.py       added and special tokens: what the files beside a vocabulary say of them
     text.py        characters to bytes, special tokens, reading a text of any length in blocks
     formats.py     vocab.json + merges.txt, tokenizer.json and tiktoken's rank files
     unicode.py     which characters are letters, numbers and spaces

@@ -11,15 +11,23 @@ from abc import ABC, abstractmethod
 from itertools import chain
 from pathlib import Path
 
-from pygpt.files import read_json_object, replacing
+from pygpt.files import read_json_object, replacing, shown
+from pygpt.tokenizer.added import (ADDED_FILE, CONFIG_FILE, END_OF_TEXT, MOST_BYTES, ROLES_FILE,
+                                   SideFiles)
 
-MOST_BYTES = 1 << 27  # a vocabulary of a million tokens takes half of this
 MAIN_FILE = "tokenizer.json"
-END_OF_TEXT = "<|endoftext|>"  # GPT-2's token between two texts
 
 
 class Tokenizer(ABC):
     """Text to ids and back; the ids are 0..vocab_size-1."""
+
+    _kinds = []     # the classes that open files of their own, in the order of their definition
+    _settings = {}  # of the tokenizer_config.json it was opened with, to be written again
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "_from_document" in vars(cls):
+            Tokenizer._kinds.append(cls)
 
     def __init__(self, tokens):
         """Give each id its bytes.
@@ -38,6 +46,15 @@ class Tokenizer(ABC):
     def special_tokens(self) -> dict:
         """The special tokens, string to id; most tokenizers have none."""
         return {}
+
+    @property
+    def added_tokens(self) -> dict:
+        """The other strings that are one token wherever they occur, to ids; most have none."""
+        return {}
+
+    def _has_special(self, content):
+        """Whether a string may have a role such as pad_token."""
+        return content in self.special_tokens
 
     @property
     def end_of_text(self) -> int | None:
@@ -125,28 +142,43 @@ class Tokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def _from_document(cls, document: dict):
+    def _from_document(cls, document: dict, roles):
         """The tokenizer a tokenizer.json describes; None when it describes another kind.
 
+        Args:
+            roles: the added tokens that other files say to be special.
         Raises:
             ValueError: it is of this kind, and wrong; the message begins with the field's name.
         """
 
+    @classmethod
+    def _from_other_files(cls, directory, side):
+        """The tokenizer of a directory without a tokenizer.json; None when it has no such files.
+
+        Args:
+            directory: Path.
+            side: its SideFiles.
+        Raises:
+            OSError, ValueError: a file is missing or wrong; the message names it.
+        """
+        return None
+
     def _files(self) -> dict:
         """The files of this tokenizer, name to bytes, the one that from_pretrained reads last."""
-        return {"tokenizer_config.json": json_bytes(self._config()),
-                MAIN_FILE: json_bytes(self._document())}
+        return {CONFIG_FILE: json_bytes(self._config()), MAIN_FILE: json_bytes(self._document())}
 
     def _config(self) -> dict:
-        """What the transformers library must know to open tokenizer.json as it is."""
+        """The settings with which the transformers library opens tokenizer.json as it is."""
         return {"tokenizer_class": "PreTrainedTokenizerFast",
-                "clean_up_tokenization_spaces": False}
+                "clean_up_tokenization_spaces": False} | self._settings
 
     def save_pretrained(self, directory) -> None:
         """Write the tokenizer's files into a directory, which is made if it is missing.
 
         Args:
-            directory: path. Each file replaces one of its name, whole or not at all.
+            directory: path. Each file replaces one of its name, whole or not at all. An
+                added_tokens.json and a special_tokens_map.json, which are another tokenizer's
+                or say nothing more, are removed at the end.
         Raises:
             OSError: the directory cannot be made or written.
         """
@@ -154,6 +186,8 @@ class Tokenizer(ABC):
         for name, data in self._files().items():
             with replacing(os.path.join(directory, name)) as file:
                 file.write(data)
+        for name in (ADDED_FILE, ROLES_FILE):
+            Path(directory, name).unlink(missing_ok=True)
 
     @classmethod
     def from_pretrained(cls, directory):
@@ -161,36 +195,49 @@ class Tokenizer(ABC):
 
         Args:
             directory: path of a directory with a tokenizer.json, or a vocab.json and a merges.txt
-                as GPT-2 has them, or one tiktoken rank file (*.tiktoken).
+                as GPT-2 has them, or one tiktoken rank file (*.tiktoken); and the files of
+                added.py beside them.
         Returns:
             A tokenizer of the kind found. Called on a subclass, one of that subclass.
         Raises:
             FileNotFoundError: the directory holds none of these.
             ValueError: a file is damaged, or of a kind not known here or not this subclass.
         """
-        from pygpt.tokenizer.bpe import BPETokenizer
-        from pygpt.tokenizer.simple import ByteTokenizer, CharTokenizer
-
         directory = Path(directory)
         path = directory / MAIN_FILE
-        ranks = sorted(directory.glob("*.tiktoken"))
-        if not path.exists() and (directory / "vocab.json").exists():
-            found = BPETokenizer.from_gpt2(directory)
-        elif not path.exists() and len(ranks) == 1:
-            path = ranks[0]
-            found = BPETokenizer.from_tiktoken(path)
-        else:
+        side = SideFiles(directory)
+        found = None
+        if not path.exists():
+            found = _first(kind._from_other_files(directory, side) for kind in cls._kinds)
+        if found is None:
             document = read_json_object(path, MOST_BYTES)
             try:
-                found = next(filter(None, (kind._from_document(document) for kind in
-                                           (CharTokenizer, ByteTokenizer, BPETokenizer))), None)
+                found = _first(kind._from_document(document, side.roles) for kind in cls._kinds)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
-        if found is None:
-            raise ValueError(f"{path}: describes a kind of tokenizer that pygpt does not know")
+            if found is None:
+                raise ValueError(f"{path}: {_kind_of(document)}: describes a kind of tokenizer "
+                                 "that pygpt does not know")
+            side.require(found, MAIN_FILE)
         if not isinstance(found, cls):
-            raise ValueError(f"{path}: holds a {type(found).__name__}, not a {cls.__name__}")
+            raise ValueError(f"{directory}: holds a {type(found).__name__}, not a {cls.__name__}")
+        found._settings = side.settings
         return found
+
+
+def _first(found):
+    return next(filter(None, found), None)
+
+
+def _kind_of(document):
+    """The fields of a tokenizer.json that say which kind it is."""
+    fields = []
+    for key in ("model", "pre_tokenizer"):
+        value = document.get(key)
+        is_typed = isinstance(value, dict)
+        fields.append(f"{key}.type: {shown(value.get('type'))}" if is_typed
+                      else f"{key}: {shown(value)}")
+    return ", ".join(fields)
 
 
 class StreamDecoder:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pygpt.files import read_json_object, shown
 from pygpt.tokenizer import formats
-from pygpt.tokenizer.base import END_OF_TEXT, MOST_BYTES, Tokenizer
+from pygpt.tokenizer.added import END_OF_TEXT, MOST_BYTES, AddedToken, SideFiles
+from pygpt.tokenizer.base import Tokenizer
 from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, read_text, utf8
 
 
@@ -34,24 +35,43 @@ class BPETokenizer(Tokenizer):
     Example: with the one merge (b"a", b"n"), "banana" is b, an, an, a.
     """
 
-    def __init__(self, vocab, merges, special_tokens=None):
+    def __init__(self, vocab, merges, special_tokens=None, added_tokens=None):
         """Put a vocabulary to use.
 
         Args:
             vocab: dict from the bytes of each token to its id; every single byte is a token.
             merges: sequence of (left, right) tokens, as bytes, the first merged first.
-            special_tokens: dict from string to id. The ids of both are 0..vocab_size-1.
+            special_tokens: dict from string to id, of the tokens that a text holds only where
+                encode allows them. The ids of all three are 0..vocab_size-1.
+            added_tokens: the same, of the strings that are a token wherever they occur.
         Raises:
             ValueError: these do not fit together; the message says where.
         """
-        special_tokens = dict(special_tokens or {})
-        super().__init__(_by_id(vocab, special_tokens))
-        self._vocab, self._merges, self._special = vocab, merges, special_tokens
+        self._vocab, self._merges = vocab, merges
+        self._special, self._added = dict(special_tokens or {}), dict(added_tokens or {})
+        self._compile()
+
+    def _compile(self):
+        """Make what follows from the vocabulary, for the backend that is in use."""
+        vocab = self._vocab
+        super().__init__(_by_id(vocab, self._special, self._added))
         for byte in range(256):
             if bytes([byte]) not in vocab:
                 raise ValueError(f"vocab: the byte 0x{byte:02x} has no token")
-        codes, seen = [], set()
-        for i, (left, right) in enumerate(merges):
+        codes = self._merge_codes()
+        made = {left + right for left, right in self._merges}
+        tokens = [b""] * self.vocab_size
+        for token, index in vocab.items():
+            if len(token) != 1 and token not in made:
+                raise ValueError(f"vocab: no merge makes the token {_name(token)} (id {index})")
+            tokens[index] = token
+        self._work = _backend()
+        self._codec = self._work.Codec(tokens, codes)
+
+    def _merge_codes(self):
+        """(left, right, result) ids of each merge."""
+        vocab, codes, seen = self._vocab, [], set()
+        for i, (left, right) in enumerate(self._merges):
             try:
                 pair = vocab[left], vocab[right], vocab[left + right]
             except KeyError as error:
@@ -61,14 +81,7 @@ class BPETokenizer(Tokenizer):
             seen.add(pair[:2])
             if len(seen) <= i:
                 raise ValueError(f"merges[{i}]: the pair {_name(left)} {_name(right)} comes twice")
-        made = {left + right for left, right in merges}
-        tokens = [b""] * self.vocab_size
-        for token, index in vocab.items():
-            if len(token) != 1 and token not in made:
-                raise ValueError(f"vocab: no merge makes the token {_name(token)} (id {index})")
-            tokens[index] = token
-        self._work = _backend()
-        self._codec = self._work.Codec(tokens, codes)
+        return codes
 
     # --------------------------------------------------------------------- where it comes from ---
 
@@ -104,7 +117,7 @@ class BPETokenizer(Tokenizer):
         if len(set(special_tokens)) < len(special_tokens):
             raise ValueError(f"special_tokens={special_tokens!r} holds a token twice")
         tokens, merges = [bytes([byte]) for byte in range(256)], []
-        _by_id(_numbered(tokens, 0), _numbered(special_tokens, 256))  # refused before the work
+        _by_id(_numbered(tokens, 0), _numbered(special_tokens, 256), {})  # refused before the work
         work = _backend()
         sources = [source] if isinstance(source, (str, os.PathLike)) else source
         counts = _count_pieces(sources, SpecialTokens(special_tokens), work)
@@ -115,21 +128,36 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_gpt2(cls, directory):
-        """Open GPT-2's vocab.json and merges.txt.
+        """Open GPT-2's vocab.json and merges.txt, and the files of added.py beside them.
 
-        A word that looks like <this> and is made by no merge is a special token.
+        A word that looks like <this> and is made by no merge is a special token, unless those
+        files say that it is none.
 
         Raises:
             OSError: a file is missing.
             ValueError: a file is damaged; the message names it.
         """
         directory = Path(directory)
+        side = SideFiles(directory)
+        found = cls._from_gpt2(directory, side)
+        found._settings = side.settings
+        return found
+
+    @classmethod
+    def _from_gpt2(cls, directory, side):
         path = directory / "vocab.json"
         merges = formats.read_merges_txt(directory / "merges.txt")
         words = read_json_object(path, MOST_BYTES)
-        special_tokens = formats.find_special(words, merges)
+        side.require_gpt2()
+        added = side.complete({word: AddedToken(index, True, False, str(path)) for word, index in
+                               formats.find_special(words, merges).items()}, words)
         try:
-            return cls(formats.read_vocab(words, "vocab", special_tokens), merges, special_tokens)
+            vocab = formats.read_vocab(words, "vocab", added, merges)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        formats.check_added(added, vocab)
+        try:
+            return cls(vocab, merges, *formats.split_added(added))
         except ValueError as error:
             if str(error).startswith("merges"):
                 path = directory / "merges.txt"
@@ -154,26 +182,55 @@ class BPETokenizer(Tokenizer):
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
-    def _from_document(cls, document):
-        found = formats.read_document(document)
-        return found and cls(*found)
+    def _from_other_files(cls, directory, side):
+        if (directory / "vocab.json").exists():
+            return cls._from_gpt2(directory, side)
+        ranks = sorted(directory.glob("*.tiktoken"))
+        if len(ranks) != 1:
+            return None
+        vocab, merges = formats.read_tiktoken(ranks[0])
+        # A rank file names no special token, so a role alone gives none either.
+        added, side.settings = side.with_roles(side.tokens), side.without_roles()
+        formats.check_added(added, vocab)
+        try:
+            return cls(vocab, merges, *formats.split_added(added))
+        except ValueError as error:
+            raise ValueError(f"{ranks[0]}: {error}") from None
+
+    @classmethod
+    def _from_document(cls, document, roles):
+        found = formats.read_document(document, roles)
+        if found is None:
+            return None
+        vocab, merges, added = found
+        return cls(vocab, merges, *formats.split_added(added))
 
     def _document(self):
-        return formats.document(self._vocab, self._merges, self._special)
+        return formats.document(self._vocab, self._merges, self._special, self._added)
 
     def _config(self):
-        ends = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-        return super()._config() | (ends if END_OF_TEXT in self._special else {})
+        config = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+        config = (config if END_OF_TEXT in self._special else {}) | super()._config()
+        words = formats.spelled(self._vocab, self._special | self._added)
+        if formats.find_special(words, self._merges) != self._special or self._added:
+            # vocab.json alone would not tell which they are
+            config["added_tokens_decoder"] = formats.added_tokens_decoder(self._special,
+                                                                          self._added)
+        return config
 
     def _files(self):
         files = super()._files()
-        return formats.gpt2_files(self._vocab, self._merges, self._special) | files
+        return formats.gpt2_files(self._vocab, self._merges, self._special | self._added) | files
 
     # ----------------------------------------------------------------------------- text to ids ---
 
     @property
     def special_tokens(self):
         return dict(self._special)
+
+    @property
+    def added_tokens(self):
+        return dict(self._added)
 
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
         """The ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
@@ -196,11 +253,13 @@ class BPETokenizer(Tokenizer):
     def _special_in(self, allowed, disallowed):
         every = self._special.keys()
         allowed = every if allowed == "all" else every & set(allowed)
-        return SpecialTokens(allowed, every - allowed if disallowed == "all" else disallowed)
+        return SpecialTokens(allowed | self._added.keys(),
+                             every - allowed if disallowed == "all" else disallowed)
 
     def _encoded_parts(self, chunks, special):
+        ids = self._special | self._added
         for part in parts(chunks, special, self._work.cut):
-            yield [self._special[part]] if isinstance(part, str) else self._codec.encode(part)
+            yield [ids[part]] if isinstance(part, str) else self._codec.encode(part)
 
 
 def _count_pieces(sources, special, work):
@@ -219,22 +278,28 @@ def _numbered(tokens, first):
     return {token: first + i for i, token in enumerate(tokens)}
 
 
-def _by_id(vocab, special_tokens):
+def _by_id(vocab, special_tokens, added_tokens):
     """The bytes of each id, in order.
 
     Raises:
-        ValueError: the ids are not 0, 1, 2, ... or a special token is no text.
+        ValueError: the ids are not 0, 1, 2, ... or a special or added token is no text.
     """
-    for token in special_tokens:
-        if not isinstance(token, str) or not token or utf8(token).decode() != token:
-            raise ValueError(f"special_tokens: {shown(token)} is not a text of one character or "
-                             "more")
-        if formats.unspell(token) in vocab:
-            raise ValueError(f"special_tokens: {shown(token)} is how the files spell another token")
-    size = len(vocab) + len(special_tokens)
+    own = {}
+    for field, named, others in (("special_tokens", special_tokens, ()),
+                                 ("added_tokens", added_tokens, special_tokens)):
+        for token, index in named.items():
+            if not isinstance(token, str) or not token or utf8(token).decode() != token:
+                raise ValueError(f"{field}: {shown(token)} is not a text of one character or more")
+            if token in others:
+                raise ValueError(f"{field}: {shown(token)} is a special token too")
+            if formats.shares_id(token, index, vocab):
+                continue
+            if formats.unspell(token) in vocab:
+                raise ValueError(f"{field}: {shown(token)} is how the files spell another token")
+            own[token] = index
+    size = len(vocab) + len(own)
     tokens = dict.fromkeys(range(size))
-    named = [*vocab.items(), *special_tokens.items()]
-    for token, index in named:
+    for token, index in (*vocab.items(), *own.items()):
         if type(index) is not int or not 0 <= index < size:
             raise ValueError(f"vocab: the id {shown(index)} of {_name(token)} is not in "
                              f"0..{size - 1}")

@@ -1,7 +1,7 @@
 """The files of byte-level BPE: GPT-2's pair, tokenizer.json, and tiktoken's rank file.
 
 Each is read into the same three things: vocab (token bytes to id), merges (pairs of token bytes,
-the first merged first) and special tokens (string to id). A reader checks what its format adds,
+the first merged first) and added tokens (see added.py). A reader checks what its format adds,
 such as the spelling of bytes; BPETokenizer checks that the three fit together. Every refusal is a
 ValueError that begins with the field or line. Uses files; used by bpe.py and simple.py.
 """
@@ -11,7 +11,9 @@ import binascii
 from itertools import count
 
 from pygpt.files import open_regular, shown
-from pygpt.tokenizer.base import MOST_BYTES, json_bytes
+from pygpt.tokenizer.added import MOST_BYTES, AddedToken, read_token, refuse_two_passes
+from pygpt.tokenizer.base import json_bytes
+from pygpt.tokenizer.text import utf8
 
 # The files spell a token's bytes as printable characters: a byte that is one in Latin-1 is itself,
 # the others are the characters from U+0100 on, in order. So ' ' is 'Ġ' and newline is 'Ċ'.
@@ -54,30 +56,51 @@ def byte_level(use_regex: bool) -> dict:
             "use_regex": use_regex}
 
 
+def is_bytes(document) -> bool:
+    """Whether a tokenizer.json gives each byte an id and merges none, as ByteTokenizer's does."""
+    return (document.get("pre_tokenizer") == byte_level(use_regex=False)
+            and _value_of(document, "model", "merges") == [])
+
+
 # -------------------------------------------------------------------------------------- writing ---
 
-def document(vocab, merges, special_tokens) -> dict:
+def document(vocab, merges, special_tokens, added_tokens) -> dict:
     """A tokenizer.json."""
-    added = [{"id": index, "content": token, "single_word": False, "lstrip": False,
-              "rstrip": False, "normalized": False, "special": True}
-             for token, index in sorted(special_tokens.items(), key=lambda item: item[1])]
+    added = [{"id": index} | _described(token, token in special_tokens)
+             for token, index in _by_index(special_tokens | added_tokens)]
     model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
              "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-             "vocab": _spelled(vocab, special_tokens), "merges": _merge_lines(merges)}
+             "vocab": spelled(vocab, special_tokens | added_tokens),
+             "merges": _merge_lines(merges)}
     return empty_document() | {"added_tokens": added, "pre_tokenizer": byte_level(use_regex=True),
                                "decoder": byte_level(use_regex=True), "model": model}
 
 
-def gpt2_files(vocab, merges, special_tokens) -> dict:
-    """GPT-2's two files, name to bytes."""
+def gpt2_files(vocab, merges, tokens) -> dict:
+    """GPT-2's two files, name to bytes; `tokens` are the added ones, string to id."""
     lines = [_VERSION, *_merge_lines(merges), ""]
-    return {"vocab.json": json_bytes(_spelled(vocab, special_tokens)),
+    return {"vocab.json": json_bytes(spelled(vocab, tokens)),
             "merges.txt": "\n".join(lines).encode("utf-8")}
 
 
-def _spelled(vocab, special_tokens):
-    words = {spell(token): index for token, index in vocab.items()} | special_tokens
-    return dict(sorted(words.items(), key=lambda item: item[1]))
+def added_tokens_decoder(special_tokens, added_tokens) -> dict:
+    """The entry of tokenizer_config.json that lists the added tokens."""
+    return {str(index): _described(token, token in special_tokens)
+            for token, index in _by_index(special_tokens | added_tokens)}
+
+
+def _described(token, is_special):
+    return {"content": token, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": False, "special": is_special}
+
+
+def spelled(vocab, tokens) -> dict:
+    """{word: id} of a vocabulary and its added tokens, in the order of the ids."""
+    return dict(_by_index({spell(token): index for token, index in vocab.items()} | tokens))
+
+
+def _by_index(tokens):
+    return sorted(tokens.items(), key=lambda item: item[1])
 
 
 def _merge_lines(merges):
@@ -86,26 +109,72 @@ def _merge_lines(merges):
 
 # -------------------------------------------------------------------------------------- reading ---
 
-def read_vocab(words, field, special_tokens):
-    """vocab, from an object of spelled tokens and ids, in which special tokens are passed over.
+def read_vocab(words, field, added, merges):
+    """vocab, from an object of spelled tokens and ids, which may hold the added tokens too.
 
+    Args:
+        words: the object.
+        field: what to call it in a refusal.
+        added: {content: AddedToken}.
+        merges: pairs of tokens. An added token that they make is a token of the vocabulary too.
     Raises:
         ValueError: it is no object, or a token is spelled with a character that is no byte.
     """
     if not isinstance(words, dict):
         raise ValueError(f"{field}: is not an object of tokens and ids")
+    made = _made(merges)
     vocab = {}
     for word, index in words.items():
-        if word in special_tokens:
-            if special_tokens[word] != index:
-                raise ValueError(f"{field}: the id {shown(index)} of {shown(word)} is not its id "
-                                 f"as a special token, {shown(special_tokens[word])}")
-            continue
         token = unspell(word)
+        if word in added:
+            if added[word].index != index:
+                kind = "a special" if added[word].is_special else "an added"
+                raise ValueError(f"{field}: the id {shown(index)} of {shown(word)} is not its id "
+                                 f"as {kind} token, {shown(added[word].index)}")
+            if token is None or len(token) != 1 and token not in made:
+                continue
         if token is None:
             raise ValueError(f"{field}: the token {shown(word)} (id {shown(index)}) {_MISSPELLED}")
         vocab[token] = index
     return vocab
+
+
+def shares_id(token, index, vocab):
+    """Whether an added token is a token of the vocabulary too, and so needs no id of its own."""
+    return vocab.get(utf8(token)) == index and unspell(token) == utf8(token)
+
+
+def check_added(added, vocab):
+    """Hold the ids of added tokens to those of a vocabulary.
+
+    Args:
+        added: {content: AddedToken}.
+        vocab: token bytes to id.
+    Raises:
+        ValueError: a token is no text, or its id is no id, too large, or another token's.
+    """
+    own = {content: token for content, token in added.items()
+           if not shares_id(content, token.index, vocab)}
+    size = len(vocab) + len(own)
+    taken = {index: spell(token) for token, index in vocab.items() if type(index) is int}
+    for content, (index, _, _, where) in own.items():
+        if not content or utf8(content).decode() != content:
+            raise ValueError(f"{where}: {shown(content)} is not a text of one character or more")
+        if unspell(content) in vocab:
+            raise ValueError(f"{where}: {shown(content)} is how the files spell another token")
+        if type(index) is not int or not 0 <= index < size:
+            raise ValueError(f"{where}: the id {shown(index)} of {shown(content)} is not in "
+                             f"0..{size - 1}")
+        if index in taken:
+            raise ValueError(f"{where}: {shown(content)} has the id {index}, which "
+                             f"{shown(taken[index])} has too")
+        taken[index] = content
+
+
+def split_added(added):
+    """(special tokens, other added tokens) of {content: AddedToken}, each string to id."""
+    return tuple({content: token.index for content, token in added.items()
+                  if bool(token.is_special) is is_special} for is_special in (True, False))
 
 
 def read_merges(entries, field, first=0):
@@ -144,17 +213,33 @@ def read_merges_txt(path):
 
 def find_special(words, merges):
     """The words of a vocab.json that look like <this> and are made by no merge: special tokens."""
-    made = {left + right for left, right in merges}
+    made = _made(merges)
     return {word: index for word, index in words.items()
             if word[:1] == "<" and word[-1:] == ">" and len(word) > 2 and unspell(word) not in made}
 
 
-# What else a tokenizer.json may say, and the values of it that change no id.
-_HARMLESS = {
+def _made(merges):
+    return {left + right for left, right in merges}
+
+
+# The fields of a tokenizer.json. Those that are named here without a value change no id of a
+# tokenizer that has a token for each byte.
+_FIELDS = {
+    "": ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+         "post_processor", "decoder", "model"),
+    "model": ("type", "vocab", "merges", "unk_token", "fuse_unk", "dropout", "byte_fallback",
+              "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"),
+    "pre_tokenizer": ("type", "add_prefix_space", "use_regex", "trim_offsets"),
+}
+_HARMLESS_ENVELOPE = {
+    ("version",): (None, "1.0"),
+    ("truncation",): (None,),
+    ("padding",): (None,),
     ("normalizer",): (None,),
+}
+_HARMLESS = {
     ("pre_tokenizer", "add_prefix_space"): (False,),
     ("pre_tokenizer", "use_regex"): (None, True),
-    ("post_processor", "type"): (None, "ByteLevel"),
     ("decoder", "type"): (None, "ByteLevel"),
     ("model", "dropout"): (None, 0),
     ("model", "continuing_subword_prefix"): (None, ""),
@@ -164,48 +249,97 @@ _HARMLESS = {
 }
 
 
-def read_document(document):
-    """(vocab, merges, special tokens) of a tokenizer.json; None when it is not byte-level BPE."""
-    def value_of(*path):
-        value = document
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+def _value_of(document, *path):
+    for key in path:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
 
+
+def _refuse_others(document, harmless):
+    for path, values in harmless.items():
+        value = _value_of(document, *path)
+        if value not in values:
+            raise ValueError(f"{'.'.join(path)}: {shown(value)} is not supported")
+
+
+def _refuse_unknown(document, *path):
+    for key in _value_of(document, *path) or ():
+        if key not in _FIELDS[".".join(path)]:
+            raise ValueError(f"{'.'.join((*path, shown(key)))}: is not known")
+
+
+def check_envelope(document, takes_added=True):
+    """Refuse the steps of a tokenizer.json that would change ids, but for its model's own.
+
+    Args:
+        document: the tokenizer.json.
+        takes_added: whether the kind of tokenizer has added tokens.
+    Raises:
+        ValueError: naming the field and its value.
+    """
+    _refuse_unknown(document)
+    _refuse_others(document, _HARMLESS_ENVELOPE)
+    _check_post_processor(document.get("post_processor"))
+    if not takes_added and document.get("added_tokens", []) != []:
+        raise ValueError(f"added_tokens: {shown(document['added_tokens'])} are not supported by "
+                         "this kind of tokenizer")
+
+
+def _check_post_processor(step, field="post_processor"):
+    """Refuse a step that adds tokens around a text."""
+    kind = _value_of(step, "type")
+    if kind == "Sequence" and isinstance(step.get("processors"), list):
+        for i, each in enumerate(step["processors"]):
+            _check_post_processor(each, f"{field}.processors[{i}]")
+    elif kind == "TemplateProcessing":
+        single = step.get("single")
+        if not isinstance(single, list) or [_value_of(piece, "Sequence", "id")
+                                            for piece in single] != ["A"]:
+            raise ValueError(f"{field}.type: {shown(kind)} with single={shown(single)} is not "
+                             "supported; it may hold nothing but the text")
+    elif kind != "ByteLevel" and step is not None:
+        raise ValueError(f"{field}.type: {shown(kind)} is not supported")
+
+
+def read_document(document, roles=()):
+    """(vocab, merges, added tokens) of a tokenizer.json; None when it is not byte-level BPE.
+
+    Args:
+        document: the tokenizer.json.
+        roles: the contents of added tokens that are special whatever the document says.
+    """
     if not isinstance(document.get("model"), dict):
         return None
-    if value_of("model", "type") not in (None, "BPE"):
+    if _value_of(document, "model", "type") not in (None, "BPE"):
         return None
-    if value_of("pre_tokenizer", "type") != "ByteLevel":
+    if _value_of(document, "pre_tokenizer", "type") != "ByteLevel" or is_bytes(document):
         return None
-    for path, harmless in _HARMLESS.items():
-        if value_of(*path) not in harmless:
-            raise ValueError(f"{'.'.join(path)}: {shown(value_of(*path))} is not supported")
-    special_tokens = _read_added(document.get("added_tokens", []))
-    vocab = read_vocab(value_of("model", "vocab"), "model.vocab", special_tokens)
-    merges = value_of("model", "merges")
+    check_envelope(document)
+    _refuse_others(document, _HARMLESS)
+    _refuse_unknown(document, "model")
+    _refuse_unknown(document, "pre_tokenizer")
+    merges = _value_of(document, "model", "merges")
     if not isinstance(merges, list):
         raise ValueError("model.merges: is not a list")
-    return vocab, read_merges(merges, "model.merges[{}]"), special_tokens
+    added = _read_added(document.get("added_tokens", []), roles)
+    merges = read_merges(merges, "model.merges[{}]")
+    vocab = read_vocab(_value_of(document, "model", "vocab"), "model.vocab", added, merges)
+    check_added(added, vocab)
+    return vocab, merges, added
 
 
-def _read_added(added):
-    if not isinstance(added, list):
+def _read_added(entries, roles):
+    if not isinstance(entries, list):
         raise ValueError("added_tokens: is not a list")
-    special_tokens = {}
-    for i, token in enumerate(added):
+    added = {}
+    for i, entry in enumerate(entries):
         field = f"added_tokens[{i}]"
-        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
-            raise ValueError(f"{field}: is not an object with a content")
-        if token.get("special") is not True:
-            raise ValueError(f"{field}.special: only special tokens are supported")
-        for key in ("single_word", "lstrip", "rstrip"):
-            if token.get(key):
-                raise ValueError(f"{field}.{key}: {shown(token[key])} is not supported")
-        if token["content"] in special_tokens:
-            raise ValueError(f"{field}: {shown(token['content'])} comes twice")
-        special_tokens[token["content"]] = token.get("id")
-    return special_tokens
+        content, token = read_token(entry, field, _value_of(entry, "id"))
+        if content in added:
+            raise ValueError(f"{field}: {shown(content)} comes twice")
+        added[content] = token._replace(is_special=token.is_special or content in roles)
+    refuse_two_passes(added)
+    return added
 
 
 def read_tiktoken(path):

@@ -5,7 +5,8 @@ Used through the package.
 
 from pygpt.files import shown
 from pygpt.tokenizer.base import Tokenizer
-from pygpt.tokenizer.formats import BYTE_TO_CHAR, byte_level, empty_document
+from pygpt.tokenizer.formats import (BYTE_TO_CHAR, byte_level, check_envelope,
+                                    empty_document, is_bytes)
 from pygpt.tokenizer.text import utf8
 
 
@@ -97,6 +98,9 @@ class CharTokenizer(Tokenizer):
                          f"{position + text.index(character)} is not in the vocabulary of "
                          f"{self.vocab_size}")
 
+    def _has_special(self, content):
+        return content in self._ids or content == self._NO_TOKEN  # matched as ever, or never
+
     def _document(self) -> dict:
         # An unknown token that is not in vocab is an error there too; BPE without one skips.
         model = {"type": "WordLevel", "vocab": self._ids, "unk_token": self.unknown}
@@ -108,7 +112,7 @@ class CharTokenizer(Tokenizer):
                                    "decoder": {"type": "Fuse"}, "model": model}
 
     @classmethod
-    def _from_document(cls, document: dict):
+    def _from_document(cls, document: dict, roles):
         model = document.get("model")
         if document.get("pre_tokenizer") != cls._EACH_CHARACTER or not isinstance(model, dict):
             return None
@@ -122,6 +126,7 @@ class CharTokenizer(Tokenizer):
             unknown = "skip"
         else:
             return None
+        check_envelope(document, takes_added=False)
         vocab = model.get("vocab")
         if not isinstance(vocab, dict):
             raise ValueError("model.vocab: is not an object of tokens and ids")
@@ -170,12 +175,10 @@ class ByteTokenizer(Tokenizer):
         }
 
     @classmethod
-    def _from_document(cls, document: dict):
-        pre_tokenizer, model = document.get("pre_tokenizer"), document.get("model")
-        if pre_tokenizer != byte_level(use_regex=False) or not isinstance(model, dict):
+    def _from_document(cls, document: dict, roles):
+        if not is_bytes(document):
             return None
-        if model.get("merges") != []:
-            return None
-        if model.get("vocab") != cls._VOCAB:
+        check_envelope(document, takes_added=False)
+        if document["model"].get("vocab") != cls._VOCAB:
             raise ValueError("model.vocab: is not the 256 bytes, each with its value as id")
         return cls()

@@ -1,0 +1,266 @@
+"""Added tokens: strings that are one token each, whatever merging would make of them.
+
+Special ones are tokens only where a call of encode allows them; the others are tokens wherever
+they occur. Beside a vocabulary, three files name them:
+
+    added_tokens.json         {"[PAD]": 50258}
+    tokenizer_config.json     {"added_tokens_decoder": {"50258": {"content": "[PAD]", ...}},
+                               "pad_token": "[PAD]", and settings}
+    special_tokens_map.json   {"pad_token": "[PAD]"}
+
+A token that has a role (pad_token, ...) is special. Whatever else in these files changes ids or
+text is refused by file, key and value. Uses files and text; used by base.py, formats.py and bpe.py.
+"""
+
+import os
+import re
+from typing import NamedTuple
+
+from pygpt.files import read_json_object, shown
+from pygpt.tokenizer.text import SpecialTokens
+
+MOST_BYTES = 1 << 27  # a vocabulary of a million tokens takes half of this
+ADDED_FILE, CONFIG_FILE = "added_tokens.json", "tokenizer_config.json"
+ROLES_FILE = "special_tokens_map.json"
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's token between two texts
+
+# The settings that change ids or text, and the values with which they change none. Not among them
+# is clean_up_tokenization_spaces: transformers 4 wrote true for every tokenizer, and it only
+# changes the text that is printed there. transformers hands every other key to a class that does
+# not know it (or that only warns, pads or truncates when it is asked to), so it is passed over.
+_COMPUTED = {
+    "add_prefix_space": (None, False),
+    "add_bos_token": (None, False),
+    "add_eos_token": (None, False),
+    "auto_map": (None,),  # code of their own
+    "do_lower_case": (None, False),
+    "errors": (None, "replace"),
+    "split_special_tokens": (None, False),
+}
+# The tokenizers of transformers that do with vocab.json and merges.txt as this package does.
+_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast",
+            "TokenizersBackend")
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
+          "mask_token")
+_ROLE_LISTS = ("additional_special_tokens", "extra_special_tokens",
+               "model_specific_special_tokens")
+# Settings that change no id, and are written again so that programs that use them still can.
+_KEPT = ("chat_template", "model_max_length", "padding_side", "truncation_side")
+_FLAGS = ("single_word", "lstrip", "rstrip")
+_MOST_COMPARED = 1 << 20  # characters
+
+
+class AddedToken(NamedTuple):
+    """An added token as a file describes it."""
+
+    index: object         # the id; formats.check_added holds it to the vocabulary
+    is_special: bool | None   # None: the file does not say
+    is_normalized: bool   # whether the tokenizers library looks for it in a second pass
+    where: str            # the file or field, as a refusal begins
+
+
+def read_token(token, where, index=None):
+    """The (content, AddedToken) of an object.
+
+    Raises:
+        ValueError: it is no such object, or asks for more than its content to be matched.
+    """
+    if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+        raise ValueError(f"{where}: is not an object with a content")
+    for key, value in token.items():
+        if key in _FLAGS and value not in (None, False):
+            raise ValueError(f"{where}.{key}: {shown(value)} is not supported; it must be False")
+        if key in ("special", "normalized") and value not in (None, False, True):
+            raise ValueError(f"{where}.{key}: {shown(value)} is not true or false")
+        if key not in ("id", "content", "special", "normalized", "__type", *_FLAGS):
+            raise ValueError(f"{where}: the key {shown(key)} is not known")
+    return token["content"], AddedToken(index, bool(token.get("special")),
+                                        bool(token.get("normalized")), where)
+
+
+def refuse_two_passes(tokens):
+    """Refuse tokens that the tokenizers library finds in two passes with another result.
+
+    Tokens that are not normalized are matched first there, then the normalized ones in what is
+    left; here the first in the text is matched first. The two differ where a token of the second
+    kind begins before, or is longer than, one of the first kind that it overlaps.
+
+    Args:
+        tokens: {content: AddedToken}.
+    Raises:
+        ValueError: naming two of them.
+    """
+    first = sorted(token for token in tokens if not tokens[token].is_normalized)
+    second = [token for token in tokens if tokens[token].is_normalized]
+    if not first or not second:
+        return
+    longest = max(map(len, second))
+    if (sum(min(len(token), longest) ** 2 for token in first)
+            + sum(len(token) ** 2 for token in second)) > _MOST_COMPARED * 16:
+        raise ValueError(f"{tokens[second[0]].where}: normalized tokens beside others that are "
+                         "not are too many or too long to compare")
+    beginnings = {token[:n]: token for token in first for n in range(1, min(len(token), longest))}
+    inside = SpecialTokens(first)
+    for token in second:
+        other = next((name for _, name in inside.matches(token)), None)
+        for place in range(1, len(token)):
+            other = other or beginnings.get(token[place:])
+        if other is not None:
+            raise ValueError(f"{tokens[token].where}: {shown(token)} is normalized and overlaps "
+                             f"{shown(other)}, which is not; this is not supported")
+
+
+class SideFiles:
+    """What the files beside a vocabulary say.
+
+    Args:
+        directory: Path; each of the files may be missing.
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file is damaged, or says something that is not computed here.
+    """
+
+    def __init__(self, directory):
+        self.tokens = {}    # content: AddedToken
+        self.roles = {}     # content of a token that is special: the file and field that say so
+        self.settings = {}  # of tokenizer_config.json, to be written again
+        path = directory / ADDED_FILE
+        for content, index in _read(path).items():
+            where = f"{path}: {shown(content)}"
+            if type(index) is not int:
+                raise ValueError(f"{where}: {shown(index)} is not an id")
+            self.tokens[content] = AddedToken(index, None, False, where)
+        path = directory / CONFIG_FILE
+        config = _read(path)
+        self._read_decoder(f"{path}: added_tokens_decoder", config.get("added_tokens_decoder"))
+        self._class = config.get("tokenizer_class"), f"{path}: tokenizer_class"
+        for key, value in config.items():
+            self._read_setting(path, key, value)
+        path = directory / ROLES_FILE
+        for key, value in _read(path).items():
+            self._read_role(path, key, value)
+
+    def _read_decoder(self, field, decoder):
+        if decoder is None:
+            return
+        if not isinstance(decoder, dict):
+            raise ValueError(f"{field}: {shown(decoder)} is not an object of ids and tokens")
+        listed = {}
+        for index, token in decoder.items():
+            where = f"{field}.{shown(index)}"
+            if not re.fullmatch(r"0|[1-9][0-9]{0,9}", index):
+                raise ValueError(f"{where}: is not an id")
+            content, token = read_token(token, where, int(index))
+            earlier = listed.get(content) or self.tokens.get(content)
+            if earlier and earlier.index != token.index:
+                raise ValueError(f"{where}: {shown(content)} has the id {shown(earlier.index)} "
+                                 f"too ({earlier.where})")
+            listed[content] = token
+        refuse_two_passes(listed)
+        self.tokens |= listed
+
+    def _read_setting(self, path, key, value):
+        if key in _COMPUTED and value not in _COMPUTED[key]:
+            raise ValueError(f"{path}: {key}={shown(value)} is not supported; it must be "
+                             f"{_COMPUTED[key][-1]!r}")
+        if key in _KEPT:
+            self.settings[key] = value
+        # transformers 5 takes any key that ends in _token for a role
+        is_other = key.endswith("_token") and not isinstance(value, bool)
+        if key in (*_ROLES, *_ROLE_LISTS) or is_other and key not in _COMPUTED:
+            self._read_role(path, key, value)
+
+    def _read_role(self, path, key, value):
+        where = f"{path}: {key}"
+        if value is None:
+            return
+        is_list = key in _ROLE_LISTS and not (isinstance(value, dict) and "content" in value)
+        if is_list and not isinstance(value, (list, dict)):
+            raise ValueError(f"{where}: {shown(value)} is not a list of tokens")
+        if not is_list:
+            found = self._read_role_token(where, value)
+        elif isinstance(value, dict):
+            found = {name: self._read_role_token(where, token) for name, token in value.items()}
+        else:
+            found = [self._read_role_token(where, token) for token in value]
+        self.settings.setdefault(key, found)
+
+    def _read_role_token(self, where, token):
+        if isinstance(token, dict):
+            token, _ = read_token(token, where)
+        if not isinstance(token, str) or not token:
+            raise ValueError(f"{where}: {shown(token)} is not a token")
+        self.roles.setdefault(token, where)
+        return token
+
+    def require_gpt2(self):
+        """Refuse a vocab.json and merges.txt that are for another class of tokenizer.
+
+        Raises:
+            ValueError: naming it.
+        """
+        name, where = self._class
+        if name not in _CLASSES:
+            raise ValueError(f"{where}: {shown(name)} is not supported without a tokenizer.json; "
+                             f"it must be {' or '.join(map(repr, _CLASSES[1:]))}")
+
+    def complete(self, special=(), words=()):
+        """The added tokens of a vocab.json, which has no list of its own.
+
+        Args:
+            special: {content: AddedToken} of those that look special.
+            words: its words and their ids.
+        Returns:
+            {content: AddedToken}: each is special or not.
+        Raises:
+            ValueError: the files contradict one another, or a token that has a role has no id.
+        """
+        tokens = dict(special)
+        for content, token in self.tokens.items():
+            if tokens.get(content, token).index != token.index:
+                raise ValueError(f"{token.where}: the id {shown(token.index)} is not the one in "
+                                 f"vocab.json, {shown(tokens[content].index)}")
+            tokens[content] = token
+        for content, where in self.roles.items():
+            if content not in tokens and content not in words:
+                raise ValueError(f"{where}: {shown(content)} is no token: it has no id")
+            if content not in tokens:
+                tokens[content] = AddedToken(words[content], True, False, where)
+        return self.with_roles(tokens)
+
+    def with_roles(self, tokens):
+        """Added tokens, of which those that have a role are special, and <|endoftext|> is."""
+        return {content: token._replace(
+            is_special=bool(token.is_special or content in self.roles or content == END_OF_TEXT))
+            for content, token in tokens.items()}
+
+    def without_roles(self):
+        """The settings to keep for a vocabulary that names no special token."""
+        return {key: value for key, value in self.settings.items() if key in _KEPT}
+
+    def require(self, tokenizer, file):
+        """Hold what the files say to a tokenizer that was opened from another one.
+
+        Args:
+            tokenizer: a Tokenizer.
+            file: the name of the one that it was opened from.
+        Raises:
+            ValueError: they contradict one another.
+        """
+        special, added = tokenizer.special_tokens, tokenizer.added_tokens
+        for content, token in self.tokens.items():
+            index = special.get(content, added.get(content))
+            if index is None:
+                raise ValueError(f"{token.where}: {shown(content)} is not an added token of {file}")
+            if index != token.index:
+                raise ValueError(f"{token.where}: {shown(content)} has the id {shown(token.index)} "
+                                 f"here, and {index} in {file}")
+            if token.is_special not in (None, content in special) and content not in self.roles:
+                raise ValueError(f"{token.where}.special: {token.is_special} contradicts {file}")
+        for content, where in self.roles.items():
+            if not tokenizer._has_special(content):
+                raise ValueError(f"{where}: {shown(content)} is not an added token of {file}")
+
+
+def _read(path):
+    return read_json_object(path, MOST_BYTES) if os.path.lexists(path) else {}
