@@ -261,6 +261,15 @@ class StreamDecoder:
         self._utf8.reset()
         return text
 
+    def __getstate__(self):
+        """A copy holds the same bytes back, and then goes on by itself."""
+        return vars(self) | {"_utf8": self._utf8.getstate()}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8.setstate(state["_utf8"])
+
 
 def json_bytes(value) -> bytes:
     """JSON as these files are written: UTF-8, one entry a line."""

@@ -83,6 +83,15 @@ class BPETokenizer(Tokenizer):
                 raise ValueError(f"merges[{i}]: the pair {_name(left)} {_name(right)} comes twice")
         return codes
 
+    def __getstate__(self):
+        """A pickle or a copy holds the vocabulary, and is compiled where it is opened."""
+        return {name: value for name, value in vars(self).items()
+                if name not in ("_tokens", "_work", "_codec")}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._compile()
+
     # --------------------------------------------------------------------- where it comes from ---
 
     @classmethod
