@@ -24,6 +24,7 @@ from pygpt.shards import WEIGHTS_FILE
 from pygpt.stored import DTYPES, narrowed
 
 CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_config.json"  # of peft, such as LoRA's
 
 # config.json keys that change what GPT-2 computes, and the values this implementation computes.
 # The first of each is written. The names of the GELU are four of one formula, the one with tanh.
@@ -34,6 +35,26 @@ COMPUTED = {
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
+}
+# The same for keys that are not written. Every other key is passed over, for GPT-2's class in
+# transformers does not read it either: summaries, labels, tasks, how text is generated, dtypes
+# (the files say theirs), reorder_and_upcast_attn (the order of the same sums).
+NEUTRAL = {
+    "auto_map": (None,),  # code of its own
+    "compression_config": (None,),
+    "cross_attention_hidden_size": (None,),
+    "is_encoder_decoder": (None, False),
+    "pruned_heads": (None, {}),
+    "quantization_config": (None,),
+}
+# Other names of GPTConfig's fields. GPT-2's own config.json has n_ctx, and llama.cpp's converter
+# reads it; transformers takes the others for the same fields.
+ALIASES = {
+    "n_ctx": "n_positions",
+    "max_position_embeddings": "n_positions",
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
 }
 # Keys that are only written, for the programs that read them.
 WRITTEN = {
@@ -49,8 +70,13 @@ def find_model(directory):
 
     Raises:
         FileNotFoundError: there is none.
+        CheckpointError: there is one with an adapter, which would change what it computes.
     """
     for candidate in (directory, os.path.join(directory, "best"), os.path.join(directory, "last")):
+        adapter = os.path.join(candidate, ADAPTER_FILE)
+        if os.path.lexists(adapter):
+            raise CheckpointError(f"{adapter}: describes an adapter, which is not read; merge it "
+                                  "into the weights, and remove this file")
         if os.path.exists(os.path.join(candidate, CONFIG_FILE)):
             return candidate
     what = f"no {CONFIG_FILE} in it" if os.path.isdir(directory) else "no such directory"
@@ -114,16 +140,33 @@ def _read_config(directory):
         raise CheckpointError(str(error)) from None
     if "model_type" not in document:
         document = _from_nanogpt(path, document)
+    document = _without_aliases(path, document)
     values = {f.name: document[f.name] for f in fields(GPTConfig) if f.name in document}
     try:
         config = GPTConfig(**values)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    for key, computed in (COMPUTED | {"bias": (True, False)}).items():
+    for key, computed in (COMPUTED | NEUTRAL | {"bias": (True, False)}).items():
         if key in document and document[key] not in computed:
             raise CheckpointError(f"{path}: {key}={shown(document[key])} is not supported; "
                                   f"it must be {' or '.join(map(repr, computed))}")
     return config, document.get("bias", True)
+
+
+def _without_aliases(path, document):
+    """The same config.json with each field under the name that GPTConfig has for it."""
+    result, names = dict(document), {}
+    for alias, name in ALIASES.items():
+        value = document.get(alias)
+        if value is None:
+            continue
+        if type(value) is not int:
+            raise CheckpointError(f"{path}: {alias}={shown(value)} is not an integer")
+        if result.setdefault(name, value) != value:
+            raise CheckpointError(f"{path}: {alias}={shown(value)} contradicts "
+                                  f"{names.get(name, name)}={shown(result[name])}")
+        names.setdefault(name, name if name in document else alias)
+    return result
 
 
 def _from_nanogpt(path, document):
@@ -182,6 +225,7 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
          lambda name=name, buffer=buffer: narrowed(name, buffer, dtype))
         for name, shape, buffer in named_tensors), {"format": "pt"})
     document = {key: values[0] for key, values in COMPUTED.items()} | WRITTEN | asdict(config)
+    document["n_ctx"] = config.n_positions
     document |= {"torch_dtype": dtype, "bos_token_id": end_of_text, "eos_token_id": end_of_text}
     with replacing(os.path.join(directory, CONFIG_FILE)) as file:
         file.write(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")

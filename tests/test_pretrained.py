@@ -510,3 +510,85 @@ def test_files_with_any_bytes_wrong_are_read_or_refused(good, tmp_path, taken, d
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 4 << 20 and sum(taken) <= 10 * MODEL.num_parameters() + compared
+
+
+# ----------------------------------------------------------- keys and files of other programs ---
+
+# As openai-community/gpt2 has it, but for the sizes.
+GPT2S_OWN = {
+    "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
+    "bos_token_id": 10, "embd_pdrop": 0.1, "eos_token_id": 10, "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 8, "n_embd": 8, "n_head": 2,
+    "n_layer": 2, "n_positions": 8, "resid_pdrop": 0.1, "summary_activation": None,
+    "summary_first_dropout": 0.1, "summary_proj_to_labels": True, "summary_type": "cls_index",
+    "summary_use_proj": True, "vocab_size": 11,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}}
+
+
+def without(document, *keys):
+    return {key: value for key, value in document.items() if key not in keys}
+
+
+@pytest.mark.parametrize("config", [
+    GPT2S_OWN,
+    without(GPT2S_OWN, "n_positions"),
+    GPT2S_OWN | {"n_ctx": None},
+    without(GPT2S_OWN, "n_positions", "n_ctx", "n_embd", "n_head", "n_layer") | {
+        "max_position_embeddings": 8, "hidden_size": 8, "num_attention_heads": 2,
+        "num_hidden_layers": 2},
+    GPT2S_OWN | {"n_inner": None, "dtype": "bfloat16", "torch_dtype": None, "use_cache": True,
+                 "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+                 "reorder_and_upcast_attn": True, "add_cross_attention": False,
+                 "pruned_heads": {}, "quantization_config": None, "is_encoder_decoder": False,
+                 "id2label": {"0": "LABEL_0"}, "_name_or_path": "gpt2", "pad_token_id": None,
+                 "transformers_version": "5.24.0", "gradient_checkpointing": False},
+], ids=["own", "n_ctx alone", "n_positions alone", "aliases", "transformers"])
+def test_configs_of_other_programs_are_read(tmp_path, config):
+    write(tmp_path / "m", config=config)
+    assert logits(GPT.from_pretrained(tmp_path / "m")) == EXPECTED
+    MODEL.save_pretrained(tmp_path / "again")
+    written = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert written["n_ctx"] == written["n_positions"] == 8
+
+
+@pytest.mark.parametrize("changes, complaint", [
+    ({"n_ctx": 9}, "n_ctx=9 contradicts n_positions=8"),
+    ({"n_ctx": "8"}, "n_ctx='8' is not an integer"),
+    ({"n_ctx": 8.0}, "n_ctx=8.0 is not an integer"),
+    ({"max_position_embeddings": 16}, "max_position_embeddings=16 contradicts n_positions=8"),
+    ({"hidden_size": 9}, "hidden_size=9 contradicts n_embd=8"),
+    ({"num_attention_heads": 1}, "num_attention_heads=1 contradicts n_head=2"),
+    ({"num_hidden_layers": 12}, "num_hidden_layers=12 contradicts n_layer=2"),
+    ({"quantization_config": {"load_in_4bit": True}}, "quantization_config={'load_in_4bit': True"),
+    ({"compression_config": {}}, "compression_config={} is not supported"),
+    ({"pruned_heads": {"0": [1]}}, "pruned_heads={'0': [1]} is not supported"),
+    ({"auto_map": {"AutoModel": "x.X"}}, "auto_map={'AutoModel': 'x.X'} is not supported"),
+    ({"is_encoder_decoder": True}, "is_encoder_decoder=True is not supported"),
+    ({"cross_attention_hidden_size": 4}, "cross_attention_hidden_size=4 is not supported"),
+    ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not"),
+])
+def test_keys_that_change_the_computation_are_refused(tmp_path, changes, complaint):
+    directory = write(tmp_path / "m", config=GPT2S_OWN | changes)
+    assert refusal(directory).startswith(f"{directory / 'config.json'}: {complaint}")
+
+
+def test_two_aliases_that_contradict_one_another_are_both_named(tmp_path):
+    config = without(GPT2S_OWN, "n_positions") | {"max_position_embeddings": 9}
+    message = refusal(write(tmp_path / "m", config=config))
+    assert message.endswith("config.json: max_position_embeddings=9 contradicts n_ctx=8")
+
+
+def test_an_adapter_is_refused_by_name(tmp_path):
+    for directory in (write(tmp_path / "m"), tmp_path / "alone"):
+        directory.mkdir(exist_ok=True)
+        (directory / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        assert refusal(directory).startswith(
+            f"{directory / 'adapter_config.json'}: describes an adapter, which is not read")
+
+
+def test_files_that_change_nothing_are_not_read(tmp_path):
+    for name in ("generation_config.json", "pytorch_model.bin", "model.safetensors.index.json",
+                 "training_args.bin", "README.md"):
+        write(tmp_path / "m")
+        (tmp_path / "m" / name).write_bytes(b"\xff not read")
+    assert logits(GPT.from_pretrained(tmp_path / "m")) == EXPECTED
