@@ -163,6 +163,15 @@ def test_what_changes_no_id_is_read_over_and_kept(older):
     assert Tokenizer.from_pretrained(older).special_tokens["[PAD]"] == 261
 
 
+def test_half_a_character_in_a_setting_is_kept(older):
+    settings = {"chat_template": "\ud800", "extra_special_tokens": {"\udfff": "<|endoftext|>"}}
+    put(older, CONFIG, settings)
+    Tokenizer.from_pretrained(older).save_pretrained(older)
+    written = read(older / CONFIG)
+    assert written | settings == written
+    assert Tokenizer.from_pretrained(older).vocab_size == 261
+
+
 NAMES = st.sampled_from(["[PAD]", "<|user|>", "<b>", "é", "  ", " the", "the", "h", "<|", "a b"])
 
 
@@ -287,6 +296,8 @@ def test_what_would_change_ids_is_refused_by_file_and_key(request, layout, name,
 
 def test_another_class_of_tokenizer_needs_a_tokenizer_json(older, plain):
     put(older, CONFIG, {"tokenizer_class": "Qwen2Tokenizer"})
+    assert refusal(older).startswith(f"{CONFIG}: tokenizer_class: 'Qwen2Tokenizer' is not supp")
+    os.rename(older / "vocab.json", older / "some.tiktoken")
     assert refusal(older).startswith(f"{CONFIG}: tokenizer_class: 'Qwen2Tokenizer' is not supp")
     plain.save_pretrained(older)
     put(older, CONFIG, {"tokenizer_class": "Qwen2Tokenizer"})

@@ -205,3 +205,20 @@ def test_a_foreign_file_is_refused(tmp_path, content, complaint):
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(ValueError, match=complaint):
         Tokenizer.from_pretrained(tmp_path)
+
+
+def test_a_new_kind_of_tokenizer_is_opened_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(Tokenizer, "_kinds", list(Tokenizer._kinds))
+
+    class Constant(ByteTokenizer):
+        def _document(self):
+            return {"model": {"type": "Constant"}}
+
+        @classmethod
+        def _from_document(cls, document, roles):
+            return cls() if document["model"]["type"] == "Constant" else None
+
+    Constant().save_pretrained(tmp_path)
+    assert type(Tokenizer.from_pretrained(tmp_path)) is Constant
+    ByteTokenizer().save_pretrained(tmp_path)
+    assert type(Tokenizer.from_pretrained(tmp_path)) is ByteTokenizer

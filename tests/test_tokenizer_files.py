@@ -214,6 +214,34 @@ def test_a_damaged_file_opens_or_is_refused_in_one_sentence(trained, tmp_path_fa
         assert str(directory) in str(error) and "\n" not in str(error) and len(str(error)) < 400
 
 
+LINES = st.lists(st.sampled_from(["t h", "th e", "Ġ the", "h t", "t", "", " ", "t  h", "\u00a0", "é 中",
+                                  "#version: 0.2", "YQ== 97", "dGg= 298", "dGg= 256", "= 1", "YQ==",
+                                  "YQ== 9999999999", "dGhl 299", "\r", "\x85", "\ud800", "\0"])
+                 | st.text(max_size=6), max_size=5)
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "some.tiktoken"])
+@given(added=LINES, place=st.integers(0, 50), removed=st.integers(0, 2))
+def test_any_lines_open_or_are_refused_in_one_sentence(trained, tmp_path_factory, name, added,
+                                                       place, removed):
+    directory = tmp_path_factory.mktemp("lines")
+    trained.save_pretrained(directory)
+    (directory / "some.tiktoken").write_bytes(ranks(trained))
+    (directory / "tokenizer.json").unlink()
+    if name == "some.tiktoken":
+        (directory / "vocab.json").unlink()
+    lines = (directory / name).read_bytes().split(b"\n")
+    lines[place:place + removed] = [line.encode("utf-8", "surrogatepass") for line in added]
+    (directory / name).write_bytes(b"\n".join(lines))
+    try:
+        tokenizer = Tokenizer.from_pretrained(directory)
+        assert tokenizer.decode(tokenizer.encode(TEXT, (), ())) == TEXT
+    except ValueError as error:
+        message = str(error)
+        assert message.startswith((f"{directory / name}: ", f"{directory / 'vocab.json'}: "))
+        assert "\n" not in message and len(message) < 400
+
+
 # ----------------------------------------------------------------------- GPT-2's own vocabulary ---
 
 @pytest.fixture(scope="module")

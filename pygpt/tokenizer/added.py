@@ -9,15 +9,15 @@ they occur. Beside a vocabulary, three files name them:
     special_tokens_map.json   {"pad_token": "[PAD]"}
 
 A token that has a role (pad_token, ...) is special. Whatever else in these files changes ids or
-text is refused by file, key and value. Uses files and text; used by base.py, formats.py and bpe.py.
+text is refused by file, key and value. Uses files; used by base.py, formats.py and bpe.py.
 """
 
 import os
 import re
+from itertools import chain
 from typing import NamedTuple
 
 from pygpt.files import read_json_object, shown
-from pygpt.tokenizer.text import SpecialTokens
 
 MOST_BYTES = 1 << 27  # a vocabulary of a million tokens takes half of this
 ADDED_FILE, CONFIG_FILE = "added_tokens.json", "tokenizer_config.json"
@@ -37,7 +37,7 @@ _COMPUTED = {
     "errors": (None, "replace"),
     "split_special_tokens": (None, False),
 }
-# The tokenizers of transformers that do with vocab.json and merges.txt as this package does.
+# The tokenizers of transformers that cut and merge a text as this package does.
 _CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast",
             "TokenizersBackend")
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
@@ -47,16 +47,16 @@ _ROLE_LISTS = ("additional_special_tokens", "extra_special_tokens",
 # Settings that change no id, and are written again so that programs that use them still can.
 _KEPT = ("chat_template", "model_max_length", "padding_side", "truncation_side")
 _FLAGS = ("single_word", "lstrip", "rstrip")
-_MOST_COMPARED = 1 << 20  # characters
+_MOST_COMPARED = 1 << 22  # pairs of characters: a second
 
 
 class AddedToken(NamedTuple):
     """An added token as a file describes it."""
 
-    index: object         # the id; formats.check_added holds it to the vocabulary
-    is_special: bool | None   # None: the file does not say
-    is_normalized: bool   # whether the tokenizers library looks for it in a second pass
-    where: str            # the file or field, as a refusal begins
+    index: object            # the id; formats.check_added holds it to the vocabulary
+    is_special: bool | None  # None: the file does not say
+    is_normalized: bool      # whether the tokenizers library looks for it in a second pass
+    where: str               # the file or field, as a refusal begins
 
 
 def read_token(token, where, index=None):
@@ -90,22 +90,21 @@ def refuse_two_passes(tokens):
     Raises:
         ValueError: naming two of them.
     """
-    first = sorted(token for token in tokens if not tokens[token].is_normalized)
+    first = {token for token in tokens if not tokens[token].is_normalized}
     second = [token for token in tokens if tokens[token].is_normalized]
     if not first or not second:
         return
     longest = max(map(len, second))
-    if (sum(min(len(token), longest) ** 2 for token in first)
-            + sum(len(token) ** 2 for token in second)) > _MOST_COMPARED * 16:
+    if sum(len(token[:longest]) ** 2 for token in (*first, *second)) > _MOST_COMPARED:
         raise ValueError(f"{tokens[second[0]].where}: normalized tokens beside others that are "
                          "not are too many or too long to compare")
     beginnings = {token[:n]: token for token in first for n in range(1, min(len(token), longest))}
-    inside = SpecialTokens(first)
     for token in second:
-        other = next((name for _, name in inside.matches(token)), None)
-        for place in range(1, len(token)):
-            other = other or beginnings.get(token[place:])
-        if other is not None:
+        ends = range(1, len(token) + 1)
+        inside = (part for end in ends for start in range(end)
+                  if (part := token[start:end]) in first)
+        across = (beginnings[token[start:]] for start in ends if token[start:] in beginnings)
+        for other in chain(inside, across):
             raise ValueError(f"{tokens[token].where}: {shown(token)} is normalized and overlaps "
                              f"{shown(other)}, which is not; this is not supported")
 
@@ -194,7 +193,7 @@ class SideFiles:
         return token
 
     def require_gpt2(self):
-        """Refuse a vocab.json and merges.txt that are for another class of tokenizer.
+        """Refuse merges or ranks that are for another class of tokenizer, which cuts other pieces.
 
         Raises:
             ValueError: naming it.

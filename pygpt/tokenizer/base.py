@@ -273,4 +273,7 @@ class StreamDecoder:
 
 def json_bytes(value) -> bytes:
     """JSON as these files are written: UTF-8, one entry a line."""
-    return json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
+    except UnicodeEncodeError:  # a setting that is kept holds half a character
+        return json.dumps(value, indent=1).encode("utf-8")

@@ -197,6 +197,7 @@ class BPETokenizer(Tokenizer):
         ranks = sorted(directory.glob("*.tiktoken"))
         if len(ranks) != 1:
             return None
+        side.require_gpt2()
         vocab, merges = formats.read_tiktoken(ranks[0])
         # A rank file names no special token, so a role alone gives none either.
         added, side.settings = side.with_roles(side.tokens), side.without_roles()
