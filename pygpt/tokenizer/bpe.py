@@ -83,8 +83,14 @@ class BPETokenizer(Tokenizer):
                 raise ValueError(f"merges[{i}]: the pair {_name(left)} {_name(right)} comes twice")
         return codes
 
+    def __copy__(self):
+        """A shallow copy shares the compiled table, which never changes."""
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
     def __getstate__(self):
-        """A pickle or a copy holds the vocabulary, and is compiled where it is opened."""
+        """A pickle or a deep copy holds the vocabulary, and is compiled where it is opened."""
         return {name: value for name, value in vars(self).items()
                 if name not in ("_tokens", "_work", "_codec")}
 
