@@ -398,6 +398,14 @@ def test_two_passes_are_refused_where_they_would_find_other_tokens(newer, first,
         assert Tokenizer.from_pretrained(newer).encode(first + "-" + second) == [260, 45, 261]
 
 
+def test_two_passes_over_the_older_layout_are_refused_too(older):
+    put(older, ADDED, {"[ab": 261, "bc]": 262})
+    assert Tokenizer.from_pretrained(older).encode("[abc]") == [261, *b"c]"]
+    put(older, ROLES, {"pad_token": "bc]"})  # transformers would look for it first
+    assert refusal(older) == (f"{ADDED}: '[ab': '[ab' is normalized and overlaps 'bc]', which is "
+                              "not; this is not supported")
+
+
 # ---------------------------------------------------------------------------------- any bytes ---
 
 @pytest.mark.parametrize("name", [ADDED, ROLES, CONFIG, MAIN, "vocab.json"])

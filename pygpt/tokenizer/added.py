@@ -228,10 +228,19 @@ class SideFiles:
         return self.with_roles(tokens)
 
     def with_roles(self, tokens):
-        """Added tokens, of which those that have a role are special, and <|endoftext|> is."""
-        return {content: token._replace(
-            is_special=bool(token.is_special or content in self.roles or content == END_OF_TEXT))
-            for content, token in tokens.items()}
+        """Added tokens, of which those that have a role are special, and <|endoftext|> is.
+
+        Raises:
+            ValueError: transformers would find other ones of them in a text.
+        """
+        completed = {}
+        for content, token in tokens.items():
+            is_special = bool(token.is_special or content in self.roles or content == END_OF_TEXT)
+            if token.is_special is None:  # of added_tokens.json: so transformers fills it in
+                token = token._replace(is_normalized=not is_special)
+            completed[content] = token._replace(is_special=is_special)
+        refuse_two_passes(completed)
+        return completed
 
     def without_roles(self):
         """The settings to keep for a vocabulary that names no special token."""
