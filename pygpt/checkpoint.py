@@ -25,6 +25,7 @@ from pygpt.stored import DTYPES, narrowed
 
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "adapter_config.json"  # of peft, such as LoRA's
+END_KEY = "eos_token_id"
 
 # config.json keys that change what GPT-2 computes, and the values this implementation computes.
 # The first of each is written. The names of the GELU are four of one formula, the one with tanh.
@@ -97,7 +98,7 @@ def read_model(directory):
         MemoryError: weights that are to be converted do not fit into memory.
     """
     directory = find_model(directory)
-    config, has_biases = _read_config(directory)
+    config, has_biases, _ = _read_config(directory)
     path, tensors = shards.read_tensors(directory)
     # The number of layers is compared first, so that a config of 10^9 of them is not counted out.
     layers = naming.layers_of(tensors)
@@ -131,8 +132,16 @@ def read_config(directory):
     return _read_config(directory)[0]
 
 
+def read_end_of_text(directory):
+    """What config.json says ends a text: an id, a tuple of ids, or None; errors as read_config's.
+
+    An id that the vocabulary does not have is ignored: transformers writes GPT-2's 50256 for any.
+    """
+    return _read_config(find_model(directory))[2]
+
+
 def _read_config(directory):
-    """(GPTConfig, whether the model has biases)."""
+    """(GPTConfig, whether the model has biases, what ends a text)."""
     path = os.path.join(directory, CONFIG_FILE)
     try:
         document = read_json_object(path)
@@ -150,7 +159,17 @@ def _read_config(directory):
         if key in document and document[key] not in computed:
             raise CheckpointError(f"{path}: {key}={shown(document[key])} is not supported; "
                                   f"it must be {' or '.join(map(repr, computed))}")
-    return config, document.get("bias", True)
+    end_of_text = _end_of_text(path, document.get(END_KEY), config.vocab_size)
+    return config, document.get("bias", True), end_of_text
+
+
+def _end_of_text(path, value, vocab_size):
+    ids = value if isinstance(value, list) else [value]
+    if value is not None and not all(type(token) is int for token in ids):
+        raise CheckpointError(f"{path}: {END_KEY}={shown(value)} is not an id, a list of ids or "
+                              "null")
+    known = tuple(token for token in ids if value is not None and 0 <= token < vocab_size)
+    return (known if isinstance(value, list) else known[0]) if known else None
 
 
 def _without_aliases(path, document):
@@ -211,8 +230,9 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
         named_tensors: iterable of (name, shape, buffer), names as GPT.named_parameters gives
             them, buffers float32 and C-contiguous.
         dtype: of the weights in the file, a key of DTYPES.
-        end_of_text: the id of the token between two texts, or None; it is bos_token_id and
-            eos_token_id, as in GPT-2, for the programs that stop there.
+        end_of_text: the id of the token between two texts, a tuple of ids, or None; it is
+            eos_token_id, and the first is bos_token_id, as in GPT-2, for the programs that stop
+            there.
     Raises:
         OSError: the directory cannot be made or written.
         ValueError: there is no such dtype, or a weight is too large for it.
@@ -226,6 +246,7 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
         for name, shape, buffer in named_tensors), {"format": "pt"})
     document = {key: values[0] for key, values in COMPUTED.items()} | WRITTEN | asdict(config)
     document["n_ctx"] = config.n_positions
-    document |= {"torch_dtype": dtype, "bos_token_id": end_of_text, "eos_token_id": end_of_text}
+    first = end_of_text[0] if isinstance(end_of_text, tuple) else end_of_text
+    document |= {"torch_dtype": dtype, "bos_token_id": first, END_KEY: end_of_text}
     with replacing(os.path.join(directory, CONFIG_FILE)) as file:
         file.write(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")

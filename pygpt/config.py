@@ -9,6 +9,7 @@ line.
 import math
 import operator
 import os
+import reprlib
 from dataclasses import dataclass, field, fields, replace
 from typing import get_args
 
@@ -72,13 +73,68 @@ def check_settings(config):
             raise ConfigError(f"{f.name}={value} must be {must_be}")
 
 
+def is_whole_number(value):
+    """Whether a value is an integer of any kind, a bool not being one."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def whole_number(name, value):
+    """An integer of any kind, as an int.
+
+    Raises:
+        ConfigError: it is none; the message names it and the value.
+    """
+    if not is_whole_number(value):
+        raise ConfigError(f"{name}={reprlib.repr(value)} is not an integer")
+    return operator.index(value)
+
+
+def token_id(name, value, vocab_size):
+    """A token's id as an int in 0..vocab_size-1; errors as whole_number's."""
+    token = whole_number(name, value)
+    if not 0 <= token < vocab_size:
+        raise ConfigError(f"{name}={reprlib.repr(token)} is not in 0..{vocab_size - 1}, the ids of "
+                          "this model's vocabulary")
+    return token
+
+
+def token_ids(name, value, vocab_size):
+    """One id, or a collection of them, as a tuple of ids in 0..vocab_size-1, each once.
+
+    Raises:
+        ConfigError: the value is something else, such as a text.
+    """
+    if isinstance(value, bool) or is_whole_number(value):
+        return (token_id(name, value, vocab_size),)
+    try:
+        if isinstance(value, (str, bytes, bytearray, dict)):
+            raise TypeError
+        return tuple(dict.fromkeys(token_id(name, token, vocab_size) for token in value))
+    except (TypeError, NotImplementedError):  # what cannot be iterated over; a matrix in memory
+        raise ConfigError(f"{name}={reprlib.repr(value)} is neither an id nor a collection of ids; "
+                          "a tokenizer's encode() makes ids of a text") from None
+
+
+def _text(name, value, part):
+    """A part of a setting's value, a path or a text, as a str."""
+    if isinstance(part, (str, os.PathLike)) and isinstance(text := os.fspath(part), str):
+        return text
+    raise ConfigError(f"{name}={value!r} is not text")
+
+
 def _texts(name, value):
     """A path or a text, a sequence of them, or None, as a tuple of str."""
-    value = [value] if isinstance(value, (str, os.PathLike)) else value or ()
-    try:
-        return tuple(map(os.fspath, value))
-    except TypeError:
-        raise ConfigError(f"{name}={value!r} is not text") from None
+    if isinstance(value, (str, os.PathLike)):
+        value = (value,)
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{name}={value!r} is neither a text nor a list of texts")
+    return tuple([_text(name, value, part) for part in value])
 
 
 def describe_range(within):
@@ -209,7 +265,7 @@ class TrainConfig:
         for name in ("out", "init", "tokenizer", "errors"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, _texts(name, [value])[0])
+                object.__setattr__(self, name, _text(name, value, value))
         for name, value in SHAPE.items():
             if getattr(self, name) is None and self.init is None:
                 object.__setattr__(self, name, value)
@@ -244,8 +300,8 @@ class TrainConfig:
         for name, theirs in shape.items():
             ours = getattr(self, name)
             if ours not in (None, theirs) and (name != "n_positions" or ours > theirs):
-                raise ConfigError(f"{name}={ours}, but the model in init={self.init!r} has "
-                                  f"{name}={theirs}")
+                origin = f"init={self.init!r}" if self.init else f"{self.out}/last"
+                raise ConfigError(f"{name}={ours}, but the model in {origin} has {theirs}")
         return replace(self, **{name: shape[name] for name in SHAPE
                                 if getattr(self, name) is None})
 

@@ -1,16 +1,16 @@
 """Sampling: one token after another, each drawn from the model's prediction for the next.
 
 A model is anything with `config.n_positions`, `config.vocab_size`, `new_cache()` and
-`decode(ids, cache)`, as model.GPT has them. Imports config; used by model, train and the command
-line.
+`decode(ids, cache)`, as model.GPT has them; it may have `end_of_text`. Imports config; used by
+model, train and the command line.
 """
 
 import heapq
 import math
-import operator
 import random
+import reprlib
 
-from pygpt.config import SampleConfig
+from pygpt.config import ConfigError, SampleConfig, token_id, token_ids, whole_number
 
 
 def generate(model, ids, max_new_tokens=64, temperature=0.8, top_k=50, top_p=0.95, min_p=0.0,
@@ -19,10 +19,11 @@ def generate(model, ids, max_new_tokens=64, temperature=0.8, top_k=50, top_p=0.9
 
     Args:
         model: a GPT.
-        ids: list of 1..n_positions token ids, the prompt.
+        ids: sequence of 1..n_positions token ids, the prompt.
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed: as
             config.SampleConfig documents them.
-        stop: an id, or a collection of ids, that end the continuation and are no part of it.
+        stop: an id, or a collection of ids, that end the continuation and are no part of it; ():
+            nothing ends it early; None: the model's end_of_text does.
         vocab_size: draw only ids below it, at least 1; None: any of the model's. A model may have
             more tokens than its tokenizer (GPT-2's 50257 are often padded to 50304): the
             tokenizer's vocab_size keeps to ids that it can decode.
@@ -47,24 +48,31 @@ def stream(model, ids, max_new_tokens=64, temperature=0.8, top_k=50, top_p=0.95,
     settings = SampleConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                             top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
                             seed=seed)
-    if vocab_size is not None and vocab_size < 1:
-        raise ValueError(f"vocab_size={vocab_size} leaves no id to draw")
+    if vocab_size is not None and whole_number("vocab_size", vocab_size) < 1:
+        raise ConfigError(f"vocab_size={vocab_size} leaves no id to draw")
     ids = _check_prompt(ids, model.config)
-    if stop is None or isinstance(stop, int):
-        stop = () if stop is None else (stop,)
+    if stop is None:
+        stop = getattr(model, "end_of_text", None)
+    stop = token_ids("stop", () if stop is None else stop, model.config.vocab_size)
     return _stream(model, ids, settings, frozenset(stop), vocab_size)
 
 
+def end_ids(model, tokenizer):
+    """The ids that end a text, a tuple: the model's own, and the tokenizer's."""
+    own, theirs = model.end_of_text, tokenizer.end_of_text
+    own = () if own is None else own if isinstance(own, tuple) else (own,)
+    return own if theirs is None or theirs in own else (*own, theirs)
+
+
 def _check_prompt(ids, config):
-    ids = list(ids)
-    for position, token in enumerate(ids):
-        try:
-            ids[position] = operator.index(token)  # any kind of integer, an int from here on
-        except TypeError:
-            raise ValueError(f"ids[{position}]={token!r} is not an integer") from None
-        if not 0 <= ids[position] < config.vocab_size:
-            raise ValueError(f"ids[{position}]={token} is not in 0..{config.vocab_size - 1}, the "
-                             "ids of this model's vocabulary")
+    if isinstance(ids, (str, bytes, bytearray, dict, set, frozenset)):
+        raise ValueError(f"ids={reprlib.repr(ids)} is not a list of ids")
+    try:
+        ids = list(ids)
+    except (TypeError, NotImplementedError):  # what cannot be iterated over; a matrix
+        raise ValueError(f"ids={reprlib.repr(ids)} is not a list of ids") from None
+    ids = [token_id(f"ids[{position}]", token, config.vocab_size)
+           for position, token in enumerate(ids)]
     if not 1 <= len(ids) <= config.n_positions:
         raise ValueError(f"the prompt has {len(ids)} tokens; this model takes "
                          f"1..n_positions={config.n_positions}")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from pygpt import checkpoint, nn, ops
+from pygpt.config import is_whole_number, token_ids
 from pygpt.kernels import in_float32
 from pygpt.running import one_at_a_time
 from pygpt.step import Steps, as_int32, dropout_shares, named_bad_ids
@@ -130,6 +131,8 @@ class GPT(nn.Module):
     Its dropout is on after construction and off after from_pretrained(); train() and eval() switch.
 
     Attributes:
+        end_of_text: the id of the token that ends a text, a tuple of ids, or None; generation stops
+            there. from_pretrained() takes it from config.json.
         recompute: False; when True, a forward pass keeps only what goes into each block, and the
             backward pass runs the block's forward again. Takes less memory and more time; every
             number stays the same.
@@ -146,6 +149,7 @@ class GPT(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.dropout_seed, self.forward_passes, self.recompute = 0, 0, False
+        self._end_of_text = None
         self._steps = Steps(self)
 
     def __getstate__(self):
@@ -174,6 +178,7 @@ class GPT(nn.Module):
         self._build(replace(config, **changes))
         for name, parameter in self.named_parameters():
             parameter.place(weights.pop(name).memory())
+        self.end_of_text = checkpoint.read_end_of_text(directory)
         return self.eval()
 
     def save_pretrained(self, directory, dtype="float32", end_of_text=None):
@@ -183,15 +188,31 @@ class GPT(nn.Module):
             directory: made if it is missing.
             dtype: of the weights there: "float32", "float16" or "bfloat16", rounded to nearest,
                 ties to even.
-            end_of_text: the tokenizer's end_of_text, where it is saved beside the model: the id at
-                which other programs' generation is to stop.
+            end_of_text: the id, or tuple of ids, at which generation is to stop; None: the model's
+                own.
         Raises:
             OSError: the directory cannot be written.
-            ValueError: dtype is none of these, or a weight is too large for it; it is named.
+            ValueError: dtype is none of these, or a weight is too large for it, or end_of_text is
+                no id of the vocabulary; it is named.
         """
+        end = self.end_of_text if end_of_text is None else self._checked_end(end_of_text)
         checkpoint.write_model(directory, self.config, (
-            (name, p.shape, p.flat()) for name, p in self.named_parameters()), dtype,
-            end_of_text)
+            (name, p.shape, p.flat()) for name, p in self.named_parameters()), dtype, end)
+
+    @property
+    def end_of_text(self):
+        return self._end_of_text
+
+    @end_of_text.setter
+    def end_of_text(self, value):
+        self._end_of_text = self._checked_end(value)
+
+    def _checked_end(self, value):
+        """The value of end_of_text as an int, a tuple or None; anything else is a ValueError."""
+        if value is None:
+            return None
+        ids = token_ids("end_of_text", value, self.config.vocab_size)
+        return ids[0] if is_whole_number(value) else ids or None
 
     # ------------------------------------------------------------------------------- forward ---
 

@@ -232,6 +232,8 @@ class _Run:
                                betas=(config.beta1, config.beta2),
                                weight_decay=config.weight_decay)
         self.model.recompute = config.recompute
+        if self.dataset.tokenizer.end_of_text is not None:
+            self.model.end_of_text = self.dataset.tokenizer.end_of_text
         self.model.train()
 
     def _restore(self, state):
@@ -344,7 +346,7 @@ class _Run:
         self.clock.pause()
 
     def _write_checkpoint(self, directory):
-        self.model.save_pretrained(directory, end_of_text=self.dataset.tokenizer.end_of_text)
+        self.model.save_pretrained(directory)
         self.dataset.tokenizer.save_pretrained(directory)
         trainer_state.save(directory, TrainerState(
             step=self.step, optimizer_steps=self.optimizer.steps,

@@ -1,5 +1,6 @@
 """generate: what may be drawn, how often it is, and what is done when the context is full."""
 
+import json
 import math
 import random
 from array import array
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygpt.config import ConfigError, GPTConfig, SampleConfig
-from pygpt.generate import candidates, draw, generate, stream
+from pygpt.generate import candidates, draw, end_ids, generate, stream
+from pygpt.model import GPT
+from pygpt.tensor import Tensor
 
 LOGITS = [0.0, 2.0, 1.0, 2.0, -1.0]
 
@@ -142,6 +145,80 @@ def test_a_stop_token_ends_the_sequence():
     assert generate(Counting(), [1, 2], 8, temperature=0, stop=[]) == whole
 
 
+@pytest.mark.parametrize("end, ids", [(5, [3, 6]), ((2, 5), [3, 6]), ((6,), [3]), (None, None)])
+def test_without_stop_the_models_end_of_text_ends_the_sequence(end, ids):
+    model, whole = Counting(), expected([1, 2], 8)
+    model.end_of_text = end
+    assert generate(model, [1, 2], 8, temperature=0) == (ids or whole)
+    assert generate(model, [1, 2], 8, temperature=0, stop=None) == (ids or whole)
+    assert generate(model, [1, 2], 8, temperature=0, stop=()) == whole
+    assert generate(model, [1, 2], 8, temperature=0, stop=[]) == whole
+    assert generate(model, [1, 2], 8, temperature=0, stop=3) == []
+
+
+class Six:
+    """An integer of a kind of its own, as NumPy's are."""
+
+    def __index__(self):
+        return 6
+
+
+class Two(Six):
+    def __index__(self):
+        return 2
+
+
+@pytest.mark.parametrize("stop", [
+    6, Six(), [6], (6, 0), {6}, frozenset([6]), range(6, 7), iter([6]), array("i", [6]),
+    memoryview(array("q", [6, 6])), {6: "end"}.keys(), [Six()]])
+def test_stop_may_be_any_collection_of_ids(stop):
+    assert generate(Counting(), [1, 2], 8, temperature=0, stop=stop) == [3]
+
+
+@pytest.mark.parametrize("stop, message", [
+    ("\n", r"stop='\\n' is neither an id nor a collection of ids"),
+    ("", "stop='' is neither an id nor"),
+    (b"a", "stop=b'a' is neither an id nor"),
+    (["\n"], r"stop='\\n' is not an integer"),
+    ([1, "x"], "stop='x' is not an integer"),
+    ({1: 2}, "stop={1: 2} is neither an id nor"),
+    (True, "stop=True is not an integer"),
+    (False, "stop=False is not an integer"),
+    ([True], "stop=True is not an integer"),
+    (5.0, "stop=5.0 is neither an id nor"),
+    ([5.0], "stop=5.0 is not an integer"),
+    (object, "stop=<class 'object'> is neither an id nor"),
+    ([None], "stop=None is not an integer"),
+    ([[1]], r"stop=\[1\] is not an integer"),
+    (-1, "stop=-1 is not in 0..6"),
+    (7, "stop=7 is not in 0..6"),
+    ([1, 7], "stop=7 is not in 0..6"),
+    (range(3, 9), "stop=7 is not in 0..6"),
+    (range(10 ** 15), "stop=7 is not in 0..6"),
+    (10 ** 400, "stop=1000.* is not in 0..6"),
+    (memoryview(bytes(4)).cast("B", (2, 2)), "is neither an id nor"),
+    (Tensor([1.0, 2.0]), "is neither an id nor"),
+])
+def test_a_stop_that_is_no_id_is_refused_at_once(stop, message):
+    model = Counting()
+    with pytest.raises(ValueError, match=message):
+        stream(model, [1], stop=stop)
+    assert model.decoded == 0
+
+
+def test_an_end_of_text_that_the_model_lacks_is_refused():
+    model = Counting()
+    model.end_of_text = 7
+    with pytest.raises(ValueError, match="=7 is not in 0..6"):
+        stream(model, [1])
+
+
+@pytest.mark.parametrize("ids", [[1, 2], (1, 2), array("i", [1, 2]), memoryview(array("H", [1, 2])),
+                                 range(1, 3), iter([1, 2]), [1, Two()]])
+def test_a_prompt_may_be_any_sequence_of_ids(ids):
+    assert generate(Counting(), ids, 2, temperature=0) == [3, 6]
+
+
 def test_only_ids_below_vocab_size_are_drawn():
     def sample(**settings):
         return generate(Counting(), [6, 5], 40, temperature=15, top_k=0, top_p=1, seed=1,
@@ -167,6 +244,19 @@ def test_a_seed_repeats_a_sample():
     ([7], r"ids\[0\]=7 is not in 0..6"),
     ([0, -1], r"ids\[1\]=-1 is not in 0..6"),
     ([1.5], r"ids\[0\]=1.5 is not an integer"),
+    ([1, True], r"ids\[1\]=True is not an integer"),
+    (["a"], r"ids\[0\]='a' is not an integer"),
+    ([10 ** 400], r"ids\[0\]=1000.* is not in 0..6"),
+    ("ab", "ids='ab' is not a list of ids"),
+    (b"ab", "ids=b'ab' is not a list of ids"),
+    (bytearray(2), r"ids=bytearray\(b'.*'\) is not a list of ids"),
+    ({1: 2}, "ids={1: 2} is not a list of ids"),
+    ({1, 2}, "ids={1, 2} is not a list of ids"),
+    (None, "ids=None is not a list of ids"),
+    (3, "ids=3 is not a list of ids"),
+    (memoryview(bytes(4)).cast("B", (2, 2)), "is not a list of ids"),
+    (array("f", [1.0]), r"ids\[0\]=1.0 is not an integer"),
+    (Tensor([1.0, 2.0]), "is not a list of ids"),
     ([[1, 2]], r"ids\[0\]=\[1, 2\] is not an integer"),
     ([], r"the prompt has 0 tokens; this model takes 1..n_positions=4"),
     ([1] * 5, r"the prompt has 5 tokens; this model takes 1..n_positions=4"),
@@ -181,7 +271,112 @@ def test_a_bad_prompt_is_refused_at_once(ids, message):
     (dict(top_k=-1), "top_k=-1 must be at least 0"),
     (dict(max_new_tokens=-1), "max_new_tokens=-1 must be at least 0"),
     (dict(min_p=2), "min_p=2 must be in"),
+    (dict(max_new_tokens=True), "max_new_tokens=True is not an integer"),
+    (dict(max_new_tokens=2.0), "max_new_tokens=2.0 is not an integer"),
+    (dict(max_new_tokens=None), "max_new_tokens=None is not an integer"),
+    (dict(top_k="5"), "top_k='5' is not an integer"),
+    (dict(temperature=None), "temperature=None is not a number"),
+    (dict(temperature="1"), "temperature='1' is not a number"),
+    (dict(temperature=True), "temperature=True is not a number"),
+    (dict(temperature=math.nan), "temperature=nan must be"),
+    (dict(temperature=math.inf), "temperature=inf must be finite"),
+    (dict(top_p=[0.5]), "is not a number"),
+    (dict(repetition_penalty=0), "repetition_penalty=0 must be above 0"),
+    (dict(seed=1.5), "seed=1.5 is not an integer"),
+    (dict(seed="x"), "seed='x' is not an integer"),
+    (dict(seed=-1), "seed=-1 must be at least 0"),
+    (dict(vocab_size=2.5), "vocab_size=2.5 is not an integer"),
+    (dict(vocab_size=True), "vocab_size=True is not an integer"),
+    (dict(vocab_size="7"), "vocab_size='7' is not an integer"),
+    (dict(vocab_size=-1), "vocab_size=-1 leaves no id to draw"),
 ])
 def test_a_bad_setting_is_refused_at_once(settings, message):
     with pytest.raises(ConfigError, match=message):
         stream(Counting(), [1], **settings)
+
+
+# ----------------------------------------------------------------- where a model's text ends ---
+
+def saved(directory, **changes):
+    """A model's directory, whose config.json is changed."""
+    model = GPT(GPTConfig(vocab_size=20, n_positions=4, n_embd=8, n_layer=1, n_head=1))
+    model.save_pretrained(directory)
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return directory
+
+
+@pytest.mark.parametrize("stored, end, written", [
+    (5, 5, 5), (0, 0, 0), (19, 19, 19), (None, None, None), ([5, 7], (5, 7), [5, 7]),
+    ([5], (5,), [5]), ([], None, None),
+    (20, None, None), (50256, None, None), (-1, None, None), (10 ** 30, None, None),
+    ([3, 50256], (3,), [3]), ([50256], None, None),
+])
+def test_config_json_says_where_a_text_ends(stored, end, written, tmp_path):
+    model = GPT.from_pretrained(saved(tmp_path, eos_token_id=stored))
+    assert model.end_of_text == end
+    model.save_pretrained(tmp_path / "again")
+    document = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert document["eos_token_id"] == written
+    assert document["bos_token_id"] == (written[0] if isinstance(written, list) else written)
+    assert GPT.from_pretrained(tmp_path / "again").end_of_text == end
+
+
+@pytest.mark.parametrize("stored", ["5", "", True, False, 5.0, {"a": 1}, [1, True], [1, "2"], [[1]],
+                                    [None], [1.0]])
+def test_an_end_of_text_of_another_type_is_refused_by_name(stored, tmp_path):
+    with pytest.raises(ValueError, match="config.json: eos_token_id=.* is not an id, a list of ids "
+                       "or null"):
+        GPT.from_pretrained(saved(tmp_path, eos_token_id=stored))
+
+
+def test_a_model_without_eos_token_id_has_no_end(tmp_path):
+    path = saved(tmp_path) / "config.json"
+    document = json.loads(path.read_text())
+    del document["eos_token_id"]
+    path.write_text(json.dumps(document))
+    assert GPT.from_pretrained(tmp_path).end_of_text is None
+
+
+def test_the_end_of_text_is_checked_when_it_is_set(tmp_path):
+    model = GPT(GPTConfig(vocab_size=20, n_positions=4, n_embd=8, n_layer=1, n_head=1))
+    assert model.end_of_text is None
+    for value, kept in ((3, 3), (Six(), 6), ([3, 3, 4], (3, 4)), ((), None), (None, None)):
+        model.end_of_text = value
+        assert model.end_of_text == kept
+    for value in ("a", 20, -1, True, 1.5, [20], ["a"]):
+        with pytest.raises(ValueError, match="end_of_text="):
+            model.end_of_text = value
+        with pytest.raises(ValueError, match="end_of_text="):
+            model.save_pretrained(tmp_path / "m", end_of_text=value)
+    assert not (tmp_path / "m").exists()
+
+
+def test_save_pretrained_writes_the_models_own_end_unless_another_is_given(tmp_path):
+    model = GPT(GPTConfig(vocab_size=20, n_positions=4, n_embd=8, n_layer=1, n_head=1))
+    model.end_of_text = 3
+    for given, written in ((None, 3), (4, 4), ((4, 5), [4, 5])):
+        model.save_pretrained(tmp_path, end_of_text=given)
+        assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == written
+    assert model.end_of_text == 3
+
+
+def test_a_model_stops_at_its_own_end():
+    model = GPT(GPTConfig(vocab_size=20, n_positions=4, n_embd=8, n_layer=1, n_head=1)).eval()
+    whole = model.generate([1], 30, temperature=2.0, seed=1, top_k=0)
+    model.end_of_text = end = whole[9]
+    until = whole[:whole.index(end)]
+    assert model.generate([1], 30, temperature=2.0, seed=1, top_k=0) == until
+    assert list(model.stream([1], 30, temperature=2.0, seed=1, top_k=0)) == until
+    assert model.generate([1], 30, temperature=2.0, seed=1, top_k=0, stop=()) == whole
+
+
+def test_the_ends_of_a_model_and_its_tokenizer_are_united():
+    class Has:
+        def __init__(self, end_of_text):
+            self.end_of_text = end_of_text
+
+    for own, theirs, ends in ((None, None, ()), (3, None, (3,)), (None, 4, (4,)), (3, 4, (3, 4)),
+                              (3, 3, (3,)), ((3, 4), 4, (3, 4)), ((3, 4), 5, (3, 4, 5)),
+                              (0, 0, (0,))):
+        assert end_ids(Has(own), Has(theirs)) == ends
