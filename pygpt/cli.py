@@ -12,20 +12,18 @@ import os
 import sys
 from dataclasses import fields
 
+from pygpt import __version__
 from pygpt.config import (PRESETS, ConfigError, SampleConfig, TrainConfig, describe_range,
                           number_type)
+from pygpt.flags import Parser, UsageError, in_flags, text
+from pygpt.streams import drop_output, flush_output, standard_streams, true_text
 from pygpt.tokenizer_cli import add_commands as add_tokenizer_commands
 
 USAGE, FAILURE, SIGNALLED = 2, 1, 128
 INTERRUPTED = SIGNALLED + 2  # SIGINT, as shells say it
 DTYPES = "float32", "float16", "bfloat16"  # stored.DTYPES, without what that imports
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, saying what is wrong in one line."""
-
-    def error(self, message):
-        self.exit(USAGE, f"pygpt: error: {message} (see {self.prog} --help)\n")
+TWICE = ("A flag that takes several values may be given again: all its values count. Of any other "
+         "flag the last one counts.")
 
 
 def main(argv=None):
@@ -36,41 +34,82 @@ def main(argv=None):
     Returns:
         The exit status.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a character the terminal lacks is no failure
+    words = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
+    with standard_streams():
+        try:
+            status = _run(words)
+            flush_output()
+            return status
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except OSError as error:  # of the output, while what was to be said is said
+            return _complain_of_system(error)
+        finally:
+            _flush_quietly()
+
+
+def _run(words):
+    """Parse a command line and run the command; every error but Ctrl-C becomes a line."""
+    arguments = None
     try:
-        arguments = _make_parser().parse_args(argv)
-        status = arguments.run(arguments)
-        sys.stdout.flush()
-        return status
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough
-        _drop_output()
-        return FAILURE
-    except ConfigError as error:
+        arguments = _parse(words)
+        return arguments.run(arguments)
+    except SystemExit as done:  # --help and --version
+        return done.code or 0
+    except UsageError as error:
         return _complain(error, USAGE)
+    except ConfigError as error:
+        return _complain(_in_flags(error, arguments), USAGE)
     except OSError as error:
-        what = error.strerror or error
-        name = "''" if error.filename == "" else error.filename
-        return _complain(f"{name}: {what}" if name else what, FAILURE)
+        return _complain_of_system(error)
     except (ImportError, ValueError, ArithmeticError, MemoryError) as error:
-        return _complain(str(error) or "there is not enough memory", FAILURE)
+        return _complain(_in_flags(error, arguments) or "there is not enough memory", FAILURE)
+
+
+def _parse(words):
+    """The arguments, with `command`, the parser that read them, and `words`, which it read."""
+    arguments, unknown = _make_parser().parse_known_args(words)
+    if unknown:
+        arguments.command.refuse(next((word for word in unknown if word[:1] == "-"), unknown[0]))
+    arguments.words, arguments.in_file = words, ()
+    return arguments
+
+
+def _in_flags(error, arguments):
+    """What an error says, naming settings as they were typed."""
+    from pygpt.safetensors import CheckpointError
+
+    message = str(error)
+    if arguments is None:
+        return message
+    file = getattr(arguments, "config", None)
+    is_of_file = file is not None and message.startswith(f"{file}: ")
+    if is_of_file or isinstance(error, CheckpointError):
+        return message  # it speaks of what stands in a file
+    return in_flags(message, arguments.command, arguments.words, file, arguments.in_file)
+
+
+def _complain_of_system(error):
+    if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
+        drop_output()
+        return FAILURE
+    what = error.strerror or error
+    name = "''" if error.filename == "" else error.filename
+    separator = " " if what == "is closed" else ": "
+    return _complain(f"{name}{separator}{what}" if name else what, FAILURE)
 
 
 def _complain(what, status):
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _drop_output()
+    _flush_quietly()
     print("pygpt: error:", " ".join(str(what).split()), file=sys.stderr)
     return status
 
 
-def _drop_output():
-    """Let what is still to be printed go nowhere, so that it does not fail again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush_quietly():
+    try:
+        flush_output()
+    except OSError:
+        pass
 
 
 def _commands_of(parser):
@@ -78,16 +117,16 @@ def _commands_of(parser):
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name, run, help):
-        command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        command.set_defaults(run=run)
+        command = commands.add_parser(name, help=help, description=help, epilog=TWICE)
+        command.set_defaults(run=run, command=command)
         return command
 
     return commands, add
 
 
 def _make_parser():
-    parser = _Parser(prog="pygpt", description="Train a GPT on text and let it write.",
-                     allow_abbrev=False)
+    parser = Parser(prog="pygpt", description="Train a GPT on text and let it write.")
+    parser.add_argument("--version", action="version", version=f"pygpt {__version__}")
     commands, add = _commands_of(parser)
 
     command = add("train", _train, "train a model; no flag is needed")
@@ -107,7 +146,8 @@ def _make_parser():
     command = add("sample", _sample, "let a trained model write")
     command.add_argument("directory", metavar="DIR",
                          help="a training run's output directory, or one of its checkpoints")
-    command.add_argument("--prompt", metavar="TEXT", help="text to continue (unset: a new line)")
+    command.add_argument("--prompt", metavar="TEXT", type=text,
+                         help="text to continue (unset: a new line)")
     command.add_argument("--interactive", action="store_true",
                          help="continue one prompt after another, read from standard input")
     _add_settings(command, SampleConfig)
@@ -139,8 +179,7 @@ def _make_parser():
                          help="where the page goes (unset: plot.html in the first OUT)")
 
     command = commands.add_parser("tokenizer", help="learn a tokenizer, or use one in a pipe",
-                                  description="Learn a tokenizer, or use one in a pipe.",
-                                  allow_abbrev=False)
+                                  description="Learn a tokenizer, or use one in a pipe.")
     add_tokenizer_commands(_commands_of(command)[1])
 
     add("info", _info, "show the version, the compiler, the instruction sets and the threads")
@@ -167,7 +206,11 @@ def _add_settings(parser, config_class):
         word = f.metadata["metavar"] or {int: "N", float: "X", None: "PATH"}[kind]
         if f.metadata["choices"]:
             word = "|".join(f.metadata["choices"])
-        takes = {"type": kind, "metavar": word} | ({"nargs": "+"} if f.type is tuple else {})
+        if f.metadata["metavar"] == "TEXT":
+            kind = text
+        takes = {"type": kind, "metavar": word}
+        if f.type is tuple:
+            takes |= {"nargs": "+", "action": "extend"}
         if f.type is bool:
             takes = {"action": argparse.BooleanOptionalAction}
         parser.add_argument(_flag(f.name), dest=f.name, default=argparse.SUPPRESS, **takes,
@@ -184,8 +227,9 @@ def _train(arguments):
     from pygpt.trainer_state import settings_file
 
     flags = _settings(arguments, TrainConfig)
-    settings = preset | ({} if arguments.config is None else settings_file(arguments.config))
-    settings |= flags
+    from_file = {} if arguments.config is None else settings_file(arguments.config)
+    arguments.in_file = from_file.keys() - flags.keys()
+    settings = preset | from_file | flags
     from pygpt.trainer import last_settings, train
 
     if arguments.resume:
@@ -198,14 +242,18 @@ def _train(arguments):
         result = train(config, [reporter], resume=arguments.resume, force=arguments.force)
     finally:
         reporter.close()
+        if reporter.is_gone:
+            drop_output()
     return SIGNALLED + result.signal if result.signal else 0
 
 
 def _sample(arguments):
     settings = _settings(arguments, SampleConfig)
-    SampleConfig(**settings)  # a setting out of range is found before a model is read
+    threads = SampleConfig(**settings).threads  # checks all settings before a model is read
+    settings.pop("threads", None)
     from pygpt import kernels
     from pygpt.checkpoint import find_model
+    from pygpt.generate import end_ids
     from pygpt.model import GPT
     from pygpt.tokenizer import Tokenizer
 
@@ -214,9 +262,9 @@ def _sample(arguments):
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
                          f"vocab_size={model.config.vocab_size}")
-    threads = settings.pop("threads", 0)
     if threads:
         kernels.set_num_threads(threads)
+    settings["stop"] = end_ids(model, tokenizer)
     if arguments.prompt is not None or not arguments.interactive:
         _write(model, tokenizer, arguments.prompt or "", settings)
     if arguments.interactive:
@@ -225,10 +273,11 @@ def _sample(arguments):
 
 
 def _write(model, tokenizer, prompt, settings):
-    """Print a prompt and its continuation, each character as soon as it is drawn."""
+    """Print a prompt, its special tokens read as tokens, and the continuation, each character as
+    soon as it is drawn."""
     from pygpt.generate import first_ids, stream
 
-    ids = stream(model, tokenizer.encode(prompt) or first_ids(tokenizer),
+    ids = stream(model, tokenizer.encode(prompt, "all") or first_ids(tokenizer),
                  vocab_size=tokenizer.vocab_size, **settings)
     sys.stdout.write(prompt)
     for text in tokenizer.decode_iterable(ids):
@@ -242,15 +291,22 @@ def _converse(model, tokenizer, settings):
     """Continue each line of standard input; Ctrl-C ends a continuation, or the conversation."""
     while True:
         try:
-            prompt = input("> " if sys.stdin.isatty() else "")
+            line = input("> " if sys.stdin.isatty() else "")
         except EOFError:
             return
         try:
-            _write(model, tokenizer, prompt, settings)
+            _write(model, tokenizer, _prompt(line), settings)
         except ValueError as error:
             _complain(error, FAILURE)
         except KeyboardInterrupt:
             print()
+
+
+def _prompt(line):
+    try:
+        return true_text(line.removesuffix("\r"))
+    except ValueError as error:
+        raise ValueError(f"the prompt {error}") from None
 
 
 def _export(arguments):
@@ -273,7 +329,9 @@ def _export(arguments):
         pass
     if tokenizer:  # first: a directory with a config.json is a model, and then it is complete
         tokenizer.save_pretrained(out)
-    model.save_pretrained(out, arguments.dtype, tokenizer and tokenizer.end_of_text)
+    if tokenizer and model.end_of_text is None:
+        model.end_of_text = tokenizer.end_of_text
+    model.save_pretrained(out, arguments.dtype)
     return 0
 
 
@@ -282,7 +340,7 @@ def _bench(arguments):
     if seconds is None:
         seconds = 60.0 if arguments.growth else 20.0
     if not 0 < seconds < math.inf:
-        raise ConfigError(f"seconds={seconds} must be above 0")
+        raise ConfigError(f"seconds={seconds:g} must be above 0")
     if arguments.growth and arguments.preset:
         raise ConfigError("--growth has sizes of its own: leave out --preset")
     if not 0 <= arguments.threads <= 256:

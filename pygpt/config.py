@@ -126,13 +126,16 @@ def _text(name, value, part):
     raise ConfigError(f"{name}={value!r} is not text")
 
 
+_NO_SEQUENCES = bytes, bytearray, dict, set, frozenset
+
+
 def _texts(name, value):
     """A path or a text, a sequence of them, or None, as a tuple of str."""
     if isinstance(value, (str, os.PathLike)):
         value = (value,)
     if value is None:
         return ()
-    if not isinstance(value, (list, tuple)):
+    if isinstance(value, _NO_SEQUENCES) or not hasattr(value, "__iter__"):
         raise ConfigError(f"{name}={value!r} is neither a text nor a list of texts")
     return tuple([_text(name, value, part) for part in value])
 

@@ -91,7 +91,7 @@ class Dataset:
         prompts = []
         for text in config.sample_prompts or ("",):
             try:
-                ids = self.tokenizer.encode(text) or first_ids(self.tokenizer)
+                ids = self.tokenizer.encode(text, "all") or first_ids(self.tokenizer)
             except ValueError as error:
                 raise DataError(f"sample_prompts={text!r}: {error}") from None
             if len(ids) > config.n_positions:

@@ -35,7 +35,7 @@ def replacing(path):
     except BaseException as error:
         if os.path.lexists(aside):
             os.unlink(aside)
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno and error.filename in (None, aside):
             error.filename, error.filename2 = os.fspath(path), None  # a full disk names no file
         raise
     sync_directory(os.path.dirname(os.path.abspath(path)))

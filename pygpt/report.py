@@ -1,13 +1,15 @@
 """What a training run looks like on a terminal: prints the records that train tells.
 
 On a terminal a status line is rewritten after each step; elsewhere some steps get a line each.
-A reader that goes away does not end the run. Uses machine; used by the command line.
+A reader that goes away does not end the run. Uses machine and invocation; used by the command line.
 """
 
+import os
 import shutil
 import sys
 import time
 
+from pygpt.invocation import command_line
 from pygpt.machine import gigabytes
 
 REDRAW_SECONDS = 0.1  # between two states of the status line
@@ -16,7 +18,11 @@ PLAIN_LINES = 20      # of a whole run's status when it is not a terminal
 
 
 class Reporter:
-    """A callback for train.train that prints what it is told."""
+    """A callback for trainer.train that prints what it is told.
+
+    Attributes:
+        is_gone: whether the stream failed; from then on nothing is printed.
+    """
 
     def __init__(self, stream=None):
         """Print to a text stream, by default to standard output."""
@@ -24,7 +30,7 @@ class Reporter:
         self.is_terminal = self.stream.isatty()
         self._max_steps = self._purpose = None
         self._drawn_at = 0.0
-        self._is_drawn = self._is_gone = False
+        self._is_drawn = self.is_gone = False
 
     def __call__(self, record):
         """Print a record as its event asks for it."""
@@ -43,13 +49,13 @@ class Reporter:
         self._write(text + "\n")
 
     def _write(self, text):
-        if self._is_gone:
+        if self.is_gone:
             return
         try:
             self.stream.write(text)
             self.stream.flush()
         except OSError:  # the terminal or the pipe was closed; the run goes on, and so does its log
-            self._is_gone = True
+            self.is_gone = True
 
     def _prepare(self, record):
         taken, size, now = record["bytes_read"], record["bytes"], time.monotonic()
@@ -129,11 +135,13 @@ class Reporter:
 
     def _end(self, record):
         steps, seconds = plural(record["step"], "step"), duration(record["seconds"])
+        out = record["out"]
+        shown = os.path.join(os.curdir, out) if out.startswith("-") else out  # no flag
         if record["interrupted"]:
-            self._line(f"interrupted after {steps}; the model is saved in {record['out']}/last; to "
-                       f"go on: python -m pygpt train --resume --out {record['out']}")
+            self._line(f"interrupted after {steps}; the model is saved in {out}/last; to go on: "
+                       + command_line("train", "--resume", "--out", shown))
         else:
-            self._line(f"{steps} in {seconds}; try: python -m pygpt sample {record['out']}")
+            self._line(f"{steps} in {seconds}; try: {command_line('sample', shown)}")
         if record["val_loss"] is not None:
             self._line(f"val_loss={record['val_loss']:.4f}")
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pygpt.config import ConfigError
+from pygpt.flags import text
 
 BLOCK = 1 << 16
 
@@ -21,15 +22,15 @@ def add_commands(add):
         add: makes an argparse parser of (name, run, help), run being a function of its arguments.
     """
     command = add("train", _train, "learn a byte-level BPE tokenizer from text")
-    command.add_argument("--data", metavar="PATH", nargs="+", default=[],
+    command.add_argument("--data", metavar="PATH", nargs="+", action="extend", default=[],
                          help="UTF-8 text files, of any size (unset: Python's own reference)")
     command.add_argument("--out", metavar="DIR", required=True,
                          help="directory for tokenizer.json, vocab.json and merges.txt")
     command.add_argument("--vocab-size", metavar="N", type=int, default=4096,
                          help="tokens, the special ones included (at least 257; default 4096)")
-    command.add_argument("--special-token", metavar="TEXT", action="append", dest="special_tokens",
-                         help="a string that is one token; may be given again (unset: "
-                         "<|endoftext|>)")
+    command.add_argument("--special-token", metavar="TEXT", type=text, action="append",
+                         dest="special_tokens", help="a string that is one token; may be given "
+                         "again (unset: <|endoftext|>)")
 
     command = add("encode", _encode, "turn text into ids, printed with spaces between")
     command.add_argument("directory", metavar="DIR", help="holds a tokenizer")
@@ -49,9 +50,11 @@ def _train(arguments):
     from pygpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
 
     special_tokens = arguments.special_tokens or [END_OF_TEXT]
-    if arguments.vocab_size < 256 + len(special_tokens):
-        raise ConfigError(f"vocab_size={arguments.vocab_size} must be at least 256 and the number "
-                          f"of special tokens, {len(special_tokens)}")
+    least = 256 + len(special_tokens)
+    if arguments.vocab_size < least:
+        plural = "s" * (least != 257)
+        raise ConfigError(f"vocab_size={arguments.vocab_size} must be at least {least}: 256 bytes "
+                          f"and {len(special_tokens)} special token{plural}")
     source = [Path(path) for path in arguments.data] or python_reference()
     tokenizer = BPETokenizer.train(source, arguments.vocab_size, special_tokens)
     tokenizer.save_pretrained(arguments.out)
@@ -62,16 +65,21 @@ def _train(arguments):
 
 def _encode(arguments):
     from pygpt.tokenizer import Tokenizer
-    from pygpt.tokenizer.text import decode_text
+    from pygpt.tokenizer.text import SpecialTokenError, decode_text
 
     tokenizer = Tokenizer.from_pretrained(arguments.directory)
     with _input(arguments.file) as (file, name):
         ids = tokenizer.encode_iterable(decode_text(file, name),
                                         "all" if arguments.allow_special else ())
         between = ""
-        while block := [str(index) for _, index in zip(range(BLOCK), ids)]:
-            sys.stdout.write(between + " ".join(block))
-            between = " "
+        try:
+            while block := [str(index) for _, index in zip(range(BLOCK), ids)]:
+                sys.stdout.write(between + " ".join(block))
+                between = " "
+        except SpecialTokenError as error:  # which speaks of arguments in Python
+            raise ValueError(
+                f"{name}: the text holds the special token {error.token!r} at position "
+                f"{error.position}; --allow-special reads it as that token") from None
     sys.stdout.write("\n")
     return 0
 

@@ -28,8 +28,8 @@ def code_for(vocab_size):
 def encode(corpus, tokenizer, directory):
     """The tokens of a corpus.
 
-    A tokenizer that has the special token <|endoftext|> gets one behind every document, and such
-    tokens written in the text are read as tokens; with others a newline parts two documents.
+    A tokenizer that has the special token <|endoftext|> gets one behind every document; with others
+    a newline parts two documents. Special tokens written in the text are read as tokens.
 
     Args:
         corpus: a Corpus.
@@ -74,7 +74,7 @@ def _parts(corpus, tokenizer):
             yield from tokenizer.encode_parts(document, allowed_special="all")
             yield [special[END_OF_TEXT]]
     else:
-        yield from tokenizer.encode_parts(corpus.joined())
+        yield from tokenizer.encode_parts(corpus.joined(), allowed_special="all")
 
 
 def _cache_path(corpus, tokenizer, directory):

@@ -55,7 +55,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(tiny, tmp_path, numb
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number and stderr == ""
     said = re.search(r"interrupted after ([\d,]+) steps?; the model is saved in .*/out/last; to go "
-                     r"on: python -m pygpt (train --resume --out (.*/out))\n", stdout)
+                     r"on: \S+ -m pygpt (train --resume --out (.*/out))\n", stdout)
     step = trainer_state.load(tmp_path / "out" / "last").step
     assert int(said[1].replace(",", "")) == step
     again = subprocess.run([*COMMAND[:-1], *said[2].split(), "--max-steps", str(step + 2),

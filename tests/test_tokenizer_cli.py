@@ -83,7 +83,7 @@ def test_what_is_wrong_is_said_in_one_line(learned, data, tmp_path):
     assert "'-1' is not an id" in failure("decode", learned, input=b"-1")
     assert "none.txt: No such file" in failure("train", "--data", tmp_path / "none.txt", "--out",
                                                tmp_path)
-    assert "vocab_size=256 must be at least" in refusal(
+    assert "--vocab-size 256 must be at least 257: 256 bytes and 1 special token\n" in refusal(
         pygpt("tokenizer", "train", "--data", data, "--out", tmp_path, "--vocab-size", 256), 2)
     assert "COMMAND" in refusal(pygpt("tokenizer"), 2)
     assert "--out" in refusal(pygpt("tokenizer", "train"), 2)
@@ -127,5 +127,5 @@ def test_training_and_sampling_with_it(spec, learned, data, tmp_path):
 
 def test_a_wrong_choice_is_a_usage_error(data, tmp_path):
     result = pygpt("train", "--data", data, "--out", tmp_path / "out", "--tokenizer", "word")
-    assert "tokenizer='word' is not char, byte, bpe, bpe:VOCAB or a directory" in refusal(result, 2)
+    assert "--tokenizer word is not char, byte, bpe, bpe:VOCAB or a directory" in refusal(result, 2)
     assert os.listdir(tmp_path) == []

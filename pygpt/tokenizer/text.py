@@ -54,6 +54,21 @@ def decode_text(file, name):
             return
 
 
+class SpecialTokenError(ValueError):
+    """A text holds a special token that it must not hold.
+
+    Attributes:
+        token, position: the token, and where it begins, in characters.
+    """
+
+    def __init__(self, token, position):
+        super().__init__(
+            f"the text holds the special token {token!r} at position {position}, which is not "
+            f"allowed: pass allowed_special={{{token!r}}} to encode it as that token, "
+            "disallowed_special=() to encode it as ordinary text, or take it out of the text")
+        self.token, self.position = token, position
+
+
 class SpecialTokens:
     """Finds the special tokens in a text: of those that begin at one place, the longest.
 
@@ -95,13 +110,10 @@ class SpecialTokens:
         """Refuse a forbidden token, found at a position in characters.
 
         Raises:
-            ValueError: with the three ways out.
+            SpecialTokenError: with the three ways out.
         """
         if token in self._forbidden:
-            raise ValueError(
-                f"the text holds the special token {token!r} at position {position}, which is not "
-                f"allowed: pass allowed_special={{{token!r}}} to encode it as that token, "
-                "disallowed_special=() to encode it as ordinary text, or take it out of the text")
+            raise SpecialTokenError(token, position)
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,138 @@
+"""The three standard streams, as the command line needs them.
+
+A shell may start a command with a stream closed (`<&-`, `>&-`, `2>&-`), full or without a reader.
+Within standard_streams() each of them is there, says which one it is when it fails, and can be
+given up. Uses the standard library; used by the command line.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import sys
+
+# Each descriptor is opened so that its use fails, but for errors, which nobody asked to see.
+_STREAMS = ((0, "stdin", "standard input", os.O_WRONLY),
+            (1, "stdout", "standard output", os.O_RDONLY),
+            (2, "stderr", "standard error", os.O_WRONLY))
+
+
+@contextlib.contextmanager
+def standard_streams():
+    """Make the standard streams safe to use within the block.
+
+    Standard input is read as UTF-8, its lines ending in "\\n" alone, and bytes that are not UTF-8
+    become surrogates, which os.fsencode turns back. A character that standard output cannot hold is
+    replaced. Streams that something else has put in their place are kept.
+    """
+    _open_closed()
+    before = sys.stdin, sys.stdout, sys.stderr
+    for number, name, told, _ in _STREAMS:
+        stream = getattr(sys, name)
+        if stream is None or stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, _guarded(number, told, stream))
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = before
+
+
+def flush_output():
+    """Write what standard output holds back.
+
+    Raises:
+        OSError: it cannot be written; the rest of the output then goes nowhere.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+        raise
+
+
+def drop_output():
+    """Let what is still to be printed go nowhere, so that it does not fail again at exit."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Raw):
+        raw.is_given_up = True
+
+
+def _open_closed():
+    """Open the descriptors 0 to 2 that are closed: the next file opened would get their number, and
+    what is meant for the stream would be written into it."""
+    for number, _, _, flags in _STREAMS:
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, flags)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+
+
+def _guarded(number, told, stream):
+    """A text stream on a descriptor, with the encoding of the one it stands in for, or None."""
+    raw = _Raw(number, told)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    if number == 0:
+        return io.TextIOWrapper(io.BufferedReader(raw), "utf-8-sig", "surrogateescape", "\n")
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            stream.flush()
+    is_prompt = number == 2 or stream is not None and stream.line_buffering
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "replace",
+                            line_buffering=is_prompt)
+
+
+class _Raw(io.FileIO):
+    """A descriptor whose errors name it, and which swallows what is written once it is given up."""
+
+    def __init__(self, number, told):
+        super().__init__(number, "r" if number == 0 else "w", closefd=False)
+        self._told, self.is_given_up = told, False
+
+    def readinto(self, buffer):
+        with self._named_errors():
+            return super().readinto(buffer)
+
+    def readall(self):
+        with self._named_errors():
+            return super().readall()
+
+    def write(self, data):
+        if not self.is_given_up:
+            try:
+                with self._named_errors():
+                    return super().write(data)
+            except OSError:
+                if self.fileno() != 2:  # there is no place left to say that errors cannot be said
+                    raise
+        return memoryview(data).nbytes
+
+    @contextlib.contextmanager
+    def _named_errors(self):
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                error.strerror = "is closed"
+            error.filename = self._told
+            raise
+
+
+def true_text(text):
+    """A text that came from outside, its bytes read as UTF-8 whatever the locale says.
+
+    Args:
+        text: str, in which bytes that could not be decoded are surrogates, as Python makes them.
+    Raises:
+        ValueError: the bytes are not UTF-8; a sentence without a subject.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset "
+                         f"{error.start}") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"holds {error.object[error.start]!a}, which is half a character"
+                         ) from None

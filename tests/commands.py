@@ -1,0 +1,27 @@
+"""The command line in a process of its own, for the tests that look at it as a user does."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PYTHONUTF8": "1"}
+COMMAND = [sys.executable, "-m", "pygpt"]
+
+
+def pygpt(*arguments, cwd=None, input=None, **environment):
+    """The finished process of a command; input and output are str, or bytes if input is."""
+    return subprocess.run(COMMAND + [os.fspath(a) if isinstance(a, (bytes, os.PathLike)) else str(a)
+                                     for a in arguments],
+                          cwd=cwd, text=not isinstance(input, bytes), input=input,
+                          capture_output=True, env=ENVIRONMENT | environment, timeout=60)
+
+
+def assert_refused(result, status, *parts):
+    """One clear line on standard error, the exit status, and no traceback."""
+    error = result.stderr if isinstance(result.stderr, str) else result.stderr.decode()
+    assert result.returncode == status, error
+    assert error.startswith("pygpt: error: ") and error.count("\n") == 1, error
+    for part in parts:
+        assert part in error
