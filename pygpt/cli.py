@@ -62,6 +62,12 @@ def _run(words):
         return _complain(_in_flags(error, arguments), USAGE)
     except OSError as error:
         return _complain_of_system(error)
+    except AttributeError as error:
+        if "pygpt._kernels" not in str(error):
+            raise
+        from pygpt.installation import explained
+
+        return _complain(explained(error), FAILURE)  # a library of older sources
     except (ImportError, ValueError, ArithmeticError, MemoryError) as error:
         return _complain(_in_flags(error, arguments) or "there is not enough memory", FAILURE)
 

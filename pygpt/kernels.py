@@ -6,12 +6,14 @@ memory of Python's own, and nothing of C is loaded.
 """
 
 import contextlib
+import importlib
 import math
 import numbers
 import os
 import struct
 import sys
 
+from pygpt.installation import check_module, explained
 from pygpt.limits import logical_cpus, physical_cores
 
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
@@ -42,6 +44,8 @@ def _load():
     if ours:
         os.environ[name] = SPIN_COUNT
     try:
+        for module in MODULES:
+            importlib.import_module(f"pygpt.{module}")
         from pygpt._kernels import ffi, lib
         return ffi, lib
     finally:
@@ -49,18 +53,20 @@ def _load():
             del os.environ[name]
 
 
+# What is compiled; from 3.12 on, a class of Python can export its memory without _buffer.
+MODULES = ("_kernels", "_buffer") if sys.version_info < (3, 12) else ("_kernels",)
+
 if BACKEND == "c":
+    for module in MODULES:
+        check_module(module)
     try:
         ffi, lib = _load()
-    except ImportError as error:
-        raise ImportError(
-            f"the C library is not built or does not load ({error}); run `make`, or set "
-            "PYGPT_BACKEND=reference to use the Python loops"
-        ) from error
+        OK, ENOMEM, ERANGE = lib.PYGPT_OK, lib.PYGPT_ENOMEM, lib.PYGPT_ERANGE
+        EOVERFLOW = lib.PYGPT_EOVERFLOW
+        MAX_THREADS = lib.PYGPT_MAX_THREADS
+    except (ImportError, AttributeError, SystemError) as error:
+        raise explained(error) from error
     NULL = ffi.NULL
-    OK, ENOMEM, ERANGE = lib.PYGPT_OK, lib.PYGPT_ENOMEM, lib.PYGPT_ERANGE
-    EOVERFLOW = lib.PYGPT_EOVERFLOW
-    MAX_THREADS = lib.PYGPT_MAX_THREADS
 elif BACKEND == "reference":
     from pygpt import reference as lib
     ffi = NULL = None

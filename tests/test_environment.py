@@ -2,7 +2,9 @@
 
 import math
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -135,3 +137,151 @@ def test_the_reference_backend_takes_what_the_c_library_takes():
            "assert k.info()['openmp'] in ('on', 'off')"
     c, loops = python(code, PYGPT_BACKEND="c"), python(code, PYGPT_BACKEND="reference")
     assert c.returncode == 0 and c.stdout == loops.stdout, loops.stderr
+
+
+# ---------------------------------------------------------------- a library that does not load ---
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package and what is compiled of it, in a directory of its own."""
+    for path in pathlib.Path(kernels.__file__).parent.rglob("*"):
+        if path.suffix in (".py", ".so"):
+            target = tmp_path / "pygpt" / path.relative_to(pathlib.Path(kernels.__file__).parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    return tmp_path / "pygpt"
+
+
+def in_package(package, *words, **env):
+    return subprocess.run([sys.executable, "-m", "pygpt", *words], capture_output=True, text=True,
+                          cwd=package.parent, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(package.parent), **env})
+
+
+def library(package, name="_kernels"):
+    return next(package.glob(f"{name}*.so"))
+
+
+def lose_cffi(package):
+    (package.parent / "_cffi_backend.py").write_text(
+        "raise ModuleNotFoundError(\"No module named '_cffi_backend'\", name='_cffi_backend')")
+
+
+def damage_cffi(package):
+    (package.parent / "_cffi_backend.py").write_text(
+        "raise ImportError('/x/_cffi_backend.so: file too short')")
+
+
+def lose(package):
+    library(package).unlink()
+
+
+def rename(package):
+    path = library(package)
+    path.rename(package / "_kernels.cpython-39-x86_64-linux-gnu.so")
+
+
+def cut_off(share):
+    def cut(package):
+        os.truncate(library(package), int(library(package).stat().st_size * share))
+    return cut
+
+
+def overwrite(package):
+    library(package).write_text("this is no library " * 99)
+
+
+def lose_a_symbol(package):
+    path = library(package)
+    path.write_bytes(path.read_bytes().replace(b"PyInit__kernels", b"PyInit__kernelz"))
+
+
+@pytest.mark.parametrize("damage, parts", [
+    (lose_cffi, ["cffi is not installed in this Python, ", sys.executable, "-m pip install cffi`"]),
+    (damage_cffi, ["cffi does not load (/x/_cffi_backend.so: file too short); run `",
+                   "install --force-reinstall cffi`"]),
+    (lose, ["the C library is not built for ", sys.executable]),
+    (rename, ["_kernels.cpython-39-x86_64-linux-gnu.so was built for another Python than this one, "
+              + sys.executable]),
+    (cut_off(0), ["_kernels", ".so is damaged: its end is missing"]),
+    (cut_off(0.00001), ["_kernels", ".so is damaged: its end is missing"]),
+    (cut_off(0.02), ["_kernels", ".so is damaged: its end is missing"]),
+    (cut_off(0.5), ["_kernels", ".so is damaged: its end is missing"]),
+    (cut_off(0.999), ["_kernels", ".so is damaged: its end is missing"]),
+    (overwrite, ["_kernels", ".so does not load (", "ELF header"]),
+    (lose_a_symbol, ["_kernels", ".so does not load (dynamic module does not define"]),
+])
+@pytest.mark.parametrize("is_checkout", [False, True])
+def test_why_the_library_does_not_load_is_said_with_the_remedy(package, damage, parts, is_checkout):
+    if kernels.BACKEND != "c":
+        pytest.skip("the C library is not in use")
+    if is_checkout:
+        (package.parent / "Makefile").touch()
+    damage(package)
+    for words in (["info"], ["sample", "none"]):
+        result = in_package(package, *words)
+        assert result.returncode == 1 and result.stdout == "", result.stderr
+        assert result.stderr.startswith("pygpt: error: ") and result.stderr.count("\n") == 1
+        for part in [*parts, "or set PYGPT_BACKEND=reference to use the Python loops"]:
+            assert part in result.stderr
+        if "cffi" not in parts[0]:
+            remedy = f"in {package.parent}" if is_checkout else "install pygpt again"
+            assert remedy in result.stderr
+            is_clean = "make clean build" in result.stderr
+            assert is_clean == (is_checkout and damage not in (lose, rename))
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="has no _buffer")
+@pytest.mark.parametrize("damage, part", [
+    (lambda path: path.unlink(), "the C library is not built for"),
+    (lambda path: os.truncate(path, 5000), "its end is missing"),
+    (lambda path: path.rename(path.with_name("_buffer.cpython-39-x86_64-linux-gnu.so")),
+     "was built for another Python")])
+def test_the_second_module_is_held_to_the_same(package, damage, part):
+    damage(library(package, "_buffer"))
+    result = in_package(package, "info")
+    assert result.returncode == 1 and part in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(kernels.BACKEND != "c", reason="the C library is not in use")
+def test_a_library_of_older_sources_is_told_with_the_remedy(package):
+    with open(package / "kernels.py", "a") as file:
+        file.write("\n\ndef get_num_threads():\n    return lib.pygpt_function_of_tomorrow()\n")
+    (package.parent / "Makefile").touch()
+    result = in_package(package, "info")
+    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+    for part in ("was built from other sources than these", "pygpt_function_of_tomorrow",
+                 f"run `make clean build` in {package.parent}"):
+        assert part in result.stderr
+
+
+def test_the_environment_that_make_made_is_proposed(package):
+    (package.parent / "Makefile").touch()
+    python = package.parent / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    lose_cffi(package)
+    assert f"start pygpt with {python}, or set" in in_package(package, "info").stderr
+
+
+def test_the_reference_backend_needs_neither_cffi_nor_a_library(package):
+    lose_cffi(package)
+    for path in package.glob("*.so"):
+        path.unlink()
+    (package.parent / "text").write_text("to be or not to be, that is the question. " * 20)
+    for words in ("info", "train --data text --n-layer 1 --n-head 2 --n-embd 8 --n-positions 8 "
+                  "--batch-size 2 --max-steps 2 --eval-batches 1 --sample-length 4 "
+                  "--tokenizer bpe:260", "sample out --max-new-tokens 3 --prompt to", "plot out",
+                  "export out there", "tokenizer train --data text --out tok --vocab-size 270",
+                  "tokenizer encode tok text"):
+        result = in_package(package, *words.split(), PYGPT_BACKEND="reference")
+        assert result.returncode == 0 and result.stderr == "", result.stderr
+
+
+def test_python_is_told_the_same(package):
+    lose_cffi(package)
+    result = subprocess.run(
+        [sys.executable, "-c", "import pygpt\ntry: pygpt.GPT\nexcept ImportError as e: print(e)"],
+        capture_output=True, text=True, cwd=package.parent, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(package.parent)})
+    assert result.stdout.startswith("cffi is not installed in this Python"), result.stderr
