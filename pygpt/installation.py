@@ -79,11 +79,13 @@ def _build(is_there):
     """How to build the library; make must be told when one is there that looks new."""
     if not os.path.exists(os.path.join(TOP, "Makefile")):
         return f"install pygpt again with `{sys.executable} -m pip`"
-    return f"run `make{' clean build' * is_there}` in {TOP}{_own_environment()}"
+    if is_there:
+        return f"run `make clean build` in {TOP}{_own_environment()}"
+    return f"run `make` in {TOP}{_own_environment(is_made=True)}"
 
 
-def _own_environment():
+def _own_environment(is_made=False):
+    """The advice to use the environment that make makes, where it is there or will be."""
     python = os.path.join(TOP, ".venv", "bin", "python")
-    if not os.path.exists(python) or os.path.abspath(sys.executable) == python:
-        return ""
-    return f", start pygpt with {python}"
+    is_there = is_made or os.path.exists(python)
+    return f" and start pygpt with {python}" if is_there and sys.executable != python else ""

@@ -261,7 +261,7 @@ def test_the_environment_that_make_made_is_proposed(package):
     python.parent.mkdir(parents=True)
     python.touch()
     lose_cffi(package)
-    assert f"start pygpt with {python}, or set" in in_package(package, "info").stderr
+    assert f" and start pygpt with {python}, or set" in in_package(package, "info").stderr
 
 
 def test_the_reference_backend_needs_neither_cffi_nor_a_library(package):
@@ -285,3 +285,12 @@ def test_python_is_told_the_same(package):
         capture_output=True, text=True, cwd=package.parent, timeout=60,
         env={**os.environ, "PYTHONPATH": str(package.parent)})
     assert result.stdout.startswith("cffi is not installed in this Python"), result.stderr
+
+
+def test_a_python_that_is_too_old_is_told_so():
+    code = ("import runpy, sys; sys.version_info = (3, 9, 18); sys.version = '3.9.18 (main)'; "
+            "runpy.run_module('pygpt', run_name='__main__')")
+    result = python(code)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (f"pygpt: error: pygpt needs Python 3.10 or later, and "
+                             f"{sys.executable} is 3.9.18\n")

@@ -1,6 +1,7 @@
 """The standard streams: closed, full, left by their reader, and in whatever encoding."""
 
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -172,6 +173,31 @@ def test_a_conversation_goes_on_in_any_locale(place, environment):
     same = converse(place, "naïve 😀\nplain\n".encode())
     if "PYTHONIOENCODING" not in environment:  # the very ids were continued
         assert result.stdout.count(b"\n") == same.stdout.count(b"\n")
+
+
+@pytest.mark.parametrize("environment", [LOCALES[0], LOCALES[1], LOCALES[5]])
+def test_a_conversation_on_a_terminal(place, environment):
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "sample", "bytes", "--interactive", "--max-new-tokens", "2", "--top-k", "1"],
+        cwd=place, stdin=terminal, stdout=terminal, stderr=terminal, env=ENVIRONMENT | environment)
+    os.close(terminal)
+    output = b""
+    for line in ("naïve\n".encode(), b"a\xff\n", b"plain\n", b"\x04"):
+        prompts = output.count(b"> ")
+        while output.count(b"> ") == prompts:  # until it asks
+            output += os.read(controller, 4096)
+        os.write(controller, line)
+    try:
+        while part := os.read(controller, 4096):
+            output += part
+    except OSError:  # how a terminal says that its other end is closed
+        pass
+    os.close(controller)
+    assert process.wait(timeout=60) == 0
+    assert output.count(b"> ") == 4 and output.count(b"plain") == 2  # echoed, and continued
+    assert output.count(b"pygpt: error: ") == 1
+    assert b"pygpt: error: the prompt is not UTF-8 text: byte 0xff at offset 1\r\n" in output
 
 
 def test_the_ends_of_lines(place):

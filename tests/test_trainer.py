@@ -8,7 +8,7 @@ from array import array
 import pytest
 
 from conftest import TEXT
-from pygpt import kernels
+from pygpt import generate, kernels
 from pygpt.checkpoint import read_model
 from pygpt.config import TrainConfig
 from pygpt.corpus import DataError
@@ -201,3 +201,18 @@ def test_without_data_it_learns_from_pythons_own_reference(tmp_path):
     result = train(TrainConfig(out=tmp_path / "o", n_layer=1, n_head=1, n_embd=8, n_positions=8,
                                batch_size=1, max_steps=1, eval_batches=1, sample_length=1))
     assert result.steps == 1 and result.tokenizer.vocab_size > 50
+
+
+def test_samples_stop_at_the_end_of_a_text(tiny, monkeypatch):
+    """Every token drawn is <|endoftext|>, so the samples are empty."""
+    config = tiny(tokenizer="bpe:280", sample_interval=4, max_steps=4, n_positions=4)
+    drawn = []
+    monkeypatch.setattr(generate, "draw", lambda *_: drawn.append(279) or 279)
+    records = []
+    result = train(config, [records.append])
+    assert result.tokenizer.end_of_text == result.model.end_of_text == 279
+    texts = [record["text"] for record in records if record["event"] == "sample"]
+    assert texts and set(texts) == {""} and len(drawn) == len(texts)
+    assert GPT.from_pretrained(config.out).end_of_text == 279
+    monkeypatch.undo()
+    assert train(tiny(out=config.out + "-chars", max_steps=1)).model.end_of_text is None
