@@ -246,7 +246,7 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
         for name, shape, buffer in named_tensors), {"format": "pt"})
     document = {key: values[0] for key, values in COMPUTED.items()} | WRITTEN | asdict(config)
     document["n_ctx"] = config.n_positions
-    first = end_of_text[0] if isinstance(end_of_text, tuple) else end_of_text
+    first = end_of_text[0] if isinstance(end_of_text, (tuple, list)) else end_of_text
     document |= {"torch_dtype": dtype, "bos_token_id": first, END_KEY: end_of_text}
     with replacing(os.path.join(directory, CONFIG_FILE)) as file:
         file.write(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")

@@ -2,8 +2,8 @@
 
 A flag is made from each field of a config dataclass, so nothing about a setting is said twice.
 Exit status: 0, or 2 for a command that makes no sense, 1 for one that failed, 130 after Ctrl-C;
-with 1 and 2 goes one line on standard error. May import everything; what a subcommand needs is
-imported when it runs, so that --help is instant.
+with 1 and 2 goes one line on standard error, in which settings have the names of flags. May import
+everything; what a subcommand needs is imported when it runs, so that --help is instant.
 """
 
 import argparse

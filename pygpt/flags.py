@@ -123,8 +123,8 @@ def in_flags(message, parser, words=(), file=None, in_file=()):
         file: path of a file of settings, or None.
         in_file: names of the settings that are from there: they stay, with the file's name.
     """
-    quoted = [word for word in words if len(word) > 2 and not word.startswith("--")
-              and _translated(word, parser, None, ()) != word]
+    words = [word.partition("=")[2] if word.startswith("--") else word for word in words]
+    quoted = [word for word in words if _translated(word, parser, None, ()) != word]
     for number, word in enumerate(quoted):  # in the private use area of Unicode, where no text is
         message = message.replace(word, f"\ue000{number}\ue001")
     message = _translated(message, parser, file, in_file)

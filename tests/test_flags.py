@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -65,6 +66,9 @@ def test_words_of_the_command_line_stay():
     assert in_flags("seed=3: No such file, unlike seed=4", TRAIN, words) == (
         "seed=3: No such file, unlike --seed 4")
     assert in_flags("n_layer=9 is", TRAIN, words) == "n_layer=9 is"
+    assert in_flags("seed=3: No such file", TRAIN, ["--data=seed=3"]) == "seed=3: No such file"
+    assert in_flags("batch_size: no such directory", TRAIN, ["--init", "batch_size"]) == (
+        "batch_size: no such directory")
 
 
 def test_a_setting_from_a_file_is_said_to_be_from_it():
@@ -106,6 +110,10 @@ def test_a_number_out_of_range_is_refused_as_it_was_typed(command, config_class,
     (["bench", "--threads", "257"], "--threads 257 must be in [0, 256]"),
     (["tokenizer", "train", "--out", "x", "--vocab-size", "9"],
      "--vocab-size 9 must be at least 257: 256 bytes and 1 special token"),
+    (["tokenizer", "train", "--out", "x", "--special-token", "<s>", "--special-token", "<s>"],
+     "--special-token '<s>' '<s>' holds a token twice"),
+    (["tokenizer", "train", "--out", "x", "--special-token", ""],
+     "--special-token: '' is not a text of one character or more"),
     (["train", "--errors", "ignore"], "--errors ignore is not 'strict' or 'replace'"),
     (["train", "--tokenizer", "word"], "--tokenizer word is not char, byte, bpe, "),
     (["train", "--tokenizer", "bpe:9"], "--tokenizer bpe:9: '9' is not a vocabulary of 257 "),
@@ -113,8 +121,9 @@ def test_a_number_out_of_range_is_refused_as_it_was_typed(command, config_class,
 ])
 def test_other_settings_are_told_as_flags(words, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(words) == 2
+    assert cli.main(words) == (1 if "--special-token" in words else 2)
     assert capsys.readouterr().err.startswith(f"pygpt: error: {told}")
+    assert os.listdir() == []
 
 
 def test_a_setting_in_a_file_is_refused_with_the_files_name(tmp_path):
