@@ -65,11 +65,12 @@ def _train(arguments):
 
 def _encode(arguments):
     from pygpt.tokenizer import Tokenizer
-    from pygpt.tokenizer.text import SpecialTokenError, decode_text
+    from pygpt.tokenizer.reading import decode_text
+    from pygpt.tokenizer.text import SpecialTokenError
 
     tokenizer = Tokenizer.from_pretrained(arguments.directory)
     with _input(arguments.file) as (file, name):
-        ids = tokenizer.encode_iterable(decode_text(file, name),
+        ids = tokenizer.encode_iterable(decode_text(file, name, is_exact=True),
                                         "all" if arguments.allow_special else ())
         between = ""
         try:

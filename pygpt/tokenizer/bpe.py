@@ -15,7 +15,8 @@ from pygpt.files import read_json_object, shown
 from pygpt.tokenizer import formats
 from pygpt.tokenizer.added import END_OF_TEXT, MOST_BYTES, AddedToken, SideFiles
 from pygpt.tokenizer.base import Tokenizer
-from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, read_text, utf8
+from pygpt.tokenizer.reading import read_text
+from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, utf8
 
 
 def _backend():

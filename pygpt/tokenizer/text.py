@@ -1,10 +1,8 @@
 """Text on its way to a tokenizer: into bytes, past special tokens, in parts when it is long.
 
-Standard library only. Used by bpe.py, simple.py and the command line.
+Standard library only. Used by bpe.py and simple.py.
 """
 
-import codecs
-import os
 import re
 from functools import lru_cache
 from heapq import heapify, heappop, heapreplace
@@ -21,37 +19,6 @@ def utf8(text: str) -> bytes:
     except UnicodeEncodeError:
         repaired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return repaired.encode("utf-8")
-
-
-def read_text(path):
-    """Read a file of UTF-8 text.
-
-    Yields:
-        Its text, in parts of about a megabyte; line ends are kept as they are.
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not UTF-8; the message names the file and the byte.
-    """
-    with open(path, "rb") as file:
-        yield from decode_text(file, path)
-
-
-def decode_text(file, name):
-    """The text of an open binary file, as read_text gives it; errors call the file `name`."""
-    decoder, read = codecs.getincrementaldecoder("utf-8")(), 0
-    while True:
-        data = file.read(1 << 20)
-        read += len(data)
-        try:
-            text = decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            offset = read - len(error.object) + error.start
-            raise ValueError(f"{name}: is not UTF-8 text: byte 0x{error.object[error.start]:02x} "
-                             f"at offset {offset}") from None
-        if text:
-            yield text
-        if not data:
-            return
 
 
 class SpecialTokenError(ValueError):
