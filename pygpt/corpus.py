@@ -1,77 +1,153 @@
-"""Where the text of a run comes from: files, directories, patterns, standard input.
+"""Where the text of a run comes from: files, directories, patterns, standard input and pipes.
 
 A corpus is a sequence of documents, one for each file, and a document a sequence of parts of about
-a megabyte, so that a text of any size passes through without being held. Standard library only;
-used by tokens and train.
+a megabyte, so that a text of any size passes through without being held. Uses sources and the
+tokenizers' reading of text files; used by streams, tokens, dataset and the command line.
 """
 
-import codecs
 import glob
+import hashlib
 import os
-import shutil
-import stat
-import sys
 
-from pygpt.files import replacing
+from pygpt.sources import STDIN, Finder, Source, is_readable_twice, named, stdin_key
+from pygpt.tokenizer.reading import STDIN_NAME, DataError, read_text
 
 PART_BYTES = 1 << 20
-STDIN = "-"
-
-
-class DataError(ValueError):
-    """The text cannot be used; the message names the file or the number that is wrong."""
 
 
 class Corpus:
     """The text that paths stand for.
 
     Attributes:
-        files: the path of each file, in order; empty: Python's own reference.
+        sources: each Source, in order; empty: Python's own reference.
         tokens_file: the path of a .bin file of tokens instead of text, or None.
+        skipped: of each file that was found but is no text: its name, the reason, and the path
+            that it was found by.
+        skipping: a method that says so in a sentence: Finder's.
         watch: called, as the text is read, with the bytes that this reading has taken.
     """
 
-    def __init__(self, paths, errors="strict", stdin_copy=None):
+    def __init__(self, paths, errors="strict", out=None, first_place=0, kept=lambda place: None):
         """Find the files.
 
         Args:
-            paths: of files, directories (every file in and below them whose name does not begin
-                with a dot) and patterns with * ? [ and **; "-" is standard input.
+            paths: of files, pipes, directories (every file in and below them whose name does not
+                begin with a dot) and patterns with * ? [ and **; "-" is standard input. A file
+                that a directory or a pattern gives is skipped when it is no text; one that is
+                named itself is refused.
             errors: "strict" or "replace": what becomes of bytes that are not UTF-8.
-            stdin_copy: path of the file that "-" is read from; copy_stdin makes it.
+            out: the directory that the run writes to, which no directory or pattern gives.
+            first_place: the number of the first of the paths.
+            kept: the file that holds, from a run before, the text of the stream of a place, or
+                None.
         Raises:
             OSError: there is no such file.
-            DataError: a directory or a pattern gives no file, or tokens are mixed with text.
+            DataError: a directory or a pattern gives no file, a path is of something that has no
+                text, or tokens are mixed with text.
         """
         self.errors, self.watch = errors, lambda taken: None
-        self.files = []
-        for path in paths:
-            if path == STDIN:
-                self.files.append(stdin_copy)
+        self.sources, self._finder = [], Finder(out)
+        self.skipped, self.skipping = self._finder.skipped, self._finder.skipping
+        self._digests, self._is_selected = {}, False
+        for place, path in enumerate(paths, first_place):
+            copy = kept(place)
+            if copy and not is_readable_twice(path):
+                self.sources.append(Source(copy, copy, place, size=os.path.getsize(copy)))
+            elif path == STDIN:
+                self.sources.append(Source(None, STDIN_NAME, place, stream=stdin_key()))
+            elif os.path.isdir(path) or glob.has_magic(path) and not os.path.exists(path):
+                self.sources += self._finder.find(path, place)
             else:
-                self.files += _expand(path)
-        tokens = [path for path in self.files if path.endswith(".bin")]
-        if tokens and len(self.files) > 1:
+                self.sources.append(named(path, place))
+        tokens = [source.path for source in self.sources if (source.path or "").endswith(".bin")]
+        if tokens and len(self.sources) > 1:
             raise DataError(f"{tokens[0]}: a file of tokens cannot be joined with other files")
         self.tokens_file = tokens[0] if tokens else None
 
+    @property
+    def files(self):
+        """The path of each file, in order."""
+        return [source.path for source in self.sources]
+
     def size(self):
         """The bytes of its text files."""
-        return 0 if self.tokens_file else sum(map(os.path.getsize, self.files))
+        return 0 if self.tokens_file else sum(source.size for source in self.sources)
+
+    def candidates_size(self):
+        """The bytes that select reads."""
+        return sum(source.size for source in self.sources if source.found_in is not None)
+
+    def select(self):
+        """Skip the files that a directory or a pattern gave and that are no text.
+
+        Every such file is read to its end, so the choice depends on nothing but the files.
+
+        Raises:
+            DataError: a directory or a pattern gives no text at all.
+        """
+        if self._is_selected:
+            return
+        self._is_selected, kept, before = True, [], 0
+        for source in self.sources:
+            if source.found_in is None:
+                kept.append(source)
+                continue
+            try:
+                length = sum(map(len, self._read(source, before)))
+            except OSError as error:
+                self._finder.skip(source.name, error.strerror or error, source.found_in)
+            except DataError as error:
+                self._finder.skip(source.name, str(error).removeprefix(f"{source.name}: "),
+                           source.found_in)
+            else:
+                if length:  # a byte order mark alone adds nothing
+                    kept.append(source)
+            before += source.size
+        left = {source.found_in for source in kept}
+        for source in self.sources:
+            if source.found_in not in left:
+                self._finder.refuse_nothing(source.found_in, "text")
+        self.sources = kept
 
     def documents(self):
         """Yield each document, an iterable of its parts (str), to be used up before the next.
 
         Raises:
             OSError: a file cannot be read.
-            DataError: a file is not UTF-8 or is empty.
+            DataError: a file is not UTF-8 text or is empty.
         """
-        if not self.files:
-            yield [python_reference()]
+        self.select()
+        if not self.sources:
+            text = python_reference()
+            self._digests[None] = _hash(text.encode()).hexdigest()
+            yield [text]
         before = 0
-        for path in self.files:
-            yield read_text(path, self.errors, lambda taken: self.watch(before + taken))
-            before += os.path.getsize(path)
+        for source in self.sources:
+            yield self._document(source, before)
+            before += source.size
+
+    def _document(self, source, before):
+        is_empty = True
+        for text in self._read(source, before):
+            is_empty = False
+            yield text
+        if is_empty:
+            raise DataError(f"{source.name}: "
+                            + ("the file is empty" if source.stream is None else "is empty"))
+
+    def _read(self, source, before):
+        """Yield the text of a file, and know its digest when it was read to the end."""
+        digest, taken = _hash(), 0
+
+        def see(data):
+            nonlocal taken
+            digest.update(data)
+            taken += len(data)
+            self.watch(before + taken)
+
+        yield from read_text(source.path, source.name, errors=self.errors, see=see,
+                             is_replacing_known=True, part_bytes=PART_BYTES)
+        self._digests[source.path] = digest.hexdigest()
 
     def joined(self):
         """Yield the parts of all documents, a newline between two documents."""
@@ -80,80 +156,31 @@ class Corpus:
                 yield "\n"
             yield from document
 
+    def read_through(self):
+        """Read the files that were not read to their end before, so that a bad byte is found early.
 
-def copy_stdin(path):
-    """Copy standard input to a file, so that it can be read twice and by a run that goes on.
+        Raises:
+            OSError: a file cannot be read.
+            DataError: a file is not UTF-8 text.
+        """
+        self.select()
+        before = 0
+        for source in self.sources:
+            if source.path not in self._digests:
+                for _ in self._read(source, before):
+                    pass
+            before += source.size
 
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with replacing(path) as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, PART_BYTES)
+    def identity(self):
+        """What tells other texts from this one: a digest of the bytes of each document.
 
-
-def _expand(path):
-    """The files that one path stands for."""
-    if os.path.isdir(path):
-        found = [os.path.join(directory, name) for directory, below, names in os.walk(path)
-                 if below.sort() or True for name in names]
-        hidden = [name for name in found
-                  if any(part.startswith(".")
-                         for part in os.path.relpath(name, path).split(os.sep))]
-        found = sorted(set(found) - set(hidden))
-        what = "the directory holds no file"
-    elif glob.has_magic(path) and not os.path.exists(path):
-        found = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
-        what = "the pattern fits no file"
-    else:
-        return [path]
-    found = [name for name in found if os.path.getsize(name)]  # empty ones add nothing
-    if not found:
-        raise DataError(f"{path}: {what} that is not empty")
-    return found
-
-
-def read_text(path, errors="strict", watch=lambda taken: None):
-    """Yield the text of a UTF-8 file in parts; line ends are kept as they are.
-
-    Args:
-        path: of the file.
-        errors: "strict" or "replace".
-        watch: called with the bytes read so far, after each part.
-    Raises:
-        OSError: the file cannot be read.
-        DataError: it is empty or, with "strict", not UTF-8; the message has the byte's offset.
-    """
-    decoder, taken = codecs.getincrementaldecoder("utf-8")(errors), 0
-    with open(path, "rb") as file:
-        while True:
-            data = file.read(PART_BYTES)
-            taken += len(data)
-            if not taken:
-                raise DataError(f"{path}: the file is empty")
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                # error.object is what was held back of the part before, and this part
-                offset = taken - len(error.object) + error.start
-                raise DataError(f"{path}: is not UTF-8 text: byte "
-                                f"0x{error.object[error.start]:02x} at offset {offset} "
-                                "(errors=replace goes on)") from None
-            watch(taken)
-            if text:
-                yield text
-            if not data:
-                return
-
-
-def identity(corpus):
-    """What tells whether a corpus is still the same: its files' paths, sizes and times."""
-    about = []
-    for path in corpus.files:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            return None  # a pipe says nothing of what comes out of it
-        about.append([os.path.abspath(path), status.st_size, status.st_mtime_ns])
-    return [about, corpus.errors]
+        Raises:
+            OSError, DataError: as read_through, which this may call for.
+        """
+        self.read_through()
+        if not self.sources and None not in self._digests:
+            self._digests[None] = _hash(python_reference().encode()).hexdigest()
+        return [[self._digests[path] for path in self.files or [None]], self.errors]
 
 
 def python_reference():
@@ -168,3 +195,7 @@ def python_reference():
                         "name a text file with --data") from None
     lines = "\n".join(topics[name] for name in sorted(topics)).splitlines(keepends=True)
     return "".join(line for line in lines if not line.lstrip().startswith(("|", "+-", "+=")))
+
+
+def _hash(data=b""):
+    return hashlib.blake2b(data, digest_size=16)

@@ -73,6 +73,9 @@ class Reporter:
         else:
             self._line(text)
 
+    def _warning(self, record):
+        self._line(f"warning: {record['text']}")
+
     def _start(self, record):
         self._max_steps, self._val_loss = record["max_steps"], None
         if record["earlier"]:

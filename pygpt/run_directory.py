@@ -5,12 +5,13 @@
     OUT/best -> step-00000250  the checkpoint of lowest validation loss
     OUT/train.json             the run's settings, for --config
     OUT/log.jsonl              what happened (log.py)
-    OUT/tokens/, OUT/stdin.txt the text as tokens when it is long; what standard input held
+    OUT/tokens/                the text as tokens when it is long (tokens.py)
+    OUT/stdin.txt, pipe-1.txt  what standard input and pipes held (streams.py)
     OUT/earlier-1/             what an earlier run left in OUT
 
 A process that writes here holds a lock on the directory.
 
-Imports files; used by train.
+Imports files and stream_copies; used by train.
 """
 
 import errno
@@ -24,6 +25,7 @@ except ImportError:  # where there is none, nothing keeps two runs apart
     fcntl = None
 
 from pygpt.files import replacing, sync_directory
+from pygpt.stream_copies import COPY
 
 LINKS = "last", "best"
 SETTINGS_FILE = "train.json"
@@ -46,6 +48,7 @@ class RunDirectory:
             OSError: it cannot be made or written, or another process is writing to it.
         """
         self.path, self.keep, self._lock = os.fspath(path), keep, None
+        self._made = _missing(self.path)
         os.makedirs(self.path, exist_ok=True)
         self._lock = self._take_lock()
         with replacing(self.file(".writable")) as file:
@@ -58,10 +61,16 @@ class RunDirectory:
         return os.path.join(self.path, name)
 
     def close(self):
-        """Let other processes write here."""
+        """Let other processes write here; a directory that was made for nothing goes."""
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
+        made, self._made = self._made, []
+        try:
+            for path in made:
+                os.rmdir(path)
+        except OSError:  # something is in it
+            pass
 
     __del__ = close
 
@@ -100,7 +109,7 @@ class RunDirectory:
         names = os.listdir(self.path)
         steps = [name for name in names if self.STEP.fullmatch(name)]
         links = [name for name in LINKS if name in names]
-        files = [name for name in OF_A_RUN if name in names]
+        files = [name for name in names if name in OF_A_RUN or COPY.fullmatch(name)]
         if not steps + links + files:
             return None
         number = 1
@@ -169,3 +178,12 @@ class RunDirectory:
             doomed = self.file(f".{name}.tmp")  # half deleted it must not look like a checkpoint
             os.rename(self.file(name), doomed)
             shutil.rmtree(doomed)
+
+
+def _missing(path):
+    """The directories that makedirs makes for a path, the innermost first."""
+    made, path = [], os.path.abspath(path)
+    while not os.path.lexists(path):
+        made.append(path)
+        path = os.path.dirname(path)
+    return made

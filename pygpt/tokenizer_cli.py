@@ -1,6 +1,7 @@
 """`pygpt tokenizer train|encode|decode`: learn a tokenizer, and use one in a pipe.
 
-`encode` then `decode` gives a file back byte for byte; both stream. Uses the tokenizers and
+`encode` then `decode` gives a file back byte for byte, a byte order mark at its beginning included;
+both stream. `train` reads its text as the training of a model does. Uses the tokenizers, corpus and
 argparse's parser, and imports what a command needs when it runs; mounted by cli.
 """
 
@@ -23,7 +24,8 @@ def add_commands(add):
     """
     command = add("train", _train, "learn a byte-level BPE tokenizer from text")
     command.add_argument("--data", metavar="PATH", nargs="+", action="extend", default=[],
-                         help="UTF-8 text files, of any size (unset: Python's own reference)")
+                         help="UTF-8 text: files of any size, pipes, directories, patterns, - for "
+                         "standard input (unset: Python's own reference)")
     command.add_argument("--out", metavar="DIR", required=True,
                          help="directory for tokenizer.json, vocab.json and merges.txt")
     command.add_argument("--vocab-size", metavar="N", type=int, default=4096,
@@ -35,7 +37,7 @@ def add_commands(add):
     command = add("encode", _encode, "turn text into ids, printed with spaces between")
     command.add_argument("directory", metavar="DIR", help="holds a tokenizer")
     command.add_argument("file", metavar="FILE", nargs="?",
-                         help="UTF-8 text (unset: standard input)")
+                         help="UTF-8 text, of which every byte counts (unset: standard input)")
     command.add_argument("--allow-special", action="store_true",
                          help="take special tokens in the text for tokens (unset: refuse them)")
 
@@ -55,12 +57,30 @@ def _train(arguments):
         plural = "s" * (least != 257)
         raise ConfigError(f"vocab_size={arguments.vocab_size} must be at least {least}: 256 bytes "
                           f"and {len(special_tokens)} special token{plural}")
-    source = [Path(path) for path in arguments.data] or python_reference()
+    source = _documents(arguments.data) if arguments.data else python_reference()
     tokenizer = BPETokenizer.train(source, arguments.vocab_size, special_tokens)
     tokenizer.save_pretrained(arguments.out)
     print(f"{arguments.out}: {tokenizer.vocab_size} tokens, of them "
           f"{', '.join(map(repr, special_tokens))} special")
     return 0
+
+
+def _documents(paths):
+    """The texts that paths stand for, as BPETokenizer.train takes them."""
+    from pygpt.corpus import STDIN, Corpus
+    from pygpt.stream_copies import streams_of
+    from pygpt.tokenizer.reading import DataError, decode_text, standard_input
+
+    corpus = Corpus(paths)
+    if corpus.tokens_file:
+        raise DataError(f"{corpus.tokens_file}: is a file of tokens, and a tokenizer is learned "
+                        "from text")
+    streams_of([corpus], "--data names")
+    corpus.select()
+    if skipping := corpus.skipping():
+        print("pygpt: warning:", skipping, file=sys.stderr)
+    return ["".join(decode_text(standard_input(), source.name)) if paths[source.place] == STDIN
+            else Path(source.path or source.name) for source in corpus.sources]
 
 
 def _encode(arguments):
@@ -103,8 +123,10 @@ def _decode(arguments):
 @contextlib.contextmanager
 def _input(path):
     """A binary file to read and its name; standard input when path is None."""
+    from pygpt.tokenizer.reading import STDIN_NAME, standard_input
+
     if path is None:
-        yield sys.stdin.buffer, "standard input"
+        yield standard_input(), STDIN_NAME
     else:
         with open(path, "rb") as file:
             yield file, os.fspath(path)

@@ -4,12 +4,15 @@ It prints nothing. What happens is told to callbacks, each called with one dict,
 records, one a line, are config.out/log.jsonl. A callback that returns True ends the run after the
 step, as Ctrl-C does. Every record has "event" and "step", the steps taken so far, and:
 
-    prepare  while a text of many megabytes is read, before start: purpose ("vocabulary" or
-             "tokens"), bytes_read, bytes
+    prepare  while a text of many megabytes is read, before start: purpose ("encoding":
+             whether it is UTF-8; "vocabulary"; "tokens"; "integrity": whether tokens of a run
+             before are as they were; "fingerprint"), bytes_read, bytes
     start    before step 1, or the first after a resume: parameters, train_tokens, val_tokens,
              vocab_size, max_steps, isa, threads, out, earlier (where an earlier run in out was
              moved, or None), resumed (bool), memory_needed and memory_free (bytes or None),
              peak_flops (measured, or None), config (the TrainConfig as a dict)
+    warning  after start, of what may not be as it was meant, such as files that were skipped: text
+             (a sentence)
     step     after each step: loss (mean over the step's batches, nats), learning_rate, grad_norm
              (before clipping), tokens_per_second, peak_share (of peak_flops, or None), seconds_left
     eval     after each validation: val_loss (nats), is_best
@@ -132,7 +135,7 @@ class _Run:
     def __init__(self, config, callbacks, resume, force):
         self.callbacks, self.signals, self.is_ended = list(callbacks), [], False
         self.step = 0
-        self.log = self.directory = None
+        self.log = self.directory = self.dataset = None
         self.last = os.path.join(config.out, "last") if resume else None
         state, like = None, self.last or config.init
         if resume:
@@ -177,6 +180,7 @@ class _Run:
             rewind(self.directory.file("log.jsonl"), self.step)
         else:
             earlier = self.directory.set_aside()
+        self.dataset.keep()
         trainer_state.write_settings(self.directory.file("train.json"), config)
         self.log = RunLog(self.directory.file("log.jsonl"), config.log_interval)
         self.callbacks.insert(0, self.log)
@@ -189,6 +193,9 @@ class _Run:
                   isa=info["isa"], threads=info["threads"], out=config.out, earlier=earlier,
                   resumed=state is not None, memory_needed=needed, memory_free=free,
                   peak_flops=peak, config=asdict(config))
+        for text in self.dataset.warnings:
+            self.tell("warning", text=text)
+        self.dataset.remove_unused()
 
     def _tell_reading(self, purpose, bytes_read, nbytes):
         self.tell("prepare", purpose=purpose, bytes_read=bytes_read, bytes=nbytes)
@@ -251,6 +258,8 @@ class _Run:
     def close(self):
         if self.log:
             self.log.close()
+        if self.dataset:
+            self.dataset.close()
         if self.directory:
             self.directory.close()
 

@@ -3,6 +3,7 @@
 Standard library only. Used by bpe.py and simple.py.
 """
 
+import os
 import re
 from functools import lru_cache
 from heapq import heapify, heappop, heapreplace
