@@ -3,15 +3,14 @@
 A tokens file has no header: uint16 numbers where the vocabulary allows it, else uint32, in the
 machine's byte order. The uint16 form is what nanoGPT's preparation scripts write as train.bin, and
 such files are taken as they are. The files that encode makes carry in their names what they were
-made from and a digest of their content. Imports corpus and files; used
-by dataset.
+made from and a digest of their content. Imports corpus, files,
+plain_pickle and tokenizer; used by dataset.
 """
 
 import hashlib
 import json
 import mmap
 import os
-import pickle
 import re
 from array import array
 from contextlib import suppress
@@ -19,10 +18,12 @@ from contextlib import suppress
 import pygpt
 from pygpt.corpus import DataError
 from pygpt.files import map_bytes, open_regular, replacing
+from pygpt.tokenizer import CharTokenizer
 
 IN_MEMORY = 1 << 24  # tokens; more go to a file
 CHECKED_AT_ONCE = 1 << 20
 END_OF_TEXT = "<|endoftext|>"
+MOST_META_BYTES = 1 << 24  # of meta.pkl: all of Unicode takes less
 PIECE = 1 << 16  # bytes of tokens that are hashed at once
 TOLD_EVERY = 1 << 10  # pieces
 
@@ -239,24 +240,35 @@ def characters_beside(path):
     Returns:
         The characters in the order of their ids; None when there is no meta.pkl.
     Raises:
+        OSError: meta.pkl cannot be read.
         DataError: meta.pkl holds something else. It is read as data: nothing in it is run.
     """
     path = os.path.join(os.path.dirname(path), "meta.pkl")
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return None
+    from pygpt import plain_pickle
+    with _opened(path) as file:
+        data = file.read(MOST_META_BYTES + 1)
     try:
-        with _opened(path) as file:
-            itos = _PlainUnpickler(file).load()["itos"]
-        return [itos[index] for index in range(len(itos))]
-    except DataError:
-        raise
-    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError,
-            AttributeError, MemoryError) as error:
+        if len(data) > MOST_META_BYTES:
+            raise ValueError(f"it has more than {MOST_META_BYTES} bytes")
+        return _characters(plain_pickle.loads(data))
+    except ValueError as error:
         raise DataError(f"{path}: is no vocabulary of characters ({error})") from None
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, texts and numbers; whatever asks for a class or function is refused."""
+def _characters(meta):
+    """The characters in what meta.pkl holds, in the order of their ids.
 
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+    Raises:
+        ValueError: they are not one for each id, and each another.
+    """
+    itos = meta.get("itos") if isinstance(meta, dict) else None
+    if isinstance(itos, dict):
+        if missing := [index for index in range(len(itos)) if index not in itos]:
+            raise ValueError(f"itos has {len(itos)} entries, and none for the id {missing[0]}")
+        itos = [itos[index] for index in range(len(itos))]
+    if not isinstance(itos, list) or not itos:
+        raise ValueError("it holds no dict or list of characters called itos")
+    CharTokenizer(itos)
+    return itos

@@ -1,0 +1,117 @@
+"""Reads a pickle of dicts, lists, texts and numbers as data: nothing in it is run or looked up.
+
+The opcodes are parted by pickletools, which takes no length on trust. Those that would ask for a
+class, call something or nest without end are refused. Standard library only; used by tokens.
+"""
+
+import pickletools
+
+
+class PickleError(ValueError):
+    """The bytes are no such pickle."""
+
+
+def loads(data):
+    """The object that a pickle of any protocol describes.
+
+    Args:
+        data: bytes.
+    Returns:
+        A dict, list, str, int, float, bool or None; keys of dicts are str, int, float, bool or
+        None.
+    Raises:
+        PickleError: in a few words, whatever the bytes are.
+    """
+    try:
+        return _Reader().read(pickletools.genops(data))
+    except PickleError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise PickleError(str(error)) from None
+
+
+_MARK = object()
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_VALUES = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+           "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}  # the argument is the value
+_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
+_GETS = {"GET", "BINGET", "LONG_BINGET"}
+_IGNORED = {"PROTO", "FRAME"}
+
+
+class _Reader:
+    """The stack machine of a pickle, without the instructions that do something."""
+
+    def __init__(self):
+        self._stack, self._memo = [], {}
+
+    def read(self, operations):
+        for opcode, argument, _ in operations:
+            if opcode.name == "STOP":
+                return self._pop()
+            self._take(opcode.name, argument)
+        raise PickleError("it ends before its end")
+
+    def _take(self, name, argument):
+        stack = self._stack
+        if name in _VALUES:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name in ("EMPTY_DICT", "EMPTY_LIST"):
+            stack.append({} if name == "EMPTY_DICT" else [])
+        elif name == "LIST":
+            stack.append(self._since_mark())
+        elif name == "DICT":
+            items = self._since_mark()
+            stack.append({})
+            self._set(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            self._set([self._pop(), self._pop()][::-1] if name == "SETITEM"
+                      else self._since_mark())
+        elif name in ("APPEND", "APPENDS"):
+            self._append([self._pop()] if name == "APPEND" else self._since_mark())
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = self._top()
+        elif name in _PUTS:
+            self._memo[argument] = self._top()
+        elif name in _GETS:
+            if argument not in self._memo:
+                raise PickleError("it refers to what it does not hold")
+            stack.append(self._memo[argument])
+        elif name not in _IGNORED:
+            raise PickleError(f"it holds more than dicts, lists, texts and numbers: {name}")
+
+    def _top(self):
+        if not self._stack or self._stack[-1] is _MARK:
+            raise PickleError("it takes more than it holds")
+        return self._stack[-1]
+
+    def _pop(self):
+        self._top()
+        return self._stack.pop()
+
+    def _since_mark(self):
+        items = []
+        while self._stack:
+            if (item := self._stack.pop()) is _MARK:
+                return items[::-1]
+            items.append(item)
+        raise PickleError("it takes more than it holds")
+
+    def _set(self, items):
+        target = self._top()
+        if not isinstance(target, dict) or len(items) % 2:
+            raise PickleError("it sets items of no dict")
+        for key, value in zip(items[::2], items[1::2]):
+            if isinstance(key, (dict, list)):
+                raise PickleError("a dict or list is the key of a dict")
+            target[key] = value
+
+    def _append(self, items):
+        target = self._top()
+        if not isinstance(target, list):
+            raise PickleError("it appends to no list")
+        target += items
