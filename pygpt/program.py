@@ -162,11 +162,8 @@ class Program:
             raise ValueError("backward(): the parameters have come to other memory since this was "
                              "computed from them, as when they become part of a larger model; "
                              "compute the loss again")
-        holding = tuple(leaf.valid for leaf in self.leaves)
-        if holding not in self._bound:
-            self._bound[holding] = self._bind()
-        calls, flags = self._bound[holding]
-        for leaf in self.leaves if any(holding) else ():
+        calls, flags = self.backward_calls()
+        for leaf in self.leaves:
             if leaf.valid and leaf.before_use:
                 leaf.before_use()
         for flag in flags:
@@ -175,8 +172,15 @@ class Program:
         for leaf in self.leaves:
             leaf.valid = True
 
+    def backward_calls(self):
+        """The calls of the backward pass for leaves that hold gradients as they do now, and their
+        flags."""
+        holding = tuple(leaf.valid for leaf in self.leaves)
+        if holding not in self._bound:
+            self._bound[holding] = self._bind()
+        return self._bound[holding]
+
     def _bind(self):
-        """The backward calls for leaves that hold gradients as they do now, and their flags."""
         calls, flags = [], []
         for kernel, args in self._backward:
             now = [AccumulateFlag(a.leaves) if type(a) is AccumulateFlag else a for a in args]
