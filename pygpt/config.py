@@ -9,6 +9,7 @@ line.
 import math
 import operator
 import os
+import reprlib
 from dataclasses import dataclass, field, fields, replace
 from typing import get_args
 
@@ -52,9 +53,9 @@ def check_settings(config):
     for f in fields(config):
         value, kind = getattr(config, f.name), number_type(f)
         if f.type is bool and type(value) is not bool:
-            raise ConfigError(f"{f.name}={value!r} is not True or False")
+            raise ConfigError(f"{f.name}={_shown(value)} is not True or False")
         if f.metadata["choices"] and value not in f.metadata["choices"]:
-            raise ConfigError(f"{f.name}={value!r} is not "
+            raise ConfigError(f"{f.name}={_shown(value)} is not "
                               f"{' or '.join(map(repr, f.metadata['choices']))}")
         if kind is None or (value is None and f.default is None):
             continue
@@ -65,20 +66,39 @@ def check_settings(config):
                 raise TypeError
         except (TypeError, ValueError, OverflowError):
             noun = "an integer" if kind is int else "a number"
-            raise ConfigError(f"{f.name}={value!r} is not {noun}") from None
+            raise ConfigError(f"{f.name}={_shown(value)} is not {noun}") from None
         object.__setattr__(config, f.name, number)
         if not _is_within(number, f.metadata["within"]):
             must_be = describe_range(f.metadata["within"]) if number != math.inf else "finite"
-            raise ConfigError(f"{f.name}={value} must be {must_be}")
+            raise ConfigError(f"{f.name}={_shown(value)} must be {must_be}")
 
 
 def _texts(name, value):
-    """A path or a text, a sequence of them, or None, as a tuple of str."""
-    value = [value] if isinstance(value, (str, os.PathLike)) else value or ()
+    """A path or a text, a list or tuple of them, or None, as a tuple of str."""
+    parts = [value] if isinstance(value, (str, os.PathLike)) else () if value is None else value
     try:
-        return tuple(map(os.fspath, value))
+        texts = tuple(map(os.fspath, parts))
+        if isinstance(parts, (dict, set, frozenset)) or not all(isinstance(t, str) for t in texts):
+            raise TypeError  # what has no order, and paths as bytes
     except TypeError:
-        raise ConfigError(f"{name}={value!r} is not text") from None
+        raise ConfigError(f"{name}={_shown(value)} is not text") from None
+    return texts
+
+
+def _paths(name, value):
+    """As _texts, of paths: held to what a file can be named."""
+    for path in (texts := _texts(name, value)):
+        try:
+            is_name = b"\0" not in os.fsencode(path)
+        except UnicodeEncodeError:
+            is_name = False
+        if not is_name:
+            raise ConfigError(f"{name}={_shown(path)} is no path: no file has such a name")
+    return texts
+
+
+def _shown(value):
+    return reprlib.repr(value)
 
 
 def describe_range(within):
@@ -204,16 +224,23 @@ class TrainConfig:
                            "[0, 256]", "threads")
 
     def __post_init__(self):
-        for name in ("data", "val_data", "sample_prompts"):
-            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+        object.__setattr__(self, "sample_prompts", _texts("sample_prompts", self.sample_prompts))
+        for name in ("data", "val_data"):
+            object.__setattr__(self, name, _paths(name, getattr(self, name)))
         for name in ("out", "init", "tokenizer", "errors"):
             value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _texts(name, [value])[0])
+            if value is not None or name in ("out", "errors"):
+                if not isinstance(value, (str, os.PathLike)):
+                    raise ConfigError(f"{name}={_shown(value)} is not text")
+                object.__setattr__(self, name, _paths(name, value)[0])
         for name, value in SHAPE.items():
             if getattr(self, name) is None and self.init is None:
                 object.__setattr__(self, name, value)
         check_settings(self)
+        for f in fields(self):  # the files that hold a run's numbers, and C, take no larger ones
+            if number_type(f) is int and (getattr(self, f.name) or 0) >= 1 << 63:
+                raise ConfigError(f"{f.name}={_shown(getattr(self, f.name))} must be less than "
+                                  "2^63")
         if not self.out:
             raise ConfigError(f"out={self.out!r} names no directory")
         for name in ("data", "val_data", "init"):
