@@ -8,6 +8,7 @@ import os
 from pygpt.config import ConfigError
 from pygpt.corpus import STDIN, Corpus, DataError, copy_stdin
 from pygpt.data import check_length, split
+from pygpt.files import aside_of
 from pygpt.generate import first_ids
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.tokenizer.choice import choose, parse
@@ -41,6 +42,14 @@ class Dataset:
             ValueError: a text or a setting cannot be used.
         """
         self._purpose = "vocabulary"
+        self._copy, self._aside = os.path.join(config.out, "stdin.txt"), None
+        try:
+            self._read(config, last, model_config, open_directory, watch)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, config, last, model_config, open_directory, watch):
         corpora = self._corpora(config, last, open_directory, watch)
         self.tokenizer = _tokenizer(config, last, corpora[0])
         if model_config and model_config.vocab_size < self.tokenizer.vocab_size:
@@ -58,25 +67,34 @@ class Dataset:
         self.train_fingerprint, self.val_fingerprint = map(fingerprint, (self.train, self.val))
         self.prompts = self._prompts(config)
 
-    def refuse_changes(self, state):
-        """Hold the tokens to those that a run began with.
+    def changes(self, state):
+        """How the tokens differ from those that a run began with: a list of sentences."""
+        return [f"{name}: the text is no longer the one that the run to resume was begun with"
+                for name, ours, theirs in (
+                    ("data", self.train_fingerprint, state.train_tokens),
+                    ("val_data", self.val_fingerprint, state.val_tokens)) if ours != theirs]
 
-        Raises:
-            DataError: they are others.
-        """
-        for name, ours, theirs in (("data", self.train_fingerprint, state.train_tokens),
-                                   ("val_data", self.val_fingerprint, state.val_tokens)):
-            if ours != theirs:
-                raise DataError(f"{name}: the text is no longer the one that the run to resume "
-                                "was begun with (force: go on all the same)")
+    def keep(self):
+        """Let the copy of standard input, if it was read, be the one that this run resumes from."""
+        if self._aside:
+            os.replace(self._aside, self._copy)
+            self._aside = None
+
+    def close(self):
+        """Remove what was written for a run that did not begin."""
+        if self._aside and os.path.exists(self._aside):
+            os.unlink(self._aside)
+        self._aside = None
 
     def _corpora(self, config, last, open_directory, watch):
         """The corpus of data, and that of val_data when it is given."""
         if (*config.data, *config.val_data).count(STDIN) > 1:
             raise ConfigError(f"data and val_data name standard input ({STDIN}) more than once")
-        copy = os.path.join(config.out, "stdin.txt")
+        copy = self._copy
         if STDIN in (*config.data, *config.val_data) and not (last and os.path.exists(copy)):
             open_directory()
+            # aside: an earlier run may need its own copy until this one begins
+            copy = self._aside = aside_of(copy)
             copy_stdin(copy)
         corpora = [Corpus(paths, config.errors, copy)
                    for paths in (config.data, *([config.val_data] if config.val_data else []))]

@@ -127,6 +127,14 @@ class Reporter:
         text = record["prompt"] + record["text"]
         self._line(f"{rule}\n{text.strip()}\n{'-' * len(rule)}")
 
+    def _warning(self, record):
+        self._line(f"warning: {record['text']}")
+
+    def _finished(self, record):
+        self._line(f"the run in {record['out']} is finished, all its "
+                   f"{plural(record['step'], 'step')} are taken; to train longer: python -m pygpt "
+                   f"train --resume --out {record['out']} --max-steps {2 * record['step']}")
+
     def _end(self, record):
         steps, seconds = plural(record["step"], "step"), duration(record["seconds"])
         if record["interrupted"]:

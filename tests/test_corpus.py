@@ -81,6 +81,7 @@ def test_standard_input_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abcabc" * 20)))
     data = dataset(tmp_path, data="-")
     assert data.tokenizer.decode(data.train) == ("abcabc" * 20)[:108]
+    data.keep()
     assert (tmp_path / "out" / "stdin.txt").read_text() == "abcabc" * 20
     with pytest.raises(ConfigError, match="more than once"):
         dataset(tmp_path, data="-", val_data="-")
