@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -423,9 +424,16 @@ def killed_at(call, function):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
+def layout(out):
+    """The entries of a run's directory, whichever process wrote them; the same is tried once."""
+    return tuple(re.sub(r"[.][0-9]+[.]tmp", ".tmp", name) for directory in (out, out / "earlier-1")
+                 if directory.exists() for name in sorted(os.listdir(directory)))
+
+
 @pytest.mark.parametrize("copy", [None, copy_links_followed, copy_checkpoints_only])
 def test_a_new_run_killed_at_any_instant_has_not_harmed_the_earlier(tiny, tmp_path, whole, stopped,
                                                                    copy):
+    seen = set()
     for call in range(1, 200):
         out = tmp_path / f"killed-{call}"
         (copy or (lambda a, b: shutil.copytree(a, b, symlinks=True)))(stopped, out)
@@ -440,8 +448,10 @@ def test_a_new_run_killed_at_any_instant_has_not_harmed_the_earlier(tiny, tmp_pa
         if copy is not copy_checkpoints_only:
             assert (home / "log.jsonl").exists() and (home / "train.json").exists()
         assert (home / "stdin.txt").read_text() == "what standard input held"
-        assert train(tiny(out=home, threads=1), resume=True).steps == 10
-        assert weights(home / "last") == weights(whole / "last")
+        if layout(out) not in seen:
+            seen.add(layout(out))
+            assert train(tiny(out=home, threads=1), resume=True).steps == 10
+            assert weights(home / "last") == weights(whole / "last")
         shutil.rmtree(out)
     assert call > 15
     assert trainer_state.load(out / "last").step == 1
@@ -449,14 +459,17 @@ def test_a_new_run_killed_at_any_instant_has_not_harmed_the_earlier(tiny, tmp_pa
 
 @pytest.mark.parametrize("copy", [None, copy_links_followed])
 def test_a_resumed_run_killed_at_any_instant_goes_on(tiny, tmp_path, whole, stopped, copy):
+    seen = set()
     for call in range(1, 200):
         out = tmp_path / f"killed-{call}"
         (copy or (lambda a, b: shutil.copytree(a, b, symlinks=True)))(stopped, out)
         if not killed_at(call, lambda: train(tiny(out=out), resume=True)):
             break
         assert os.path.exists(os.path.join(checkpoint.find_model(out), "model.safetensors"))
-        train(tiny(out=out, threads=1), resume=True)
-        assert weights(out / "last") == weights(whole / "last")
+        if layout(out) not in seen:
+            seen.add(layout(out))
+            train(tiny(out=out, threads=1), resume=True)
+            assert weights(out / "last") == weights(whole / "last")
         shutil.rmtree(out)
     assert call > 8 and (out / "last").is_symlink()
 
