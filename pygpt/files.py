@@ -148,11 +148,13 @@ def read_json_object(path, most_bytes=MOST_JSON_BYTES, is_pipe_allowed=False):
 
 def read_bytes(path, most_bytes, is_pipe_allowed=False):
     """The bytes of a file that is not large. Args and errors: as for read_json_object."""
+    data = bytearray()
     with open(path, "rb") if is_pipe_allowed else open_regular(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise ValueError(f"{path}: has more than {most_bytes} bytes")
-    return data
+        while part := file.read(1 << 16):  # read(most_bytes) would take that much memory at once
+            data += part
+            if len(data) > most_bytes:
+                raise ValueError(f"{path}: has more than {most_bytes} bytes")
+    return bytes(data)
 
 
 def json_bytes(document, most_bytes=MOST_JSON_BYTES, **layout):
