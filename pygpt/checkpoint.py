@@ -6,17 +6,16 @@
 
 What nanoGPT trained is read as well, once its tensors are in safetensors files: its names, its
 matrices (out, in), and a config.json of its model_args. What is read is checked before it is used.
-Imports config, files, limits, naming, safetensors, shards and stored; used by model and the
-command line.
+Imports config, files, limits, naming, safetensors, saved, shards and stored; used by model and
+the command line.
 """
 
-import json
 import os
 from dataclasses import asdict, fields
 
-from pygpt import naming, safetensors, shards
+from pygpt import naming, safetensors, saved, shards
 from pygpt.config import ConfigError, GPTConfig
-from pygpt.files import read_json_object, replacing, shown
+from pygpt.files import read_json_object, shown, write_json_object
 from pygpt.limits import gigabytes, memory_limits
 from pygpt.naming import PREFIX
 from pygpt.safetensors import CheckpointError
@@ -67,21 +66,37 @@ NANOGPT = {"block_size": ("n_positions",), "dropout": ("embd_pdrop", "attn_pdrop
 
 
 def find_model(directory):
-    """The directory that holds the model: the one given, or else its `best` or its `last`.
+    """The directory that holds the model: the one given, or a checkpoint of the run in it.
+
+    Of a run that is `best`, or else `last`, or else the newest whole checkpoint, as in a copy that
+    was made without links.
 
     Raises:
         FileNotFoundError: there is none.
         CheckpointError: there is one with an adapter, which would change what it computes.
     """
-    for candidate in (directory, os.path.join(directory, "best"), os.path.join(directory, "last")):
+    given, directory = directory, saved.resolved(directory)
+    for candidate in (directory, *(saved.named(directory, name) for name in ("best", "last"))):
         adapter = os.path.join(candidate, ADAPTER_FILE)
         if os.path.lexists(adapter):
             raise CheckpointError(f"{adapter}: describes an adapter, which is not read; merge it "
                                   "into the weights, and remove this file")
         if os.path.exists(os.path.join(candidate, CONFIG_FILE)):
             return candidate
+    if newest := saved.newest(directory, is_whole):
+        return newest
     what = f"no {CONFIG_FILE} in it" if os.path.isdir(directory) else "no such directory"
-    raise FileNotFoundError(f"{directory}: {what}")
+    raise FileNotFoundError(f"{given}: {what}")
+
+
+def is_whole(directory):
+    """Whether the model in a directory can be read; a copy that was cut off cannot."""
+    try:
+        read_config(directory)
+        shards.read_tensors(directory)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def read_model(directory):
@@ -248,5 +263,4 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
     document["n_ctx"] = config.n_positions
     first = end_of_text[0] if isinstance(end_of_text, (tuple, list)) else end_of_text
     document |= {"torch_dtype": dtype, "bos_token_id": first, END_KEY: end_of_text}
-    with replacing(os.path.join(directory, CONFIG_FILE)) as file:
-        file.write(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
+    write_json_object(os.path.join(directory, CONFIG_FILE), document, indent=2, sort_keys=True)

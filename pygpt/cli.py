@@ -82,7 +82,7 @@ def _parse(words):
 
 
 def _in_flags(error, arguments):
-    """What an error says, naming settings as they were typed."""
+    """What an error (or a text) says, naming settings as they were typed."""
     from pygpt.safetensors import CheckpointError
 
     message = str(error)
@@ -145,8 +145,8 @@ def _make_parser():
     command.add_argument("--resume", action="store_true",
                          help="go on with the run in --out, from its last checkpoint")
     command.add_argument("--force", action="store_true",
-                         help="resume although settings or text differ; train although memory does "
-                         "not suffice")
+                         help="resume although settings, text or kernels differ; train although "
+                         "memory does not suffice; a warning tells of each")
     _add_settings(command, TrainConfig)
 
     command = add("sample", _sample, "let a trained model write")
@@ -243,7 +243,7 @@ def _train(arguments):
     config = TrainConfig(**settings)
     from pygpt.report import Reporter
 
-    reporter = Reporter()
+    reporter = Reporter(told=lambda text: _in_flags(text, arguments))
     try:
         result = train(config, [reporter], resume=arguments.resume, force=arguments.force)
     finally:
@@ -318,13 +318,13 @@ def _prompt(line):
 def _export(arguments):
     from pygpt.checkpoint import CONFIG_FILE, find_model
     from pygpt.model import GPT
-    from pygpt.run_directory import LINKS, SETTINGS_FILE
+    from pygpt.run_directory import NAMES, SETTINGS_FILE
     from pygpt.shards import INDEX_FILE, WEIGHTS_FILE
     from pygpt.tokenizer import Tokenizer
 
     directory, out = find_model(arguments.directory), arguments.out
     # A model beside a run's checkpoints would be taken for the run's from then on.
-    there = [name for name in (*LINKS, SETTINGS_FILE, CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE)
+    there = [name for name in (*NAMES, SETTINGS_FILE, CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE)
              if os.path.lexists(os.path.join(out, name))]
     if there:
         raise ValueError(f"{out}: there is a model or a run already: {', '.join(there)}")

@@ -53,9 +53,9 @@ def check_settings(config):
     for f in fields(config):
         value, kind = getattr(config, f.name), number_type(f)
         if f.type is bool and type(value) is not bool:
-            raise ConfigError(f"{f.name}={value!r} is not True or False")
+            raise ConfigError(f"{f.name}={_shown(value)} is not True or False")
         if f.metadata["choices"] and value not in f.metadata["choices"]:
-            raise ConfigError(f"{f.name}={value!r} is not "
+            raise ConfigError(f"{f.name}={_shown(value)} is not "
                               f"{' or '.join(map(repr, f.metadata['choices']))}")
         if kind is None or (value is None and f.default is None):
             continue
@@ -66,11 +66,11 @@ def check_settings(config):
                 raise TypeError
         except (TypeError, ValueError, OverflowError):
             noun = "an integer" if kind is int else "a number"
-            raise ConfigError(f"{f.name}={value!r} is not {noun}") from None
+            raise ConfigError(f"{f.name}={_shown(value)} is not {noun}") from None
         object.__setattr__(config, f.name, number)
         if not _is_within(number, f.metadata["within"]):
             must_be = describe_range(f.metadata["within"]) if number != math.inf else "finite"
-            raise ConfigError(f"{f.name}={value} must be {must_be}")
+            raise ConfigError(f"{f.name}={_shown(value)} must be {must_be}")
 
 
 def is_whole_number(value):
@@ -123,7 +123,7 @@ def _text(name, value, part):
     """A part of a setting's value, a path or a text, as a str."""
     if isinstance(part, (str, os.PathLike)) and isinstance(text := os.fspath(part), str):
         return text
-    raise ConfigError(f"{name}={value!r} is not text")
+    raise ConfigError(f"{name}={_shown(value)} is not text")
 
 
 _NO_SEQUENCES = bytes, bytearray, dict, set, frozenset
@@ -136,8 +136,24 @@ def _texts(name, value):
     if value is None:
         return ()
     if isinstance(value, _NO_SEQUENCES) or not hasattr(value, "__iter__"):
-        raise ConfigError(f"{name}={value!r} is neither a text nor a list of texts")
+        raise ConfigError(f"{name}={_shown(value)} is neither a text nor a list of texts")
     return tuple([_text(name, value, part) for part in value])
+
+
+def _paths(name, value):
+    """As _texts, of paths: held to what a file can be named."""
+    for path in (texts := _texts(name, value)):
+        try:
+            is_name = b"\0" not in os.fsencode(path)
+        except UnicodeEncodeError:
+            is_name = False
+        if not is_name:
+            raise ConfigError(f"{name}={_shown(path)} is no path: no file has such a name")
+    return texts
+
+
+def _shown(value):
+    return reprlib.repr(value)
 
 
 def describe_range(within):
@@ -263,16 +279,21 @@ class TrainConfig:
                            "[0, 256]", "threads")
 
     def __post_init__(self):
-        for name in ("data", "val_data", "sample_prompts"):
-            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+        object.__setattr__(self, "sample_prompts", _texts("sample_prompts", self.sample_prompts))
+        for name in ("data", "val_data"):
+            object.__setattr__(self, name, _paths(name, getattr(self, name)))
         for name in ("out", "init", "tokenizer", "errors"):
             value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _text(name, value, value))
+            if value is not None or name in ("out", "errors"):
+                object.__setattr__(self, name, _paths(name, _text(name, value, value))[0])
         for name, value in SHAPE.items():
             if getattr(self, name) is None and self.init is None:
                 object.__setattr__(self, name, value)
         check_settings(self)
+        for f in fields(self):  # the files that hold a run's numbers, and C, take no larger ones
+            if number_type(f) is int and (getattr(self, f.name) or 0) >= 1 << 63:
+                raise ConfigError(f"{f.name}={_shown(getattr(self, f.name))} must be less than "
+                                  "2^63")
         if not self.out:
             raise ConfigError(f"out={self.out!r} names no directory")
         for name in ("data", "val_data", "init"):

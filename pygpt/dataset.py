@@ -102,17 +102,12 @@ class Dataset:
         self._streams.discard()
         self._files.discard()
 
-    def refuse_changes(self, state):
-        """Hold the tokens to those that a run began with.
-
-        Raises:
-            DataError: they are others.
-        """
-        for name, ours, theirs in (("data", self.train_fingerprint, state.train_tokens),
-                                   ("val_data", self.val_fingerprint, state.val_tokens)):
-            if ours != theirs:
-                raise DataError(f"{name}: the text is no longer the one that the run to resume "
-                                "was begun with (force: go on all the same)")
+    def changes(self, state):
+        """How the tokens differ from those that a run began with: a list of sentences."""
+        return [f"{name}: the text is no longer the one that the run to resume was begun with"
+                for name, ours, theirs in (
+                    ("data", self.train_fingerprint, state.train_tokens),
+                    ("val_data", self.val_fingerprint, state.val_tokens)) if ours != theirs]
 
     def _corpora(self, config, open_directory):
         """The corpus of data, and that of val_data when it is given."""

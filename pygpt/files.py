@@ -3,15 +3,19 @@
 Standard library only. Used by whatever reads or writes the files of a model or a run.
 """
 
+import errno
 import json
 import mmap
 import os
+import re
 import reprlib
 import stat
 from contextlib import contextmanager
 
 
 MOST_DIGITS = 1000  # of an integer in JSON: turning n digits into one takes n^2 steps
+MOST_JSON_BYTES = 16 << 20  # of a file; as lists in lists, they become 400 MB of Python objects
+NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}  # not known to a file system
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def replacing(path):
     Raises:
         OSError: the file cannot be written; its filename says which.
     """
-    aside = f"{os.fspath(path)}.{os.getpid()}.tmp"
+    aside = aside_of(path)
     try:
         with open(aside, "wb") as file:
             yield file
@@ -41,11 +45,29 @@ def replacing(path):
     sync_directory(os.path.dirname(os.path.abspath(path)))
 
 
+def aside_of(path):
+    """The path that a file is written to before it is renamed; is_aside knows it again."""
+    return f"{os.fspath(path)}.{os.getpid()}.tmp"
+
+
+def is_aside(name, finals):
+    """Whether a file's name is one that aside_of gives, in any process, to a file of finals.
+
+    Args:
+        name: of the file, without its directory.
+        finals: regular expression for the names of the files that are written.
+    """
+    return re.fullmatch(rf"(?:{finals})\.[0-9]+\.tmp", name, re.ASCII) is not None
+
+
 def sync_directory(path):
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable, where the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # of a directory, some network file systems know no sync
+        if error.errno not in NO_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -107,7 +129,7 @@ def parse_json_object(data):
     return result
 
 
-def read_json_object(path, most_bytes=1 << 20, is_pipe_allowed=False):
+def read_json_object(path, most_bytes=MOST_JSON_BYTES, is_pipe_allowed=False):
     """The object in a JSON file.
 
     Args:
@@ -117,14 +139,55 @@ def read_json_object(path, most_bytes=1 << 20, is_pipe_allowed=False):
         OSError: the file cannot be read.
         ValueError: it is no such file; one sentence that begins with the path.
     """
-    with open(path, "rb") if is_pipe_allowed else open_regular(path) as file:
-        data = file.read(most_bytes + 1)
+    data = read_bytes(path, most_bytes, is_pipe_allowed)
     try:
-        if len(data) > most_bytes:
-            raise ValueError(f"has more than {most_bytes} bytes")
         return parse_json_object(data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def read_bytes(path, most_bytes, is_pipe_allowed=False):
+    """The bytes of a file that is not large. Args and errors: as for read_json_object."""
+    data = bytearray()
+    with open(path, "rb") if is_pipe_allowed else open_regular(path) as file:
+        while part := file.read(1 << 16):  # read(most_bytes) would take that much memory at once
+            data += part
+            if len(data) > most_bytes:
+                raise ValueError(f"{path}: has more than {most_bytes} bytes")
+    return bytes(data)
+
+
+def json_bytes(document, most_bytes=MOST_JSON_BYTES, **layout):
+    """The JSON text of an object, held to the rules of the reader: what is written can be read.
+
+    Args:
+        document: a dict with text keys.
+        most_bytes: as the reader's.
+        layout: arguments of json.dumps.
+    Raises:
+        ValueError: parse_json_object would refuse the text; one sentence without a subject.
+    """
+    data = json.dumps(document, **layout).encode() + b"\n"
+    if len(data) > most_bytes:
+        raise ValueError(f"has {len(data)} bytes as JSON, more than the {most_bytes} that are "
+                         "read again")
+    parse_json_object(data)
+    return data
+
+
+def write_json_object(path, document, most_bytes=MOST_JSON_BYTES, **layout):
+    """Write an object so that read_json_object reads it. Args: as for json_bytes.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: the file could not be read again, and is not written.
+    """
+    try:
+        data = json_bytes(document, most_bytes, **layout)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    with replacing(path) as file:
+        file.write(data)
 
 
 def shown(value):

@@ -9,7 +9,9 @@ import json
 import os
 import time
 
-from pygpt.files import replacing
+from pygpt.files import open_regular, replacing
+
+MOST_STEPS = 1 << 63  # as trainer.json's
 
 
 class RunLog:
@@ -53,23 +55,31 @@ class RunLog:
 def read_log(path):
     """The records of a log; a last line that was cut off is left out.
 
+    Returns:
+        A list of dicts, each with an event, which is text, and a step, an integer in [0, 2^63).
+        Nothing is known of the other fields: a person or another program may have written them.
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no log; the message names file and line.
     """
-    records = []
-    with open(path, encoding="utf-8", errors="replace") as file:
+    return [record for record, _ in _lines(path)]
+
+
+def _lines(path):
+    """Yield (record, its line as bytes)."""
+    with open_regular(path) as file:
         for number, line in enumerate(file, 1):
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode("utf-8", "replace"))
                 if not isinstance(record["event"], str) or type(record["step"]) is not int:
                     raise TypeError
+                if not 0 <= record["step"] < MOST_STEPS:
+                    raise ValueError
             except (ValueError, KeyError, TypeError, RecursionError):
-                if line.endswith("\n"):
+                if line.endswith(b"\n"):
                     raise ValueError(f"{path}: line {number} is no record of a run") from None
                 continue
-            records.append(record)
-    return records
+            yield record, line.rstrip(b"\n") + b"\n"
 
 
 def rewind(path, step):
@@ -80,8 +90,6 @@ def rewind(path, step):
     """
     if not os.path.exists(path):
         return
-    kept = [record for record in read_log(path) if record["step"] <= step]
+    kept = [line for record, line in _lines(path) if record["step"] <= step]
     with replacing(path) as file:
-        for record in kept:
-            file.write(json.dumps(record).encode() + b"\n")
-
+        file.writelines(kept)

@@ -19,6 +19,8 @@ from pygpt.plot_page import PAGE
 POINTS = 500                             # of a curve; more steps than that are averaged
 WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's own units
 LEFT, RIGHT, TOP, BOTTOM = 66, 26, 10, 40  # its margins
+LARGEST = 1e30                           # a value that is drawn; none that a run measures is larger
+FINEST = 1e-12                           # of a range beside its values: finer is one value
 COLORS, DASHES = 6, 5                    # that the page's style has; 30 runs look different
 
 CHARTS = [  # (title, the records' event, field, unit)
@@ -83,16 +85,16 @@ def look(number):
 def summary(records):
     """A run in a few words."""
     steps = [record for record in records if record["event"] == "step"]
-    losses = [record["val_loss"] for record in records if record["event"] == "eval"]
+    losses = [loss for _, loss in series(records, "eval", "val_loss")]
     text = f"{steps[-1]['step']:,} steps"
     return text + (f", best validation loss {min(losses):.4f}" if losses else "")
 
 
 def series(records, event, field):
-    """The (step, value) pairs of a field, those that are finite numbers."""
+    """The (step, value) pairs of a field, those that are numbers an axis can show."""
     return [(record["step"], float(record[field])) for record in records
-            if record["event"] == event and isinstance(record.get(field), (int, float))
-            and math.isfinite(record[field])]
+            if record["event"] == event and type(record.get(field)) in (int, float)
+            and abs(record[field]) <= LARGEST]  # a NaN is not
 
 
 def group_size(points, most):
@@ -167,8 +169,10 @@ def span(values, from_zero):
         high = 1.5 * usual
     if from_zero:
         low = min(0.0, low)
-    if high <= low:
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    middle = abs(low + high) / 2
+    if high - low <= FINEST * max(middle, FINEST):
+        half = (middle if middle > FINEST else 1) / 2
+        low, high = low - half, high + half
     return low, high
 
 

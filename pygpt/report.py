@@ -24,9 +24,9 @@ class Reporter:
         is_gone: whether the stream failed; from then on nothing is printed.
     """
 
-    def __init__(self, stream=None):
-        """Print to a text stream, by default to standard output."""
-        self.stream = stream or sys.stdout
+    def __init__(self, stream=None, told=lambda text: text):
+        """Print to a text stream, by default to standard output; warnings as told() puts them."""
+        self.stream, self._told = stream or sys.stdout, told
         self.is_terminal = self.stream.isatty()
         self._max_steps = self._purpose = None
         self._drawn_at = 0.0
@@ -74,7 +74,7 @@ class Reporter:
             self._line(text)
 
     def _warning(self, record):
-        self._line(f"warning: {record['text']}")
+        self._line(f"warning: {self._told(record['text'])}")
 
     def _start(self, record):
         self._max_steps, self._val_loss = record["max_steps"], None
@@ -136,17 +136,28 @@ class Reporter:
         text = record["prompt"] + record["text"]
         self._line(f"{rule}\n{text.strip()}\n{'-' * len(rule)}")
 
+    def _finished(self, record):
+        longer = str(2 * record["step"])
+        self._line(f"the run in {record['out']} is finished: it has taken all its "
+                   f"{plural(record['step'], 'step')}; to train longer: "
+                   + command_line("train", "--resume", "--out", _no_flag(record["out"]),
+                                  "--max-steps", longer))
+
     def _end(self, record):
         steps, seconds = plural(record["step"], "step"), duration(record["seconds"])
         out = record["out"]
-        shown = os.path.join(os.curdir, out) if out.startswith("-") else out  # no flag
         if record["interrupted"]:
             self._line(f"interrupted after {steps}; the model is saved in {out}/last; to go on: "
-                       + command_line("train", "--resume", "--out", shown))
+                       + command_line("train", "--resume", "--out", _no_flag(out)))
         else:
-            self._line(f"{steps} in {seconds}; try: {command_line('sample', shown)}")
+            self._line(f"{steps} in {seconds}; try: {command_line('sample', _no_flag(out))}")
         if record["val_loss"] is not None:
             self._line(f"val_loss={record['val_loss']:.4f}")
+
+
+def _no_flag(path):
+    """A path that the command line does not take for a flag."""
+    return os.path.join(os.curdir, path) if path.startswith("-") else path
 
 
 def plural(count, noun):

@@ -21,7 +21,7 @@ BYTES_OF_DTYPE = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }
-MAX_HEADER_BYTES = 4 << 20     # GPT-2 XL takes 66 kB; the format allows 100 MB, whose JSON would
+MAX_HEADER_BYTES = 16 << 20    # GPT-2 XL takes 66 kB; the format allows 100 MB, whose JSON would
                                # take 2.4 GB to look at
 DATA_ALIGNMENT = 64            # of the data's start in the files written here: a cache line
 
@@ -59,22 +59,22 @@ def read(path):
     _require_little_endian()
     data, header_bytes = _map_file(path)
     try:
-        header = parse_json_object(data[8 : 8 + header_bytes])
+        entries = parse_json_object(data[8 : 8 + header_bytes])
     except ValueError as error:
         raise CheckpointError(f"{path}: the header {error}") from None
-    metadata = header.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ is {shown(metadata)}, not texts by name")
     data = data[8 + header_bytes :]
     spans = sorted((_check_entry(path, name, entry, len(data)), name)
-                   for name, entry in header.items())
+                   for name, entry in entries.items())
     tensors, end = {}, 0
     for (start, stop), name in spans:
         if start != end:
             raise CheckpointError(f"{path}: {shown(name)}: data_offsets begin at {start}, "
                                   f"{'inside' if start < end else 'not at the end of'} the tensor "
                                   f"before it, which ends at {end}")
-        entry = header[name]
+        entry = entries[name]
         tensors[name] = Entry(entry["dtype"], tuple(entry["shape"]), data[start:stop],
                               os.fspath(path), 8 + header_bytes + start)
         end = stop
@@ -95,32 +95,49 @@ def write(path, tensors, metadata):
         metadata: {text: text}.
     Raises:
         OSError: the file cannot be written; what was at path is still there.
-        ValueError: a name comes twice, or a buffer's size is not its shape's; likewise.
+        ValueError: a name comes twice, a buffer's size is not its shape's, or the header would be
+            longer than what is read; likewise.
     """
     _require_little_endian()
-    header, buffers, end = {"__metadata__": metadata}, [], 0
-    for name, dtype, shape, buffer in tensors:
-        size = BYTES_OF_DTYPE[dtype]
-        for width in shape:
-            size *= width
-        if name in header:
-            raise ValueError(f"{name}: comes twice")
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
-        buffers.append((name, buffer))
-        end += size
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
+    tensors = list(tensors)
+    text, entries = header(tensors, metadata)
     with replacing(path) as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        for name, buffer in buffers:
+        for name, _, _, buffer in tensors:
             buffer = memoryview(buffer() if callable(buffer) else buffer)
-            start, stop = header[name]["data_offsets"]
+            start, stop = entries[name]["data_offsets"]
             if buffer.nbytes != stop - start:
-                raise ValueError(f"{name}: {buffer.nbytes} bytes for {header[name]['dtype']} "
-                                 f"{header[name]['shape']}")
+                raise ValueError(f"{name}: {buffer.nbytes} bytes for {entries[name]['dtype']} "
+                                 f"{entries[name]['shape']}")
             if buffer.nbytes:  # memoryview.cast refuses an empty view
                 file.write(buffer.cast("B"))
+
+
+def header(tensors, metadata):
+    """The header of a file of tensors. Args: as for write; no buffer is looked at.
+
+    Returns:
+        (its bytes, {name: entry}).
+    Raises:
+        ValueError: a name comes twice, or the header is longer than what is read.
+    """
+    entries, end = {"__metadata__": metadata}, 0
+    for name, dtype, shape, _ in tensors:
+        size = BYTES_OF_DTYPE[dtype]
+        for width in shape:
+            size *= width
+        if name in entries:
+            raise ValueError(f"{name}: comes twice")
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
+    if len(text) > MAX_HEADER_BYTES:
+        raise ValueError(f"the header of {len(entries) - 1} tensors would have {len(text)} bytes, "
+                         f"more than the {MAX_HEADER_BYTES} that are read again; a model of fewer "
+                         "layers has fewer")
+    return text, entries
 
 
 def _require_little_endian():

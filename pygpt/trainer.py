@@ -18,19 +18,24 @@ step, as Ctrl-C does. Every record has "event" and "step", the steps taken so fa
     eval     after each validation: val_loss (nats), is_best
     save     after each checkpoint: path
     sample   now and then, and at the end: prompt, text (its continuation)
+    warning  after start, or while a text is read: text (a sentence about what a user may not
+             expect: a difference that a forced resume passed over, a file system without links)
+    finished instead of all before it, when the run to resume has taken its steps: out
     end      after all: val_loss (None unless it is the last step's), best_val_loss, interrupted
              (bool), seconds, out
 
 Used by the command line and by whoever trains from Python. May import everything but cli.
 """
 
+import errno
 import math
 import os
 from dataclasses import asdict, dataclass, replace
 
-from pygpt import checkpoint, diagnose, kernels, machine, trainer_state
+from pygpt import checkpoint, diagnose, kernels, machine, resume as resuming, saved, trainer_state
 from pygpt.clock import Clock
-from pygpt.config import TrainConfig
+from pygpt.config import ConfigError, TrainConfig
+from pygpt.corpus import DataError
 from pygpt.data import TrainingBatches, validation_batches
 from pygpt.dataset import Dataset
 from pygpt.generate import generate
@@ -38,7 +43,7 @@ from pygpt.interrupts import first_signal_is_noted
 from pygpt.log import RunLog, rewind
 from pygpt.model import GPT
 from pygpt.optim import AdamW
-from pygpt.run_directory import RunDirectory
+from pygpt.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
 from pygpt.tensor import no_grad
 from pygpt.tokenizer import Tokenizer
 from pygpt.trainer_state import TrainerState
@@ -76,8 +81,11 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
         config: a TrainConfig.
         callbacks: callables, called with each record (see the top of this file).
         resume: go on from config.out/last instead of beginning anew; the steps taken are the very
-            ones that the run would have taken if it had not stopped.
-        force: resume although settings or data differ, train although memory does not suffice.
+            ones that the run would have taken if it had not stopped. With another max_steps the
+            learning rate follows the new schedule from there on. A run that has taken its steps
+            is left as it is.
+        force: resume although settings, text or kernels differ, train although memory does not
+            suffice; a warning tells of each difference.
     Returns:
         A TrainResult.
     Raises:
@@ -89,11 +97,14 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
     with kernels.use_threads(config.threads):
         run = _Run(config, callbacks, resume, force)
         try:
-            with first_signal_is_noted() as run.signals:
-                run.train()
+            if run.is_finished:
+                run.tell_finished()
+            else:
+                with first_signal_is_noted() as run.signals:
+                    run.train()
         finally:
             run.close()
-    return TrainResult(run.model, run.dataset.tokenizer, run.step, run.val_loss, run.best_val_loss,
+    return TrainResult(run.model, run.tokenizer, run.step, run.val_loss, run.best_val_loss,
                        interrupted=not run.is_done(),
                        signal=run.signals[0] if run.signals else None)
 
@@ -104,7 +115,7 @@ def last_settings(out):
     Raises:
         OSError, CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    return trainer_state.load(os.path.join(out, "last")).config
+    return trainer_state.load(trainer_state.find_last(out)).config
 
 
 def evaluate(model, batches, is_stopped=lambda: False):
@@ -134,68 +145,123 @@ class _Run:
 
     def __init__(self, config, callbacks, resume, force):
         self.callbacks, self.signals, self.is_ended = list(callbacks), [], False
-        self.step = 0
-        self.log = self.directory = self.dataset = None
-        self.last = os.path.join(config.out, "last") if resume else None
-        state, like = None, self.last or config.init
+        self.step, self.force, self.warnings = 0, force, []
+        self.log = self.directory = self.dataset = self.last = state = None
         if resume:
+            self.last = trainer_state.find_last(config.out)
             state = trainer_state.load(self.last)
             self.step = state.step
-            if config.init:  # what was fitted to its model then
-                config = replace(config, **{name: value if (value := getattr(config, name))
-                                            is not None else state.config[name]
-                                            for name in ("n_layer", "n_head", "n_embd",
-                                                         "n_positions")})
-            if not force:
-                trainer_state.refuse_changes(config, TrainConfig(**state.config))
+            config = self._hold_to(state, config)
+        self.config = config
+        self.is_finished = state is not None and self._is_finished(state, config)
+        if self.is_finished:
+            self._open_finished(state)
+            return
+        like = self.last or config.init
         if like:
             like = checkpoint.read_config(checkpoint.find_model(like))
-            config = config.shaped_like(like)
-        self.config = config
+            self.config = config.shaped_like(like)
         try:
-            self._prepare(state, like, force)
+            self._prepare(state, like)
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, state, like, force):
+    def _hold_to(self, state, config):
+        """The config of a run that goes on, once it is held to the state it goes on from."""
+        if config.init:  # what was fitted to its model then
+            config = resuming.with_shape_of(config, state)
+        self._pass_over(resuming.changed_settings(config, state, self.last), ConfigError,
+                        "the run to resume was begun with other settings: {}; it would not go on "
+                        "as it began")
+        if not self._is_finished(state, config):  # else no kernel takes a step
+            self._pass_over(resuming.changed_kernels(kernels.info(), state), ConfigError,
+                            "the run to resume was begun on other kernels: {}")
+        if new_schedule := resuming.new_schedule(config, state):
+            self.warnings.append(new_schedule)
+        if self.last != saved.named(config.out, "last"):
+            self.warnings.append(f"{os.path.join(config.out, 'last')} names no checkpoint; the run "
+                                 f"goes on from {self.last}, the newest that is whole")
+        return config
+
+    @staticmethod
+    def _is_finished(state, config):
+        return state.val_step == state.step >= config.max_steps
+
+    def _pass_over(self, differences, kind, sentence):
+        """Refuse differences in one sentence, or warn of each when forced to go on."""
+        if differences and not self.force:
+            raise kind(sentence.format(", ".join(differences))
+                       + " (force: go on all the same)")
+        self.warnings += [f"{difference}; forced to go on all the same"
+                          for difference in differences]
+
+    def _open_finished(self, state):
+        """Be where a run ended, without a change to any file."""
+        self.model = GPT.from_pretrained(self.last)
+        self.model.recompute = self.config.recompute
+        self.model.train()
+        self.tokenizer = Tokenizer.from_pretrained(self.last)
+        self._restore_losses(state)
+
+    def tell_finished(self):
+        """Say that there is nothing to do."""
+        self.tell("finished", out=self.config.out)
+        self._tell_end(self.seconds_before)
+
+    def _prepare(self, state, like):
         config = self.config
         self.dataset = Dataset(config, self.last, like, self._open_directory, self._tell_reading)
-        if state and not force:
-            self.dataset.refuse_changes(state)
+        self.tokenizer = self.dataset.tokenizer
+        if state:
+            self._pass_over(self.dataset.changes(state), DataError, "{}")
         shape = config.batch_size, config.n_positions
         if like:
             model_config = replace(like, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
                                    resid_pdrop=config.dropout)
         else:
-            model_config = config.model_config(self.dataset.tokenizer.vocab_size)
-        needed, free = self._check_memory(model_config, force)
+            model_config = config.model_config(self.tokenizer.vocab_size)
+        needed, free = self._check_memory(model_config)
+        trainer_state.check_settings_readable(config)
         self.batches = TrainingBatches(self.dataset.train, *shape, config.seed)
         self.val_batches = validation_batches(self.dataset.val, *shape, config.eval_batches)
         self._open_directory()
         self._make_model(model_config)
+        trainer_state.check_readable(self.optimizer)
         self._restore(state)
-        earlier = None
-        if state:
-            rewind(self.directory.file("log.jsonl"), self.step)
-        else:
-            earlier = self.directory.set_aside()
-        self.dataset.keep()
-        trainer_state.write_settings(self.directory.file("train.json"), config)
-        self.log = RunLog(self.directory.file("log.jsonl"), config.log_interval)
-        self.callbacks.insert(0, self.log)
         info, peak = kernels.info(), machine.peak_flops()
         self.clock = Clock(config, self.step, self.seconds_before)
         self.peak_tokens = peak and peak / machine.work_per_token(model_config, config.n_positions)
+        earlier = self._take_over(is_new=state is None)
         self.tell("start", parameters=self.model.num_parameters(),
                   train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
                   vocab_size=model_config.vocab_size, max_steps=config.max_steps,
                   isa=info["isa"], threads=info["threads"], out=config.out, earlier=earlier,
                   resumed=state is not None, memory_needed=needed, memory_free=free,
                   peak_flops=peak, config=asdict(config))
-        for text in self.dataset.warnings:
+        for text in self.directory.warnings + self.warnings + self.dataset.warnings:
             self.tell("warning", text=text)
         self.dataset.remove_unused()
+
+    def _take_over(self, is_new):
+        """Move an earlier run aside, or take out of the log what this one will do again.
+
+        Until here nothing in the directory was changed, and all that can be refused was looked at.
+
+        Returns:
+            Where the earlier run is now, or None.
+        """
+        earlier, log = None, self.directory.file(LOG_FILE)
+        if is_new:
+            earlier = self.directory.set_aside()
+        else:
+            rewind(log, self.step)
+            self.directory.adopt()
+        self.dataset.keep()
+        trainer_state.write_settings(self.directory.file(SETTINGS_FILE), self.config)
+        self.log = RunLog(log, self.config.log_interval)
+        self.callbacks.insert(0, self.log)
+        return earlier
 
     def _tell_reading(self, purpose, bytes_read, nbytes):
         self.tell("prepare", purpose=purpose, bytes_read=bytes_read, bytes=nbytes)
@@ -204,13 +270,21 @@ class _Run:
         """Make config.out, or take it over; the first time it is needed."""
         if self.directory is None:
             self.directory = RunDirectory(self.config.out, self.config.keep)
+            # until now another run may have held the directory, and gone on with what was read
+            if self.last and saved.step_of(trainer_state.find_last(self.config.out)) != self.step:
+                raise BlockingIOError(errno.EWOULDBLOCK, "another run has just saved to this "
+                                      "directory; resume again", self.config.out)
 
-    def _check_memory(self, model_config, force):
+    def _check_memory(self, model_config):
         """(bytes needed, bytes free or None)."""
         shape, recompute = (self.config.batch_size, self.config.n_positions), self.config.recompute
         parts = machine.memory_needed(model_config, *shape, recompute)
         most, free = machine.memory_limits()
-        if most is not None and parts["total"] > most and not force:
+        if most is not None and parts["total"] > most and self.force:
+            self.warnings.append(f"training needs {machine.gigabytes(parts['total'])} of memory, "
+                                 f"and this machine has {machine.gigabytes(most)}; forced to go on "
+                                 "all the same")
+        elif most is not None and parts["total"] > most:
             gigabytes, less = machine.gigabytes, ""
             if not recompute:
                 with_it = machine.memory_needed(model_config, *shape, recompute=True)["total"]
@@ -246,14 +320,20 @@ class _Run:
     def _restore(self, state):
         """Be where a run was between two steps; without a state, at its beginning."""
         self.saved_step = self.step
-        self.val_step = state.val_step if state else 0
-        self.val_loss = state.val_loss if state else None
-        self.best_val_loss = state.best_val_loss if state else None
-        self.seconds_before = state.seconds if state else 0.0
+        self._restore_losses(state)
+        self.init = state.init if state else ""
+        if not state and self.config.init:
+            self.init = resuming.fingerprint_of_weights(self.model)
         if state:
             self.model.dropout_seed = state.dropout_seed
             self.model.forward_passes = state.forward_passes
             trainer_state.load_optimizer(self.last, self.optimizer, state.optimizer_steps)
+
+    def _restore_losses(self, state):
+        self.val_step = state.val_step if state else 0
+        self.val_loss = state.val_loss if state else None
+        self.best_val_loss = state.best_val_loss if state else None
+        self.seconds_before = state.seconds if state else 0.0
 
     def close(self):
         if self.log:
@@ -276,10 +356,12 @@ class _Run:
             self.look_around()
         if self.saved_step != self.step:
             self.save(is_best=False)
+        self._tell_end(self.clock.seconds())
+
+    def _tell_end(self, seconds):
         val_loss = self.val_loss if self.val_step == self.step else None
         self.tell("end", val_loss=val_loss, best_val_loss=self.best_val_loss,
-                  interrupted=not self.is_done(), seconds=self.clock.seconds(),
-                  out=self.config.out)
+                  interrupted=not self.is_done(), seconds=seconds, out=self.config.out)
 
     def is_done(self):
         return self.step >= self.config.max_steps
@@ -294,7 +376,8 @@ class _Run:
             is_best = self.validate()
             if is_best is not None:
                 self.save(is_best)
-                if self.is_done() or _is_due(step, config.sample_interval):
+                if (config.sample_interval and self.is_done()
+                        or _is_due(step, config.sample_interval)):
                     self.sample()
         elif self.saved_step != step and _is_due(step, config.sample_interval):
             self.sample()
@@ -356,17 +439,19 @@ class _Run:
 
     def _write_checkpoint(self, directory):
         self.model.save_pretrained(directory)
-        self.dataset.tokenizer.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
         trainer_state.save(directory, TrainerState(
             step=self.step, optimizer_steps=self.optimizer.steps,
             forward_passes=self.model.forward_passes, dropout_seed=self.model.dropout_seed,
             val_step=self.val_step, val_loss=self.val_loss, best_val_loss=self.best_val_loss,
             seconds=self.clock.seconds(), train_tokens=self.dataset.train_fingerprint,
-            val_tokens=self.dataset.val_fingerprint, config=asdict(self.config)), self.optimizer)
+            val_tokens=self.dataset.val_fingerprint, config=asdict(self.config),
+            **{name: kernels.info()[name] for name in ("backend", "isa", "compiler")},
+            init=self.init), self.optimizer)
 
     def sample(self):
         length = self.config.sample_length * (4 if self.is_done() else 1)
-        tokenizer = self.dataset.tokenizer
+        tokenizer = self.tokenizer
         for prompt, ids in self.dataset.prompts:
             new = generate(self.model, ids, length, seed=self.config.seed,
                            vocab_size=tokenizer.vocab_size)

@@ -1,29 +1,28 @@
 """What a run must know to go on as if it had never stopped, beside the model in a checkpoint.
 
     DIR/optimizer.safetensors   AdamW's moments: each parameter's name with ".m" and with ".v"
-    DIR/trainer.json            steps taken, random state, losses, the data's fingerprint, settings
+    DIR/trainer.json            steps taken, random state, losses, the data's fingerprint, settings,
+                                and the kernels that took the steps
 
 The place in the data and the learning rate are functions of the step and the settings, so they are
-not stored. Imports config, files, safetensors; used by train and the command line.
+not stored. What a resumed run may change stands in resume.py. Imports checkpoint, config, files,
+safetensors, saved; used by train, resume and the command line.
 """
 
-import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 
-from pygpt import safetensors
-from pygpt.config import ConfigError, TrainConfig
-from pygpt.files import read_json_object, replacing, shown
+from pygpt import checkpoint, safetensors, saved
+from pygpt.config import SHAPE, ConfigError, TrainConfig
+from pygpt.files import (MOST_JSON_BYTES, json_bytes, read_bytes, read_json_object, shown,
+                         write_json_object)
 from pygpt.safetensors import CheckpointError
+from pygpt.saved import STATE_FILE
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-STATE_FILE = "trainer.json"
 MOMENTS = "m", "v"
-
-# Settings that a resumed run may change and still take the very steps that the first would have.
-FREE = {"out", "threads", "recompute", "keep", "log_interval", "eval_interval", "sample_interval",
-        "sample_length", "sample_prompts"}
+MOST_SETTINGS_BYTES = MOST_JSON_BYTES - (1 << 12)  # trainer.json holds them and numbers besides
 
 
 @dataclass
@@ -41,6 +40,10 @@ class TrainerState:
     train_tokens: str              # fingerprints of the data
     val_tokens: str
     config: dict                   # the TrainConfig
+    backend: str = ""              # of the kernels that took the last steps; "": not recorded
+    isa: str = ""
+    compiler: str = ""
+    init: str = ""                 # fingerprint of the weights that init gave
 
 
 def save(directory, state, optimizer):
@@ -49,12 +52,46 @@ def save(directory, state, optimizer):
     Raises:
         OSError: they cannot be written.
     """
-    safetensors.write(os.path.join(directory, OPTIMIZER_FILE), (
-        (f"{name}.{moment}", "F32", parameter.shape,
-         getattr(optimizer, moment).view[offset : offset + 4 * parameter.size])
-        for moment in MOMENTS for name, parameter, offset in optimizer.layout.entries), {})
-    with replacing(os.path.join(directory, STATE_FILE)) as file:
-        file.write(json.dumps(asdict(state), indent=1).encode() + b"\n")
+    safetensors.write(os.path.join(directory, OPTIMIZER_FILE), _moments(optimizer), {})
+    write_json_object(os.path.join(directory, STATE_FILE), asdict(state), indent=1)
+
+
+def check_readable(optimizer):
+    """Hold the file of an AdamW's moments, whose header is the longest of a checkpoint, to what is
+    read again, before a run spends hours on what it could not save.
+
+    Raises:
+        ValueError: there are too many tensors.
+    """
+    safetensors.header(_moments(optimizer), {})
+
+
+def _moments(optimizer):
+    return ((f"{name}.{moment}", "F32", parameter.shape,
+             getattr(optimizer, moment).view[offset : offset + 4 * parameter.size])
+            for moment in MOMENTS for name, parameter, offset in optimizer.layout.entries)
+
+
+def find_last(out):
+    """The checkpoint that a run in an output directory goes on from.
+
+    Returns:
+        `last`, or else the newest whole checkpoint; `last` as well when there is none.
+    """
+    last = saved.named(out, "last")
+    if os.path.isdir(last):
+        return last
+    return saved.newest(out, _is_whole) or last
+
+
+def _is_whole(directory):
+    """Whether a run can go on from a directory; a copy that was cut off is not whole."""
+    try:
+        load(directory)
+        safetensors.read(os.path.join(directory, OPTIMIZER_FILE))
+    except (OSError, ValueError):
+        return False
+    return checkpoint.is_whole(directory)
 
 
 def load_optimizer(directory, optimizer, steps):
@@ -89,17 +126,35 @@ def load(directory):
     path = os.path.join(directory, STATE_FILE)
     try:
         document = read_json_object(path)
-        names = {f.name for f in fields(TrainerState)}
-        for name in document.keys() ^ names:
-            raise ValueError(f"{path}: {shown(name)} is "
-                             + ("missing" if name in names else "no field of it"))
+        _check_fields(path, document)
         state = TrainerState(**{f.name: _checked(path, f, document[f.name])
-                                for f in fields(TrainerState)})
+                                for f in fields(TrainerState) if f.name in document})
         _check_ranges(path, state)
-        check_names(path, state.config)
+        state.config = asdict(_config(path, state.config))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     return state
+
+
+def _check_fields(path, document):
+    names = {f.name for f in fields(TrainerState)}
+    needed = {f.name for f in fields(TrainerState) if f.default is MISSING}
+    for name in sorted(needed - document.keys() | document.keys() - names):
+        raise ValueError(f"{path}: {shown(name)} is "
+                         + ("missing" if name in names else "no field of it"))
+
+
+def _config(path, settings):
+    """The TrainConfig that trainer.json holds."""
+    check_names(path, settings)
+    try:
+        config = TrainConfig(**settings)
+    except ConfigError as error:
+        raise ValueError(f"{path}: config: {error}") from None
+    for name in SHAPE:  # a run with init has taken its shape from there
+        if getattr(config, name) is None:
+            raise ValueError(f"{path}: config: {name} is missing")
+    return config
 
 
 _NOUNS = {int: "an integer", float: "a number", float | None: "a number or null", str: "a text",
@@ -169,11 +224,13 @@ def _read_toml(path):
     except ImportError:
         raise ValueError(f"{path}: Python 3.11 and later read TOML; write JSON for this one"
                          ) from None
-    with open(path, "rb") as file:
-        try:
-            return tomllib.load(file)
-        except ValueError as error:  # not UTF-8, or not TOML
-            raise ValueError(f"{path}: is not TOML: {error}") from None
+    data = read_bytes(path, MOST_JSON_BYTES, is_pipe_allowed=True)
+    try:
+        return tomllib.loads(str(data, "utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply") from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise ValueError(f"{path}: is not TOML: {error}") from None
 
 
 def check_names(path, settings):
@@ -188,28 +245,27 @@ def check_names(path, settings):
                          f"{'are no settings' if len(unknown) > 1 else 'is no setting'} of a run")
 
 
+def check_settings_readable(config):
+    """Hold a TrainConfig to what settings_file reads, before a run begins with it.
+
+    Raises:
+        ConfigError: as JSON it is too long, as with a hundred thousand paths.
+    """
+    try:
+        json_bytes(asdict(config), MOST_SETTINGS_BYTES, indent=1)
+    except ValueError as error:
+        longest = max(("data", "val_data", "sample_prompts"),
+                      key=lambda name: sum(map(len, getattr(config, name))))
+        raise ConfigError(f"the run's settings: the text of them {error}; {longest} has "
+                          f"{len(getattr(config, longest))} entries: name a directory or a "
+                          "pattern instead of each file") from None
+
+
 def write_settings(path, config):
     """Write a TrainConfig so that settings_file reads it.
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: the file could not be read again.
     """
-    with replacing(path) as file:
-        file.write(json.dumps(asdict(config), indent=1).encode() + b"\n")
-
-
-def refuse_changes(config, stored):
-    """Hold a resumed run to the settings that it began with.
-
-    Args:
-        config: the TrainConfig it is to go on with.
-        stored: the one it began with.
-    Raises:
-        ConfigError: a setting that is not in FREE differs.
-    """
-    changed = [f"{f.name}={getattr(config, f.name)!r} (it was {getattr(stored, f.name)!r})"
-               for f in fields(TrainConfig)
-               if f.name not in FREE and getattr(config, f.name) != getattr(stored, f.name)]
-    if changed:
-        raise ConfigError(f"the run to resume was begun with other settings: {', '.join(changed)};"
-                          " it would not go on as it began (force: go on all the same)")
+    write_json_object(path, asdict(config), MOST_SETTINGS_BYTES, indent=1)

@@ -418,7 +418,7 @@ def test_what_a_killed_save_left_is_no_obstacle(tmp_path):
     run = RunDirectory(tmp_path)
     (tmp_path / ".step-00000001.tmp").mkdir()
     (tmp_path / ".step-00000001.tmp" / "half").write_bytes(b"x")
-    (tmp_path / "last.tmp").symlink_to("nowhere")
+    (tmp_path / f"last.{os.getpid()}.tmp").symlink_to("nowhere")
     save(run, 1)
     assert sorted(os.listdir(tmp_path)) == ["last", "step-00000001"]
     assert sorted(os.listdir(tmp_path / "last")) == ["config.json", "model.safetensors"]

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from conftest import TEXT
 from pygpt import kernels, safetensors, trainer_state
 from pygpt.checkpoint import read_model
+from pygpt.cli import main
 from pygpt.config import ConfigError
 from pygpt.corpus import DataError
 from pygpt.log import read_log
@@ -119,19 +121,98 @@ def test_what_was_not_saved_is_trained_and_logged_once_more(tiny, tmp_path):
     assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
 
 
+def snapshot(out):
+    """{path: (bytes, time of the last change)} of all that is below a directory, and its own."""
+    paths = [out, *sorted(out.rglob("*"))]
+    return {str(path): (path.is_file() and path.read_bytes(), path.lstat().st_mtime_ns)
+            for path in paths}
+
+
 def test_a_finished_run_has_nothing_to_go_on_with(tiny, tmp_path):
     train(tiny())
-    before = files(tmp_path / "out" / "last")
-    result = train(tiny(), resume=True)
+    before, records = snapshot(tmp_path / "out"), []
+    (tmp_path / "text").unlink()  # it takes no text to see that nothing is left to do
+    result = train(tiny(), [records.append], resume=True)
     assert result.steps == 12 and not result.interrupted and result.val_loss is not None
-    assert files(tmp_path / "out" / "last") == before
+    assert result.tokenizer.decode(result.tokenizer.encode("3 times")) == "3 times"
+    assert result.model.num_parameters() == GPT.from_pretrained(tmp_path / "out").num_parameters()
+    assert [record["event"] for record in records] == ["finished", "end"]
+    assert records[1]["val_loss"] == result.val_loss and records[1]["step"] == 12
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_the_command_says_that_a_run_is_finished(tiny, tmp_path, capsys):
+    train(tiny())
+    before = snapshot(tmp_path / "out")
+    assert main(["train", "--resume", "--out", str(tmp_path / "out")]) == 0
+    assert snapshot(tmp_path / "out") == before
+    said = capsys.readouterr()
+    assert said.err == "" and re.search(
+        r"is finished, all its 12 steps are taken; to train longer: python -m pygpt (train --resume"
+        r" --out \S+ --max-steps 24)\n", said.out)
+    longer = re.search(r"python -m pygpt (train .*)\n", said.out)[1].split()
+    assert main(longer) == 0
+    assert "max_steps=24 (it was 12): from step 13 on the learning rate follows the new schedule" \
+        in capsys.readouterr().out
+    assert trainer_state.load(tmp_path / "out" / "last").step == 24
+
+
+def test_a_finished_run_is_held_to_its_settings_and_to_no_kernels(tiny, tmp_path):
+    train(tiny())
+    rewrite(tmp_path / "out", isa="avx9000")
+    assert train(tiny(), resume=True).steps == 12
+    with pytest.raises(ConfigError, match="learning_rate=0.5"):
+        train(tiny(learning_rate=0.5), resume=True)
+
+
+def test_a_last_validation_that_a_signal_left_out_is_made_up_for(tiny, tmp_path, monkeypatch):
+    from pygpt import trainer
+    evaluate = trainer.evaluate
+    monkeypatch.setattr(trainer, "evaluate", lambda model, batches, is_stopped: None)
+    train(tiny())
+    assert trainer_state.load(tmp_path / "out" / "last").val_step == 0
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    result = train(tiny(), resume=True)
+    assert result.val_loss is not None and result.steps == 12
+
+
+# --------------------------------------------------------------------------- longer and shorter
+
+@pytest.mark.parametrize("stop", [5, None])
+def test_a_run_is_made_longer(tiny, tmp_path, stop):
+    train(tiny(), [stop_after(stop)] if stop else [])
+    records = []
+    assert train(tiny(max_steps=20), [records.append], resume=True).steps == 20
+    taken = stop or 12
+    rates = {r["step"]: r["learning_rate"] for r in records if r["event"] == "step"}
+    assert rates == {step: tiny(max_steps=20).learning_rate_at(step - 1)
+                     for step in range(taken + 1, 21)}
+    assert [r["text"] for r in records if r["event"] == "warning"] == [
+        f"max_steps=20 (it was 12): from step {taken + 1} on the learning rate follows the new "
+        "schedule"]
+    records = []
+    assert train(tiny(max_steps=20), [records.append], resume=True).steps == 20
+    assert [r["event"] for r in records] == ["finished", "end"]
+
+
+def test_a_run_is_made_shorter_but_not_than_it_is(tiny, tmp_path):
+    train(tiny(), [stop_after(5)])
+    before = snapshot(tmp_path / "out")
+    for force in (False, True):
+        with pytest.raises(ConfigError, match="max_steps=4 is less than the 5 steps that the run"):
+            train(tiny(max_steps=4), resume=True, force=force)
+    assert snapshot(tmp_path / "out") == before
+    assert train(tiny(max_steps=8), resume=True).steps == 8
+    assert train(tiny(max_steps=8), resume=True).steps == 8
+    with pytest.raises(ConfigError, match="max_steps=7 is less than the 8 steps"):
+        train(tiny(max_steps=7), resume=True)
 
 
 def test_a_changed_setting_is_refused_by_name(tiny, tmp_path):
     train(tiny(), [stop_after(4)])
     before = files(tmp_path / "out" / "last")
-    for name, value in dict(learning_rate=0.5, n_embd=32, batch_size=2, max_steps=99, dropout=0.1,
-                            seed=3, grad_accumulation_steps=2, beta2=0.5, val_fraction=0.2).items():
+    for name, value in dict(learning_rate=0.5, n_embd=32, batch_size=2, dropout=0.1, seed=3,
+                            grad_accumulation_steps=2, beta2=0.5, val_fraction=0.2).items():
         with pytest.raises(ConfigError, match=rf"other settings: .*\b{name}={value} \(it was "):
             train(tiny(**{name: value}), resume=True)
     assert files(tmp_path / "out" / "last") == before
@@ -141,12 +222,155 @@ def test_a_changed_setting_is_refused_by_name(tiny, tmp_path):
     assert train(tiny(max_steps=8), resume=True, force=True).steps == 8
 
 
+def told(records):
+    return [record["text"] for record in records if record["event"] == "warning"]
+
+
 def test_another_text_is_refused(tiny, tmp_path):
     train(tiny(), [stop_after(4)])
     (tmp_path / "text").write_text(TEXT[:-5] + "9999.")
     with pytest.raises(DataError, match="val_data: the text is no longer the one"):
         train(tiny(), resume=True)
-    assert train(tiny(), resume=True, force=True).steps == 12
+    records = []
+    assert train(tiny(), [records.append], resume=True, force=True).steps == 12
+    assert told(records) == ["val_data: the text is no longer the one that the run to resume was "
+                             "begun with; forced to go on all the same"]
+
+
+def test_what_force_passes_over_is_said_one_by_one(tiny, tmp_path):
+    train(tiny(), [stop_after(4)])
+    (tmp_path / "text").write_text("9" + TEXT[1:])
+    records, other = [], dict(learning_rate=0.5, min_learning_rate=1e-3, beta2=0.9, max_steps=14)
+    train(tiny(**other), [records.append], resume=True, force=True)
+    texts = told(records)
+    assert [text.split(" ")[0] for text in texts] == [
+        "learning_rate=0.5", "beta2=0.9", "max_steps=14", "data:"]
+    assert all("forced" in text for text in texts if not text.startswith("max_steps"))
+    assert told(read_log(tmp_path / "out" / "log.jsonl")) == texts
+    records = []  # nothing differs any more, so that there is nothing to be said
+    train(tiny(**other), [records.append], resume=True, force=True)
+    assert told(records) == []
+
+
+@pytest.mark.parametrize("changes", [dict(n_layer=1), dict(n_head=4), dict(n_embd=32),
+                                     dict(n_positions=9), dict(tokenizer="byte")])
+def test_what_the_checkpoint_fixes_cannot_be_forced(tiny, tmp_path, changes):
+    train(tiny(), [stop_after(4)])
+    before, (name, value) = snapshot(tmp_path / "out"), *changes.items()
+    for force in (False, True):
+        with pytest.raises(ConfigError, match=rf"{name}={value!r} \(it was .*; its checkpoint "
+                                              f"holds it to its {name}$"):
+            train(tiny(**changes), resume=True, force=force)
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_memory_that_force_passes_over_is_said(tiny, monkeypatch):
+    from pygpt import machine
+    monkeypatch.setattr(machine, "memory_limits", lambda: (1 << 20, 1 << 20))
+    records = []
+    with pytest.raises(MemoryError):
+        train(tiny())
+    train(tiny(max_steps=1), [records.append], force=True)
+    assert len(told(records)) == 1 and "of memory" in told(records)[0]
+
+
+# ------------------------------------------------------------------------------ moved, not changed
+
+def test_the_same_text_at_another_place_is_no_change(tiny, tmp_path):
+    (tmp_path / "val").write_text(TEXT)
+    train(tiny(out=tmp_path / "whole", val_data=tmp_path / "val"))
+    train(tiny(val_data=tmp_path / "val"), [stop_after(5)])
+    (tmp_path / "text").rename(tmp_path / "moved")
+    (tmp_path / "val").rename(tmp_path / "moved-val")
+    train(tiny(data=[str(tmp_path / "mov?d")], val_data=tmp_path / "moved-val", errors="replace"),
+          resume=True)
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("moved, changed", [("data", "data"), ("val_data", "val_data")])
+def test_another_text_at_another_place_is_refused(tiny, tmp_path, moved, changed):
+    (tmp_path / "val").write_text(TEXT)
+    (tmp_path / "other").write_text(TEXT[::-1])
+    config = dict(data=tmp_path / "text", val_data=tmp_path / "val")
+    train(tiny(**config), [stop_after(5)])
+    with pytest.raises(DataError, match=f"^{changed}: the text is no longer the one"):
+        train(tiny(**config | {moved: tmp_path / "other"}), resume=True)
+
+
+def test_the_models_and_tokenizers_a_run_began_with_may_move(tiny, tmp_path):
+    train(tiny(out=tmp_path / "base", max_steps=2))
+    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=None)
+    begun = dict(init=tmp_path / "base", tokenizer=tmp_path / "base" / "last", **shape)
+    train(tiny(out=tmp_path / "whole", **begun))
+    train(tiny(**begun), [stop_after(5)])
+    (tmp_path / "base").rename(tmp_path / "moved")
+    begun = dict(init=tmp_path / "moved", tokenizer=tmp_path / "moved" / "last", **shape)
+    train(tiny(**begun), [stop_after(6)], resume=True)
+    (tmp_path / "moved").rename(tmp_path / "gone")  # a run that goes on reads neither
+    train(tiny(**begun), resume=True)
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
+
+
+def test_another_model_or_tokenizer_than_a_run_began_with_is_refused(tiny, tmp_path):
+    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=None)
+    for name, seed in (("base", 1), ("other", 2)):
+        train(tiny(out=tmp_path / name, max_steps=1, seed=seed))
+    begun = dict(init=tmp_path / "base", **shape)
+    train(tiny(**begun), [stop_after(5)])
+    for changes in (dict(init=tmp_path / "other", **shape), dict(init=None), begun | dict(
+            tokenizer="bpe:300")):
+        with pytest.raises(ConfigError, match="other settings: .*its checkpoint holds it to its "):
+            train(tiny(**changes), resume=True, force=True)
+    with pytest.raises(OSError):
+        train(tiny(init=tmp_path / "none", **shape), resume=True)
+
+
+# ------------------------------------------------------------------------------- other kernels
+
+def rewrite(out, **changes):
+    """Change fields of a checkpoint's trainer.json; None takes one out."""
+    path = out / "last" / "trainer.json"
+    document = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in document.items()
+                                if value is not None or name == "val_loss"}))
+
+
+@pytest.mark.parametrize("name, other, way_out", [
+    ("isa", "avx9000", "set PYGPT_ISA=avx9000"), ("compiler", "tcc 0.9", "build with tcc 0.9"),
+    ("backend", "fortran", "set PYGPT_BACKEND=fortran")])
+def test_other_kernels_are_refused_by_name(tiny, tmp_path, name, other, way_out):
+    train(tiny(), [stop_after(5)])
+    now = kernels.info()[name]
+    assert json.loads((tmp_path / "out/last/trainer.json").read_text())[name] == now
+    rewrite(tmp_path / "out", **{name: other})
+    before = snapshot(tmp_path / "out")
+    with pytest.raises(ConfigError) as error:
+        train(tiny(), resume=True)
+    text = str(error.value)
+    assert f"{name}={now!r} (it was {other!r})" in text and way_out in text and "force" in text
+    assert snapshot(tmp_path / "out") == before
+    records = []
+    train(tiny(), [records.append, stop_after(6)], resume=True, force=True)
+    assert len(told(records)) == 1 and f"{name}={now!r}" in told(records)[0]
+    assert train(tiny(), resume=True).steps == 12  # the kernels are those of the steps since
+
+
+def test_a_run_does_not_go_on_with_other_instructions(tiny, tmp_path):
+    if len(kernels.isa_names()) < 2:
+        pytest.skip("this CPU has one instruction set")
+    with kernels.use_isa(kernels.isa_names()[-1]):
+        train(tiny(), [stop_after(5)])
+    with pytest.raises(ConfigError, match="begun on other kernels: isa="):
+        train(tiny(), resume=True)
+
+
+def test_a_state_that_records_no_kernels_is_read(tiny, tmp_path):
+    train(tiny(out=tmp_path / "whole"))
+    train(tiny(), [stop_after(5)])
+    rewrite(tmp_path / "out", backend=None, isa=None, compiler=None, init=None)
+    assert "isa" not in json.loads((tmp_path / "out/last/trainer.json").read_text())
+    train(tiny(), resume=True)
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
 
 
 def test_nothing_to_resume(tiny, tmp_path):

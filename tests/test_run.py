@@ -350,6 +350,13 @@ def test_samples_of_fixed_prompts_go_to_the_log(tiny, tmp_path):
         (3, "3 times", 5), (3, "7", 5), (6, "3 times", 20), (6, "7", 20)]
 
 
+@pytest.mark.parametrize("max_steps", [1, 4, 6])
+def test_no_samples_means_none_at_the_end_either(tiny, max_steps):
+    records = []
+    train(tiny(sample_interval=0, max_steps=max_steps), [records.append])
+    assert not [record for record in records if record["event"] == "sample"]
+
+
 def test_every_field_of_the_log_is_documented(tiny, tmp_path):
     from pygpt import trainer
     train(tiny(sample_interval=3))
