@@ -286,8 +286,8 @@ def _write(model, tokenizer, prompt, settings):
     ids = stream(model, tokenizer.encode(prompt, "all") or first_ids(tokenizer),
                  vocab_size=tokenizer.vocab_size, **settings)
     sys.stdout.write(prompt)
-    for text in tokenizer.decode_iterable(ids):
-        sys.stdout.write(text)
+    for part in tokenizer.decode_iterable(ids):
+        sys.stdout.write(part)
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()

@@ -284,7 +284,9 @@ class TrainConfig:
             object.__setattr__(self, name, _paths(name, getattr(self, name)))
         for name in ("out", "init", "tokenizer", "errors"):
             value = getattr(self, name)
-            if value is not None or name in ("out", "errors"):
+            if value is None and name == "out":
+                raise ConfigError("out=None names no directory")
+            if value is not None or name == "errors":
                 object.__setattr__(self, name, _paths(name, _text(name, value, value))[0])
         for name, value in SHAPE.items():
             if getattr(self, name) is None and self.init is None:

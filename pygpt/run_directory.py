@@ -116,7 +116,7 @@ class RunDirectory:
         """Refuse entries that a run would have to replace although no run made them."""
         for name in NAMES:
             saved.target(self.path, name)
-        for name in OF_A_RUN:
+        for name in [*OF_A_RUN, *filter(COPY.fullmatch, os.listdir(self.path))]:
             path = self.file(name)
             if os.path.lexists(path) and not os.path.isfile(path):
                 raise FileExistsError(errno.EEXIST, "is no file, and a run would write one; move "

@@ -83,8 +83,8 @@ def test_only_what_a_run_wrote_aside_is_cleared(tiny, tmp_path):
     (out / ".step-00000009.tmp").symlink_to(out / "thesis-dir.tmp")
     before = contents(out)
     ours = ["train.json.12.tmp", "log.jsonl.1.tmp", "stdin.txt.1.tmp", "last.123.tmp",
-            "best.9.tmp", ".writable.5.tmp", "tokens/0123456789abcdef.bin.8.tmp",
-            "tokens/8.bin.8.tmp"]
+            "best.9.tmp", ".writable.5.tmp", "pipe-1.txt.3.tmp",
+            "tokens/tokens-new.bin.8.tmp"]
     for name in ours:
         (out / name).write_text("half")
     (out / ".step-00000004-2.tmp").mkdir()

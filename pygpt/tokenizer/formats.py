@@ -11,7 +11,7 @@ import binascii
 from itertools import count
 
 from pygpt.files import open_regular, shown
-from pygpt.tokenizer.added import MOST_BYTES, AddedToken, read_token, refuse_two_passes
+from pygpt.tokenizer.added import MOST_BYTES, read_token, refuse_two_passes
 from pygpt.tokenizer.base import json_bytes
 from pygpt.tokenizer.text import utf8
 
