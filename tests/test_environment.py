@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from pygpt import kernels
+from sharing import needs_threads
 
 
 def python(code, **env):
@@ -76,6 +77,7 @@ print(float(ops.linear_cross_entropy(x, weight, ids)))
     assert abs(float(loss) - math.log(5000)) < 1e-5
 
 
+@needs_threads
 @pytest.mark.parametrize("asked, outcome", [
     ("1", "1"), ("64", "{cpus}"), ("nonsense", "{cores}"), ("0", "{cores}"), ("", "{cores}"),
     ("2,1", "{two}"),

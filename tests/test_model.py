@@ -14,7 +14,7 @@ import pygpt
 from pygpt import ops
 from pygpt.model import GPT
 from pygpt.tensor import Tensor, no_grad
-from sharing import shared_among
+from sharing import needs_threads, shared_among
 
 TINY = dict(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
 LESSON = dict(vocab_size=96, n_positions=64, n_embd=64, n_layer=4, n_head=8)
@@ -311,11 +311,13 @@ def losses_of_a_run(threads, dropout=0.1):
     return losses, [flat(p) for _, p in model.named_parameters()]
 
 
+@needs_threads
 def test_runs_repeat_bit_for_bit_on_any_number_of_threads():
     runs = [losses_of_a_run(threads) for threads in (1, 1, 2, 3)]
     assert runs[1:] == runs[:1] * 3
 
 
+@needs_threads
 def test_generation_is_the_same_on_any_number_of_threads():
     model = randomise(tiny())
     runs = []

@@ -17,7 +17,7 @@ from pygpt.model import GPT
 from pygpt.optim import AdamW
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.trainer import TrainingError, evaluate, train
-from sharing import shared_among
+from sharing import needs_threads, shared_among
 
 
 def run(config):
@@ -68,6 +68,7 @@ def test_it_learns(tiny):
     assert result.val_loss < 0.7 * losses(events)[0]
 
 
+@needs_threads
 @pytest.mark.parametrize("changes", [dict(), dict(dropout=0.2, grad_accumulation_steps=2)])
 def test_runs_are_equal_to_the_bit_for_any_threads(tiny, changes):
     before = kernels.get_num_threads()
