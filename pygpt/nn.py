@@ -391,36 +391,44 @@ def watched(module):
 
     def note(value):
         kind = type(value)
-        if kind in (int, float, bool, str, type(None)):
-            found.append(kind)
-            found.append(value)
+        if kind in _PLAIN:
+            found.extend((kind, value))
         elif kind is Parameter:
             found.extend((value, value.memory, value.offset, value.node, value.leaf.memory))
         elif kind in (list, tuple):
-            found.append(kind)
-            found.append(len(value))
+            found.extend((kind, len(value)))
             return all(map(note, value))
         elif kind is dict:
             found.append(len(value))
             return all(note(key) and note(item) for key, item in value.items())
         elif isinstance(value, Module):
-            if kind not in known:
-                written = _RECORDABLE.get(kind)
-                known[kind] = written is not None and all(
-                    vars(kind).get(name) is function for name, function in written.items())
-            found.append(value)
-            if not known[kind] or id(value) in seen:
-                return known[kind]
-            seen.add(id(value))
-            for name, item in vars(value).items():
-                if name not in ("training", "_gradients"):
-                    found.append(name)
-                    if not note(item):
-                        return False
+            return note_module(value, kind)
         elif dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen:
             found.append(value)
         else:
             return False
+        return True
+
+    def note_module(module, kind):
+        if kind not in known:
+            written = _RECORDABLE.get(kind)
+            known[kind] = written is not None and all(
+                vars(kind).get(name) is function for name, function in written.items())
+        found.append(module)
+        if not known[kind] or module in seen:
+            return known[kind]
+        seen.add(module)
+        for name, item in vars(module).items():
+            kind = type(item)
+            if kind is Parameter:
+                found.extend((name, item, item.memory, item.offset, item.node, item.leaf.memory))
+            elif kind in _PLAIN:
+                if name != "training":
+                    found.extend((name, kind, item))
+            elif name != "_gradients":
+                found.append(name)
+                if not note(item):
+                    return False
         return True
 
     return found if note(module) else None

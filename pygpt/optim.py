@@ -103,7 +103,11 @@ class AdamW:
                 has parameters that it did not have when the optimizer was made.
         """
         lr, (beta1, beta2), eps, weight_decay = self._settings()
-        if not self._ready():
+        is_ready = self._ready()
+        if not self.layout.holds(self.model):
+            raise ValueError("AdamW: the model has parameters that it did not have when the "
+                             "optimizer was made; make a new optimizer")
+        if not is_ready:
             return
         self.steps += 1
         self._h.view.cast("f")[:] = memoryview(array("f", [
@@ -125,9 +129,6 @@ class AdamW:
         if not self.layout.current:
             raise ValueError("AdamW: the model's parameters have come to other memory, as when it "
                              "became part of a larger model; make a new optimizer")
-        if not self.layout.holds(self.model):
-            raise ValueError("AdamW: the model has parameters that it did not have when the "
-                             "optimizer was made; make a new optimizer")
         return self._gradients.complete()
 
     def _settings(self):

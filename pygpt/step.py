@@ -55,6 +55,7 @@ class Steps:
         self._by_key = {}     # in the order of last use
         self._watched = None  # what all of them were recorded from
         self._dropouts = ()   # the Dropout modules in there
+        self._has_gradients = False  # whether the parameters' gradients lie in flat buffers
 
     @contextlib.contextmanager
     def take(self, ids, targets, ignore_index):
@@ -80,9 +81,10 @@ class Steps:
 
     def _look_at(self, model):
         """Forget the steps where the model is not as it was when they were recorded."""
-        if grad_enabled():
-            model.gradients()  # which may move the parameters to flat buffers
         now = watched(model.transformer)
+        if grad_enabled() and (now is None or now != self._watched or not self._has_gradients):
+            model.gradients()  # which may move the parameters to flat buffers
+            now, self._has_gradients = watched(model.transformer), True
         if now is None or now != self._watched:
             self._by_key, self._watched = {}, now
             self._dropouts = model.transformer.dropouts()

@@ -293,9 +293,8 @@ def test_a_parameter_that_came_later_is_not_passed_over():
     model = tiny()
     optimizer = pygpt.AdamW(model)
     model.extra = nn.Linear(2, 2).initialise(1)
-    for use in (optimizer.step, lambda: optimizer.clip_grad_norm(1.0)):
-        with pytest.raises(ValueError, match="parameters that it did not have.*new optimizer"):
-            use()
+    with pytest.raises(ValueError, match="parameters that it did not have.*new optimizer"):
+        optimizer.step()
     pygpt.AdamW(model).step()
 
 
