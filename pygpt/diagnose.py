@@ -8,13 +8,13 @@ costs a normal run anything. Uses kernels, running, tensor, nn; used by train.
 """
 
 import contextlib
-import functools
 import inspect
 import math
 import weakref
 
 from pygpt import reference
 from pygpt.kernels import Memory, address, check, lib
+from pygpt.nn import watching
 from pygpt.running import calling
 from pygpt.tensor import entering_nodes, next_serial
 
@@ -129,34 +129,22 @@ def _argument(kernel, place):
 def _named_calls(model, watch):
     """Within the block, watch.scope is the name of the module whose kernels are being called.
 
-    A module's call is looked up on its class, so each class is given another for the time being.
     In the backward pass a node's module is the innermost one whose call the node was made in.
     """
-    names = {id(module): name for name, module in model.named_modules() if name}
+    names = {id(module): name for name, module in model.named_modules()}
     made_in = []  # (first serial, serial behind the last, name): outer calls end later
-    classes = {type(module) for _, module in model.named_modules()} - {type(model)}
-    calls = {cls: cls.__call__ for cls in classes if "__call__" in vars(cls)}
 
-    def named(call):
-        @functools.wraps(call)
-        def wrapper(module, *args, **kwargs):
-            before, watch.scope = watch.scope, names.get(id(module), "")
-            watch.phase, first = "forward", next_serial()
-            out = call(module, *args, **kwargs)
-            made_in.append((first, next_serial(), watch.scope))
-            watch.scope = before
-            return out
-        return wrapper
+    def entered(module, inputs):
+        before, watch.scope = watch.scope, names.get(id(module), "")
+        watch.phase, first = "forward", next_serial()
+        out = module.forward(*inputs)
+        made_in.append((first, next_serial(), watch.scope))
+        watch.scope = before
+        return out
 
     def entering(node):
         watch.phase = "backward"
         watch.scope = next((name for first, end, name in made_in if first <= node.serial < end), "")
 
-    for cls, call in calls.items():
-        cls.__call__ = named(call)
-    try:
-        with entering_nodes(entering):
-            yield
-    finally:
-        for cls, call in calls.items():
-            cls.__call__ = call
+    with watching(entered), entering_nodes(entering):
+        yield

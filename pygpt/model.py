@@ -7,14 +7,13 @@ Uses nn.py, ops.py, step.py, checkpoint.py; used by optim.py, generate.py, train
 import itertools
 import math
 from dataclasses import replace
-from functools import partial
 
 from pygpt import checkpoint, nn, ops
 from pygpt.config import is_whole_number, token_ids
 from pygpt.kernels import in_float32
 from pygpt.running import one_at_a_time
 from pygpt.step import Steps, as_int32, dropout_shares, named_bad_ids
-from pygpt.tensor import Tensor, no_grad, recomputed
+from pygpt.tensor import Tensor, no_grad
 
 
 @nn.recordable
@@ -30,16 +29,17 @@ class CausalSelfAttention(nn.Module):
         self.attn_dropout = nn.Dropout(config.attn_pdrop, next(streams))
         self.resid_dropout = nn.Dropout(config.resid_pdrop, next(streams))
 
-    def __call__(self, x, residual, seed=None, cache=None):
+    def forward(self, x):
         qkv = self.c_attn(x)                                                    # (B, T, 3C)
-        if cache is None:
-            drop = self.attn_dropout
-            y = ops.attention(qkv, self.n_head, drop.now(seed), seed, drop.stream)
-        else:
-            y = ops.attention_cached(qkv, *cache, self.n_head)                  # (B, T, C)
-        if self.resid_dropout.now(seed):
-            return self.resid_dropout(self.c_proj(y), seed, residual)           # (B, T, C)
-        return self.c_proj(y, residual)                                         # (B, T, C)
+        y = self.attend(qkv)                                                    # (B, T, C)
+        return self.resid_dropout(self.c_proj(y))                               # (B, T, C)
+
+    def attend(self, qkv):
+        """softmax(q k^T / sqrt(C / n_head)) v in each head; with a cache, also to what it holds."""
+        cache = nn.current_cache()
+        if cache is not None:
+            return ops.attention_cached(qkv, *cache.next_layer(), self.n_head)
+        return ops.attention(qkv, self.n_head, *self.attn_dropout.in_progress())
 
 
 @nn.recordable
@@ -52,11 +52,10 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(config.mlp_width, C, std=std)
         self.dropout = nn.Dropout(config.resid_pdrop, next(streams))
 
-    def __call__(self, x, residual, seed=None, tape_only=False):
-        drop = self.dropout.now(seed)
-        y = ops.mlp(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias,
-                    None if drop else residual, tape_only)                      # (B, T, C)
-        return self.dropout(y, seed, residual, tape_only) if drop else y
+    def forward(self, x):
+        """c_proj(gelu(c_fc(x))), both layers in one op."""
+        y = ops.mlp(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
+        return self.dropout(y)                                                  # (B, T, C)
 
 
 @nn.recordable
@@ -70,9 +69,10 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config, streams)
 
-    def __call__(self, x, seed=None, cache=None, tape_only=False):
-        x = self.attn(self.ln_1(x), x, seed, cache)                             # x + attention
-        return self.mlp(self.ln_2(x), x, seed, tape_only)                       # x + MLP
+    def forward(self, x):
+        x = x + self.attn(self.ln_1(x))                                         # (B, T, C)
+        x = x + self.mlp(self.ln_2(x))                                          # (B, T, C)
+        return x
 
 
 @nn.recordable
@@ -91,16 +91,12 @@ class Transformer(nn.Module):
         """The Dropout modules, in a fixed order."""
         return [module for module in self.modules() if isinstance(module, nn.Dropout)]
 
-    def __call__(self, ids, seed=None, cache=None, recompute=False):
-        x = self.wte(ids, self.wpe, past=cache.past if cache else 0)            # (B, T, C)
-        x = self.drop(x, seed)
-        if recompute and seed is not None:  # the masks again, though eval() may come in between
-            seed = seed.holding({module: module.now(seed) for module in self.dropouts()})
-        for i, block in enumerate(self.h):
-            if recompute and i < len(self.h) - 1:  # at once again, the last would save no memory
-                x = recomputed(partial(block, seed=seed), x)
-            else:
-                x = block(x, seed, cache and cache.layer(i))
+    def forward(self, ids):
+        """(B, T) ids -> (B, T, C): wte[ids] + wpe[positions], the blocks, the last layer norm."""
+        x = ops.embedding(ids, self.wte.weight, self.wpe.weight, nn.past_positions())
+        x = self.drop(x)                                                        # (B, T, C)
+        for block in self.h:
+            x = block(x)
         return self.ln_f(x)                                                     # (B, T, C)
 
 
@@ -112,14 +108,23 @@ class Cache:
     """
 
     def __init__(self, config, batch=1):
-        shape = (batch, config.n_positions, config.n_embd)
-        self.past = 0
-        self._layers = [(Tensor.empty(shape), Tensor.empty(shape)) for _ in range(config.n_layer)]
+        self._shape = (batch, config.n_positions, config.n_embd)
+        self.past, self._layers, self._next = 0, [], 0
 
-    def layer(self, i):
-        return (*self._layers[i], self.past)
+    def from_first_layer(self):
+        """This cache, for a forward pass that begins."""
+        self._next = 0
+        return self
+
+    def next_layer(self):
+        """(keys, values, past): of the layer after the one that asked before in this pass."""
+        if self._next == len(self._layers):
+            self._layers.append((Tensor.empty(self._shape), Tensor.empty(self._shape)))
+        self._next += 1
+        return (*self._layers[self._next - 1], self.past)
 
 
+@nn.recordable
 class GPT(nn.Module):
     """The whole model.
 
@@ -216,6 +221,22 @@ class GPT(nn.Module):
 
     # ------------------------------------------------------------------------------- forward ---
 
+    def forward(self, ids):
+        """The logits (B, T, V) of ids, an int32 Tensor (B, T)."""
+        x = self.transformer(ids)                                               # (B, T, C)
+        return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
+
+    def forward_loss(self, ids, targets, ignore_index=ops.IGNORED):
+        """The cross-entropy of forward(ids) and targets, without ever holding all logits: ()."""
+        x = self.transformer(ids)                                               # (B, T, C)
+        return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)
+
+    def forward_pass(self, seed=None):
+        """The circumstances of a forward pass of this model: its dropout, what it recomputes."""
+        recomputed = self.transformer.h[:-1] if self.recompute else ()  # the last would be run
+        return nn.ForwardPass(seed, self.transformer.dropouts(),        # again at once
+                              recomputed=recomputed)
+
     @one_at_a_time
     def __call__(self, ids):
         """Logits (B, T, V) for ids, B lists of T ints or an int32 buffer of shape (B, T).
@@ -225,9 +246,8 @@ class GPT(nn.Module):
                 in 0..vocab_size-1.
         """
         ids = self._ids(ids)
-        with named_bad_ids(self.config.vocab_size, ids):
-            x = self.transformer(ids, self._seed(), recompute=self.recompute)   # (B, T, C)
-        return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
+        with named_bad_ids(self.config.vocab_size, ids), self.forward_pass(self._seed()):
+            return self.forward(ids)
 
     @one_at_a_time
     def loss(self, ids, targets, ignore_index=ops.IGNORED):
@@ -273,8 +293,9 @@ class GPT(nn.Module):
         if cache.past + T > P:
             raise ValueError(f"{cache.past} + {T} positions are more than n_positions={P}")
         with no_grad():
-            with named_bad_ids(self.config.vocab_size, new):
-                x = self.transformer(new, cache=cache)                          # (1, T, C)
+            with (named_bad_ids(self.config.vocab_size, new),
+                  nn.ForwardPass(cache=cache.from_first_layer())):
+                x = self.transformer(new)                                       # (1, T, C)
             cache.past += T
             last = Tensor.empty((1, C), memory=x.memory, offset=x.offset + 4 * (T - 1) * C)
             logits = ops.matmul(last, self.transformer.wte.weight, transpose_b=True)

@@ -6,13 +6,15 @@ layout: matrices first, then vectors, each at a multiple of 64 bytes. A `Paramet
 Uses tensor.py, ops.py and kernels.py; used by model.py and optim.py.
 """
 
+import contextlib
 import dataclasses
+import threading
 import weakref
 
 from pygpt import ops
 from pygpt.kernels import Memory, check, in_float32, lib
 from pygpt.running import one_at_a_time
-from pygpt.tensor import Leaf, Tensor, next_serial
+from pygpt.tensor import Leaf, Tensor, deferring, next_serial, recomputed
 
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 
@@ -40,7 +42,7 @@ class Parameter(Tensor):
         for n in self.shape:
             self.size *= n
         self.node = self.leaf = Leaf(self)
-        self.layout = self.remake = None
+        self.layout = self.remake = self.deferred = None
 
     def __getattr__(self, name):
         if name in ("memory", "ptr", "offset"):
@@ -240,6 +242,21 @@ class Module:
     training = True
     _gradients = None
 
+    def __call__(self, *inputs):
+        """forward(*inputs); in a pass that recomputes this module, run again in the backward pass.
+        """
+        now = getattr(_context, "forward_pass", None)
+        if now is not None and id(self) in now.recomputed:
+            def function(x):
+                with now.resumed():
+                    return self._entered(x)
+            return recomputed(function, *inputs)
+        return self._entered(*inputs)
+
+    def _entered(self, *inputs):
+        watcher = getattr(_context, "watcher", None)
+        return self.forward(*inputs) if watcher is None else watcher(self, inputs)
+
     def __getstate__(self):
         """What a copy of the module is made of: its attributes but for the gradients."""
         return {name: value for name, value in vars(self).items() if name != "_gradients"}
@@ -376,6 +393,12 @@ def recordable(cls):
     return cls
 
 
+def is_as_written(cls, name):
+    """Whether a class's function of that name is one of a recordable class, not replaced since."""
+    return any(written.get(name) is getattr(cls, name) and vars(home).get(name) is written[name]
+               for home, written in _RECORDABLE.items() if issubclass(cls, home))
+
+
 def watched(module):
     """All that the results of a module depend on besides its inputs, to be compared with `==`.
 
@@ -444,8 +467,8 @@ class Linear(Module):
         self.weight = Parameter((n_in, n_out), std=std)
         self.bias = Parameter((n_out,))
 
-    def __call__(self, x, residual=None):
-        return ops.linear(x, self.weight, self.bias, residual)
+    def forward(self, x):
+        return ops.linear(x, self.weight, self.bias)
 
 
 @recordable
@@ -455,7 +478,7 @@ class LayerNorm(Module):
     def __init__(self, n, eps=1e-5):
         self.weight, self.bias, self.eps = Parameter((n,), fill=1.0), Parameter((n,)), eps
 
-    def __call__(self, x):
+    def forward(self, x):
         return ops.layernorm(x, self.weight, self.bias, self.eps)
 
 
@@ -466,10 +489,8 @@ class Embedding(Module):
     def __init__(self, n_rows, n, std=0.02):
         self.weight = Parameter((n_rows, n), std=std)
 
-    def __call__(self, ids, positions=None, past=0):
-        """Rows of this table, plus, row t for the t-th place, those of the table `positions`."""
-        return ops.embedding(ids, self.weight, None if positions is None else positions.weight,
-                             past)
+    def forward(self, ids):
+        return ops.embedding(ids, self.weight)
 
 
 @recordable
@@ -484,15 +505,86 @@ class Dropout(Module):
     def __init__(self, share, stream=0):
         self.share, self.stream = share, stream
 
-    def now(self, seed):
-        """The share dropped in a pass with this seed: 0 without one, or while not training."""
-        if seed is not None and seed.shares is not None:
-            return seed.shares[self]
-        return self.share if seed is not None and self.training else 0.0
+    def in_progress(self):
+        """(share, seed, stream): of the forward pass in progress; outside of one the share is 0."""
+        now = getattr(_context, "forward_pass", None)
+        if now is None:
+            return 0.0, None, self.stream
+        return now.shares.get(id(self), 0.0), now.seed, self.stream
 
-    def __call__(self, x, seed=None, residual=None, tape_only=False):
-        """dropout(x) + residual; nothing is dropped without a seed. tape_only: as in ops."""
-        share = self.now(seed)
-        if share:
-            return ops.dropout(x, share, seed, self.stream, residual, tape_only)
-        return x if residual is None else ops.add(x, residual)
+    def forward(self, x):
+        share, seed, stream = self.in_progress()
+        return ops.dropout(x, share, seed, stream) if share else x
+
+
+# ------------------------------------------------------------------------------- forward passes ---
+
+_context = threading.local()  # .forward_pass, .watcher: of the blocks below
+
+
+class ForwardPass:
+    """What layers need to know of the forward pass they take part in, besides their input.
+
+    Within `with ForwardPass(...)` in this thread, Dropout finds its seed, attention its cache, and
+    ops may fuse (tensor.deferring), so that the modules' own lines are the equations alone.
+
+    Args:
+        seed: the ops.Seed of the dropout masks; None: nothing is dropped.
+        dropouts: the Dropout modules. Their shares are noted now, so that a module that is run
+            again in the backward pass drops the same, though eval() may come in between.
+        cache: the keys and values of earlier positions (model.Cache), or None.
+        recomputed: the modules that keep only their input for the backward pass.
+    """
+
+    def __init__(self, seed=None, dropouts=(), cache=None, recomputed=()):
+        self.seed, self.cache = seed, cache
+        self.shares = {} if seed is None else {
+            id(module): module.share for module in dropouts if module.training}
+        self.recomputed = set(map(id, recomputed))
+        self._blocks = []
+
+    def __enter__(self):
+        is_watched = getattr(_context, "watcher", None) is not None  # wants each call in its place
+        block = contextlib.nullcontext() if is_watched else deferring()
+        block.__enter__()
+        self._blocks.append((getattr(_context, "forward_pass", None), block))
+        _context.forward_pass = self
+        return self
+
+    def __exit__(self, *error):
+        before, block = self._blocks.pop()
+        _context.forward_pass = before
+        block.__exit__(*error)
+
+    @contextlib.contextmanager
+    def resumed(self):
+        """Within the block, this pass is in progress once more, and what is put off stays so."""
+        before, _context.forward_pass = getattr(_context, "forward_pass", None), self
+        try:
+            yield
+        finally:
+            _context.forward_pass = before
+
+
+def current_cache():
+    """The cache of the forward pass in progress, or None."""
+    now = getattr(_context, "forward_pass", None)
+    return None if now is None else now.cache
+
+
+def past_positions():
+    """How many positions came before those of the forward pass in progress."""
+    cache = current_cache()
+    return 0 if cache is None else cache.past
+
+
+@contextlib.contextmanager
+def watching(watcher):
+    """Within the block (and thread), watcher(module, inputs) is called in place of each module's
+    forward(*inputs), which it is to call."""
+    before = getattr(_context, "watcher", None)
+    _context.watcher = watcher
+    try:
+        yield
+    finally:
+        _context.watcher = before

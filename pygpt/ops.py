@@ -8,7 +8,6 @@ This is where the one change of names happens: n_head here, NH in C (glossary: c
 Uses kernels.py, running.py, tensor.py; used by nn.py and model.py.
 """
 
-import copy
 from math import prod
 
 from pygpt.kernels import NULL, Memory, in_float32, lib
@@ -108,11 +107,16 @@ def _send_together(nodes, gradient_kernel):
 # ------------------------------------------------------------------------------------ the glue ---
 
 def add(a, b):
-    """a + b, of one shape."""
+    """a + b, of one shape. A sum with what is still to be computed is left to its kernel."""
     _floats("add", a=a, b=b)
     _same_shape("add", "a", a, "b", b)
-    out = Tensor.empty(a.shape)
-    launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)
+    other, last = (b, a) if _takes_residual(a) else (a, b)
+    if _takes_residual(last):
+        fused = last.deferred.compute
+        out = Tensor.later(a.shape, lambda out: fused(out, other), takes_residual=False)
+    else:
+        out = Tensor.empty(a.shape)
+        launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)
     nodes = [t.node for t in (a, b) if t.node is not None]
 
     def backward(dout):
@@ -120,6 +124,10 @@ def add(a, b):
             node.receive(dout)
 
     return attach(out, (a, b), backward)
+
+
+def _takes_residual(tensor):
+    return tensor.deferred is not None and tensor.deferred.takes_residual
 
 
 def mul(a, b):
@@ -217,31 +225,29 @@ def matmul(a, b, transpose_b=False):
 
 # ------------------------------------------------------------------------------------- layers ---
 
-def linear(x, weight, bias=None, residual=None):
-    """x @ weight + bias + residual: x (..., IN), weight (IN, OUT), bias (OUT,) -> (..., OUT)."""
+def linear(x, weight, bias=None):
+    """x @ weight + bias: x (..., IN), weight (IN, OUT), bias (OUT,) -> (..., OUT)."""
     _floats("linear", x=x, weight=weight)
     R, IN = _rows("linear", "x", x)
     _check(len(weight.shape) == 2 and weight.shape[0] == IN,
            "linear: x {} does not fit weight {}", x.shape, weight.shape)
     OUT = weight.shape[1]
-    out = Tensor.empty((*x.shape[:-1], OUT))
     if bias is not None:
         _floats("linear", bias=bias)
         _check(bias.shape == (OUT,), "linear: bias {} does not fit weight {}", bias.shape,
                weight.shape)
-    if residual is not None:
-        _floats("linear", residual=residual)
-        _same_shape("linear", "the result", out, "residual", residual)
-    launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, _pointer(bias), _pointer(residual),
-           R, IN, OUT)
-    skip, node, kept = _node(residual), x.node, x.kept()
+
+    def compute(out, residual=None):
+        launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, _pointer(bias),
+               _pointer(residual), R, IN, OUT)
+
+    out = Tensor.later((*x.shape[:-1], OUT), compute)
+    node, kept = x.node, x.kept()
 
     def backward(dout):
-        if skip is not None:
-            skip.receive(dout)
         _linear_backward(dout.tensor, kept, node, weight, bias, R, IN, OUT)
 
-    return attach(out, (x, weight, bias, residual), backward)
+    return attach(out, (x, weight, bias), backward)
 
 
 def _linear_backward(dout, x, x_node, weight, bias, R, IN, OUT):
@@ -262,13 +268,12 @@ def _linear_backward_weight(dout, x, weight, bias, R, IN, OUT):
         lib.linear_backward_weight, places[0], places[1], x.ptr, dout.ptr, R, IN, OUT, acc))
 
 
-def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None, tape_only=False):
-    """gelu(x @ fc + b) @ proj + b + residual, as one step of the tape.
+def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
+    """gelu(x @ fc + b) @ proj + b, as one step of the tape.
 
     x (..., C), fc_weight (C, H), proj_weight (H, C). Of the two hidden tensors of width H only the
     sum before the GELU is kept for the backward pass; the GELU is computed again there. It exists
-    for MLP_ROWS rows at a time, which are still in the cache when the second layer reads them. With
-    tape_only that sum is all that is computed, and the result's values are undefined.
+    for MLP_ROWS rows at a time, which are still in the cache when the second layer reads them.
     """
     _floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
             proj_bias=proj_bias)
@@ -278,15 +283,10 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None, tape_only=
            "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
     _check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
            "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
-    parts, out = _row_parts(R), Tensor.empty(x.shape)
-    pre = Tensor.empty((R, H)) if grad_enabled() or tape_only else None
-    if residual is not None:
-        _floats("mlp", residual=residual)
-        _same_shape("mlp", "the result", out, "residual", residual)
-    if tape_only:
-        launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C, H)
-    else:
-        hidden = Tensor.empty((parts[0].stop, H))
+    parts, keeps, kept_pre = _row_parts(R), grad_enabled(), []
+
+    def compute(out, residual=None):
+        pre, hidden = Tensor.empty((R, H)) if keeps else None, Tensor.empty((parts[0].stop, H))
         for rows in parts:
             n = len(rows)
             launch(lib.linear_forward, hidden.ptr,
@@ -294,12 +294,20 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None, tape_only=
                    _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H)
             launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
                    proj_bias.ptr, _pointer(_part(residual, rows)), n, H, C)
-        del hidden
-    skip, node, kept = _node(residual), x.node, x.kept()
+        kept_pre[:] = [pre]
+
+    out = Tensor.later(x.shape, compute)
+    node, kept = x.node, x.kept()
 
     def backward(dout):
-        if skip is not None:
-            skip.receive(dout)
+        inp = kept
+        if not kept_pre:  # nobody needed the result, of which the first half is needed here
+            x, pre = kept(), Tensor.empty((R, H))
+            launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
+                   H)
+            kept_pre.append(pre)
+            inp = lambda: x
+        pre = kept_pre.pop()
         # The gradient at pre takes the place of pre, which is read for the last time; what was
         # computed from it before, the GELU's result, comes along.
         hidden = Tensor.empty((parts[0].stop, H))
@@ -309,9 +317,9 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, residual=None, tape_only=
                    len(rows), H, C, 0)
             _linear_backward_weight(d, lambda: hidden, proj_weight, proj_bias, len(rows), H, C)
         del hidden
-        _linear_backward(pre, kept, node, fc_weight, fc_bias, R, C, H)
+        _linear_backward(pre, inp, node, fc_weight, fc_bias, R, C, H)
 
-    return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias, residual), backward)
+    return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias), backward)
 
 
 def _row_parts(R):
@@ -491,23 +499,14 @@ class _NoSeed:
 class Seed:
     """The random seed of one forward pass, in memory that the kernels read.
 
-    Attributes:
-        shares: {nn.Dropout: the share it drops in this pass}, or None: as it says when asked.
-
     Raises:
         ValueError: value is not a whole number from 0 to 2^64 - 1.
     """
 
     def __init__(self, value=0):
-        self._memory, self.shares = Memory(8), None
+        self._memory = Memory(8)
         self.ptr = self._memory.pointer("Q")
         self.set(value)
-
-    def holding(self, shares):
-        """This seed, in the same memory, with shares that stay."""
-        held = copy.copy(self)
-        held.shares = shares
-        return held
 
     def set(self, value):
         """Make it `value`, a whole number from 0 to 2^64 - 1."""
@@ -528,32 +527,27 @@ def _dropout_arguments(op, dropout, seed, stream):
     return dropout, seed
 
 
-def dropout(x, dropout, seed, stream=0, residual=None, tape_only=False):
-    """x with a share of `dropout` of its values 0 and the rest scaled up, plus residual.
+def dropout(x, dropout, seed, stream=0):
+    """x with a share of `dropout` of its values 0 and the rest scaled up.
 
     Args:
         seed: a Seed; the mask is a function of it, of `stream` (a number for the place in the
             model) and of the position alone.
-        tape_only: whether nothing is computed, and the result's values are undefined.
     """
     _floats("dropout", x=x)
     p, seed = _dropout_arguments("dropout", dropout, seed, stream)
     R, C = _rows("dropout", "x", x)
-    if residual is not None:
-        _floats("dropout", residual=residual)
-        _same_shape("dropout", "x", x, "residual", residual)
-    out = Tensor.empty(x.shape)
-    if not tape_only:
+
+    def compute(out, residual=None):
         launch(lib.dropout_forward, out.ptr, x.ptr, _pointer(residual), R, C, p, seed.ptr, stream)
-    node, skip = x.node, _node(residual)
+
+    out, node = Tensor.later(x.shape, compute), x.node
 
     def backward(dout):
-        if skip is not None:
-            skip.receive(dout)
-        _send(node, lambda dx, acc: launch(lib.dropout_backward, dx, dout.tensor.ptr, R, C, p,
-                                           seed.ptr, stream, acc))
+        dx, acc = node.target()
+        launch(lib.dropout_backward, dx, dout.tensor.ptr, R, C, p, seed.ptr, stream, acc)
 
-    return attach(out, (x, residual), backward)
+    return attach(out, (x,), backward)
 
 
 # ---------------------------------------------------------------------------------------- loss ---

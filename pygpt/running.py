@@ -72,6 +72,11 @@ def calling(call, memory=None):
         yield
 
 
+def is_watched():
+    """Whether another function makes the calls in this thread, which a replay would go round."""
+    return getattr(_context, "call", None) is not None
+
+
 def new_block(nbytes):
     """A block of memory, from the innermost calling()."""
     return getattr(_context, "memory", Memory)(nbytes)

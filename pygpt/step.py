@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 from pygpt import ops
 from pygpt.kernels import IdRangeError, Memory
-from pygpt.nn import watched
+from pygpt.nn import is_as_written, watched
 from pygpt.program import Program, run
+from pygpt.running import is_watched
 from pygpt.tensor import Node, Tensor, grad_enabled, next_serial, refuse_changed, run_backward
 
 SHAPES_KEPT = 8  # recorded steps of other keys are dropped, the one used longest ago first
@@ -81,13 +82,20 @@ class Steps:
 
     def _look_at(self, model):
         """Forget the steps where the model is not as it was when they were recorded."""
-        now = watched(model.transformer)
+        now = self._watched_in(model)
         if grad_enabled() and (now is None or now != self._watched or not self._has_gradients):
             model.gradients()  # which may move the parameters to flat buffers
-            now, self._has_gradients = watched(model.transformer), True
+            now, self._has_gradients = self._watched_in(model), True
         if now is None or now != self._watched:
             self._by_key, self._watched = {}, now
             self._dropouts = model.transformer.dropouts()
+
+    @staticmethod
+    def _watched_in(model):
+        """What the steps of a model depend on; None where they are to run op by op."""
+        if is_as_written(type(model), "forward_loss") and not is_watched():
+            return watched(model.transformer)
+        return None
 
     def _free_step(self, model, key):
         steps = self._by_key.pop(key, [])
@@ -131,7 +139,7 @@ class Step:
         self.seed = ops.Seed() if key.dropping else None
         self.dloss = Tensor(1.0)
         self.busy, self.program, self.loss = False, None, None
-        self._transformer, self._key, self._is_recorded = model.transformer, key, is_recorded
+        self._model, self._key, self._is_recorded = weakref.ref(model), key, is_recorded
         self._graph = self._lent = None
         self._has_gradients, self._computed_at = False, 0
 
@@ -158,11 +166,10 @@ class Step:
 
     def _compute(self):
         """The forward pass op by op, recorded if it is to be."""
-        program = Program() if self._is_recorded else None
-        with program.record_forward() if program else contextlib.nullcontext():
-            x = self._transformer(self.ids, self.seed, recompute=self._key.recompute)
-            graph = ops.linear_cross_entropy(x, self._transformer.wte.weight, self.targets,
-                                             self._key.ignore_index)
+        program, model = Program() if self._is_recorded else None, self._model()
+        with (program.record_forward() if program else contextlib.nullcontext(),
+              model.forward_pass(self.seed)):
+            graph = model.forward_loss(self.ids, self.targets, self._key.ignore_index)
         self.program, self._graph = program, graph
         self._has_gradients = graph.node is not None
         self.loss = Tensor.empty((), memory=graph.memory)

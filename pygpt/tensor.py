@@ -17,6 +17,8 @@ import itertools
 import numbers
 import struct
 import threading
+import weakref
+from typing import Callable, NamedTuple
 
 from pygpt.kernels import Memory, lib
 from pygpt.running import allocate, constant, launch, one_at_a_time
@@ -27,7 +29,7 @@ except ImportError:  # Python 3.12 and later ask __buffer__ itself
     Exporter = object
 
 _serials = itertools.count(1)
-_context = threading.local()  # .tape, .backward_pass, .entering: of the blocks below
+_context = threading.local()  # .tape, .backward_pass, .entering, .deferring: of the blocks below
 
 CODES = {"float32": "f", "int32": "i"}  # dtype -> the code of struct, array and memoryview
 DTYPES = {code: dtype for dtype, code in CODES.items()}
@@ -52,7 +54,7 @@ class Tensor(Exporter):
         TypeError: data holds something that is not a number.
     """
 
-    __slots__ = ("shape", "size", "ptr", "memory", "offset", "code", "node", "remake",
+    __slots__ = ("shape", "size", "ptr", "memory", "offset", "code", "node", "remake", "deferred",
                  "__weakref__")
     __array_ufunc__ = None  # NumPy's scalars leave the arithmetic to this class
 
@@ -74,11 +76,43 @@ class Tensor(Exporter):
         self._bind(tuple(shape), memory, offset, code)
         return self
 
+    @classmethod
+    def later(cls, shape, compute, takes_residual=True):
+        """A tensor whose values are computed at once or, within deferring(), when they are first
+        needed: never, where they are not.
+
+        Args:
+            compute: a function of the tensor, which writes its values; and, with takes_residual, of
+                a tensor to be added to them, or None.
+        """
+        self = cls.__new__(cls)
+        self.shape, self.size, self.code = tuple(shape), _product(shape), "f"
+        self.node = self.remake = None
+        self.deferred = Deferred(compute, takes_residual)
+        waiting = getattr(_context, "deferring", None)
+        if waiting is None:
+            self._compute()
+        else:
+            waiting.append(weakref.ref(self))
+        return self
+
+    def _compute(self):
+        deferred, self.deferred = self.deferred, None
+        self.memory, self.offset = allocate(4 * self.size), 0
+        self.ptr = self.memory.pointer(self.code)
+        deferred.compute(self)
+
+    def __getattr__(self, name):  # only what is not set yet comes here
+        if name in ("memory", "offset", "ptr") and self.deferred is not None:
+            self._compute()
+            return getattr(self, name)
+        raise AttributeError(name)
+
     def _bind(self, shape, memory=None, offset=0, code="f"):
         self.shape, self.size, self.code = shape, _product(shape), code
         self.memory = allocate(4 * self.size) if memory is None else memory
         self.offset, self.ptr = offset, self.memory.pointer(code, offset)
-        self.node = self.remake = None
+        self.node = self.remake = self.deferred = None
 
     @property
     def dtype(self):
@@ -244,6 +278,34 @@ class Tensor(Exporter):
         if grad.code != "f":
             raise ValueError(f"backward() got a grad of {grad.dtype}, not float32")
         run_backward(self.node, grad)
+
+
+class Deferred(NamedTuple):
+    """How the values of a tensor will be computed: see Tensor.later."""
+
+    compute: Callable
+    takes_residual: bool
+
+
+@contextlib.contextmanager
+def deferring(completely=True):
+    """Within the block (and thread), ops may put off computing what another op could fuse with: a
+    sum with a product is computed by the product's kernel, in one pass over memory.
+
+    Args:
+        completely: whether what is still put off at the block's end is computed then. Otherwise it
+            is computed when it is needed, until which its inputs must stay as they are.
+    """
+    before = getattr(_context, "deferring", None)
+    waiting = _context.deferring = []
+    try:
+        yield
+        for reference in waiting if completely else ():
+            tensor = reference()
+            if tensor is not None and tensor.deferred is not None:
+                tensor._compute()
+    finally:
+        _context.deferring = before
 
 
 def _restored(shape, code, data, is_leaf):
@@ -634,9 +696,9 @@ def recomputed(function, x):
     the first left out, and the same backward pass goes on through them.
 
     Args:
-        function: from a Tensor to a Tensor. The second call is function(x, tape_only=True): it must
-            do as the first did, but the result's values are not read, so it may leave out what
-            computes these alone. Until then x and whatever else it uses must stay as they are.
+        function: from a Tensor to a Tensor. The second call must do as the first did, so until then
+            x and whatever else it uses must stay as they are. Nobody reads the values of its
+            result, so those that ops put off (deferring) are never computed.
         x: a Tensor.
     """
     if not grad_enabled():
@@ -647,8 +709,8 @@ def recomputed(function, x):
 
     def backward(dout):
         first = next_serial()
-        with _taping(ON):
-            root = function(x, tape_only=True).node
+        with _taping(ON), deferring(completely=False):
+            root = function(x).node
         root.receive(dout)
         dout.release()  # handed on: the nodes before may add to it in place
         _run_nodes(root, first)

@@ -28,24 +28,24 @@ class Halved(nn.Module):
     def __init__(self, inner):
         self.inner = inner
 
-    def __call__(self, x, seed=None, cache=None, tape_only=False):
-        return ops.scale(self.inner(x, seed, cache), 0.5)
+    def __call__(self, x):
+        return ops.scale(self.inner(x), 0.5)
 
 
 @nn.recordable
 class Quarter(Halved):
     """The same, which promises that its calls may be recorded."""
 
-    def __call__(self, x, seed=None, cache=None, tape_only=False):
-        return ops.scale(self.inner(x, seed, cache), 0.25)
+    def __call__(self, x):
+        return ops.scale(self.inner(x), 0.25)
 
 
 @nn.recordable
 class Peeking(Halved):
     """Breaks its promise: a replay would leave out what Python reads and writes here."""
 
-    def __call__(self, x, seed=None, cache=None, tape_only=False):
-        y = self.inner(x, seed, cache)
+    def __call__(self, x):
+        y = self.inner(x)
         return ops.scale(y, 1.0 if y.flat()[0] > 0 else 0.5)
 
 

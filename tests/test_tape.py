@@ -50,16 +50,16 @@ def square(weight):
 
 
 def linear(x, weight, residual):
-    return ops.linear(matrix(x), square(weight), None, matrix(residual))
+    return matrix(residual) + ops.linear(matrix(x), square(weight))
 
 
 def linear_with_itself(x, weight):
     m = matrix(x)
-    return ops.linear(m, square(weight), None, m)
+    return m + ops.linear(m, square(weight))
 
 
 def again(x, other):
-    return recomputed(lambda x, tape_only=False: ops.gelu(x) * 0.5
+    return recomputed(lambda x: ops.gelu(x) * 0.5
                       + ops.mul(x, ops.reshape(other, x.shape)), x)
 
 
