@@ -16,13 +16,13 @@ __version__ = "0.1.0"
 
 HOME = {  # public name -> the module that defines it
     "GPTConfig": "config", "TrainConfig": "config", "SampleConfig": "config",
-    "set_num_threads": "kernels", "get_num_threads": "kernels",
-    "Tensor": "tensor", "no_grad": "tensor",
+    "set_num_threads": "backend.kernels", "get_num_threads": "backend.kernels",
+    "Tensor": "autograd.tensor", "no_grad": "autograd.tensor",
     "GPT": "model",
     "Tokenizer": "tokenizer", "CharTokenizer": "tokenizer", "ByteTokenizer": "tokenizer",
     "BPETokenizer": "tokenizer",
     "AdamW": "optim",
-    "train": "trainer",
+    "train": "training.trainer",
 }
 __all__ = [*HOME, "info"]
 
@@ -41,5 +41,5 @@ def __dir__():
 
 def info():
     """What is in use, a dict: version, backend, compiler, isa, isas, threads, cores, openmp."""
-    from pygpt import kernels
+    from pygpt.backend import kernels
     return {"version": __version__, **kernels.info()}

@@ -1,19 +1,21 @@
 """GPT: token and position embeddings, a stack of blocks, a final layer norm, a tied linear head.
 
 Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Names are GPT-2's.
-Uses nn.py, ops.py, step.py, checkpoint.py; used by optim.py, generate.py, trainer.py.
+Uses nn.py, ops.py, step.py, model_files.py; used by optim.py, generate.py, trainer.py.
 """
 
 import itertools
 import math
 from dataclasses import replace
 
-from pygpt import checkpoint, nn, ops
+from pygpt import nn
+from pygpt.autograd import ops
+from pygpt.checkpoint import model_files
 from pygpt.config import is_whole_number, token_ids
-from pygpt.kernels import in_float32
-from pygpt.running import one_at_a_time
-from pygpt.step import Steps, as_int32, dropout_shares, named_bad_ids
-from pygpt.tensor import Tensor, no_grad
+from pygpt.backend.kernels import in_float32
+from pygpt.autograd.launch import one_at_a_time
+from pygpt.autograd.recorded_step import Steps, as_int32, dropout_shares, named_bad_ids
+from pygpt.autograd.tensor import Tensor, no_grad
 
 
 @nn.recordable
@@ -166,7 +168,7 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory, **changes):
-        """Open a Hugging Face GPT-2 directory, or one with nanoGPT's names (checkpoint.py).
+        """Open a Hugging Face GPT-2 directory, or one with nanoGPT's names (model_files.py).
 
         F32 weights stay in the mapped file until training; others are converted to new memory.
 
@@ -178,12 +180,12 @@ class GPT(nn.Module):
                 field.
             MemoryError: the weights to be converted do not fit.
         """
-        config, weights = checkpoint.read_model(directory)
+        config, weights = model_files.read_model(directory)
         self = cls.__new__(cls)
         self._build(replace(config, **changes))
         for name, parameter in self.named_parameters():
             parameter.place(weights.pop(name).memory())
-        self.end_of_text = checkpoint.read_end_of_text(directory)
+        self.end_of_text = model_files.read_end_of_text(directory)
         return self.eval()
 
     def save_pretrained(self, directory, dtype="float32", end_of_text=None):
@@ -201,7 +203,7 @@ class GPT(nn.Module):
                 no id of the vocabulary; it is named.
         """
         end = self.end_of_text if end_of_text is None else self._checked_end(end_of_text)
-        checkpoint.write_model(directory, self.config, (
+        model_files.write_model(directory, self.config, (
             (name, p.shape, p.flat()) for name, p in self.named_parameters()), dtype, end)
 
     @property

@@ -11,10 +11,10 @@ import dataclasses
 import threading
 import weakref
 
-from pygpt import ops
-from pygpt.kernels import Memory, check, in_float32, lib
-from pygpt.running import one_at_a_time
-from pygpt.tensor import Leaf, Tensor, deferring, next_serial, recomputed
+from pygpt.autograd import ops
+from pygpt.backend.kernels import Memory, check, in_float32, lib
+from pygpt.autograd.launch import one_at_a_time
+from pygpt.autograd.tensor import Leaf, Tensor, deferring, next_serial, recomputed
 
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 

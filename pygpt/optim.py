@@ -7,8 +7,8 @@ import math
 import numbers
 from array import array
 
-from pygpt.kernels import Memory, check, in_float32, lib
-from pygpt.running import one_at_a_time
+from pygpt.backend.kernels import Memory, check, in_float32, lib
+from pygpt.autograd.launch import one_at_a_time
 
 
 class AdamW:

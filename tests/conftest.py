@@ -68,7 +68,7 @@ def pytest_configure(config):
 
 set_state()
 
-from pygpt import kernels as library  # noqa: E402
+from pygpt.backend import kernels as library  # noqa: E402
 from pygpt.config import TrainConfig  # noqa: E402
 
 hypothesis.settings.register_profile(

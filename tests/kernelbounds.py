@@ -12,7 +12,7 @@ from math import expm1, pi, sqrt
 from types import SimpleNamespace
 
 from kernelcheck import FLOOR, UNIT, Bound, run_reference
-from pygpt import reference
+from pygpt.backend import reference
 
 EXP = 4   # the vector exp is good to 2 ulp, and one ulp is up to 2 UNIT
 LOG = 4

@@ -12,7 +12,7 @@ from array import array
 from collections import namedtuple
 from pathlib import Path
 
-from pygpt import reference
+from pygpt.backend import reference
 from sharing import HAS_THREADS, sharing, small_jobs_shared
 
 HEADER = Path(__file__).parent.parent / "csrc" / "pygpt.h"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pygpt import kernels
+from pygpt.backend import kernels
 
 HAS_THREADS = kernels.ffi is not None and kernels.lib.pygpt_openmp() != 0
 needs_threads = pytest.mark.skipif(

@@ -18,8 +18,9 @@ import pytest
 
 import pygpt
 from conftest import TEXT
-from pygpt import bench as own
-from pygpt import cli, kernels
+from pygpt.bench import kernels as own
+from pygpt.backend import kernels
+from pygpt.cli import main
 
 TOP = Path(__file__).parent.parent
 BENCH = TOP / "tests" / "bench"
@@ -239,7 +240,7 @@ def test_pygpt_bench(monkeypatch, capsys, dropout):
                  dropout=dropout)
     monkeypatch.setattr(own, "SHAPES", {name: shape for name in own.SHAPES})
     monkeypatch.setattr(own, "machine", lambda seconds: {"gflops": 1.0, "gbytes": 1.0})
-    assert cli.main(["bench", "--preset", "gpt2", "--seconds", "0.001"]) == 0
+    assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001"]) == 0
     out = capsys.readouterr().out
     for part in ("gpt2: batch_size=2", "dW = x^T dy", "head and loss, both", "gradient norm",
                  "a training step", "Python"):

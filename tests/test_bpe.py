@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygpt import BPETokenizer
-from pygpt.tokenizer import native, reference, unicode
+from pygpt.tokenizer import bpe_c, bpe_python, unicode
 from pygpt.tokenizer.text import SpecialTokens, parts
 
-BOTH = pytest.mark.parametrize("work", [native, reference], ids=["c", "python"])
+BOTH = pytest.mark.parametrize("work", [bpe_c, bpe_python], ids=["c", "python"])
 
 # Text in which every rule of the pattern is met, and bytes that are not UTF-8 at all.
 CHARACTERS = st.one_of(st.sampled_from("ab stmdvrel' '\n\t\u00a0\u3000.!1²Ⅷ٣é中😀\u0301\x1c\x85"),
@@ -59,27 +59,27 @@ def test_pieces_by_hand(work, text, pieces):
 
 @given(BYTES)
 def test_pieces_agree_with_the_definition(data):
-    pieces = reference.split(data)
+    pieces = bpe_python.split(data)
     assert b"".join(pieces) == data
-    assert native.split(data) == pieces
-    assert native.count(data) == reference.count(data)
+    assert bpe_c.split(data) == pieces
+    assert bpe_c.count(data) == bpe_python.count(data)
 
 
 @given(BYTES, BYTES)
 def test_a_cut_is_certain_whatever_follows(data, rest):
-    place = reference.cut(data)
-    assert native.cut(data) == place
-    assert (reference.split(data[:place]) + reference.split(data[place:] + rest)
-            == reference.split(data + rest))
+    place = bpe_python.cut(data)
+    assert bpe_c.cut(data) == place
+    assert (bpe_python.split(data[:place]) + bpe_python.split(data[place:] + rest)
+            == bpe_python.split(data + rest))
 
 
 def test_nothing_past_the_end_is_read():
-    data, n = b"x'll 12abcdefghijkl", native.ffi.new("int64_t *")
-    ends = native.ffi.new("int64_t[]", len(data))
+    data, n = b"x'll 12abcdefghijkl", bpe_c.ffi.new("int64_t *")
+    ends = bpe_c.ffi.new("int64_t[]", len(data))
     for length, expected in ((3, [1, 2, 3]), (2, [1, 2]), (4, [1, 4]), (6, [1, 4, 6])):
-        native.lib.bpe_split(ends, n, native._bytes(data), native._classes(), length)
+        bpe_c.lib.bpe_split(ends, n, bpe_c._bytes(data), bpe_c._classes(), length)
         assert list(ends[0:n[0]]) == expected
-        assert native.split(data[:length]) == reference.split(data[:length])
+        assert bpe_c.split(data[:length]) == bpe_python.split(data[:length])
 
 
 @BOTH
@@ -91,10 +91,10 @@ def test_half_a_character_has_no_class_yet(work):
 
 
 def test_text_has_cuts():
-    assert native.cut(b"one two three") == len(b"one two")
-    assert native.cut(b"one,two") == len(b"one")
-    assert native.cut(b"one two " * 1000) == 8 * 1000 - 1
-    assert native.cut(b"  ") == native.cut(b"onetwo") == native.cut(b"!!") == native.cut(b"") == 0
+    assert bpe_c.cut(b"one two three") == len(b"one two")
+    assert bpe_c.cut(b"one,two") == len(b"one")
+    assert bpe_c.cut(b"one two " * 1000) == 8 * 1000 - 1
+    assert bpe_c.cut(b"  ") == bpe_c.cut(b"onetwo") == bpe_c.cut(b"!!") == bpe_c.cut(b"") == 0
 
 
 def test_the_classes_are_those_of_unicode():
@@ -116,7 +116,7 @@ def test_the_classes_are_those_of_unicode():
 def vocabularies(draw):
     """(tokens, merges): merges that a text asks for, in any order."""
     counts = draw(st.dictionaries(BYTES, st.integers(0, 9), max_size=6))
-    learned = reference.train(counts, draw(st.integers(0, 30)))
+    learned = bpe_python.train(counts, draw(st.integers(0, 30)))
     tokens = [*spelled(learned), b""]
     merges = [(left, right, 256 + i) for i, (left, right) in enumerate(learned)]
     return tokens, draw(st.permutations(merges)), list(counts)
@@ -127,16 +127,16 @@ def test_merging_agrees_with_the_definition(vocabulary, data):
     tokens, merges, words = vocabulary
     word = st.sampled_from(words) if words else BYTES
     text = b"".join(data.draw(st.lists(word, max_size=12)))
-    assert native.Codec(tokens, merges).encode(text) == reference.Codec(tokens, merges).encode(text)
+    assert bpe_c.Codec(tokens, merges).encode(text) == bpe_python.Codec(tokens, merges).encode(text)
 
 
 @pytest.mark.parametrize("length", [63, 64, 65, 66, 200])
 def test_short_and_long_pieces_merge_alike(length):
     """On both sides of the length at which a heap takes over."""
     rng = random.Random(length)
-    learned = reference.train({bytes(rng.choices(b"ab", k=80)): 1 for _ in range(9)}, 40)
+    learned = bpe_python.train({bytes(rng.choices(b"ab", k=80)): 1 for _ in range(9)}, 40)
     tokens, merges = spelled(learned), [(*pair, 256 + i) for i, pair in enumerate(learned)]
-    mine, theirs = native.Codec(tokens, merges), reference.Codec(tokens, merges)
+    mine, theirs = bpe_c.Codec(tokens, merges), bpe_python.Codec(tokens, merges)
     for _ in range(20):
         text = bytes(rng.choices(b"ab", k=length))
         assert mine.encode(text) == theirs.encode(text)
@@ -146,7 +146,7 @@ def test_short_and_long_pieces_merge_alike(length):
 def test_a_token_that_merging_cannot_make_is_not_made():
     tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b"bc", b"abc"]
     merges = [(97, 98, 256), (98, 99, 257), (97, 257, 258)]  # abc is a + bc, but ab comes first
-    for work in (native, reference):
+    for work in (bpe_c, bpe_python):
         assert work.Codec(tokens, merges).encode(b"abc bc") == [256, 99, 32, 257]
 
 
@@ -167,8 +167,8 @@ def test_text_longer_than_a_block_has_the_ids_of_its_pieces():
     words = ["".join(rng.choices("abcdefgh", k=rng.randint(1, 9))) for _ in range(200)]
     text = " ".join(rng.choices(words, k=150_000))
     tokenizer = BPETokenizer.train(text[:5000], 500)
-    assert len(text) > native._BLOCK * 2
-    expected = [index for piece in native.split(text.encode())
+    assert len(text) > bpe_c._BLOCK * 2
+    expected = [index for piece in bpe_c.split(text.encode())
                 for index in tokenizer.encode(piece.decode())]
     assert tokenizer.encode(text) == expected
     assert list(tokenizer.encode_iterable([text])) == expected
@@ -197,14 +197,14 @@ def test_a_piece_counts_as_often_as_it_comes(work):
 
 @given(st.dictionaries(BYTES, st.integers(0, 9), max_size=8), st.integers(0, 60))
 def test_learning_agrees_with_the_definition(counts, n):
-    assert native.train(counts, n) == reference.train(counts, n)
+    assert bpe_c.train(counts, n) == bpe_python.train(counts, n)
 
 
 @given(st.lists(st.text("ab", max_size=40), max_size=6), st.integers(0, 60))
 def test_learning_agrees_where_pairs_overlap(words, n):
     counts = {word.encode(): i + 1 for i, word in enumerate(words)}
-    merges = native.train(counts, n)
-    assert merges == reference.train(counts, n)
+    merges = bpe_c.train(counts, n)
+    assert merges == bpe_python.train(counts, n)
     assert len(set(spelled(merges))) == 256 + len(merges)  # no token is made in two ways
 
 
@@ -298,7 +298,7 @@ def test_a_stream_finds_the_same_special_tokens(special, chunks, allowed):
     assert list(special.encode_iterable(chunks, allowed, ())) == whole
     for block in (1, 4, 9):  # as if parts of this many bytes were long
         found = []
-        for part in parts(chunks, SpecialTokens(allowed), native.cut, block):
+        for part in parts(chunks, SpecialTokens(allowed), bpe_c.cut, block):
             found += ([special.special_tokens[part]] if isinstance(part, str)
                       else special.encode(part.decode(), (), ()))
         assert found == whole
@@ -325,7 +325,7 @@ def test_special_tokens_are_found_where_the_definition_finds_them(names, chunks)
     assert list(SpecialTokens(names).matches(text)) == expected
     for block in (1, 7, 1 << 16):
         found, place = [], 0
-        for part in parts(iter(chunks), SpecialTokens(names), native.cut, block):
+        for part in parts(iter(chunks), SpecialTokens(names), bpe_c.cut, block):
             found += [(place, part)] if isinstance(part, str) else []
             place += len(part)
         assert (found, place) == (expected, len(text))
@@ -370,7 +370,7 @@ def test_the_work_of_a_search_grows_as_the_text_does(names, text, size):
     def search(times):
         whole = text * times
         chunks = [whole[i:i + size] for i in range(0, len(whole), size)]
-        return lambda: sum(1 for _ in parts(chunks, special, native.cut))
+        return lambda: sum(1 for _ in parts(chunks, special, bpe_c.cut))
 
     n = 1000
     assert process_time(search(8 * n)) < 24 * process_time(search(n))
@@ -402,5 +402,5 @@ def test_the_reference_backend_gives_the_same_ids():
                                 env=environment, timeout=60)
         assert result.returncode == 0, result.stderr
         work, outputs[backend] = result.stdout.split(" ", 1)
-        assert work == "pygpt.tokenizer." + {"c": "native"}.get(backend, backend)
+        assert work == "pygpt.tokenizer." + {"c": "bpe_c"}.get(backend, "bpe_python")
     assert outputs["c"] == outputs["reference"]

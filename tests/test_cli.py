@@ -12,7 +12,9 @@ from dataclasses import fields
 import pytest
 from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt
 
-from pygpt import cli, kernels, safetensors
+from pygpt.backend import kernels
+from pygpt.checkpoint import safetensors
+from pygpt.cli import main
 from pygpt.config import PRESETS, SampleConfig, TrainConfig
 from pygpt.model import GPT
 from pygpt.tokenizer import Tokenizer
@@ -154,7 +156,7 @@ def test_sample_takes_threads(trained, capsys):
     try:
         for threads in ("1", "2"):
             arguments = ["sample", str(trained[1]), "--threads", threads, "--max-new-tokens", "1"]
-            assert cli.main(arguments) == 0
+            assert main.main(arguments) == 0
             assert kernels.get_num_threads() == int(threads)
     finally:
         kernels.set_num_threads(before)
@@ -207,7 +209,7 @@ def test_export_writes_a_model_that_samples(trained, tmp_path):
 def test_export_leaves_a_model_or_a_run_alone(trained, tmp_path, name, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to("nowhere")  # a link that dangles is there, too
-    assert cli.main(["export", str(trained[1]), str(tmp_path / "out")]) == 1
+    assert main.main(["export", str(trained[1]), str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.endswith(f"out: there is a model or a run already: {name}\n")
     assert os.listdir(tmp_path / "out") == [name]
 
@@ -223,14 +225,14 @@ def test_an_interrupted_export_is_no_model(trained, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(GPT, "save_pretrained", interrupted)
-    assert cli.main(["export", str(trained[1]), str(tmp_path)]) == cli.INTERRUPTED
+    assert main.main(["export", str(trained[1]), str(tmp_path)]) == main.INTERRUPTED
     assert "tokenizer.json" in os.listdir(tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(Tokenizer, "save_pretrained", interrupted)
-    assert cli.main(["export", str(trained[1]), str(tmp_path)]) == cli.INTERRUPTED
+    assert main.main(["export", str(trained[1]), str(tmp_path)]) == main.INTERRUPTED
     assert not {"config.json", "model.safetensors"} & set(os.listdir(tmp_path))
     monkeypatch.undo()
-    assert cli.main(["export", str(trained[1]), str(tmp_path)]) == 0
+    assert main.main(["export", str(trained[1]), str(tmp_path)]) == 0
 
 
 def test_generation_stops_at_the_end_of_a_text_wherever_the_model_goes(trained, text, tmp_path):
@@ -240,9 +242,9 @@ def test_generation_stops_at_the_end_of_a_text_wherever_the_model_goes(trained, 
 
     run = tmp_path / "run"
     flags = ["--data", str(text), "--out", str(run), *TINY, "--max-steps", "1"]
-    assert cli.main(["train", *flags, "--tokenizer", "bpe:300", "--sample-interval", "0"]) == 0
+    assert main.main(["train", *flags, "--tokenizer", "bpe:300", "--sample-interval", "0"]) == 0
     end = Tokenizer.from_pretrained(run / "last").special_tokens["<|endoftext|>"]
-    assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
+    assert main.main(["export", str(run), str(tmp_path / "out")]) == 0
     assert ends(run / "last") == ends(tmp_path / "out") == (end, end)
     model = GPT.from_pretrained(run)
     model.save_pretrained(tmp_path / "alone")

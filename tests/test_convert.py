@@ -9,7 +9,7 @@ from array import array
 
 import pytest
 
-from pygpt import reference
+from pygpt.backend import reference
 
 TYPES = {"float16": 0x7C00, "bfloat16": 0x7F80}  # the bits of infinity
 both_types = pytest.mark.parametrize("name, infinity", TYPES.items())

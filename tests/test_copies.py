@@ -11,7 +11,7 @@ import pytest
 
 from pygpt import BPETokenizer, ByteTokenizer, CharTokenizer, GPTConfig, Tokenizer, TrainConfig
 from pygpt.config import SampleConfig
-from pygpt.tokenizer import StreamDecoder, native
+from pygpt.tokenizer import StreamDecoder, bpe_c
 
 TEXT = "the theme of these, über den Fluß "
 PARTED = TEXT + "[P]<s>"
@@ -82,9 +82,9 @@ def test_a_pickle_of_bpe_holds_no_compiled_table():
     words = [f"{first}{second}{third}" for first in "bcdfgh" for second in "aeiou"
              for third in "klmnprst"]
     tokenizer = BPETokenizer.train(" ".join(words), 500)
-    table = native.ffi.sizeof(tokenizer._codec._table)
+    table = bpe_c.ffi.sizeof(tokenizer._codec._table)
     data = pickle.dumps(tokenizer)
-    assert bytes(native.ffi.buffer(tokenizer._codec._table))[:64] not in data
+    assert bytes(bpe_c.ffi.buffer(tokenizer._codec._table))[:64] not in data
     assert len(data) < 40 * tokenizer.vocab_size < table
 
 
@@ -104,7 +104,7 @@ def test_a_pickle_opens_on_another_backend(backend):
                             capture_output=True, env=environment, timeout=60)
     assert result.returncode == 0, result.stderr
     tokenizer, work, text, ids = pickle.loads(result.stdout)
-    assert work == "pygpt.tokenizer." + {"c": "native"}.get(backend, backend) and text == "é"
+    assert work == "pygpt.tokenizer." + {"c": "bpe_c"}.get(backend, "bpe_python") and text == "é"
     assert tokenizer.encode(PARTED, "all") == bpe().encode(PARTED, "all") == ids
 
 

@@ -8,13 +8,13 @@ from array import array
 
 import pytest
 
-from pygpt import tokens
+from pygpt.data import token_file
 from pygpt.config import ConfigError, TrainConfig
-from pygpt.corpus import Corpus, DataError, python_reference
-from pygpt.dataset import Dataset
-from pygpt.report import Reporter
+from pygpt.data.corpus import Corpus, DataError, python_reference
+from pygpt.data.dataset import Dataset
+from pygpt.cli.terminal import Reporter
 from pygpt.tokenizer import CharTokenizer
-from pygpt.trainer import train
+from pygpt.training.trainer import train
 
 
 def text_of(*paths, **options):
@@ -93,9 +93,9 @@ def test_long_texts_go_to_a_mapped_file_once(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("some text\n" * 500)
     short = dataset(tmp_path, data=tmp_path / "a")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("pygpt.tokens.IN_MEMORY", 1000)
-    monkeypatch.setattr("pygpt.dataset.IN_MEMORY", 1000)
-    monkeypatch.setattr("pygpt.corpus.PART_BYTES", 300)
+    monkeypatch.setattr("pygpt.data.token_file.IN_MEMORY", 1000)
+    monkeypatch.setattr("pygpt.data.dataset.IN_MEMORY", 1000)
+    monkeypatch.setattr("pygpt.data.corpus.PART_BYTES", 300)
     long = dataset(tmp_path, data=tmp_path / "a")
     assert long.train == short.train and long.val == short.val
     assert long.train_fingerprint == short.train_fingerprint
@@ -109,8 +109,8 @@ def test_long_texts_go_to_a_mapped_file_once(tmp_path, monkeypatch):
 
 
 def test_progress_with_a_long_text_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("pygpt.dataset.IN_MEMORY", 1000)
-    monkeypatch.setattr("pygpt.corpus.PART_BYTES", 400)
+    monkeypatch.setattr("pygpt.data.dataset.IN_MEMORY", 1000)
+    monkeypatch.setattr("pygpt.data.corpus.PART_BYTES", 400)
     for name in "ab":
         (tmp_path / name).write_text("ä" * 500)
     (tmp_path / "short").write_text("ä" * 500)
@@ -133,7 +133,7 @@ def test_progress_with_a_long_text_is_told(tmp_path, monkeypatch):
 
 
 def test_wide_vocabularies_take_four_bytes():
-    assert tokens.code_for(1 << 16) == "H" and tokens.code_for((1 << 16) + 1) == "I"
+    assert token_file.code_for(1 << 16) == "H" and token_file.code_for((1 << 16) + 1) == "I"
 
 
 class WithEnd(CharTokenizer):
@@ -151,8 +151,8 @@ def test_an_end_of_text_token_keeps_documents_apart(tmp_path):
     for name in "ab":
         (tmp_path / name).write_text(name * 2)
     corpus = Corpus([str(tmp_path / "a"), str(tmp_path / "b")])
-    assert tokens.encode(corpus, WithEnd("ab"), tmp_path).tolist() == [0, 0, 9, 1, 1, 9]
-    assert tokens.encode(corpus, CharTokenizer("ab\n"), tmp_path).tolist() == [0, 0, 2, 1, 1]
+    assert token_file.encode(corpus, WithEnd("ab"), tmp_path).tolist() == [0, 0, 9, 1, 1, 9]
+    assert token_file.encode(corpus, CharTokenizer("ab\n"), tmp_path).tolist() == [0, 0, 2, 1, 1]
 
 
 def test_a_nanogpt_directory_is_taken_as_it_is(tmp_path):
@@ -175,17 +175,17 @@ def test_a_nanogpt_directory_is_taken_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("code", "HI")
-@pytest.mark.parametrize("place", [0, tokens.CHECKED_AT_ONCE - 1, tokens.CHECKED_AT_ONCE,
-                                   tokens.CHECKED_AT_ONCE + 6])
+@pytest.mark.parametrize("place", [0, token_file.CHECKED_AT_ONCE - 1, token_file.CHECKED_AT_ONCE,
+                                   token_file.CHECKED_AT_ONCE + 6])
 def test_a_token_out_of_range_is_found_wherever_it_is(tmp_path, code, place):
-    ids = array(code, bytes((tokens.CHECKED_AT_ONCE + 7) * array(code).itemsize))
+    ids = array(code, bytes((token_file.CHECKED_AT_ONCE + 7) * array(code).itemsize))
     ids[place] = 512
     path = tmp_path / "x.bin"
     path.write_bytes(ids.tobytes())
     with pytest.raises(DataError, match=rf"token 512 at offset {place * ids.itemsize} is not in "
                                         r"0\.\.511"):
-        tokens.map_tokens(path, code, 512)
-    assert tokens.map_tokens(path, code, 513)[place] == 512
+        token_file.map_tokens(path, code, 512)
+    assert token_file.map_tokens(path, code, 513)[place] == 512
 
 
 class Malicious:
@@ -206,7 +206,7 @@ def test_bad_token_files(tmp_path):
     for content, part in ((b"", "0 bytes"), (b"abc", "3 bytes are no tokens of 2 bytes each")):
         (tmp_path / "x.bin").write_bytes(content)
         with pytest.raises(DataError, match=part):
-            tokens.map_tokens(tmp_path / "x.bin", "H")
+            token_file.map_tokens(tmp_path / "x.bin", "H")
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match="cannot be joined"):
         Corpus([str(tmp_path / "x.bin"), str(tmp_path / "a.txt")])

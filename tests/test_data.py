@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygpt.corpus import DataError
-from pygpt.data import TrainingBatches, split, validation_batches
+from pygpt.data.corpus import DataError
+from pygpt.data.batches import TrainingBatches, split, validation_batches
 
 
 def tokens(n):

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pygpt
-from pygpt import nn, ops
+from pygpt import nn
+from pygpt.autograd import ops
 from pygpt.model import GPT, Block
-from pygpt.tensor import Tensor, no_grad
+from pygpt.autograd.tensor import Tensor, no_grad
 
 CONFIG = pygpt.GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=3, n_head=2,
                          resid_pdrop=0.1)

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from pygpt import kernels
+import pygpt
+from pygpt.backend import kernels
 from sharing import needs_threads
 
 
@@ -53,8 +54,8 @@ def test_an_instruction_set_that_this_cpu_lacks_is_named(monkeypatch):
 def test_scratch_memory_that_cannot_be_had_is_an_error_with_the_bytes():
     code = """
 import resource
-from pygpt import ops
-from pygpt.tensor import Tensor
+from pygpt.autograd import ops
+from pygpt.autograd.tensor import Tensor
 x, weight = Tensor.empty((2000, 16)), Tensor.empty((5000, 16))
 ids = Tensor.empty((2000,), "i")
 x.flat()[:], weight.flat()[:], ids.flat()[:] = (memoryview(bytes(4 * t.size)).cast(t.code)
@@ -83,7 +84,7 @@ print(float(ops.linear_cross_entropy(x, weight, ids)))
     ("2,1", "{two}"),
 ])
 def test_omp_num_threads(asked, outcome):
-    code = "from pygpt import kernels as k; print(k.get_num_threads(), k.logical_cpus(), " \
+    code = "from pygpt.backend import kernels as k; print(k.get_num_threads(), k.logical_cpus(), " \
            "k.physical_cores())"
     result = python(code, OMP_NUM_THREADS=asked)
     threads, cpus, cores = result.stdout.split()
@@ -94,7 +95,7 @@ def test_omp_num_threads(asked, outcome):
 def test_a_forked_process_goes_on_with_one_thread():
     code = """
 import os, sys, pygpt
-from pygpt import ops
+from pygpt.autograd import ops
 from sharing import HAS_THREADS, sharing
 pygpt.set_num_threads(2)
 x = pygpt.Tensor([[1.0] * 300] * 300)
@@ -116,7 +117,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def test_importing_leaves_the_environment_as_it_was():
-    code = "import os; before = dict(os.environ); import pygpt.kernels; " \
+    code = "import os; before = dict(os.environ); import pygpt.backend.kernels; " \
            "assert dict(os.environ) == before"
     assert python(code).returncode == 0
 
@@ -135,7 +136,7 @@ def test_the_reference_backend_trains_without_the_c_library(tmp_path):
 
 
 def test_the_reference_backend_takes_what_the_c_library_takes():
-    code = "from pygpt import kernels as k; print(k.OK, k.ERANGE, k.MAX_THREADS); " \
+    code = "from pygpt.backend import kernels as k; print(k.OK, k.ERANGE, k.MAX_THREADS); " \
            "assert k.info()['openmp'] in ('on', 'off')"
     c, loops = python(code, PYGPT_BACKEND="c"), python(code, PYGPT_BACKEND="reference")
     assert c.returncode == 0 and c.stdout == loops.stdout, loops.stderr
@@ -146,9 +147,10 @@ def test_the_reference_backend_takes_what_the_c_library_takes():
 @pytest.fixture
 def package(tmp_path):
     """A copy of the package and what is compiled of it, in a directory of its own."""
-    for path in pathlib.Path(kernels.__file__).parent.rglob("*"):
+    source = pathlib.Path(pygpt.__file__).parent
+    for path in source.rglob("*"):
         if path.suffix in (".py", ".so"):
-            target = tmp_path / "pygpt" / path.relative_to(pathlib.Path(kernels.__file__).parent)
+            target = tmp_path / "pygpt" / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
     return tmp_path / "pygpt"
@@ -247,7 +249,7 @@ def test_the_second_module_is_held_to_the_same(package, damage, part):
 
 @pytest.mark.skipif(kernels.BACKEND != "c", reason="the C library is not in use")
 def test_a_library_of_older_sources_is_told_with_the_remedy(package):
-    with open(package / "kernels.py", "a") as file:
+    with open(package / "backend" / "kernels.py", "a") as file:
         file.write("\n\ndef get_num_threads():\n    return lib.pygpt_function_of_tomorrow()\n")
     (package.parent / "Makefile").touch()
     result = in_package(package, "info")

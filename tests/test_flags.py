@@ -14,14 +14,14 @@ from commands import ENVIRONMENT, assert_refused, pygpt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygpt import cli
+from pygpt.cli import main
 from pygpt.config import SampleConfig, TrainConfig, number_type
-from pygpt.flags import UsageError, in_flags, nearest
+from pygpt.cli.flags import UsageError, in_flags, nearest
 
 
 def parser_of(*words):
     """The parser that reads a command's flags."""
-    return cli._parse(list(words)).command
+    return main._parse(list(words)).command
 
 
 TRAIN, SAMPLE = parser_of("train"), parser_of("sample", "DIR")
@@ -98,7 +98,7 @@ def test_a_number_out_of_range_is_refused_as_it_was_typed(command, config_class,
     for f in fields(config_class):
         if number_type(f):
             flag = f"--{f.name.replace('_', '-')}"
-            assert cli.main([command, *before, flag, "-7"]) == 2
+            assert main.main([command, *before, flag, "-7"]) == 2
             error = capsys.readouterr().err
             assert error.startswith(f"pygpt: error: {flag} -7") and f"{f.name}=" not in error
 
@@ -121,7 +121,7 @@ def test_a_number_out_of_range_is_refused_as_it_was_typed(command, config_class,
 ])
 def test_other_settings_are_told_as_flags(words, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(words) == (1 if "--special-token" in words else 2)
+    assert main.main(words) == (1 if "--special-token" in words else 2)
     assert capsys.readouterr().err.startswith(f"pygpt: error: {told}")
     assert os.listdir() == []
 
@@ -191,7 +191,7 @@ def test_the_nearest_flag(word, meant):
     ("plot", ["OUT", "(see pygpt plot --help)"]),
 ])
 def test_a_wrong_word_is_named_with_the_nearest_one_and_the_right_help(words, parts, capsys):
-    assert cli.main(words.split()) == 2
+    assert main.main(words.split()) == 2
     output = capsys.readouterr()
     assert output.out == "" and output.err.count("\n") == 1
     for part in ["pygpt: error: ", *parts]:
@@ -205,7 +205,7 @@ def test_abbreviations_are_off():
 
 
 def test_a_negative_number_and_a_dash_are_values():
-    arguments = cli._parse(["train", "--learning-rate", "-1e-3", "--data", "-", "--dropout", "-.5"])
+    arguments = main._parse(["train", "--learning-rate", "-1e-3", "--data", "-", "--dropout", "-.5"])
     assert (arguments.learning_rate, arguments.data, arguments.dropout) == (-1e-3, ["-"], -0.5)
 
 
@@ -229,7 +229,7 @@ def every_flag():
             elif action.option_strings and action.dest not in ("help", "version"):
                 yield words, action
 
-    return list(below(cli._make_parser(), []))
+    return list(below(main._make_parser(), []))
 
 
 def test_the_values_of_a_flag_given_again_are_joined():
@@ -239,15 +239,15 @@ def test_the_values_of_a_flag_given_again_are_joined():
     for *words, dest in many:
         flag = "--" + dest.replace("_", "-")
         required = ["--out", "x"] if words[0] == "tokenizer" else []
-        arguments = cli._parse([*words, flag, "a", "b", *required, flag, "c"])
+        arguments = main._parse([*words, flag, "a", "b", *required, flag, "c"])
         assert getattr(arguments, dest) == ["a", "b", "c"]
         assert "may be given again" in " ".join(arguments.command.format_help().split())
-    arguments = cli._parse(["tokenizer", "train", "--out", "x", "--data", "a"])
+    arguments = main._parse(["tokenizer", "train", "--out", "x", "--data", "a"])
     assert arguments.data == ["a"]  # nothing is left of the parse before
 
 
 def test_of_another_flag_given_twice_the_last_counts():
-    arguments = cli._parse(["train", "--seed", "1", "--out", "a", "--recompute", "--seed", "2",
+    arguments = main._parse(["train", "--seed", "1", "--out", "a", "--recompute", "--seed", "2",
                             "--out", "b", "--no-recompute"])
     assert (arguments.seed, arguments.out, arguments.recompute) == (2, "b", False)
 
@@ -265,7 +265,7 @@ def test_training_on_two_texts_named_by_two_flags(tmp_path):
 # --------------------------------------------------------------------------------------- help ---
 
 def test_help_imports_nothing_that_takes_time():
-    code = ("import sys; from pygpt.cli import main; "
+    code = ("import sys; from pygpt.cli.main import main; "
             "main({words!r}); print('MODULES', *sorted(sys.modules))")
     for words in (["--help"], ["train", "--help"], ["tokenizer", "train", "--help"], ["--version"]):
         result = subprocess.run([sys.executable, "-c", code.format(words=words)],
@@ -274,6 +274,6 @@ def test_help_imports_nothing_that_takes_time():
         modules = set(result.stdout.rpartition("MODULES")[2].split())
         assert "pygpt.cli" in modules
         ours = {name for name in modules if name.startswith("pygpt.")}
-        assert ours == {"pygpt.cli", "pygpt.config", "pygpt.flags", "pygpt.streams",
-                        "pygpt.tokenizer_cli"}
+        assert ours == {"pygpt.config", "pygpt.cli", "pygpt.cli.main", "pygpt.cli.flags",
+                        "pygpt.cli.streams", "pygpt.cli.tokenizer"}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pygpt.config import ConfigError, GPTConfig, SampleConfig
 from pygpt.generate import candidates, draw, end_ids, generate, stream
 from pygpt.model import GPT
-from pygpt.tensor import Tensor
+from pygpt.autograd.tensor import Tensor
 
 LOGITS = [0.0, 2.0, 1.0, 2.0, -1.0]
 

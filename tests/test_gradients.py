@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kernelcases import CASES
 from kernelcheck import KERNELS, run_reference
-from pygpt import reference
+from pygpt.backend import reference
 
 # backward undoes forward; `of` maps each gradient to the input it belongs to, and `given` the
 # gradient handed in to the output it belongs to.

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
-from pygpt import GPTConfig, cli, growth, kernels
-from pygpt.growth import Case
-from pygpt.machine import work_per_token
+from pygpt import GPTConfig
+from pygpt.backend import kernels
+from pygpt.bench import growth
+from pygpt.cli import main
+from pygpt.bench.growth import Case
+from pygpt.training.cost import work_per_token
 
 TINY = {
     "round and not": [Case("width 16", 1, 8, 1, 2, 16, 8),
@@ -84,9 +87,9 @@ def test_measuring_tiny_sizes(kernels):
 @needs_c
 def test_the_command(monkeypatch, capsys):
     monkeypatch.setattr(growth, "tables", lambda threads: TINY)
-    assert cli.main(["bench", "--growth", "--seconds", "0.01", "--json"]) == 0
+    assert main.main(["bench", "--growth", "--seconds", "0.01", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["tables"]) == 2
-    assert cli.main(["bench", "--growth", "--seconds", "0.01"]) == 0
+    assert main.main(["bench", "--growth", "--seconds", "0.01"]) == 0
     out = capsys.readouterr().out
     for part in ("us/token", "GFLOP/s", "% peak", "x width 16", "3 threads"):
         assert part in out
@@ -94,12 +97,12 @@ def test_the_command(monkeypatch, capsys):
 
 @needs_c
 def test_the_command_refuses_a_preset(capsys):
-    assert cli.main(["bench", "--growth", "--preset", "char"]) == 2
+    assert main.main(["bench", "--growth", "--preset", "char"]) == 2
     assert "--preset" in capsys.readouterr().err
 
 
 def test_the_reference_backend_is_not_measured(monkeypatch, capsys):
     monkeypatch.setattr(kernels, "ffi", None)
     for flags in ([], ["--growth"]):
-        assert cli.main(["bench", *flags]) == 2
+        assert main.main(["bench", *flags]) == 2
         assert "PYGPT_BACKEND" in capsys.readouterr().err

@@ -11,8 +11,8 @@ import sys
 import pytest
 from commands import ENVIRONMENT, ROOT
 
-from pygpt import invocation
-from pygpt.invocation import command_line
+from pygpt.cli import invocation
+from pygpt.cli.invocation import command_line
 
 SMALL = ("--n-layer 1 --n-head 1 --n-embd 8 --n-positions 8 --eval-batches 1 --sample-interval 0 "
          "--sample-length 3 --batch-size 2").split()

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pygpt import limits
+from pygpt.backend import cpu
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def system(tmp_path, monkeypatch):
 
 
 def test_two_hardware_threads_of_a_core_are_one_core(system, monkeypatch):
-    assert limits.physical_cores(system()) == 2 and limits.logical_cpus() == 4
+    assert cpu.physical_cores(system()) == 2 and cpu.logical_cpus() == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2})
-    assert limits.physical_cores(system()) == 1
+    assert cpu.physical_cores(system()) == 1
 
 
 def test_without_the_siblings_each_hardware_thread_is_a_core(system, tmp_path):
-    assert limits.physical_cores(str(tmp_path / "nothing")) == 4
+    assert cpu.physical_cores(str(tmp_path / "nothing")) == 4
 
 
 GROUP = "sys/fs/cgroup"
@@ -60,11 +60,11 @@ OLD = {"proc/self/cgroup": "5:memory:/m\n4:cpu,cpuacct:/pod/box\n0::/pod/box\n"}
     ({**NESTED, "proc/self/cgroup": "0::/../../elsewhere\n"}, 2),  # seen from inside a container
 ])
 def test_the_quota_of_any_control_group_counts(system, files, cores):
-    assert limits.physical_cores(system(files)) == cores
+    assert cpu.physical_cores(system(files)) == cores
 
 
 def test_the_groups_are_the_top_of_a_tree_and_those_down_to_the_process(system):
     root = system({"proc/self/cgroup": "3:memory:/a:b\n0::/pod/box\n"})
     top = f"{root}/sys/fs/cgroup"
-    assert list(limits.control_groups("memory", root)) == [
+    assert list(cpu.control_groups("memory", root)) == [
         top, f"{top}/pod/box", f"{top}/pod", f"{top}/memory", f"{top}/memory/a:b"]

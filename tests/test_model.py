@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import pygpt
-from pygpt import ops
+from pygpt.autograd import ops
 from pygpt.model import GPT
-from pygpt.tensor import Tensor, no_grad
+from pygpt.autograd.tensor import Tensor, no_grad
 from sharing import needs_threads, shared_among
 
 TINY = dict(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)

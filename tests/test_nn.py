@@ -2,8 +2,9 @@
 
 import pytest
 
-from pygpt import nn, ops
-from pygpt.tensor import Tensor
+from pygpt import nn
+from pygpt.autograd import ops
+from pygpt.autograd.tensor import Tensor
 
 
 def parameter(*shape):

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pygpt import ops
-from pygpt.kernels import Memory, address, check
-from pygpt.running import calling
-from pygpt.tensor import ONE, Tensor, deferring, no_grad
+from pygpt.autograd import ops
+from pygpt.backend.kernels import Memory, address, check
+from pygpt.autograd.launch import calling
+from pygpt.autograd.tensor import ONE, Tensor, deferring, no_grad
 
 quick = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
@@ -413,8 +413,8 @@ def test_a_gradient_nobody_wants_goes_to_memory_of_its_own(loss, shapes, wanted,
                    for a in map(address, args) if a)
         check(kernel(*args))
 
-    for module in "running", "tensor":
-        monkeypatch.setattr(f"pygpt.{module}.Memory", Watched)
+    for module in "launch", "tensor":
+        monkeypatch.setattr(f"pygpt.autograd.{module}.Memory", Watched)
     inputs = [trained(*shape) if k == wanted else f(*shape) for k, shape in enumerate(shapes)]
     with calling(call):
         loss(*inputs).backward()

@@ -6,9 +6,10 @@ import random
 import pytest
 
 import pygpt
-from pygpt import nn, ops
+from pygpt import nn
+from pygpt.autograd import ops
 from pygpt.model import GPT
-from pygpt.tensor import Tensor
+from pygpt.autograd.tensor import Tensor
 
 TINY = dict(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
 

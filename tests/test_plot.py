@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygpt import cli
-from pygpt.log import RunLog, read_log, rewind
-from pygpt.plot import COLORS, DASHES, Axis, page, plot, span, thinned, tick_label, tick_step
+from pygpt.cli import main
+from pygpt.training.run_log import RunLog, read_log, rewind
+from pygpt.training.plot import COLORS, DASHES, Axis, page, plot, span, thinned, tick_label, tick_step
 
 
 def records(n=20):
@@ -74,13 +74,13 @@ def test_the_command_writes_a_page(tmp_path, capsys):
         for record in records():
             log(record)
         log.close()
-    assert cli.main(["plot", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert main.main(["plot", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/a/plot.html\n"
     assert (tmp_path / "a" / "plot.html").read_text().startswith("<!DOCTYPE html>")
-    assert cli.main(["plot", str(tmp_path / "a"), "--output", str(tmp_path / "x.html")]) == 0
+    assert main.main(["plot", str(tmp_path / "a"), "--output", str(tmp_path / "x.html")]) == 0
     (tmp_path / "b" / "log.jsonl").write_text("")
-    assert cli.main(["plot", str(tmp_path / "b")]) == 1
-    assert cli.main(["plot", str(tmp_path / "none")]) == 1
+    assert main.main(["plot", str(tmp_path / "b")]) == 1
+    assert main.main(["plot", str(tmp_path / "none")]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert "no step has been logged yet" in errors[0] and "No such file" in errors[1]
 

@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pygpt
-from pygpt import GPT, GPTConfig, checkpoint, kernels, reference, safetensors, stored
-from pygpt.safetensors import CheckpointError
-from pygpt.tensor import no_grad
+from pygpt import GPT, GPTConfig
+from pygpt.backend import kernels, reference
+from pygpt.checkpoint import model_files, safetensors, weights
+from pygpt.checkpoint.safetensors import CheckpointError
+from pygpt.autograd.tensor import no_grad
 
 CONFIG = GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2)
 IDS = [[1, 2, 3, 4, 5, 10], [9, 8, 7, 6, 0, 0]]
@@ -56,7 +58,7 @@ def write(directory, tensors=TENSORS, config=None, file="model.safetensors", odd
     """Files of a model: config.json, unless it is there, and a file of tensors."""
     directory.mkdir(exist_ok=True)
     if config is not None or not (directory / "config.json").exists():
-        checkpoint.write_model(directory, CONFIG, ())
+        model_files.write_model(directory, CONFIG, ())
         os.unlink(directory / "model.safetensors")
     if config is not None:
         (directory / "config.json").write_text(json.dumps(config))
@@ -218,7 +220,7 @@ def test_the_four_sizes_of_gpt2_have_their_parameters():
         model._build(config)
         shapes = {name: p.shape for name, p in model.named_parameters()}
         assert model.num_parameters() == parameters and config.n_positions == 1024
-        assert checkpoint.parameter_shapes(config) == shapes
+        assert model_files.parameter_shapes(config) == shapes
 
 
 def test_the_width_inside_the_mlp_is_free(tmp_path):
@@ -302,14 +304,14 @@ def test_what_does_not_fit_a_dtype_is_named_and_nothing_is_written(tmp_path):
 @pytest.fixture
 def taken(monkeypatch):
     """The sizes of the memory that opening takes, in bytes."""
-    sizes, Memory = [], stored.Memory
+    sizes, Memory = [], weights.Memory
 
     def counted(nbytes, buffer=None):
         if buffer is None:
             sizes.append(nbytes)
         return Memory(nbytes, buffer)
 
-    monkeypatch.setattr(stored, "Memory", counted)
+    monkeypatch.setattr(weights, "Memory", counted)
     return sizes
 
 
@@ -331,7 +333,7 @@ def test_kernels_get_no_half_of_a_number(tmp_path, taken, odd):
     model = GPT.from_pretrained(write(tmp_path / "f32", odd=odd))
     assert all(kernels.address(p.ptr) % 4 == 0 for _, p in model.named_parameters())
     assert sum(taken) == 4 * MODEL.num_parameters()
-    assert not any(w.is_used_in_place for w in checkpoint.read_model(tmp_path / "f32")[1].values())
+    assert not any(w.is_used_in_place for w in model_files.read_model(tmp_path / "f32")[1].values())
     taken.clear()
     halves = {name: converted(t, "BF16") for name, t in TENSORS.items()}
     GPT.from_pretrained(write(tmp_path / "bf16", halves, odd=odd))
@@ -355,7 +357,7 @@ def test_weights_larger_than_memory_are_refused(tmp_path, monkeypatch):
     os.truncate(path, 8 + len(text) + rest + 16 * V)
     config = directory / "config.json"
     config.write_text(config.read_text().replace('"vocab_size": 11', f'"vocab_size": {V}'))
-    monkeypatch.setattr(checkpoint, "memory_limits", lambda: (30 << 20, 10 << 20))
+    monkeypatch.setattr(model_files, "memory_limits", lambda: (30 << 20, 10 << 20))
     assert re.search("model.safetensors: as float32 its weights take 19 MB of memory, and 10 MB "
                      "are free", refusal(directory, MemoryError))
     monkeypatch.undo()

@@ -8,12 +8,12 @@ from math import prod
 
 import pytest
 
-from pygpt import ops
+from pygpt.autograd import ops
 from pygpt.config import GPTConfig
-from pygpt.machine import memory_needed
-from pygpt.program import SLAB, Pool
-from pygpt.running import calling
-from pygpt.tensor import Tensor, deferring, no_grad
+from pygpt.training.cost import memory_needed
+from pygpt.autograd.replay import SLAB, Pool
+from pygpt.autograd.launch import calling
+from pygpt.autograd.tensor import Tensor, deferring, no_grad
 
 
 def place(loan):

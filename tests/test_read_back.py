@@ -15,16 +15,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pygpt import files, safetensors, trainer_state
-from pygpt.checkpoint import find_model, parameter_shapes
-from pygpt.cli import main
+from pygpt import files
+from pygpt.checkpoint import safetensors
+from pygpt.training import trainer_state
+from pygpt.checkpoint.model_files import find_model, parameter_shapes
+from pygpt.cli.main import main
 from pygpt.config import ConfigError, GPTConfig, TrainConfig
-from pygpt.log import read_log, rewind
+from pygpt.training.run_log import read_log, rewind
 from pygpt.model import GPT
 from pygpt.optim import AdamW
-from pygpt.plot import page, plot
-from pygpt.safetensors import CheckpointError
-from pygpt.trainer import last_settings, train
+from pygpt.training.plot import page, plot
+from pygpt.checkpoint.safetensors import CheckpointError
+from pygpt.training.trainer import last_settings, train
 
 PLAIN = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,12 +8,12 @@ import random
 import pytest
 
 import pygpt
-from pygpt import ops
+from pygpt.autograd import ops
 from pygpt.model import GPT
-from pygpt.program import Program
-from pygpt.program import run as run_calls
-from pygpt.running import calling
-from pygpt.tensor import Tensor, no_grad, recomputed
+from pygpt.autograd.replay import Program
+from pygpt.autograd.replay import run as run_calls
+from pygpt.autograd.launch import calling
+from pygpt.autograd.tensor import Tensor, no_grad, recomputed
 from sharing import shared_among
 
 V, T, LAYERS = 11, 8, 3

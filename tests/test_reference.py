@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kernelcases import CASES
 from kernelcheck import (KERNELS, accumulate_flag, declared_kernels, flag_settings, run_reference)
-from pygpt import reference
+from pygpt.backend import reference
 
 
 # --------------------------------------------------------------------- the header and the table ---

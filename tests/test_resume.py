@@ -15,17 +15,19 @@ import time
 import pytest
 
 from conftest import TEXT
-from pygpt import kernels, safetensors, trainer_state
-from pygpt.checkpoint import read_model
-from pygpt.cli import main
+from pygpt.backend import kernels
+from pygpt.checkpoint import safetensors
+from pygpt.training import trainer_state
+from pygpt.checkpoint.model_files import read_model
+from pygpt.cli.main import main
 from pygpt.config import ConfigError
-from pygpt.corpus import DataError
-from pygpt.log import read_log
+from pygpt.data.corpus import DataError
+from pygpt.training.run_log import read_log
 from pygpt.model import GPT
-from pygpt.run_directory import RunDirectory
-from pygpt.safetensors import CheckpointError
+from pygpt.training.run_directory import RunDirectory
+from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.tokenizer import Tokenizer
-from pygpt.trainer import train
+from pygpt.training.trainer import train
 from sharing import shared_among
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -84,7 +86,7 @@ def test_a_stop_while_validating_loses_no_validation(tiny, tmp_path, monkeypatch
     def stop_at_8(model, batches, is_stopped):
         return None if model.forward_passes == 0 and stopping else evaluate(model, batches)
 
-    from pygpt import trainer
+    from pygpt.training import trainer
     evaluate, stopping = trainer.evaluate, False
 
     def watch(record):
@@ -166,7 +168,7 @@ def test_a_finished_run_is_held_to_its_settings_and_to_no_kernels(tiny, tmp_path
 
 
 def test_a_last_validation_that_a_signal_left_out_is_made_up_for(tiny, tmp_path, monkeypatch):
-    from pygpt import trainer
+    from pygpt.training import trainer
     evaluate = trainer.evaluate
     monkeypatch.setattr(trainer, "evaluate", lambda model, batches, is_stopped: None)
     train(tiny())
@@ -265,8 +267,8 @@ def test_what_the_checkpoint_fixes_cannot_be_forced(tiny, tmp_path, changes):
 
 
 def test_memory_that_force_passes_over_is_said(tiny, monkeypatch):
-    from pygpt import machine
-    monkeypatch.setattr(machine, "memory_limits", lambda: (1 << 20, 1 << 20))
+    from pygpt.training import cost
+    monkeypatch.setattr(cost, "memory_limits", lambda: (1 << 20, 1 << 20))
     records = []
     with pytest.raises(MemoryError):
         train(tiny())

@@ -12,14 +12,16 @@ import sys
 import pytest
 
 from conftest import TEXT
-from pygpt import diagnose, kernels, machine, ops, trainer_state
-from pygpt.checkpoint import read_config
-from pygpt.cli import main
+from pygpt.autograd import ops
+from pygpt.backend import kernels
+from pygpt.training import cost, find_nonfinite, trainer_state
+from pygpt.checkpoint.model_files import read_config
+from pygpt.cli.main import main
 from pygpt.config import PRESETS, ConfigError, GPTConfig, TrainConfig
-from pygpt.log import read_log
+from pygpt.training.run_log import read_log
 from pygpt.model import GPT
-from pygpt.tensor import no_grad
-from pygpt.trainer import TrainingError, train
+from pygpt.autograd.tensor import no_grad
+from pygpt.training.trainer import TrainingError, train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -128,7 +130,7 @@ def test_the_first_bad_number_is_found(model_and_batch, values, kernel, scope):
     model, batch = model_and_batch
     for name, value in values.items():
         spoil(model, f"transformer.{name}", value)
-    sentence = diagnose.replay(model, [batch, batch], 0.5)
+    sentence = find_nonfinite.replay(model, [batch, batch], 0.5)
     assert re.fullmatch(rf"the first number that is not finite is -?(inf|nan) at index \d+ of "
                         rf"\w+, from {kernel} in the forward pass of {re.escape(scope)}, "
                         "batch 1 of 2", sentence)
@@ -139,7 +141,7 @@ def test_a_bad_gradient_is_found(model_and_batch):
     spoil(model, "transformer.ln_f.weight", 1e4)  # the loss is fine, its gradients are not
     assert re.search(r"of the gradient of transformer\.wte\.weight, from "
                      "linear_cross_entropy_backward in the backward pass of the loss$",
-                     diagnose.replay(model, [batch], 3e38))
+                     find_nonfinite.replay(model, [batch], 3e38))
 
 
 @pytest.mark.parametrize("kernel, number, scope", [
@@ -168,16 +170,16 @@ def test_a_backward_call_is_placed(model_and_batch, monkeypatch, kernel, number,
     ops_lib, broken.__name__ = ops.lib, kernel
     monkeypatch.setattr(ops, "lib", Broken())
     assert re.search(rf"is nan at index 5 of \w+, from {kernel} in the backward pass of "
-                     rf"{re.escape(scope)}$", diagnose.replay(model, [batch], 1.0))
+                     rf"{re.escape(scope)}$", find_nonfinite.replay(model, [batch], 1.0))
 
 
 def test_a_bad_parameter_and_a_good_step(model_and_batch):
     model, batch = model_and_batch
-    assert "all numbers are finite" in diagnose.replay(model, [batch], 1.0)
+    assert "all numbers are finite" in find_nonfinite.replay(model, [batch], 1.0)
     before = model.loss_and_grad(*batch)
     assert math.isfinite(before) and type(model.transformer.h[0]).__call__.__name__ == "__call__"
     spoil(model, "transformer.h.1.ln_2.bias", math.nan, 3)
-    assert diagnose.replay(model, [batch], 1.0).startswith(
+    assert find_nonfinite.replay(model, [batch], 1.0).startswith(
         "transformer.h.1.ln_2.bias is not finite at index 3 from the beginning")
 
 
@@ -196,7 +198,7 @@ def test_the_error_of_a_run_holds_the_diagnosis(tiny, tmp_path):
 def test_memory_is_predicted_to_the_byte(dropout, recompute):
     config = GPTConfig(vocab_size=50, n_positions=16, n_embd=32, n_layer=3, n_head=4,
                        embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
-    parts = machine.memory_needed(config, 5, 16, recompute)
+    parts = cost.memory_needed(config, 5, 16, recompute)
     model = GPT(config)
     model.recompute = recompute
     ids = [[1] * 16] * 5
@@ -217,11 +219,11 @@ def test_the_memory_predicted_with_init_is_that_of_its_model(tiny, tmp_path):
                         **shape), [records.append])
     config = result.model.config
     assert (config.n_inner, config.n_positions, config.attn_pdrop) == (37, 11, 0.1)
-    assert records[0]["memory_needed"] == machine.memory_needed(config, 4, 7)["total"]
+    assert records[0]["memory_needed"] == cost.memory_needed(config, 4, 7)["total"]
 
 
 def test_a_run_that_cannot_fit_is_refused_before_it_begins(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "memory_limits", lambda: (50 << 20, 10 << 20))
+    monkeypatch.setattr(cost, "memory_limits", lambda: (50 << 20, 10 << 20))
     with pytest.raises(MemoryError, match=r"needs \d+ MB of memory, and this machine has 52 MB"):
         train(tiny(n_embd=512))
     # 55 MB, 46 with recompute; then 146, and 145 with it
@@ -251,17 +253,17 @@ def test_absurd_sizes_are_refused_before_anything_is_made_of_them(tiny, tmp_path
 
 
 def test_the_limits_of_this_machine():
-    most, free = machine.memory_limits()
+    most, free = cost.memory_limits()
     assert most is None or 0 < free <= most
-    assert machine.gigabytes(1_940_000_000) == "1.9 GB"
+    assert cost.gigabytes(1_940_000_000) == "1.9 GB"
 
 
 def test_work_per_token_counts_every_multiply_add():
     config = GPTConfig(vocab_size=7, n_positions=10, n_embd=4, n_layer=3, n_head=2)
     matrices = sum(p.size for name, p in GPT(config).named_parameters()
                    if len(p.shape) == 2 and "wpe" not in name)
-    assert machine.work_per_token(config, 10) == 6 * matrices + 6 * 3 * 10 * 4
-    assert machine.peak_flops(0.01) > 1e8
+    assert cost.work_per_token(config, 10) == 6 * matrices + 6 * 3 * 10 * 4
+    assert cost.peak_flops(0.01) > 1e8
 
 
 # ------------------------------------------------------------------------- settings, fine-tuning
@@ -358,7 +360,7 @@ def test_no_samples_means_none_at_the_end_either(tiny, max_steps):
 
 
 def test_every_field_of_the_log_is_documented(tiny, tmp_path):
-    from pygpt import trainer
+    from pygpt.training import trainer
     train(tiny(sample_interval=3))
     for record in read_log(tmp_path / "out" / "log.jsonl"):
         for field in record.keys() - {"time", "event", "step"}:

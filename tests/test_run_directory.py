@@ -12,12 +12,13 @@ import shutil
 
 import pytest
 
-from pygpt import checkpoint, run_directory, trainer_state
-from pygpt.cli import main
-from pygpt.log import read_log
+from pygpt.checkpoint import model_files
+from pygpt.training import run_directory, trainer_state
+from pygpt.cli.main import main
+from pygpt.training.run_log import read_log
 from pygpt.model import GPT
-from pygpt.run_directory import RunDirectory
-from pygpt.trainer import train
+from pygpt.training.run_directory import RunDirectory
+from pygpt.training.trainer import train
 
 
 def stop_after(step):
@@ -43,7 +44,7 @@ def numbers(out):
 
 
 def weights(directory):
-    return pathlib.Path(checkpoint.find_model(directory), "model.safetensors").read_bytes()
+    return pathlib.Path(model_files.find_model(directory), "model.safetensors").read_bytes()
 
 
 def warnings_of(records):
@@ -258,7 +259,7 @@ def test_nothing_to_go_on_from_is_said_of_last(tmp_path, tiny):
     with pytest.raises(FileNotFoundError, match="out/last/trainer.json"):
         train(tiny(), resume=True)
     with pytest.raises(FileNotFoundError, match="no config.json in it"):
-        checkpoint.find_model(tmp_path / "out")
+        model_files.find_model(tmp_path / "out")
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -345,7 +346,7 @@ def test_a_second_run_is_refused_and_changes_nothing(tiny, tmp_path, stopped):
 
 def test_a_run_that_another_has_gone_on_with_meanwhile_is_not_taken_back(tiny, tmp_path, stopped,
                                                                         monkeypatch):
-    from pygpt import trainer
+    from pygpt.training import trainer
 
     def open_late(*args):
         monkeypatch.undo()
@@ -400,7 +401,7 @@ def killed_at(call, function):
     Returns:
         Whether it came that far.
     """
-    from pygpt import kernels
+    from pygpt.backend import kernels
     child = os.fork()
     if child == 0:
         count = 0
@@ -465,7 +466,7 @@ def test_a_resumed_run_killed_at_any_instant_goes_on(tiny, tmp_path, whole, stop
         (copy or (lambda a, b: shutil.copytree(a, b, symlinks=True)))(stopped, out)
         if not killed_at(call, lambda: train(tiny(out=out), resume=True)):
             break
-        assert os.path.exists(os.path.join(checkpoint.find_model(out), "model.safetensors"))
+        assert os.path.exists(os.path.join(model_files.find_model(out), "model.safetensors"))
         if layout(out) not in seen:
             seen.add(layout(out))
             train(tiny(out=out, threads=1), resume=True)
@@ -557,15 +558,15 @@ def test_any_pointer_file_is_followed_or_passed_over(tmp_path, stopped, text, ti
     (stopped / "best").unlink()
     (stopped / "last").unlink()
     (stopped / "last").write_bytes(text)
-    found = checkpoint.find_model(stopped)
+    found = model_files.find_model(stopped)
     assert os.path.dirname(found) == str(stopped) and trainer_state.load(found).step == 9
     assert trainer_state.find_last(stopped) in (f"{stopped}/step-00000009", f"{stopped}/last")
     with pytest.raises(OSError):
-        checkpoint.find_model(stopped / "last" if text != b"step-00000009" else stopped / "none")
+        model_files.find_model(stopped / "last" if text != b"step-00000009" else stopped / "none")
 
 
 def test_settings_of_the_last_run_are_found_without_links(tiny, tmp_path, stopped):
-    from pygpt.trainer import last_settings
+    from pygpt.training.trainer import last_settings
     (stopped / "last").unlink()
     assert last_settings(stopped)["n_embd"] == 16
     assert json.loads((stopped / "train.json").read_text())["n_embd"] == 16

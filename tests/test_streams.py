@@ -11,10 +11,10 @@ from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygpt import cli
+from pygpt.cli import main
 from pygpt.config import GPTConfig
 from pygpt.model import GPT
-from pygpt.streams import true_text
+from pygpt.cli.streams import true_text
 from pygpt.tokenizer import BPETokenizer, ByteTokenizer
 
 TEXT = "the naïve weather of a northern harbour, and the other one\n" * 30
@@ -142,9 +142,9 @@ def test_long_output_into_a_pipe_that_closes(place):
 def test_main_leaves_the_streams_of_python_as_they_were(capsys):
     before = sys.stdin, sys.stdout, sys.stderr
     for words in (["--version"], ["info"], ["nonsense"]):
-        cli.main(words)
+        main.main(words)
         assert (sys.stdin, sys.stdout, sys.stderr) == before
-    code = ("import sys; from pygpt.cli import main; old = sys.stdout; print('before'); "
+    code = ("import sys; from pygpt.cli.main import main; old = sys.stdout; print('before'); "
             "main(['--version']); assert sys.stdout is old; print('after')")
     result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True)
     assert result.stdout.split() == [b"before", b"pygpt", b"0.1.0", b"after"]

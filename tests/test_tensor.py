@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pygpt
-from pygpt import nn, ops
+from pygpt import nn
+from pygpt.autograd import ops
 from pygpt.model import GPT
-from pygpt.tensor import Tensor
+from pygpt.autograd.tensor import Tensor
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

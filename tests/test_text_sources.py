@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygpt import BPETokenizer, Tokenizer, corpus, tokens
+from pygpt import BPETokenizer, Tokenizer
+from pygpt.data import corpus, token_file
 from pygpt.config import ConfigError
-from pygpt.corpus import Corpus, DataError
+from pygpt.data.corpus import Corpus, DataError
 from pygpt.tokenizer.reading import decode_text
-from pygpt.trainer import train
+from pygpt.training.trainer import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
@@ -101,8 +102,8 @@ def fifo(tmp_path):
 @pytest.fixture
 def long_texts(monkeypatch):
     """Every text counts as long, so its tokens go to a file."""
-    monkeypatch.setattr("pygpt.tokens.IN_MEMORY", 100)
-    monkeypatch.setattr("pygpt.dataset.IN_MEMORY", 100)
+    monkeypatch.setattr("pygpt.data.token_file.IN_MEMORY", 100)
+    monkeypatch.setattr("pygpt.data.dataset.IN_MEMORY", 100)
 
 
 def warnings(records):
@@ -151,7 +152,7 @@ def test_too_little_memory_leaves_an_earlier_run_as_it_was(run, stdin, tmp_path,
     stdin(TEXT.encode())
     run(data="-")
     before = tree(tmp_path / "out")
-    monkeypatch.setattr("pygpt.machine.memory_limits", lambda: (1, 1))
+    monkeypatch.setattr("pygpt.training.cost.memory_limits", lambda: (1, 1))
     stdin(OTHER.encode())
     with pytest.raises(MemoryError):
         run(data="-")
@@ -326,7 +327,7 @@ def library(path):
 
 
 def test_files_of_a_directory_that_are_no_text_are_skipped_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("pygpt.sources.NAMES_TOLD", 99)
+    monkeypatch.setattr("pygpt.data.sources.NAMES_TOLD", 99)
     reasons = library(tmp_path / "lib") | {"deep/up": "is a link to a directory"}
     found = Corpus([str(tmp_path / "lib")])
     assert "".join(found.joined()) == "a" * 99 + "\n" + "b" * 99
@@ -567,26 +568,26 @@ def test_the_offset_is_that_of_the_byte(bad, place):
 @given(data=st.data(), n=st.sampled_from([1, 100, 3 << 15, (1 << 24) + 5]))
 def test_every_token_counts_in_a_fingerprint(data, n):
     view = memoryview(bytearray(2 * n)).cast("H")
-    before = tokens.fingerprint(view)
+    before = token_file.fingerprint(view)
     place = data.draw(st.integers(0, n - 1))
     view[place] = 1
-    assert tokens.fingerprint(view) != before
+    assert token_file.fingerprint(view) != before
     view[place] = 0
-    assert tokens.fingerprint(view) == before
+    assert token_file.fingerprint(view) == before
 
 
 def test_a_fingerprint_of_many_tokens_tells_how_far_it_is():
     told = []
-    size = 2 * tokens.TOLD_EVERY * tokens.PIECE + 100
-    tokens.fingerprint(memoryview(bytearray(size)), lambda *args: told.append(args))
+    size = 2 * token_file.TOLD_EVERY * token_file.PIECE + 100
+    token_file.fingerprint(memoryview(bytearray(size)), lambda *args: told.append(args))
     assert [purpose for purpose, *_ in told] == ["fingerprint"] * 2
     assert told[0][1] < told[1][1] <= size and told[0][2] == told[1][2] == size
 
 
 def encoded_anew(monkeypatch):
     """A list that grows by one whenever a text is encoded."""
-    calls, original = [], tokens._parts
-    monkeypatch.setattr(tokens, "_parts", lambda *args: calls.append(1) or original(*args))
+    calls, original = [], token_file._parts
+    monkeypatch.setattr(token_file, "_parts", lambda *args: calls.append(1) or original(*args))
     return calls
 
 
@@ -641,7 +642,7 @@ def test_a_text_that_moved_is_found_again(run, tmp_path, long_texts, monkeypatch
     assert not calls and len(files_of_tokens(tmp_path / "out")) == 1
 
 
-@pytest.mark.parametrize("place", ["pygpt.tokens.ENCODING", "pygpt.__version__"])
+@pytest.mark.parametrize("place", ["pygpt.data.token_file.ENCODING", "pygpt.__version__"])
 def test_another_encoder_encodes_anew(run, tmp_path, long_texts, monkeypatch, place):
     run()
     calls = encoded_anew(monkeypatch)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygpt import plain_pickle, tokens
-from pygpt.corpus import DataError
-from pygpt.plain_pickle import PickleError
+from pygpt.data import plain_pickle, token_file
+from pygpt.data.corpus import DataError
+from pygpt.data.plain_pickle import PickleError
 from pygpt.tokenizer import CharTokenizer
-from pygpt.trainer import train
+from pygpt.training.trainer import train
 
 META = {"vocab_size": 3, "itos": dict(enumerate("xyz")), "stoi": {"x": 0, "y": 1, "z": 2}}
 WORDS = st.recursive(
@@ -63,7 +63,7 @@ def test_a_bad_file_of_tokens_is_named_and_leaves_nothing(nanogpt, content, mess
 
 
 def test_a_wide_vocabulary_takes_four_bytes_a_token(nanogpt, monkeypatch):
-    monkeypatch.setattr(tokens, "code_for", lambda vocab_size: "I")
+    monkeypatch.setattr(token_file, "code_for", lambda vocab_size: "I")
     (nanogpt / "train.bin").write_bytes(bytes(402))
     with pytest.raises(DataError, match="402 bytes are no tokens of 4 bytes each"):
         run(nanogpt)
@@ -121,7 +121,7 @@ def test_a_damaged_pickle_is_a_value_or_refused(place, byte, protocol, cut):
     place %= len(data)
     data[place] = byte
     try:
-        tokens._characters(plain_pickle.loads(bytes(data[:place] if cut else data)))
+        token_file._characters(plain_pickle.loads(bytes(data[:place] if cut else data)))
     except ValueError:  # PickleError is one
         pass
 
@@ -189,7 +189,7 @@ def test_any_meta_file_is_a_vocabulary_or_refused(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("meta")
     (path / "meta.pkl").write_bytes(pickle.dumps(value))
     try:
-        characters = tokens.characters_beside(str(path / "train.bin"))
+        characters = token_file.characters_beside(str(path / "train.bin"))
     except DataError as error:
         assert str(error).startswith(f"{path / 'meta.pkl'}: ")
     else:
@@ -197,7 +197,7 @@ def test_any_meta_file_is_a_vocabulary_or_refused(tmp_path_factory, value):
 
 
 def test_a_meta_file_that_is_no_file(nanogpt, monkeypatch):
-    monkeypatch.setattr(tokens, "MOST_META_BYTES", 10)
+    monkeypatch.setattr(token_file, "MOST_META_BYTES", 10)
     with pytest.raises(DataError, match="characters .it has more than 10 bytes"):
         run(nanogpt)
     os.unlink(nanogpt / "meta.pkl")

@@ -8,15 +8,16 @@ from array import array
 import pytest
 
 from conftest import TEXT
-from pygpt import generate, kernels
-from pygpt.checkpoint import read_model
+from pygpt import generate
+from pygpt.backend import kernels
+from pygpt.checkpoint.model_files import read_model
 from pygpt.config import TrainConfig
-from pygpt.corpus import DataError
-from pygpt.data import TrainingBatches, split, validation_batches
+from pygpt.data.corpus import DataError
+from pygpt.data.batches import TrainingBatches, split, validation_batches
 from pygpt.model import GPT
 from pygpt.optim import AdamW
 from pygpt.tokenizer import CharTokenizer, Tokenizer
-from pygpt.trainer import TrainingError, evaluate, train
+from pygpt.training.trainer import TrainingError, evaluate, train
 from sharing import needs_threads, shared_among
 
 

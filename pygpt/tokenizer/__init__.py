@@ -7,8 +7,8 @@
     text.py        characters to bytes, special tokens, reading a text of any length in blocks
     formats.py     vocab.json + merges.txt, tokenizer.json and tiktoken's rank files
     unicode.py     which characters are letters, numbers and spaces
-    reference.py   byte-level BPE by its definition, in Python
-    native.py      the same functions, from the C library
+    bpe_python.py  byte-level BPE by its definition, in Python
+    bpe_c.py       the same functions, from the C library
 
 Each imports only from those below it (formats.py is below bpe.py, and so on).
 Used by data, train, generate and the command line.

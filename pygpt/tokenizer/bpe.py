@@ -5,7 +5,7 @@ bytes, and pairs of neighbours are merged in the order in which they were learne
 starts from bytes, any text has ids and comes back unchanged; because it merges what is frequent, a
 token is about four characters of English.
 
-The work is done by native.py, or by reference.py when PYGPT_BACKEND is `reference`.
+The work is done by bpe_c.py, or by bpe_python.py when PYGPT_BACKEND is `reference`.
 """
 
 import os
@@ -21,13 +21,13 @@ from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, utf8
 
 def _backend():
     """The module that does the work, imported when the first tokenizer needs it."""
-    from pygpt import kernels
+    from pygpt.backend import kernels
 
     if kernels.ffi is None:
-        from pygpt.tokenizer import reference
-        return reference
-    from pygpt.tokenizer import native
-    return native
+        from pygpt.tokenizer import bpe_python
+        return bpe_python
+    from pygpt.tokenizer import bpe_c
+    return bpe_c
 
 
 class BPETokenizer(Tokenizer):

@@ -6,7 +6,7 @@ of the general categories L* and N* (`\\p{L}` and `\\p{N}`), SPACES those of the
 White_Space (`\\s`), as of Unicode 16.0, the version that tiktoken 0.14 and tokenizers 0.23 carry.
 A test compares them with the running `unicodedata`, character by character that it knows.
 
-Uses nothing; read by reference.py (as a pattern) and by the C splitter (as a table).
+Uses nothing; read by bpe_python.py (as a pattern) and by the C splitter (as a table).
 """
 
 from functools import cache

@@ -23,7 +23,7 @@ sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE)) if path no
 
 import pygpt  # noqa: E402
 from peers import peer  # noqa: E402
-from pygpt import kernels  # noqa: E402
+from pygpt.backend import kernels  # noqa: E402
 
 TURN = 0.2  # seconds
 # name: B, T, layers, heads, width, vocabulary, dropout

@@ -31,8 +31,8 @@ sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE)) if path no
 from compare import CONFIGURATIONS  # noqa: E402
 from peers import peer  # noqa: E402
 
-from pygpt import kernels  # noqa: E402
-from pygpt.kernels import NULL, Memory, lib  # noqa: E402
+from pygpt.backend import kernels  # noqa: E402
+from pygpt.backend.kernels import NULL, Memory, lib  # noqa: E402
 
 NAMES = ("lesson", "char-small", "char", "gpt2")
 LARGE = 2.5e8          # operations; of these 85 % of the peak is asked

@@ -1,0 +1,210 @@
+"""A tape run again: kernel calls bound to memory that was planned once.
+
+The first run is an ordinary one that is listened to. A tensor's memory comes from the program's
+pool and goes back to it when the last Python reference to the tensor is gone, so the reference
+counts that manage the first run plan the memory of all later ones: a block is used again exactly
+where the first run used it again. Later runs are a loop over bound calls; Python allocates nothing
+and checks no shape.
+
+What a replay would leave out cannot happen unseen: values that Python writes lie outside the pool
+(running.constant), and a look at values inside it while recording marks the program.
+
+Used by step.py. Uses running.py, tensor.py and kernels.py.
+"""
+
+import contextlib
+import functools
+
+from pygpt.backend.kernels import check
+from pygpt.autograd.launch import is_recording, listening, new_block
+from pygpt.autograd.tensor import AccumulateFlag
+
+
+SLAB = 16 << 20  # bytes: of a size that the system backs with huge pages
+
+
+class Pool:
+    """Memory that is lent to tensors, and lent again when they give it back.
+
+    What comes back joins its free neighbours, and a tensor gets a part of the smallest free range
+    that holds it: so the memory of what lived only during the forward pass serves the backward one
+    whatever the sizes. Small tensors are cut from slabs, so that they come to lie in huge pages
+    too: the activations of a small model are thousands of ordinary pages, more than the processor
+    keeps addresses of.
+
+    Attributes:
+        nbytes: how much it has taken from the system to lend: all but the last slab's end.
+        is_touched: whether Python has read or written lent memory while calls were recorded.
+    """
+
+    def __init__(self):
+        self.nbytes, self.is_touched = 0, False
+        self._kept = []                 # memory that is not lent, but that the calls read
+        self._free = []                 # (nbytes, memory, offset), none touching another
+        self._returned = []             # the same, not yet joined with their neighbours
+        self._slab, self._used = None, SLAB
+
+    def keep(self, memory):
+        """Keep memory that was not lent for as long as the pool lives."""
+        self._kept.append(memory)
+
+    def take(self, nbytes):
+        """Memory of nbytes for as long as the Loan lives."""
+        nbytes = -(-nbytes // 64) * 64
+        while self._returned:
+            self._join(*self._returned.pop())
+        fitting = [entry for entry in self._free if entry[0] >= nbytes]
+        if fitting:
+            entry = min(fitting, key=lambda e: e[0])
+            self._free.remove(entry)
+            size, memory, offset = entry
+            if size > nbytes:
+                self._free.append((size - nbytes, memory, offset + nbytes))
+        else:
+            self.nbytes += nbytes
+            memory, offset = self._cut(nbytes)
+        return Loan(self, nbytes, memory, offset)
+
+    def _join(self, nbytes, memory, offset):
+        """Let a range be free, as one with the free ranges that touch it."""
+        for entry in list(self._free):
+            size, other, start = entry
+            if other is memory and start in (offset - size, offset + nbytes):
+                self._free.remove(entry)
+                nbytes, offset = nbytes + size, min(offset, start)
+        self._free.append((nbytes, memory, offset))
+
+    def _cut(self, nbytes):
+        """New memory and an offset in it."""
+        if nbytes > SLAB // 4:
+            return new_block(nbytes), 0
+        if self._used + nbytes > SLAB:
+            rest = SLAB - self._used    # the slab's end is lent later, to what fits in it
+            if rest:
+                self.nbytes += rest
+                self._returned.append((rest, self._slab, self._used))
+            self._slab, self._used = new_block(SLAB), 0
+        offset, self._used = self._used, self._used + nbytes
+        return self._slab, offset
+
+
+class Loan:
+    """A part of a pool's memory while a tensor uses it."""
+
+    __slots__ = ("_pool", "_returned", "_entry")
+
+    def __init__(self, pool, nbytes, memory, offset):
+        self._pool, self._returned = pool, pool._returned
+        self._entry = nbytes, memory, offset
+
+    @property
+    def view(self):
+        """As Memory.view."""
+        if is_recording(self._pool):
+            self._pool.is_touched = True
+        nbytes, memory, offset = self._entry
+        return memory.view[offset:offset + nbytes]
+
+    def pointer(self, code, offset=0):
+        """As Memory.pointer."""
+        return self._entry[1].pointer(code, self._entry[2] + offset)
+
+    def __del__(self):  # in any thread, at any moment: an append is all that it may do
+        self._returned.append(self._entry)
+
+
+class Program:
+    """Records the kernel calls of one forward and one backward pass, and replays them.
+
+    Attributes:
+        pool: lends the memory that the calls write to.
+        forward: every call of the forward pass.
+        before_backward: those of it whose results the backward pass does not compute itself.
+        recorded: whether the backward pass has been recorded, to its end.
+        leaves: the Leafs that the backward pass brings a gradient to.
+    """
+
+    def __init__(self):
+        self.pool = Pool()
+        self.forward, self.before_backward = [], []
+        self.recorded, self.leaves = False, ()
+        self._places = []       # the memory of each leaf's gradient, which the calls write to
+        self._backward = []     # (kernel, args) of each call
+        self._bound = {}        # which leaves hold a gradient before -> (calls, flags)
+
+    def record_forward(self):
+        """Within the block, kernel calls become the forward pass."""
+        return listening(self._forward_call, self.pool)
+
+    @contextlib.contextmanager
+    def record_backward(self):
+        """Within the block, kernel calls become the backward pass."""
+        with listening(self._backward_call, self.pool):
+            yield
+        self.leaves = tuple(dict.fromkeys(
+            leaf for _, args in self._backward for flag in args
+            if type(flag) is AccumulateFlag for leaf in flag.leaves))
+        self._places = [leaf.memory for leaf in self.leaves]
+        self.recorded = True
+
+    def is_replayable(self):
+        """Whether a replay computes what the recorded passes did. Not so where Python read or wrote
+        a tensor of the pool meanwhile: a replay would leave that out."""
+        return not self.pool.is_touched
+
+    def run_backward(self):
+        """Replay the backward pass; gradients are added to those that leaves hold.
+
+        Raises:
+            ValueError: the gradients have come to other memory since the calls were recorded.
+        """
+        if any(leaf.memory is not place for leaf, place in zip(self.leaves, self._places)):
+            raise ValueError("backward(): the parameters have come to other memory since this was "
+                             "computed from them, as when they become part of a larger model; "
+                             "compute the loss again")
+        calls, flags = self.backward_calls()
+        for leaf in self.leaves:
+            if leaf.valid and leaf.before_use:
+                leaf.before_use()
+        for flag in flags:
+            flag.zero_missing()
+        run(calls)
+        for leaf in self.leaves:
+            leaf.valid = True
+
+    def backward_calls(self):
+        """The calls of the backward pass for leaves that hold gradients as they do now, and their
+        flags."""
+        holding = tuple(leaf.valid for leaf in self.leaves)
+        if holding not in self._bound:
+            self._bound[holding] = self._bind()
+        return self._bound[holding]
+
+    def _bind(self):
+        calls, flags = [], []
+        for kernel, args in self._backward:
+            now = [AccumulateFlag(a.leaves) if type(a) is AccumulateFlag else a for a in args]
+            flags += [a for a in now if type(a) is AccumulateFlag]
+            calls.append(functools.partial(kernel, *now))
+        return calls, flags
+
+    def _forward_call(self, kernel, args, again):
+        call = functools.partial(kernel, *args)
+        self.forward.append(call)
+        if again:
+            self.before_backward.append(call)
+
+    def _backward_call(self, kernel, args, again):
+        self._backward.append((kernel, args))
+
+
+def run(calls):
+    """Make the calls in order.
+
+    Raises:
+        MemoryError, IdRangeError: as the kernels report.
+    """
+    for call in calls:
+        status = call()
+        if status:
+            check(status)

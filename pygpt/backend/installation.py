@@ -1,0 +1,91 @@
+"""Says what is the matter when the C library does not load, and what to do about it.
+
+Standard library only; used by kernels.
+"""
+
+import os
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TOP = os.path.dirname(PACKAGE)
+OTHERWISE = ", or set PYGPT_BACKEND=reference to use the Python loops"
+
+
+def check_module(name):
+    """Hold a compiled module of the package to what can be seen before it is loaded.
+
+    Loading a file that was cut off may end the process with SIGBUS, which nothing can catch.
+
+    Args:
+        name: of the module, without the package.
+    Raises:
+        ImportError: it is missing, of another Python or cut off; the message has the remedy.
+    """
+    path = _path(name)
+    if path is None:
+        others = sorted(file for file in os.listdir(PACKAGE) if file.startswith(f"{name}.")
+                        and file.endswith((".so", ".pyd", ".dylib")))
+        if others:
+            raise _refusal(f"{os.path.join(PACKAGE, others[0])} was built for another Python than "
+                           f"this one, {sys.executable} ({sys.version.split()[0]})", _build(False))
+        raise _refusal(f"the C library is not built for {sys.executable}", _build(False))
+    if _is_cut_off(path):
+        raise _refusal(f"{path} is damaged: its end is missing", _build(True))
+
+
+def explained(error):
+    """What to raise instead of an error that came of loading the C library, an ImportError."""
+    if "_cffi_backend" in str(error):
+        install = f"`{sys.executable} -m pip install --force-reinstall cffi`"
+        if getattr(error, "name", None) == "_cffi_backend" and "No module" in str(error):
+            return _refusal(f"cffi is not installed in this Python, {sys.executable}",
+                            f"run {install.replace('--force-reinstall ', '')}{_own_environment()}")
+        return _refusal(f"cffi does not load ({error})", f"run {install}")
+    path = getattr(error, "path", None) or _path("_kernels")
+    if isinstance(error, AttributeError):
+        return _refusal(f"{path} was built from other sources than these ({error})", _build(True))
+    return _refusal(f"{path} does not load ({str(error).removeprefix(f'{path}: ')})", _build(True))
+
+
+def _path(name):
+    """The file that `import pygpt.name` would load, or None."""
+    paths = (os.path.join(PACKAGE, name + suffix) for suffix in EXTENSION_SUFFIXES)
+    return next(filter(os.path.exists, paths), None)
+
+
+def _is_cut_off(path):
+    """Whether an ELF file is shorter than its header says: its table of sections stands last."""
+    try:
+        with open(path, "rb") as file:
+            head, size = file.read(64), os.fstat(file.fileno()).st_size
+    except OSError:
+        return False  # loading it will say why
+    if size < 64 or head[:4] != b"\x7fELF":
+        return size < 64  # shorter than any library's header
+    order = "little" if head[5] == 1 else "big"
+    start, entry, count = ((40, 48), (58, 60), (60, 62)) if head[4] == 2 else (
+        (32, 36), (46, 48), (48, 50))
+    start, entry, count = (int.from_bytes(head[slice(*part)], order)
+                           for part in (start, entry, count))
+    return start + entry * count > size
+
+
+def _refusal(what, remedy):
+    return ImportError(f"{what}; {remedy}{OTHERWISE}")
+
+
+def _build(is_there):
+    """How to build the library; make must be told when one is there that looks new."""
+    if not os.path.exists(os.path.join(TOP, "Makefile")):
+        return f"install pygpt again with `{sys.executable} -m pip`"
+    if is_there:
+        return f"run `make clean build` in {TOP}{_own_environment()}"
+    return f"run `make` in {TOP}{_own_environment(is_made=True)}"
+
+
+def _own_environment(is_made=False):
+    """The advice to use the environment that make makes, where it is there or will be."""
+    python = os.path.join(TOP, ".venv", "bin", "python")
+    is_there = is_made or os.path.exists(python)
+    return f" and start pygpt with {python}" if is_there and sys.executable != python else ""

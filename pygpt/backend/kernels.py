@@ -1,0 +1,320 @@
+"""The C library as Python sees it: memory, threads, instruction sets, and errors as exceptions.
+
+The only module that imports pygpt._kernels; everything above it passes the pointers that `Memory`
+gives out. With PYGPT_BACKEND=reference the kernels are the Python loops of reference.py instead, on
+memory of Python's own, and nothing of C is loaded.
+"""
+
+import contextlib
+import importlib
+import math
+import numbers
+import os
+import struct
+import sys
+
+from pygpt.backend.installation import check_module, explained
+from pygpt.backend.cpu import logical_cpus, physical_cores
+
+BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
+
+SPIN_COUNT = "1000"  # tens of microseconds: the gaps between the kernels of a step
+
+
+class IdRangeError(ValueError):
+    """An id or target outside 0..vocab_size-1 reached a kernel."""
+
+
+def _load():
+    """Import the C library, telling OpenMP to sleep soon when it waits.
+
+    GCC's OpenMP lets a thread that waits at the end of a parallel region spin for milliseconds by
+    default. On a machine with other work to do, the spinning thread keeps the very core that the
+    thread it waits for needs. The lesson preset's training step on two cores, in ms, by spin count:
+
+        GOMP_SPINCOUNT                             300000 (default)   1000   300   100    0
+        two busy processes beside it, mean                     84.0   40           22    22
+        alone, median                                           8      9     10          12
+
+    1000 costs little alone and halves the step in company; SPIN_COUNT stays near it. The library
+    reads the variable once, when it is loaded.
+    """
+    name, quiet = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY" in os.environ
+    ours = not quiet and name not in os.environ
+    if ours:
+        os.environ[name] = SPIN_COUNT
+    try:
+        for module in MODULES:
+            importlib.import_module(f"pygpt.{module}")
+        from pygpt._kernels import ffi, lib
+        return ffi, lib
+    finally:
+        if ours:
+            del os.environ[name]
+
+
+# What is compiled; from 3.12 on, a class of Python can export its memory without _buffer.
+MODULES = ("_kernels", "_buffer") if sys.version_info < (3, 12) else ("_kernels",)
+
+if BACKEND == "c":
+    for module in MODULES:
+        check_module(module)
+    try:
+        ffi, lib = _load()
+        OK, ENOMEM, ERANGE = lib.PYGPT_OK, lib.PYGPT_ENOMEM, lib.PYGPT_ERANGE
+        EOVERFLOW = lib.PYGPT_EOVERFLOW
+        MAX_THREADS = lib.PYGPT_MAX_THREADS
+    except (ImportError, AttributeError, SystemError) as error:
+        raise explained(error) from error
+    NULL = ffi.NULL
+elif BACKEND == "reference":
+    from pygpt.backend import reference as lib
+    ffi = NULL = None
+    OK, ENOMEM, ERANGE, EOVERFLOW = lib.OK, None, lib.ERANGE, lib.EOVERFLOW
+    MAX_THREADS = 256  # any of the numbers that C takes, to no effect
+else:
+    raise ImportError(f"PYGPT_BACKEND={BACKEND!r} is neither 'c' nor 'reference'")
+
+
+def check(status: int) -> None:
+    """Raise what a kernel's status stands for; PYGPT_OK passes."""
+    if status == ENOMEM:
+        refused = lib.pygpt_refused_bytes()  # 0 where C's own malloc was asked
+        raise MemoryError(f"{refused:,} bytes of scratch memory asked for and not to be had"
+                          if refused else "a kernel could not get its scratch memory")
+    if status == ERANGE:
+        raise IdRangeError("an id is outside 0..vocab_size-1")
+    if status == EOVERFLOW:
+        raise OverflowError("a number is too large for its new type")
+    if status != OK:
+        raise RuntimeError(f"a kernel returned the unknown status {status}")
+
+
+def in_float32(name, value, least, end=math.inf):
+    """A number as kernels take it, rounded to single precision.
+
+    Args:
+        name: of the number, for the message.
+        value: a real number.
+        least, end: it is to be in [least, end), also after rounding.
+
+    Raises:
+        ValueError: it is not; name and value are in the message.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and least <= value < end:
+        try:
+            rounded = struct.unpack("f", struct.pack("f", value))[0]
+        except OverflowError:
+            rounded = math.inf
+        if least <= rounded < end and (rounded or not value):
+            return rounded
+        raise ValueError(f"{name}={value!r} becomes {rounded:g} in single precision, in which "
+                         "kernels compute")
+    within = f"in [{least:g}, {end:g})" if end < math.inf else f"a finite number, {least:g} or more"
+    raise ValueError(f"{name}={value!r} is not {within}")
+
+
+# -------------------------------------------------------------------------------------- memory ---
+
+class Memory:
+    """A block of bytes that kernels read and write, freed when the last reference is gone.
+
+    Args:
+        nbytes: its length. The contents are undefined.
+        buffer: a writable or read-only buffer to use instead of new memory (such as a mapped file).
+
+    Raises:
+        MemoryError: there is no block of that size; the message says how many bytes were asked for.
+    """
+
+    __slots__ = ("nbytes", "view", "_owner", "_base", "__weakref__")
+
+    def __init__(self, nbytes: int, buffer=None):
+        self.nbytes = nbytes
+        if buffer is not None:
+            self.view = memoryview(buffer).cast("B")
+            self._owner = buffer
+            self._base = ffi and ffi.from_buffer("char[]", self.view)
+        elif ffi is None:
+            try:
+                self.view = memoryview(bytearray(nbytes))
+            except (MemoryError, OverflowError, ValueError):
+                raise _refused(nbytes) from None
+            self._owner = self._base = None
+        else:
+            block = lib.pygpt_alloc(nbytes) if nbytes < 2 ** 63 else ffi.NULL
+            if block == ffi.NULL:
+                raise _refused(nbytes)
+            self._owner = ffi.gc(block, lib.pygpt_free, nbytes)
+            # made from the owner, so that a memoryview of it keeps the block
+            self.view = memoryview(ffi.buffer(self._owner, nbytes))
+            self._base = ffi.cast("char *", block)
+
+    def pointer(self, code: str, offset: int = 0):
+        """The address `offset` bytes in, as kernels take it; code is 'f', 'i', 'Q', 'd' or 'H'."""
+        if ffi is None:
+            size = {"f": 4, "i": 4, "Q": 8, "d": 8, "H": 2}[code]
+            whole = (self.nbytes - offset) // size * size
+            return self.view[offset:offset + whole].cast(code)
+        return ffi.cast(_POINTER[code], self._base + offset)
+
+
+def _refused(nbytes):
+    return MemoryError(f"{nbytes:,} bytes asked for and not to be had")
+
+
+def address(argument):
+    """Where a kernel's argument points to, a number; None when it is no pointer to floats."""
+    if ffi is None:
+        if not isinstance(argument, memoryview) or argument.format != "f" or not len(argument):
+            return None
+        import ctypes
+        return ctypes.addressof(ctypes.c_char.from_buffer(argument))
+    if not isinstance(argument, ffi.CData) or ffi.typeof(argument) is not ffi.typeof("float *"):
+        return None
+    return int(ffi.cast("uintptr_t", argument))
+
+
+_POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *",
+            "H": "uint16_t *"}
+
+
+# ------------------------------------------------------------------------------------- threads ---
+
+def _threads_at_start() -> int:
+    """OMP_NUM_THREADS where it is positive, at most one a hardware thread; else one a core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if asked.isdecimal() and int(asked) > 0:
+        return min(int(asked), logical_cpus())
+    if asked:
+        print(f"pygpt: warning: OMP_NUM_THREADS={asked!r} is not a positive number; ignored",
+              file=sys.stderr)
+    return physical_cores()
+
+
+_forked = False
+
+
+def set_num_threads(n: int) -> None:
+    """Let kernels use n threads, for the whole process.
+
+    The threads start when a kernel first needs them. Where the system refuses them (a limit on
+    processes: `ulimit -u`, a control group's pids.max), OpenMP's runtime prints a line and ends the
+    process; no exception can be raised.
+
+    Args:
+        n: 1..MAX_THREADS, 256. More than there are cores makes everything slower.
+
+    Raises:
+        ValueError: n is not in that range.
+        RuntimeError: n > 1 in a process forked after pygpt was imported: the threads of its parent
+            are not there, and OpenMP cannot start new ones.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_THREADS:
+        raise ValueError(f"threads={n!r} is not a whole number from 1 to {MAX_THREADS}")
+    if _forked and n > 1:
+        raise RuntimeError(f"threads={n}: a forked process has one; start it with 'spawn' instead")
+    if ffi is not None:
+        lib.pygpt_set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """The number of threads kernels use: 1 without OpenMP or with the reference backend."""
+    return lib.pygpt_get_num_threads() if ffi is not None else 1
+
+
+@contextlib.contextmanager
+def use_threads(n: int):
+    """Within the block, use n threads; 0: as many as before. Errors: as for set_num_threads."""
+    before = get_num_threads()
+    if n:
+        set_num_threads(n)
+    try:
+        yield
+    finally:
+        if n:
+            set_num_threads(before)
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+    lib.pygpt_set_num_threads(1)
+
+
+# ---------------------------------------------------------------------------- instruction sets ---
+
+def isa_names() -> list:
+    """The instruction sets built in that this CPU supports, best first."""
+    if ffi is None:
+        return ["python"]
+    return [name for i, name in _built() if lib.pygpt_isa_supported(i)]
+
+
+def _built():
+    i = 0
+    while lib.pygpt_isa_name(i) != ffi.NULL:
+        yield i, ffi.string(lib.pygpt_isa_name(i)).decode()
+        i += 1
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return _isa
+
+
+def select_isa(name=None) -> None:
+    """Use the named instruction set, or the best one this CPU has.
+
+    Raises:
+        ValueError: it is not built in, or this CPU lacks it.
+    """
+    global _isa
+    if ffi is None:
+        _isa = "python"
+        return
+    built = {n: i for i, n in _built()}
+    if name is None:
+        name = isa_names()[0]
+    if name not in built:
+        raise ValueError(f"isa {name!r} is not one of {', '.join(built)}")
+    if not lib.pygpt_isa_supported(built[name]):
+        raise ValueError(f"isa {name!r} is not supported by this CPU, which has "
+                         f"{', '.join(isa_names())}")
+    lib.pygpt_isa_select(built[name])
+    _isa = name
+
+
+@contextlib.contextmanager
+def use_isa(name: str):
+    """Within the block, use the named instruction set."""
+    before = _isa
+    select_isa(name)
+    try:
+        yield
+    finally:
+        select_isa(before)
+
+
+def info() -> dict:
+    """What is in use: backend, compiler, isa, isas, threads, cores, openmp ("on" or "off")."""
+    c = ffi is not None
+    return {
+        "backend": BACKEND,
+        "compiler": ffi.string(lib.pygpt_compiler()).decode() if c else "none",
+        "isa": isa(),
+        "isas": isa_names(),
+        "threads": get_num_threads(),
+        "cores": physical_cores(),
+        "openmp": "on" if c and lib.pygpt_openmp() else "off",
+    }
+
+
+_isa = ""
+try:
+    select_isa(os.environ.get("PYGPT_ISA") or None)
+except ValueError as error:
+    raise ImportError(f"PYGPT_ISA: {error}") from error
+if ffi is not None:
+    set_num_threads(min(_threads_at_start(), MAX_THREADS))
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,191 @@
+"""`pygpt bench --growth`: how the cost of a training step grows, and what awkward sizes cost.
+
+Four tables of whole steps (forward, backward, clipping, AdamW): over the length of a sequence with
+the number of tokens fixed, over the width, over threads, and of sizes that fill no tile beside
+round neighbours that do. The work counted is what the model asks for (machine.work_per_token: 6
+operations a weight and token, attention's causal half), so that a size's share of the peak says
+what it loses, whatever the size.
+
+The cases of a table take turns, and the peak takes its turn among them: a clock that drifts slows
+all alike. Uses bench.py, machine.py, kernels.py; used by cli.py.
+"""
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+
+from pygpt.backend import kernels
+from pygpt.bench.kernels import Step
+from pygpt.backend.kernels import lib
+from pygpt.training.cost import work_per_token
+
+TURN = 0.03        # seconds; a step that takes less is run several times
+LEAST_TURNS = 3
+PEAK_ROUNDS = 1_000_000
+CLIFF = 0.8        # of a round neighbour's speed; less is marked
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size: a row of a table.
+
+    Attributes:
+        label: what the row is called, within its table.
+        B, T, layers, heads, width, vocab: the batch and the model.
+        beside: the label of the row to compare it with; None: a round size, compared with nothing.
+        threads: to compute with; 0: as many as are set.
+    """
+    label: str
+    B: int
+    T: int
+    layers: int
+    heads: int
+    width: int
+    vocab: int
+    beside: str | None = None
+    threads: int = 0
+
+    def shape(self):
+        """As bench.Step takes it."""
+        return {"batch_size": self.B, "n_positions": self.T, "n_layer": self.layers,
+                "n_head": self.heads, "n_embd": self.width, "vocab_size": self.vocab,
+                "dropout": 0.0}
+
+
+def tables(threads):
+    """{title: cases}: what is measured on a machine where so many threads are in use."""
+    counts = sorted({1 << i for i in range(threads.bit_length())} | {threads})
+    return {
+        "length, 2048 tokens of width 256": [
+            Case(f"T {T}", 2048 // T, T, 2, 4, 256, 256) for T in (64, 128, 256, 512, 1024, 2048)],
+        "width, 4 x 256 tokens": [
+            Case(f"width {C}", 4, 256, 2, C // 64, C, 256) for C in (64, 128, 256, 512, 768, 1024)],
+        "threads, 8 x 256 tokens of width 256": [
+            Case(f"{n} thread" + "s" * (n > 1), 8, 256, 2, 4, 256, 256, threads=n,
+                 beside="1 thread" if n > 1 else None) for n in counts],
+        "awkward sizes beside round ones": [
+            Case("width 96", 8, 128, 2, 4, 96, 256),
+            Case("width 100", 8, 128, 2, 4, 100, 256, "width 96"),
+            Case("width 128", 8, 128, 2, 4, 128, 256),
+            Case("head size 16", 4, 256, 2, 20, 320, 256),
+            Case("head size 20", 4, 256, 2, 16, 320, 256, "head size 16"),
+            Case("head size 32", 4, 256, 2, 10, 320, 256),
+            Case("T 256", 7, 256, 2, 4, 256, 256),
+            Case("T 255", 7, 255, 2, 4, 256, 256, "T 256"),
+            Case("T 257", 7, 257, 2, 4, 256, 256, "T 256"),
+            Case("3 x 64 tokens", 3, 64, 2, 4, 256, 256),
+            Case("3 x 61 tokens", 3, 61, 2, 4, 256, 256, "3 x 64 tokens"),
+            Case("vocabulary 64", 8, 128, 2, 4, 128, 64),
+            Case("vocabulary 65", 8, 128, 2, 4, 128, 65, "vocabulary 64"),
+            Case("vocabulary 50304", 4, 64, 1, 4, 256, 50304),
+            Case("vocabulary 50257", 4, 64, 1, 4, 256, 50257, "vocabulary 50304"),
+        ],
+    }
+
+
+# --------------------------------------------------------------------------------- measuring ---
+
+def measure(cases_by_title, seconds):
+    """Medians of every case's step, and how fast beside its neighbour.
+
+    Args:
+        cases_by_title: {title: Cases}.
+        seconds: about how long to measure, all tables together.
+    Returns:
+        A dict of plain values: kernels.info(), "seconds" and "tables", each {"title", "rows"}.
+    """
+    start, threads = time.perf_counter(), kernels.get_num_threads()
+    left, found = len(cases_by_title), []
+    try:
+        for title, cases in cases_by_title.items():
+            until = time.perf_counter()
+            until += max(0.0, start + seconds - until) / left
+            left -= 1
+            found.append({"title": title, "rows": _rows(cases, threads, until)})
+    finally:
+        kernels.set_num_threads(threads)
+    return {**kernels.info(), "seconds": time.perf_counter() - start, "tables": found}
+
+
+def _rows(cases, threads, until):
+    steps = []
+    for case in cases:
+        kernels.set_num_threads(case.threads or threads)
+        steps.append(Step(case.shape()))
+    times, peaks = [[] for _ in cases], {case.threads or threads: [] for case in cases}
+    turns = 0
+    while turns < LEAST_TURNS or time.perf_counter() < until:
+        for n, flops in peaks.items():
+            kernels.set_num_threads(n)
+            start = time.perf_counter()
+            done = lib.pygpt_measure_fma(PEAK_ROUNDS)
+            flops.append(done / (time.perf_counter() - start))
+        for case, step, taken in zip(cases, steps, times):
+            kernels.set_num_threads(case.threads or threads)
+            _take_turn(step, taken)
+        turns += 1
+    peak = {n: statistics.median(flops) for n, flops in peaks.items()}
+    return compare([_row(case, case.threads or threads, step, taken, peak)
+                    for case, step, taken in zip(cases, steps, times)], cases)
+
+
+def _take_turn(step, taken):
+    end = time.perf_counter() + TURN
+    while True:
+        start = time.perf_counter()
+        step()
+        now = time.perf_counter()
+        taken.append(now - start)
+        if now >= end:
+            return
+
+
+def _row(case, threads, step, taken, peak):
+    low, middle, high = statistics.quantiles(taken, n=4)
+    tokens = case.B * case.T
+    work = work_per_token(step.model.config, case.T) * tokens
+    return {"label": case.label, **case.shape(), "threads": threads,
+            "runs": len(taken), "ms": 1e3 * middle, "ms_low": 1e3 * low, "ms_high": 1e3 * high,
+            "us_per_token": 1e6 * middle / tokens, "gflops": work / middle / 1e9,
+            "peak_gflops": peak[threads] / 1e9,
+            "of_peak": work / middle / peak[threads]}
+
+
+def compare(rows, cases):
+    """The rows, each with how fast it is beside its neighbour.
+
+    That is the ratio of their operations a second, or for other numbers of threads the speed-up.
+    "cliff" says whether it, a thread's share of it, is below CLIFF.
+    """
+    speed = {row["label"]: row["gflops"] for row in rows}
+    for row, case in zip(rows, cases):
+        row["beside"], row["ratio"], row["cliff"] = case.beside, None, False
+        if case.beside is not None:
+            row["ratio"] = row["gflops"] / speed[case.beside]
+            row["cliff"] = row["ratio"] / max(1, case.threads) < CLIFF
+    return rows
+
+
+# -------------------------------------------------------------------------------- the report ---
+
+def report(result):
+    """The dict of measure() as text."""
+    lines = [f"whole training steps on {result['isa']}, {result['threads']} threads, "
+             f"{result['compiler']}; medians of turns"]
+    for table in result["tables"]:
+        lines += ["", f"{table['title']:38}{'ms':>9}  {'quartiles':17}{'us/token':>9}"
+                  f"{'GFLOP/s':>9}{'% peak':>8}"]
+        for row in table["rows"]:
+            spread = f"{row['ms_low']:.2f}-{row['ms_high']:.2f}"
+            beside = f"  {row['ratio']:.2f} x {row['beside']}" if row["beside"] else ""
+            lines.append(f"  {row['label']:36}{row['ms']:9.2f}  {spread:17}"
+                         f"{row['us_per_token']:9.2f}{row['gflops']:9.0f}"
+                         f"{100 * row['of_peak']:7.0f}%{beside}" + "  CLIFF" * row["cliff"])
+    return "\n".join(lines)
+
+
+def main(seconds, as_json):
+    """Measure and print."""
+    result = measure(tables(kernels.get_num_threads()), seconds)
+    print(json.dumps(result) if as_json else report(result))

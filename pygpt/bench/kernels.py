@@ -1,0 +1,269 @@
+"""`pygpt bench`: how fast each kernel is, beside what the machine can do.
+
+Three tables: the machine's own multiply-add rate and read bandwidth, measured first; every kernel
+at the shapes of a preset; and a whole training step broken down by kernel, with Python's share.
+
+Machines are noisy: every number is a median of runs that alternate with the others, and the
+quartiles are given beside it. Uses model.py, optim.py and kernels.py; used by cli.py.
+"""
+
+import json
+import random
+import statistics
+import time
+from array import array
+from functools import partial
+
+from pygpt.backend import kernels
+from pygpt.config import PRESETS, GPTConfig
+from pygpt.backend.kernels import NULL, Memory, lib
+from pygpt.training.cost import work_per_token
+from pygpt.model import GPT
+from pygpt.optim import AdamW
+from pygpt.autograd.replay import run
+
+VOCABULARIES = {"lesson": 96, "char": 65, "gpt2": 50257}
+SHAPES = {name: dict(batch_size=p["batch_size"], n_positions=p["n_positions"],
+                     n_layer=p["n_layer"], n_head=p["n_head"], n_embd=p["n_embd"],
+                     vocab_size=VOCABULARIES[name], dropout=p.get("dropout", 0.0))
+          for name, p in PRESETS.items()}
+
+
+def median_seconds(functions, seconds):
+    """[(median, lower quartile, upper quartile)] of functions run in turn for about that long."""
+    times = [[] for _ in functions]
+    for function in functions:
+        function()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 5:
+        for function, taken in zip(functions, times):
+            start = time.perf_counter()
+            function()
+            taken.append(time.perf_counter() - start)
+    return [(statistics.median(t), *statistics.quantiles(t, n=4)[::2]) for t in times]
+
+
+# --------------------------------------------------------------------------------- the machine ---
+
+def machine(seconds=2.0):
+    """{"gflops", "gbytes"}: multiply-adds in registers and reads from memory, on all threads."""
+    rounds, n = 2_000_000, 32 << 20
+    memory, out = _filled(n), Memory(4)
+    flops = []
+
+    def multiply_add():
+        flops.append(lib.pygpt_measure_fma(rounds))
+
+    fma, read = median_seconds([
+        multiply_add,
+        lambda: lib.pygpt_measure_read(out.pointer("f"), memory.pointer("f"), n)], seconds)
+    return {"gflops": flops[0] / fma[0] / 1e9, "gbytes": 4 * n / read[0] / 1e9}
+
+
+def _filled(n, value=0.5):
+    memory, cell = Memory(4 * n), Memory(4)
+    cell.view.cast("f")[0] = value
+    lib.sum_backward(memory.pointer("f"), cell.pointer("f"), n, 0)
+    return memory
+
+
+# --------------------------------------------------------------------------------- the kernels ---
+
+def kernel_cases(shape):
+    """([(label, call, floating-point operations, bytes moved at least)], memory to hold on to).
+
+    The shapes are a preset's.
+
+    Operations are counted for the matrix products and attention (its causal half); where they are
+    0 the kernel is bound by memory, and the bytes count: each array read or written once.
+    """
+    B, T, C, NH = (shape[k] for k in ("batch_size", "n_positions", "n_embd", "n_head"))
+    V, R = shape["vocab_size"], B * T
+    hold = []
+
+    def new(n):
+        hold.append(_filled(n, 0.01))
+        return hold[-1].pointer("f")
+
+    def ids(n):
+        memory = Memory(4 * n)
+        memory.view.cast("i")[:] = memoryview(array("i", [random.randrange(V) for _ in range(n)]))
+        hold.append(memory)
+        return memory.pointer("i")
+
+    x, y, dx, h, pre = new(R * C), new(R * C), new(R * C), new(R * 4 * C), new(R * 4 * C)
+    qkv, dqkv, lse, mean, rstd = new(R * 3 * C), new(R * 3 * C), new(R * NH), new(R), new(R)
+    w, b, dw, db = new(4 * C * C), new(4 * C), new(4 * C * C), new(4 * C)
+    rows = []
+    for label, IN, OUT, inp, out, dinp in (
+            ("qkv", C, 3 * C, x, qkv, dx), ("attention proj", C, C, x, y, dx),
+            ("mlp fc", C, 4 * C, x, h, dx), ("mlp proj", 4 * C, C, h, y, pre)):
+        size = 2 * R * IN * OUT, 4 * (R * IN + IN * OUT + R * OUT)
+        forward = partial(lib.linear_forward, out, NULL, inp, w, b, NULL, R, IN, OUT)
+        to_input = partial(lib.linear_backward_input, dinp, NULL, out, w, NULL, R, IN, OUT, 0)
+        to_weight = partial(lib.linear_backward_weight, dw, db, inp, out, R, IN, OUT, 0)
+        rows += [(f"{label}: y = x W + b", forward, *size),
+                 (f"{label}: dx = dy W^T", to_input, *size),
+                 (f"{label}: dW = x^T dy", to_weight, *size)]
+    half = 2 * B * NH * T * T // 2 * (C // NH)  # one T x T product, its causal half
+    rows += [
+        ("attention forward", lambda: lib.attention_forward(y, lse, qkv, B, T, C, NH, 0.0, NULL, 0),
+         2 * half, 4 * R * 4 * C),
+        ("attention backward", lambda: lib.attention_backward(
+            dqkv, dx, qkv, y, lse, B, T, C, NH, 0.0, NULL, 0), 5 * half, 4 * R * 8 * C),
+        ("layernorm forward", lambda: lib.layernorm_forward(y, mean, rstd, x, b, b, R, C, 1e-5),
+         0, 4 * R * 2 * C),
+        ("layernorm backward", lambda: lib.layernorm_backward(
+            dx, dw, db, y, x, b, mean, rstd, R, C, 1, 0), 0, 4 * R * 4 * C),
+        ("gelu forward", lambda: lib.gelu_forward(h, pre, R * 4 * C), 0, 4 * R * 8 * C),
+        ("gelu backward", lambda: lib.gelu_backward(h, h, pre, R * 4 * C, 0), 0, 4 * R * 12 * C),
+    ]
+    wte, dwte, targets, loss, losses = new(V * C), new(V * C), ids(R), new(1), new(R)
+    rows += [
+        ("head and loss, forward", lambda: lib.linear_cross_entropy_forward(
+            loss, losses, x, wte, targets, R, C, V, -100), 2 * R * C * V, 4 * V * C),
+        ("head and loss, both", lambda: lib.linear_cross_entropy_backward(
+            loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, -100, 0, 0),
+         6 * R * C * V, 4 * 3 * V * C),
+        ("embedding forward", lambda: lib.embedding_forward(y, targets, wte, x, B, T, C, V, 0),
+         0, 4 * R * 3 * C),
+        ("embedding backward", lambda: lib.embedding_backward(
+            dwte, dx, x, targets, B, T, C, V, T, 1, 0), 0, 4 * R * 4 * C),
+    ]
+    n = 12 * shape["n_layer"] * C * C + V * C
+    p, g, m, v = (new(n) for _ in range(4))
+    hyper, total = Memory(32), Memory(8)
+    hyper.view.cast("f")[:] = memoryview(array("f", [0, .9, .95, 1e-8, .1, .5, .5, 1]))
+    hold += [hyper, total]
+    rows += [
+        ("AdamW", lambda: lib.adamw_step(p, m, v, g, hyper.pointer("f"), n, n), 0, 4 * 7 * n),
+        ("gradient norm", lambda: lib.sum_squares(total.pointer("d"), g, n), 0, 4 * n),
+    ]
+    return rows, hold
+
+
+# ------------------------------------------------------------------------------- a whole step ---
+
+class Step:
+    """A training step of a preset's model, whole or call by call."""
+
+    def __init__(self, shape):
+        drop = shape["dropout"]
+        sizes = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
+        config = GPTConfig(**{name: shape[name] for name in sizes},
+                           embd_pdrop=drop, attn_pdrop=drop, resid_pdrop=drop)
+        self.model, rng = GPT(config), random.Random(0)
+        self.optimizer = AdamW(self.model)
+        self.B, self.T, V = shape["batch_size"], shape["n_positions"], shape["vocab_size"]
+        self.ids = memoryview(array("i", [rng.randrange(V) for _ in range(self.B * self.T)])
+                              ).cast("B").cast("i", (self.B, self.T))
+        self()
+        self()  # the second run replays what the first recorded
+        self.step = next(iter(self.model._steps))
+
+    def __call__(self):
+        self.model.loss_and_grad(self.ids, self.ids)
+        self.optimizer.clip_grad_norm(1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def operations(self):
+        """Floating-point operations that a step asks for."""
+        return work_per_token(self.model.config, self.T) * self.B * self.T
+
+    def by_kernel(self, runs):
+        """(quartiles of whole steps, {kernel: median seconds a step}, median seconds of Python): a
+        step whole, a step with its calls timed one by one, and the same calls with sizes of 0 in
+        turn. Python's part is what a step takes beyond its calls, and what the calls take when
+        there is nothing to compute: handing over their arguments."""
+        program, totals, wholes, pythons = self.step.program, {}, [], []
+        calls = program.before_backward + program.backward_calls()[0]
+        empty = [partial(call.func, *(0 if type(a) is int else a for a in call.args))
+                 for call in calls]
+        for _ in range(runs):
+            start = time.perf_counter()
+            self()
+            wholes.append(time.perf_counter() - start)
+            taken = {}
+            for call in calls:
+                start = time.perf_counter()
+                call()
+                spent = time.perf_counter() - start
+                taken[call.func.__name__] = taken.get(call.func.__name__, 0.0) + spent
+            for name, function in (("sum_squares", lambda: self.optimizer.clip_grad_norm(1.0)),
+                                   ("adamw_step", self.optimizer.step)):
+                for _, p in self.model.named_parameters():
+                    p.node.valid = True
+                start = time.perf_counter()
+                function()
+                taken[name] = time.perf_counter() - start
+            self.optimizer.zero_grad()
+            start = time.perf_counter()
+            run(empty)
+            pythons.append(wholes[-1] - sum(taken.values()) + time.perf_counter() - start)
+            for name, spent in taken.items():
+                totals.setdefault(name, []).append(spent)
+        return (statistics.quantiles(wholes, n=4),
+                {name: statistics.median(spent) for name, spent in totals.items()},
+                statistics.median(pythons))
+
+
+# ---------------------------------------------------------------------------------- the report ---
+
+def measure(preset, seconds=10.0):
+    """Everything of the three tables, as one dict of plain values.
+
+    Args:
+        preset: a name in SHAPES.
+        seconds: about how long to measure.
+    """
+    shape = SHAPES[preset]
+    peak = machine(min(2.0, seconds / 4))
+    cases, hold = kernel_cases(shape)
+    kernels_seconds = median_seconds([call for _, call, _, _ in cases], seconds / 2)
+    rows = []
+    for (label, _, flops, size), (t, low, high) in zip(cases, kernels_seconds):
+        rows.append({"kernel": label, "ms": 1e3 * t, "ms_low": 1e3 * low, "ms_high": 1e3 * high,
+                     "gflops": flops / t / 1e9, "of_peak": flops / t / 1e9 / peak["gflops"],
+                     "gbytes": size / t / 1e9, "of_bandwidth": size / t / 1e9 / peak["gbytes"]})
+    del cases, hold
+    step = Step(shape)
+    once = median_seconds([step], 0.0)[0][0]
+    (low, whole, high), parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
+    gflops = step.operations() / whole / 1e9
+    return {
+        "preset": preset, "shape": shape, "machine": peak, **kernels.info(), "kernels": rows,
+        "step": {"ms": 1e3 * whole, "ms_low": 1e3 * low, "ms_high": 1e3 * high, "gflops": gflops,
+                 "of_peak": gflops / peak["gflops"],
+                 "by_kernel_ms": {k: 1e3 * v for k, v in parts.items()},
+                 "python_share": python / whole},
+    }
+
+
+def report(result):
+    """The dict of measure() as text."""
+    m, s = result["machine"], result["step"]
+    shape = " ".join(f"{k}={v}" for k, v in result["shape"].items())
+    lines = [f"{result['preset']}: {shape}",
+             f"{result['isa']}, {result['threads']} threads, {result['compiler']}: "
+             f"{m['gflops']:.0f} GFLOP/s of multiply-adds, {m['gbytes']:.1f} GB/s of reads", "",
+             f"{'kernel':28}{'ms':>9}  {'quartiles':15}{'GFLOP/s':>8}{'% peak':>8}{'GB/s':>7}"
+             f"{'% read':>8}"]
+    for r in result["kernels"]:
+        spread = f"{r['ms_low']:.3f}-{r['ms_high']:.3f}"
+        compute = (f"{r['gflops']:8.0f}{100 * r['of_peak']:7.0f}%" if r["gflops"] else " " * 16)
+        lines.append(f"{r['kernel']:28}{r['ms']:9.3f}  {spread:15}{compute}{r['gbytes']:7.1f}"
+                     f"{100 * r['of_bandwidth']:7.0f}%")
+    lines += ["", f"a training step: {s['ms']:.2f} ms ({s['ms_low']:.2f}-{s['ms_high']:.2f}), "
+              f"{s['gflops']:.0f} GFLOP/s, {100 * s['of_peak']:.0f}% of peak"]
+    for name, ms in sorted(s["by_kernel_ms"].items(), key=lambda item: -item[1]):
+        lines.append(f"  {name:32}{ms:9.3f} ms {100 * ms / s['ms']:6.1f}%")
+    python = s["python_share"]
+    lines.append(f"  {'Python':32}{s['ms'] * python:9.3f} ms {100 * python:6.1f}%")
+    return "\n".join(lines)
+
+
+def main(preset, seconds, as_json):
+    """Measure and print."""
+    result = measure(preset, seconds)
+    print(json.dumps(result) if as_json else report(result))

@@ -1,0 +1,266 @@
+"""A model on disk: a Hugging Face GPT-2 directory.
+
+    DIR/config.json         the shape, in GPT-2's field names
+    DIR/model.safetensors   the weights, linear ones stored (in, out); or shards (shards.py)
+    DIR/tokenizer.json      beside them, the tokenizer's matter
+
+What nanoGPT trained is read as well, once its tensors are in safetensors files: its names, its
+matrices (out, in), and a config.json of its model_args. What is read is checked before it is used.
+Imports config, files, limits, naming, safetensors, saved, shards and stored; used by model and
+the command line.
+"""
+
+import os
+from dataclasses import asdict, fields
+
+from pygpt.checkpoint import names, safetensors, saved, shards
+from pygpt.config import ConfigError, GPTConfig
+from pygpt.files import read_json_object, shown, write_json_object
+from pygpt.backend.cpu import gigabytes, memory_limits
+from pygpt.checkpoint.names import PREFIX
+from pygpt.checkpoint.safetensors import CheckpointError
+from pygpt.checkpoint.shards import WEIGHTS_FILE
+from pygpt.checkpoint.weights import DTYPES, narrowed
+
+CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_config.json"  # of peft, such as LoRA's
+END_KEY = "eos_token_id"
+
+# config.json keys that change what GPT-2 computes, and the values this implementation computes.
+# The first of each is written. The names of the GELU are four of one formula, the one with tanh.
+COMPUTED = {
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),
+    "tie_word_embeddings": (True,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+}
+# The same for keys that are not written. Every other key is passed over, for GPT-2's class in
+# transformers does not read it either: summaries, labels, tasks, how text is generated, dtypes
+# (the files say theirs), reorder_and_upcast_attn (the order of the same sums).
+NEUTRAL = {
+    "auto_map": (None,),  # code of its own
+    "compression_config": (None,),
+    "cross_attention_hidden_size": (None,),
+    "is_encoder_decoder": (None, False),
+    "pruned_heads": (None, {}),
+    "quantization_config": (None,),
+}
+# Other names of GPTConfig's fields. GPT-2's own config.json has n_ctx, and llama.cpp's converter
+# reads it; transformers takes the others for the same fields.
+ALIASES = {
+    "n_ctx": "n_positions",
+    "max_position_embeddings": "n_positions",
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+# Keys that are only written, for the programs that read them.
+WRITTEN = {
+    "architectures": ["GPT2LMHeadModel"],
+    "initializer_range": 0.02,
+}
+# What nanoGPT calls them, in a config.json without model_type.
+NANOGPT = {"block_size": ("n_positions",), "dropout": ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
+
+
+def find_model(directory):
+    """The directory that holds the model: the one given, or a checkpoint of the run in it.
+
+    Of a run that is `best`, or else `last`, or else the newest whole checkpoint, as in a copy that
+    was made without links.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: there is one with an adapter, which would change what it computes.
+    """
+    given, directory = directory, saved.resolved(directory)
+    for candidate in (directory, *(saved.named(directory, name) for name in ("best", "last"))):
+        adapter = os.path.join(candidate, ADAPTER_FILE)
+        if os.path.lexists(adapter):
+            raise CheckpointError(f"{adapter}: describes an adapter, which is not read; merge it "
+                                  "into the weights, and remove this file")
+        if os.path.exists(os.path.join(candidate, CONFIG_FILE)):
+            return candidate
+    if newest := saved.newest(directory, is_whole):
+        return newest
+    what = f"no {CONFIG_FILE} in it" if os.path.isdir(directory) else "no such directory"
+    raise FileNotFoundError(f"{given}: {what}")
+
+
+def is_whole(directory):
+    """Whether the model in a directory can be read; a copy that was cut off cannot."""
+    try:
+        read_config(directory)
+        shards.read_tensors(directory)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def read_model(directory):
+    """Open the model in a directory; the weights stay on disk until they are touched.
+
+    Args:
+        directory: a Hugging Face GPT-2 directory, or the output directory of a training run.
+    Returns:
+        (GPTConfig, {name: stored.Stored}): named as GPT.named_parameters names its parameters,
+        each of that parameter's shape.
+    Raises:
+        OSError: a file is missing or cannot be read.
+        CheckpointError: a file is damaged, or is not a GPT-2 that is computed here.
+        MemoryError: weights that are to be converted do not fit into memory.
+    """
+    directory = find_model(directory)
+    config, has_biases, _ = _read_config(directory)
+    path, tensors = shards.read_tensors(directory)
+    # The number of layers is compared first, so that a config of 10^9 of them is not counted out.
+    layers = names.layers_of(tensors)
+    if layers < config.n_layer:
+        raise CheckpointError(f"{path}: holds no layer {layers}, but {CONFIG_FILE} says "
+                              f"n_layer={config.n_layer}")
+    weights = names.stored_parameters(path, tensors, parameter_shapes(config), has_biases)
+    _refuse_too_much(path, weights)
+    return config, weights
+
+
+def _refuse_too_much(path, weights):
+    """A file may be a few blocks on disk and claim to be larger than memory, which nothing notices
+    before it is converted: the claim is compared with what there is."""
+    needed = sum(4 * w.size for w in weights.values() if not w.is_used_in_place)
+    if needed < 1 << 24:
+        return
+    _, free = memory_limits()
+    if free is not None and needed > free:
+        raise MemoryError(f"{path}: as float32 its weights take {gigabytes(needed)} of memory, and "
+                          f"{gigabytes(free)} are free")
+
+
+def read_config(directory):
+    """The GPTConfig that a directory's config.json describes.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        CheckpointError: it is damaged, or describes a model that is not computed here.
+    """
+    return _read_config(directory)[0]
+
+
+def read_end_of_text(directory):
+    """What config.json says ends a text: an id, a tuple of ids, or None; errors as read_config's.
+
+    An id that the vocabulary does not have is ignored: transformers writes GPT-2's 50256 for any.
+    """
+    return _read_config(find_model(directory))[2]
+
+
+def _read_config(directory):
+    """(GPTConfig, whether the model has biases, what ends a text)."""
+    path = os.path.join(directory, CONFIG_FILE)
+    try:
+        document = read_json_object(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    if "model_type" not in document:
+        document = _from_nanogpt(path, document)
+    document = _without_aliases(path, document)
+    values = {f.name: document[f.name] for f in fields(GPTConfig) if f.name in document}
+    try:
+        config = GPTConfig(**values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    for key, computed in (COMPUTED | NEUTRAL | {"bias": (True, False)}).items():
+        if key in document and document[key] not in computed:
+            raise CheckpointError(f"{path}: {key}={shown(document[key])} is not supported; "
+                                  f"it must be {' or '.join(map(repr, computed))}")
+    end_of_text = _end_of_text(path, document.get(END_KEY), config.vocab_size)
+    return config, document.get("bias", True), end_of_text
+
+
+def _end_of_text(path, value, vocab_size):
+    ids = value if isinstance(value, list) else [value]
+    if value is not None and not all(type(token) is int for token in ids):
+        raise CheckpointError(f"{path}: {END_KEY}={shown(value)} is not an id, a list of ids or "
+                              "null")
+    known = tuple(token for token in ids if value is not None and 0 <= token < vocab_size)
+    return (known if isinstance(value, list) else known[0]) if known else None
+
+
+def _without_aliases(path, document):
+    """The same config.json with each field under the name that GPTConfig has for it."""
+    result, names = dict(document), {}
+    for alias, name in ALIASES.items():
+        value = document.get(alias)
+        if value is None:
+            continue
+        if type(value) is not int:
+            raise CheckpointError(f"{path}: {alias}={shown(value)} is not an integer")
+        if result.setdefault(name, value) != value:
+            raise CheckpointError(f"{path}: {alias}={shown(value)} contradicts "
+                                  f"{names.get(name, name)}={shown(result[name])}")
+        names.setdefault(name, name if name in document else alias)
+    return result
+
+
+def _from_nanogpt(path, document):
+    """A config.json of nanoGPT's model_args in GPT-2's names."""
+    if "block_size" not in document:
+        raise CheckpointError(f"{path}: has neither GPT-2's model_type nor nanoGPT's block_size, "
+                              "so it describes no model")
+    document = dict(document)
+    for theirs, ours in NANOGPT.items():
+        for name in ours:
+            if name in document:
+                raise CheckpointError(f"{path}: has nanoGPT's block_size and GPT-2's {name}")
+            if theirs in document:
+                document[name] = document[theirs]
+    return document
+
+
+def parameter_shapes(config):
+    """{name: shape} of every parameter of a model, in GPT-2's names and its order."""
+    C, H = config.n_embd, config.mlp_width
+    shapes = {"wte.weight": (config.vocab_size, C), "wpe.weight": (config.n_positions, C)}
+    block = {
+        "ln_1.weight": (C,), "ln_1.bias": (C,),
+        "attn.c_attn.weight": (C, 3 * C), "attn.c_attn.bias": (3 * C,),
+        "attn.c_proj.weight": (C, C), "attn.c_proj.bias": (C,),
+        "ln_2.weight": (C,), "ln_2.bias": (C,),
+        "mlp.c_fc.weight": (C, H), "mlp.c_fc.bias": (H,),
+        "mlp.c_proj.weight": (H, C), "mlp.c_proj.bias": (C,),
+    }
+    for layer in range(config.n_layer):
+        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
+    shapes |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
+    return {PREFIX + name: shape for name, shape in shapes.items()}
+
+
+def write_model(directory, config, named_tensors, dtype="float32", end_of_text=None):
+    """Write a model as a Hugging Face GPT-2 directory.
+
+    Args:
+        directory: made if it is missing; the two files in it are replaced, each whole.
+        config: the GPTConfig.
+        named_tensors: iterable of (name, shape, buffer), names as GPT.named_parameters gives
+            them, buffers float32 and C-contiguous.
+        dtype: of the weights in the file, a key of DTYPES.
+        end_of_text: the id of the token between two texts, a tuple of ids, or None; it is
+            eos_token_id, and the first is bos_token_id, as in GPT-2, for the programs that stop
+            there.
+    Raises:
+        OSError: the directory cannot be made or written.
+        ValueError: there is no such dtype, or a weight is too large for it.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not {' or '.join(map(repr, DTYPES))}")
+    os.makedirs(directory, exist_ok=True)
+    safetensors.write(os.path.join(directory, WEIGHTS_FILE), (
+        (name, DTYPES[dtype], shape,
+         lambda name=name, buffer=buffer: narrowed(name, buffer, dtype))
+        for name, shape, buffer in named_tensors), {"format": "pt"})
+    document = {key: values[0] for key, values in COMPUTED.items()} | WRITTEN | asdict(config)
+    document["n_ctx"] = config.n_positions
+    first = end_of_text[0] if isinstance(end_of_text, (tuple, list)) else end_of_text
+    document |= {"torch_dtype": dtype, "bos_token_id": first, END_KEY: end_of_text}
+    write_json_object(os.path.join(directory, CONFIG_FILE), document, indent=2, sort_keys=True)

@@ -1,0 +1,105 @@
+"""Weights as files hold them, and as kernels take them: float32, (in, out), in memory of their own.
+
+A file's tensor is used where it lies when it is all of that already, so that a mapped file is not
+read before it is computed with. Else it is turned into new memory: widened from float16 or
+bfloat16, transposed, or moved to where a float may begin. Uses kernels and safetensors; used by
+checkpoint.
+"""
+
+from math import inf
+from typing import NamedTuple
+
+from pygpt.backend.kernels import EOVERFLOW, Memory, check, lib
+from pygpt.checkpoint.safetensors import BYTES_OF_DTYPE, Entry
+
+# What --dtype and config.json's torch_dtype call them, and what safetensors calls them.
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+READ = {"F16": "from_float16", "BF16": "from_bfloat16"}
+# The kernel, the largest number, and the first that would be rounded to infinity.
+WRITE = {"float16": ("to_float16", 65504.0, 65520.0),
+         "bfloat16": ("to_bfloat16", 255 * 2.0 ** 120, 511 * 2.0 ** 119)}
+
+
+class Stored(NamedTuple):
+    """A parameter in a file.
+
+    Attributes:
+        entry: the safetensors.Entry, F32, F16 or BF16.
+        is_transposed: whether the file holds it (out, in), a matrix then.
+    """
+
+    entry: Entry
+    is_transposed: bool = False
+
+    @property
+    def shape(self):
+        """The parameter's shape: (in, out)."""
+        return self.entry.shape[::-1] if self.is_transposed else self.entry.shape
+
+    @property
+    def buffer(self):
+        """Its bytes, as the file has them."""
+        return self.entry.buffer
+
+    @property
+    def size(self):
+        """How many numbers it has."""
+        return len(self.buffer) // BYTES_OF_DTYPE[self.entry.dtype]
+
+    @property
+    def is_used_in_place(self):
+        """Whether memory() takes none."""
+        return self.entry.dtype == "F32" and not self.is_transposed and self.entry.offset % 4 == 0
+
+    def memory(self):
+        """Its values in float32, row-major, as Memory, which may be the mapped file's.
+
+        Raises:
+            MemoryError: there is not enough for a copy.
+        """
+        memory = _as_float32(self.entry, self.size)
+        if not self.is_transposed:
+            return memory
+        R, C = self.entry.shape
+        turned = Memory(memory.nbytes)
+        check(lib.transpose(turned.pointer("f"), memory.pointer("f"), R, C))
+        return turned
+
+
+def _as_float32(entry, n):
+    buffer, item = entry.buffer, BYTES_OF_DTYPE[entry.dtype]
+    if entry.offset % item:  # kernels take no half of a number's alignment
+        buffer = Memory(len(buffer)).view
+        buffer[:] = entry.buffer
+    memory = Memory(n * item, buffer)
+    if entry.dtype == "F32":
+        return memory
+    wide = Memory(4 * n)
+    check(getattr(lib, READ[entry.dtype])(wide.pointer("f"), memory.pointer("H"), n))
+    return wide
+
+
+def narrowed(name, values, dtype):
+    """The bytes of float32 values in another dtype, rounded to nearest, ties to even.
+
+    Args:
+        name: of the tensor, for the message.
+        values: a C-contiguous buffer of float32.
+        dtype: one of DTYPES.
+    Returns:
+        A buffer; `values` itself for float32.
+    Raises:
+        ValueError: a finite number is too large for the dtype.
+    """
+    if dtype == "float32":
+        return values
+    kernel, largest, too_large = WRITE[dtype]
+    values = memoryview(values).cast("B")
+    n = len(values) // 4
+    narrow = Memory(2 * n)
+    status = getattr(lib, kernel)(narrow.pointer("H"), Memory(4 * n, values).pointer("f"), n)
+    if status == EOVERFLOW:
+        found = next(x for x in values.cast("f") if too_large <= abs(x) < inf)
+        raise ValueError(f"{name}: holds {found:.6g}, and {dtype} ends at {largest:.6g}")
+    check(status)
+    return narrow.view

@@ -1,0 +1,172 @@
+"""What a training run looks like on a terminal: prints the records that train tells.
+
+On a terminal a status line is rewritten after each step; elsewhere some steps get a line each.
+A reader that goes away does not end the run. Uses machine and invocation; used by the command line.
+"""
+
+import os
+import shutil
+import sys
+import time
+
+from pygpt.cli.invocation import command_line
+from pygpt.training.cost import gigabytes
+
+REDRAW_SECONDS = 0.1  # between two states of the status line
+PLAIN_SECONDS = 10.0  # between two lines about reading a long text, when it is not a terminal
+PLAIN_LINES = 20      # of a whole run's status when it is not a terminal
+
+
+class Reporter:
+    """A callback for trainer.train that prints what it is told.
+
+    Attributes:
+        is_gone: whether the stream failed; from then on nothing is printed.
+    """
+
+    def __init__(self, stream=None, told=lambda text: text):
+        """Print to a text stream, by default to standard output; warnings as told() puts them."""
+        self.stream, self._told = stream or sys.stdout, told
+        self.is_terminal = self.stream.isatty()
+        self._max_steps = self._purpose = None
+        self._drawn_at = 0.0
+        self._is_drawn = self.is_gone = False
+
+    def __call__(self, record):
+        """Print a record as its event asks for it."""
+        getattr(self, "_" + record["event"])(record)
+
+    def close(self):
+        """Leave the status line as it is and go to a new line."""
+        if self._is_drawn:
+            self._write("\n")
+            self._is_drawn = False
+
+    def _line(self, text=""):
+        if self._is_drawn:
+            text = "\r\033[K" + text  # back to the line's start, and clear it
+            self._is_drawn = False
+        self._write(text + "\n")
+
+    def _write(self, text):
+        if self.is_gone:
+            return
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:  # the terminal or the pipe was closed; the run goes on, and so does its log
+            self.is_gone = True
+
+    def _prepare(self, record):
+        taken, size, now = record["bytes_read"], record["bytes"], time.monotonic()
+        if record["purpose"] != self._purpose:
+            self._purpose, self._began = record["purpose"], now
+        if now - self._drawn_at < (REDRAW_SECONDS if self.is_terminal else PLAIN_SECONDS):
+            return
+        self._drawn_at = now
+        left = (now - self._began) / max(1, taken) * (size - taken)
+        text = (f"reading the text for its {self._purpose}: {gigabytes(taken)} of "
+                f"{gigabytes(size)}, {duration(left)} left")
+        if self.is_terminal:
+            self._write("\r\033[K" + text[: shutil.get_terminal_size().columns - 1])
+            self._is_drawn = True
+        else:
+            self._line(text)
+
+    def _warning(self, record):
+        self._line(f"warning: {self._told(record['text'])}")
+
+    def _start(self, record):
+        self._max_steps, self._val_loss = record["max_steps"], None
+        if record["earlier"]:
+            self._line(f"the earlier run in {record['out']} is now in {record['earlier']}")
+        if record["resumed"]:
+            self._line(f"going on from step {record['step']} of {record['out']}/last")
+        self._line(f"{record['parameters']:,} parameters, {record['isa']}, "
+                   f"{plural(record['threads'], 'thread')}")
+        self._line(f"{record['train_tokens']:,} tokens to learn from, {record['val_tokens']:,} "
+                   f"held out, a vocabulary of {record['vocab_size']:,}")
+        needed, free = record["memory_needed"], record["memory_free"]
+        self._line(f"{gigabytes(needed)} of memory needed"
+                   + (f", {gigabytes(free)} free" if free is not None else ""))
+        if free is not None and needed > free:
+            self._line("warning: that is more than is free now; the machine may swap or end the "
+                       "run")
+
+    def _step(self, record):
+        step = record["step"]
+        if self.is_terminal:
+            now = time.monotonic()
+            if now - self._drawn_at >= REDRAW_SECONDS or step == self._max_steps:
+                self._drawn_at = now
+                width = shutil.get_terminal_size().columns - 1
+                self._write("\r\033[K" + self._status(record, width))
+                self._is_drawn = True
+        elif step == 1 or step % max(1, self._max_steps // PLAIN_LINES) == 0:
+            self._line(self._status(record))
+
+    def _status(self, record, width=1000):
+        """The status line; on a narrow terminal without what matters least."""
+        share = record["peak_share"]
+        parts = [  # (how much it matters, text)
+            (9, f"step {record['step']}/{self._max_steps}"),
+            (8, f"loss {record['loss']:.4f}"),
+            (6, f"val {self._val_loss:.4f}" if self._val_loss is not None else ""),
+            (2, f"lr {record['learning_rate']:.2g}"),
+            (3, f"grad {record['grad_norm']:.2f}"),
+            (5, f"{record['tokens_per_second']:,.0f} tokens/s"),
+            (4, f"{share:.0%} of peak" if share is not None else ""),
+            (7, f"{duration(record['seconds_left'])} left"),
+        ]
+        parts = [part for part in parts if part[1]]
+        while len(line := "  ".join(text for _, text in parts)) > width and len(parts) > 1:
+            parts.remove(min(parts))
+        return line
+
+    def _eval(self, record):
+        self._val_loss = record["val_loss"]
+        self._line(f"step {record['step']}/{self._max_steps}  validation loss "
+                   f"{record['val_loss']:.4f}{', the best so far' if record['is_best'] else ''}")
+
+    def _save(self, record):
+        pass  # the end says where the last checkpoint is
+
+    def _sample(self, record):
+        rule = f"-- step {record['step']} writes: ".ljust(72, "-")
+        text = record["prompt"] + record["text"]
+        self._line(f"{rule}\n{text.strip()}\n{'-' * len(rule)}")
+
+    def _finished(self, record):
+        longer = str(2 * record["step"])
+        self._line(f"the run in {record['out']} is finished: it has taken all its "
+                   f"{plural(record['step'], 'step')}; to train longer: "
+                   + command_line("train", "--resume", "--out", _no_flag(record["out"]),
+                                  "--max-steps", longer))
+
+    def _end(self, record):
+        steps, seconds = plural(record["step"], "step"), duration(record["seconds"])
+        out = record["out"]
+        if record["interrupted"]:
+            self._line(f"interrupted after {steps}; the model is saved in {out}/last; to go on: "
+                       + command_line("train", "--resume", "--out", _no_flag(out)))
+        else:
+            self._line(f"{steps} in {seconds}; try: {command_line('sample', _no_flag(out))}")
+        if record["val_loss"] is not None:
+            self._line(f"val_loss={record['val_loss']:.4f}")
+
+
+def _no_flag(path):
+    """A path that the command line does not take for a flag."""
+    return os.path.join(os.curdir, path) if path.startswith("-") else path
+
+
+def plural(count, noun):
+    """"1 step", "2,000 steps"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def duration(seconds):
+    """Seconds as a person reads them: 0:07, 1:32, 2:05:00."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

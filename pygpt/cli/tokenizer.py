@@ -1,0 +1,148 @@
+"""`pygpt tokenizer train|encode|decode`: learn a tokenizer, and use one in a pipe.
+
+`encode` then `decode` gives a file back byte for byte, a byte order mark at its beginning included;
+both stream. `train` reads its text as the training of a model does. Uses the tokenizers, corpus and
+argparse's parser, and imports what a command needs when it runs; mounted by cli.
+"""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from pygpt.config import ConfigError
+from pygpt.cli.flags import text
+
+BLOCK = 1 << 16
+
+
+def add_commands(add):
+    """Add the three commands.
+
+    Args:
+        add: makes an argparse parser of (name, run, help), run being a function of its arguments.
+    """
+    command = add("train", _train, "learn a byte-level BPE tokenizer from text")
+    command.add_argument("--data", metavar="PATH", nargs="+", action="extend", default=[],
+                         help="UTF-8 text: files of any size, pipes, directories, patterns, - for "
+                         "standard input (unset: Python's own reference)")
+    command.add_argument("--out", metavar="DIR", required=True,
+                         help="directory for tokenizer.json, vocab.json and merges.txt")
+    command.add_argument("--vocab-size", metavar="N", type=int, default=4096,
+                         help="tokens, the special ones included (at least 257; default 4096)")
+    command.add_argument("--special-token", metavar="TEXT", type=text, action="append",
+                         dest="special_tokens", help="a string that is one token; may be given "
+                         "again (unset: <|endoftext|>)")
+
+    command = add("encode", _encode, "turn text into ids, printed with spaces between")
+    command.add_argument("directory", metavar="DIR", help="holds a tokenizer")
+    command.add_argument("file", metavar="FILE", nargs="?",
+                         help="UTF-8 text, of which every byte counts (unset: standard input)")
+    command.add_argument("--allow-special", action="store_true",
+                         help="take special tokens in the text for tokens (unset: refuse them)")
+
+    command = add("decode", _decode, "turn ids into text")
+    command.add_argument("directory", metavar="DIR", help="holds a tokenizer")
+    command.add_argument("file", metavar="FILE", nargs="?",
+                         help="ids with white space between (unset: standard input)")
+
+
+def _train(arguments):
+    from pygpt.data.corpus import python_reference
+    from pygpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
+
+    special_tokens = arguments.special_tokens or [END_OF_TEXT]
+    least = 256 + len(special_tokens)
+    if arguments.vocab_size < least:
+        plural = "s" * (least != 257)
+        raise ConfigError(f"vocab_size={arguments.vocab_size} must be at least {least}: 256 bytes "
+                          f"and {len(special_tokens)} special token{plural}")
+    source = _documents(arguments.data) if arguments.data else python_reference()
+    tokenizer = BPETokenizer.train(source, arguments.vocab_size, special_tokens)
+    tokenizer.save_pretrained(arguments.out)
+    print(f"{arguments.out}: {tokenizer.vocab_size} tokens, of them "
+          f"{', '.join(map(repr, special_tokens))} special")
+    return 0
+
+
+def _documents(paths):
+    """The texts that paths stand for, as BPETokenizer.train takes them."""
+    from pygpt.data.corpus import STDIN, Corpus
+    from pygpt.data.stream_copies import streams_of
+    from pygpt.tokenizer.reading import DataError, decode_text, standard_input
+
+    corpus = Corpus(paths)
+    if corpus.tokens_file:
+        raise DataError(f"{corpus.tokens_file}: is a file of tokens, and a tokenizer is learned "
+                        "from text")
+    streams_of([corpus], "--data names")
+    corpus.select()
+    if skipping := corpus.skipping():
+        print("pygpt: warning:", skipping, file=sys.stderr)
+    return ["".join(decode_text(standard_input(), source.name)) if paths[source.place] == STDIN
+            else Path(source.path or source.name) for source in corpus.sources]
+
+
+def _encode(arguments):
+    from pygpt.tokenizer import Tokenizer
+    from pygpt.tokenizer.reading import decode_text
+    from pygpt.tokenizer.text import SpecialTokenError
+
+    tokenizer = Tokenizer.from_pretrained(arguments.directory)
+    with _input(arguments.file) as (file, name):
+        ids = tokenizer.encode_iterable(decode_text(file, name, is_exact=True),
+                                        "all" if arguments.allow_special else ())
+        between = ""
+        try:
+            while block := [str(index) for _, index in zip(range(BLOCK), ids)]:
+                sys.stdout.write(between + " ".join(block))
+                between = " "
+        except SpecialTokenError as error:  # which speaks of arguments in Python
+            raise ValueError(
+                f"{name}: the text holds the special token {error.token!r} at position "
+                f"{error.position}; --allow-special reads it as that token") from None
+    sys.stdout.write("\n")
+    return 0
+
+
+def _decode(arguments):
+    from pygpt.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_pretrained(arguments.directory)
+    sys.stdout.flush()
+    with _input(arguments.file) as (file, name):
+        for words in _words(file):
+            try:
+                sys.stdout.buffer.write(tokenizer.decode_bytes(map(_id, words)))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+    sys.stdout.buffer.flush()
+    return 0
+
+
+@contextlib.contextmanager
+def _input(path):
+    """A binary file to read and its name; standard input when path is None."""
+    from pygpt.tokenizer.reading import STDIN_NAME, standard_input
+
+    if path is None:
+        yield standard_input(), STDIN_NAME
+    else:
+        with open(path, "rb") as file:
+            yield file, os.fspath(path)
+
+
+def _words(file):
+    """Lists of the words of a binary file, which is read in blocks."""
+    held = b""
+    while data := file.read(BLOCK):
+        words = (held + data).split()
+        held = b"" if data[-1:].isspace() else words.pop()
+        yield words
+    yield [held] if held else []
+
+
+def _id(word):
+    if not word.isdigit() or len(word) > 10:
+        raise ValueError(f"{word[:40].decode('utf-8', 'replace')!r} is not an id")
+    return int(word)

@@ -1,0 +1,100 @@
+"""Byte-level BPE from the C library: the functions of bpe_python.py, with the same results.
+
+Uses kernels; used by bpe.py. The contracts are in csrc/pygpt.h.
+"""
+
+from array import array
+from itertools import accumulate
+
+from pygpt.backend import kernels
+from pygpt.backend.kernels import ffi, lib
+from pygpt.tokenizer import unicode
+
+_BLOCK = 1 << 18  # bytes that one call encodes, unless a piece is longer
+
+# Memory for C to fill: what it leaves alone is never touched, so it never becomes resident.
+_new = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+def _bytes(data):
+    return ffi.from_buffer("uint8_t[]", data)
+
+
+def _classes():
+    return _bytes(unicode.classes())
+
+
+def split(data: bytes) -> list[bytes]:
+    """The pieces of a text, in order; joined they are the text."""
+    ends, n = _new("int64_t[]", len(data)), ffi.new("int64_t *")
+    kernels.check(lib.bpe_split(ends, n, _bytes(data), _classes(), len(data)))
+    ends = ffi.unpack(ends, n[0])
+    return [data[start:end] for start, end in zip([0, *ends], ends)]
+
+
+def cut(data: bytes) -> int:
+    """A place, 0..len(data), where a text may be cut whatever follows it."""
+    place = ffi.new("int64_t *")
+    kernels.check(lib.bpe_cut(place, _bytes(data), _classes(), len(data)))
+    return place[0]
+
+
+class Codec:
+    """Pieces to ids, by a vocabulary: see bpe_python.Codec."""
+
+    def __init__(self, tokens, merges):
+        data = b"".join(tokens)
+        ends = array("q", accumulate(map(len, tokens)))
+        flat = array("i", (index for merge in merges for index in merge))
+        size = lib.bpe_table_size(len(tokens), len(merges), len(data))
+        self._table = _new("uint64_t[]", (size + 7) // 8)
+        self._classes = _classes()
+        kernels.check(lib.bpe_table_init(
+            self._table, _bytes(data), ffi.from_buffer("int64_t[]", ends),
+            ffi.from_buffer("int32_t[]", flat), len(tokens), len(merges)))
+
+    def encode(self, data: bytes) -> list[int]:
+        """The ids of a text."""
+        result, start, block = [], 0, _BLOCK
+        ids, n, room = None, ffi.new("int64_t *"), 0
+        while start < len(data):
+            part = data[start:start + block]
+            if start + block < len(data):
+                end = cut(part)
+                if end == 0:
+                    block *= 2
+                    continue
+                part = part[:end]
+            if len(part) > room:
+                room = len(part)
+                ids = _new("int32_t[]", room)
+            kernels.check(lib.bpe_encode(ids, n, _bytes(part), self._classes, self._table,
+                                         len(part)))
+            result += ffi.unpack(ids, n[0])
+            start, block = start + len(part), _BLOCK
+        return result
+
+
+def count(data: bytes) -> dict[bytes, int]:
+    """How often each piece of a text comes, in the order they first appear."""
+    starts, ends, counts = (_new("int64_t[]", len(data)) for _ in range(3))
+    n = ffi.new("int64_t *")
+    kernels.check(lib.bpe_count(starts, ends, counts, n, _bytes(data), _classes(), len(data)))
+    return {data[start:end]: times for start, end, times in
+            zip(ffi.unpack(starts, n[0]), ffi.unpack(ends, n[0]), ffi.unpack(counts, n[0]))}
+
+
+def train(counts: dict[bytes, int], n: int) -> list[tuple[int, int]]:
+    """Learn up to n merges from pieces and their counts."""
+    data = b"".join(counts)
+    if len(data) >= 1 << 29:
+        raise ValueError(f"the different words of the text have {len(data)} bytes; half a gigabyte "
+                         "is the most")
+    n = min(n, len(data))
+    ends, weights = array("q", accumulate(map(len, counts))), array("q", counts.values())
+    merges, done = _new("int32_t[]", 2 * n), ffi.new("int64_t *")
+    kernels.check(lib.bpe_train(
+        merges, done, _bytes(data), ffi.from_buffer("int64_t[]", ends),
+        ffi.from_buffer("int64_t[]", weights), len(counts), n))
+    flat = ffi.unpack(merges, 2 * done[0])
+    return list(zip(flat[::2], flat[1::2]))

@@ -1,0 +1,227 @@
+"""Curves of one or more runs as one HTML page that needs nothing else: `python -m pygpt plot OUT`.
+
+    log.jsonl -> series of (step, value) -> at most POINTS of them -> SVG drawn here, in Python
+
+The page has a chart each for the loss (training thin, validation thick with dots), the learning
+rate, the gradient's norm and the throughput. The script in it only shows the values under the
+pointer. Uses files, log, plot_page; used by the command line.
+"""
+
+import html
+import json
+import math
+import os
+
+from pygpt.files import replacing
+from pygpt.training.run_log import read_log
+from pygpt.training.plot_page import PAGE
+
+POINTS = 500                             # of a curve; more steps than that are averaged
+WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's own units
+LEFT, RIGHT, TOP, BOTTOM = 66, 26, 10, 40  # its margins
+LARGEST = 1e30                           # a value that is drawn; none that a run measures is larger
+FINEST = 1e-12                           # of a range beside its values: finer is one value
+COLORS, DASHES = 6, 5                    # that the page's style has; 30 runs look different
+
+CHARTS = [  # (title, the records' event, field, unit)
+    ("Loss", "step", "loss", "nats per token"),
+    ("Learning rate", "step", "learning_rate", ""),
+    ("Gradient norm", "step", "grad_norm", "before clipping"),
+    ("Throughput", "step", "tokens_per_second", "tokens per second"),
+]
+
+
+class PlotError(ValueError):
+    """There is nothing to draw; the message says where."""
+
+
+def plot(directories, target):
+    """Write the page.
+
+    Args:
+        directories: of the runs, each with a log.jsonl.
+        target: path of the HTML file.
+    Raises:
+        OSError: a log cannot be read or the page not written.
+        ValueError: a log is damaged or has no step in it.
+    """
+    runs = []
+    for number, directory in enumerate(directories):
+        path = os.path.join(directory, "log.jsonl")
+        records = read_log(path)
+        if not any(record["event"] == "step" for record in records):
+            raise PlotError(f"{path}: no step has been logged yet")
+        runs.append((os.path.normpath(directory), number, records))
+    with replacing(target) as file:
+        file.write(page(runs).encode())
+
+
+def page(runs):
+    """The HTML text of a page.
+
+    Args:
+        runs: sequence of (name, number, records).
+    """
+    legend = "".join(f'<span><svg class="key {look(number)}">'
+                     '<path class="thick" d="M0 5H40"/></svg>'
+                     f"<span>{html.escape(name)}"
+                     f" <small>{html.escape(summary(records))}</small></span></span>"
+                     for name, number, records in runs)
+    charts = [chart(index, *CHARTS[index], runs) for index in range(len(CHARTS))]
+    values = json.dumps([values for _, values in charts]).replace("</", "<\\/")
+    geometry = json.dumps({"left": LEFT, "right": WIDTH - RIGHT, "top": TOP,
+                           "bottom": HEIGHT - BOTTOM})
+    title = html.escape(", ".join(name for name, _, _ in runs))
+    return (PAGE.replace("@TITLE@", title).replace("@LEGEND@", legend)
+            .replace("@CHARTS@", "".join(text for text, _ in charts))
+            .replace("@GEOMETRY@", geometry).replace("@VALUES@", values))
+
+
+def look(number):
+    """The classes that tell a run's lines from others: by color, and without it by dashes."""
+    return f"c{number % COLORS} d{number % DASHES}"
+
+
+def summary(records):
+    """A run in a few words."""
+    steps = [record for record in records if record["event"] == "step"]
+    losses = [loss for _, loss in series(records, "eval", "val_loss")]
+    text = f"{steps[-1]['step']:,} steps"
+    return text + (f", best validation loss {min(losses):.4f}" if losses else "")
+
+
+def series(records, event, field):
+    """The (step, value) pairs of a field, those that are numbers an axis can show."""
+    return [(record["step"], float(record[field])) for record in records
+            if record["event"] == event and type(record.get(field)) in (int, float)
+            and abs(record[field]) <= LARGEST]  # a NaN is not
+
+
+def group_size(points, most):
+    """How many neighbours become one of at most `most` points."""
+    return -(-len(points) // most)
+
+
+def thinned(points, most=POINTS):
+    """At most `most` points: each the mean of as many neighbours as it takes."""
+    size = group_size(points, most)
+    if size <= 1:
+        return points
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(group[-1][0], math.fsum(value for _, value in group) / len(group))
+            for group in groups]
+
+
+def chart(index, title, event, field, unit, runs):
+    """One chart.
+
+    Returns:
+        (HTML text, what the page's script shows: a list of {"name", "look", "mean_of", "points"}).
+    """
+    lines = []  # (name, look, class, points, how many values a point is the mean of)
+    for name, number, records in runs:
+        kinds = [(name, "thin" if field == "loss" else "line", series(records, event, field))]
+        if field == "loss":
+            kinds.append((f"{name}, validation", "thick", series(records, "eval", "val_loss")))
+        lines += [(title, look(number), kind, thinned(points), group_size(points, POINTS))
+                  for title, kind, points in kinds if points]
+    steps = [step for *_, points, _ in lines for step, _ in points]
+    values = [value for *_, points, _ in lines for _, value in points]
+    x_axis = Axis(0, max(steps, default=1), LEFT, WIDTH - RIGHT, 6)
+    low, high = span(values, from_zero=field in ("tokens_per_second", "learning_rate"))
+    y_axis = Axis(low, high, HEIGHT - BOTTOM, TOP, 5, round_out=True)
+    parts = []
+    for place, label in y_axis.ticks():
+        parts.append(f'<path class="grid" d="M{LEFT} {place:.1f}H{WIDTH - RIGHT}"/>'
+                     f'<text class="y" x="{LEFT - 8}" y="{place + 4:.1f}">{label}</text>')
+    for place, label in x_axis.ticks():
+        parts.append(f'<path class="tick" d="M{place:.1f} {HEIGHT - BOTTOM}v4"/>'
+                     f'<text class="x" x="{place:.1f}" y="{HEIGHT - BOTTOM + 18}">{label}</text>')
+    parts.append(f'<text class="x unit" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}">step'
+                 "</text>")
+    for _, classes, kind, points, _ in lines:
+        places = [(x_axis.place(step), y_axis.place(min(value, y_axis.high)))
+                  for step, value in points]
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+        parts.append(f'<path class="{kind} {classes}" d="{path}"/>')
+        if kind == "thick" and len(places) <= 60 or len(places) == 1:
+            parts += [f'<circle class="{classes}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>'
+                      for x, y in places]
+    unit = f" <small>{html.escape(unit)}</small>" if unit else ""
+    text = (f'<figure data-chart="{index}"><figcaption>{html.escape(title)}{unit}</figcaption>'
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">'
+            f'{"".join(parts)}<path class="cursor" d=""/></svg><div class="tip"></div></figure>')
+    return text, {"last": x_axis.high, "lines": [
+        {"name": name, "look": classes, "mean_of": size,
+         "points": [[step, float(f"{value:.5g}")] for step, value in points]}
+        for name, classes, _, points, size in lines]}
+
+
+def span(values, from_zero):
+    """The lowest and the highest value that an axis is to show.
+
+    A few values far above the rest (a gradient's spikes) are cut off: they would flatten the curve.
+    """
+    ordered = sorted(values) or [0.0]
+    low, high = ordered[0], ordered[-1]
+    usual = ordered[int(0.98 * (len(ordered) - 1))]
+    if low >= 0 and high > 4 * usual > 0:
+        high = 1.5 * usual
+    if from_zero:
+        low = min(0.0, low)
+    middle = abs(low + high) / 2
+    if high - low <= FINEST * max(middle, FINEST):
+        half = (middle if middle > FINEST else 1) / 2
+        low, high = low - half, high + half
+    return low, high
+
+
+class Axis:
+    """Maps values to places on the page, with ticks at round numbers.
+
+    Args:
+        low, high: the values at the ends, low < high.
+        start, end: their places.
+        count: about how many ticks.
+        round_out: whether the ends move out to the next tick.
+    """
+
+    def __init__(self, low, high, start, end, count, round_out=False):
+        self.step = tick_step(high - low, count)
+        if round_out:
+            low = math.floor(low / self.step + 1e-9) * self.step
+            high = math.ceil(high / self.step - 1e-9) * self.step
+        self.low, self.high, self._start, self._end = low, high, start, end
+
+    def place(self, value):
+        """Where a value is."""
+        share = (value - self.low) / (self.high - self.low)
+        return self._start + share * (self._end - self._start)
+
+    def ticks(self):
+        """(place, label) of each tick."""
+        first = math.ceil(self.low / self.step - 1e-9)
+        last = math.floor(self.high / self.step + 1e-9)
+        return [(self.place(i * self.step), tick_label(i * self.step, self.step))
+                for i in range(first, last + 1)]
+
+
+def tick_step(length, count):
+    """The round number (1, 2 or 5 times a power of ten) that divides a length in about count."""
+    rough = length / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+
+
+def tick_label(value, step):
+    """A tick's number, with as many digits as its neighbours need: "1,500", "0.002", "1.5e-4"."""
+    if abs(value) < step / 2:
+        return "0"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 10:
+            digits = max(0, -math.floor(math.log10(step / size) + 1e-9))
+            return f"{value / size:.{digits}f}{letter}"
+    if step < 1e-4 and abs(value) < 0.01:
+        digits = math.floor(math.log10(abs(value)) + 1e-9) - math.floor(math.log10(step) + 1e-9)
+        return f"{value:.{max(0, digits)}e}".replace("e-0", "e-")
+    return f"{value:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"

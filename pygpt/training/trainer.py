@@ -1,0 +1,465 @@
+"""The training loop, a plain function: a TrainConfig in, a trained model and its checkpoints out.
+
+It prints nothing. What happens is told to callbacks, each called with one dict, a record; the same
+records, one a line, are config.out/log.jsonl. A callback that returns True ends the run after the
+step, as Ctrl-C does. Every record has "event" and "step", the steps taken so far, and:
+
+    prepare  while a text of many megabytes is read, before start: purpose ("encoding":
+             whether it is UTF-8; "vocabulary"; "tokens"; "integrity": whether tokens of a run
+             before are as they were; "fingerprint"), bytes_read, bytes
+    start    before step 1, or the first after a resume: parameters, train_tokens, val_tokens,
+             vocab_size, max_steps, isa, threads, out, earlier (where an earlier run in out was
+             moved, or None), resumed (bool), memory_needed and memory_free (bytes or None),
+             peak_flops (measured, or None), config (the TrainConfig as a dict)
+    warning  after start, of what may not be as it was meant, such as files that were skipped: text
+             (a sentence)
+    step     after each step: loss (mean over the step's batches, nats), learning_rate, grad_norm
+             (before clipping), tokens_per_second, peak_share (of peak_flops, or None), seconds_left
+    eval     after each validation: val_loss (nats), is_best
+    save     after each checkpoint: path
+    sample   now and then, and at the end: prompt, text (its continuation)
+    warning  after start, or while a text is read: text (a sentence about what a user may not
+             expect: a difference that a forced resume passed over, a file system without links)
+    finished instead of all before it, when the run to resume has taken its steps: out
+    end      after all: val_loss (None unless it is the last step's), best_val_loss, interrupted
+             (bool), seconds, out
+
+Used by the command line and by whoever trains from Python. May import everything but cli.
+"""
+
+import errno
+import math
+import os
+from dataclasses import asdict, dataclass, replace
+
+from pygpt.backend import kernels
+from pygpt.checkpoint import model_files, saved
+from pygpt.training import cost, find_nonfinite, resume as resuming, trainer_state
+from pygpt.training.clock import Clock
+from pygpt.config import ConfigError, TrainConfig
+from pygpt.data.corpus import DataError
+from pygpt.data.batches import TrainingBatches, validation_batches
+from pygpt.data.dataset import Dataset
+from pygpt.generate import generate
+from pygpt.training.interrupts import first_signal_is_noted
+from pygpt.training.run_log import RunLog, rewind
+from pygpt.model import GPT
+from pygpt.optim import AdamW
+from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
+from pygpt.autograd.tensor import no_grad
+from pygpt.tokenizer import Tokenizer
+from pygpt.training.trainer_state import TrainerState
+
+
+class TrainingError(ArithmeticError):
+    """The run cannot go on: its numbers are no longer finite."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves: the model as last trained, and how well it did.
+
+    Losses are nats per token. val_loss is that of the last validation, None before the first.
+    signal is the number of the signal that ended the run early, or None.
+    """
+
+    model: GPT
+    tokenizer: Tokenizer
+    steps: int
+    val_loss: float | None
+    best_val_loss: float | None
+    interrupted: bool
+    signal: int | None
+
+
+def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
+    """Train a model, saving checkpoints in config.out.
+
+    The first Ctrl-C or SIGTERM (in the main thread) ends the run after the step it is in, with a
+    checkpoint but no validation, which may take minutes; a second one ends the process as it would
+    any other.
+
+    Args:
+        config: a TrainConfig.
+        callbacks: callables, called with each record (see the top of this file).
+        resume: go on from config.out/last instead of beginning anew; the steps taken are the very
+            ones that the run would have taken if it had not stopped. With another max_steps the
+            learning rate follows the new schedule from there on. A run that has taken its steps
+            is left as it is.
+        force: resume although settings, text or kernels differ, train although memory does not
+            suffice; a warning tells of each difference.
+    Returns:
+        A TrainResult.
+    Raises:
+        OSError: a text cannot be read, or config.out not written.
+        ValueError: a text is empty, too short or not UTF-8; the run to resume differs.
+        MemoryError: the machine has less memory than the run needs.
+        TrainingError: a loss or a gradient is not finite; the last checkpoint stays.
+    """
+    with kernels.use_threads(config.threads):
+        run = _Run(config, callbacks, resume, force)
+        try:
+            if run.is_finished:
+                run.tell_finished()
+            else:
+                with first_signal_is_noted() as run.signals:
+                    run.train()
+        finally:
+            run.close()
+    return TrainResult(run.model, run.tokenizer, run.step, run.val_loss, run.best_val_loss,
+                       interrupted=not run.is_done(),
+                       signal=run.signals[0] if run.signals else None)
+
+
+def last_settings(out):
+    """The settings of the run in an output directory, as its last checkpoint has them, a dict.
+
+    Raises:
+        OSError, CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    return trainer_state.load(trainer_state.find_last(out)).config
+
+
+def evaluate(model, batches, is_stopped=lambda: False):
+    """The mean loss of a model over batches, in nats per token, without dropout.
+
+    Args:
+        model: a GPT; its training flag is left as it was.
+        batches: sequence of (ids, targets), all of one shape.
+        is_stopped: called before each batch; when it says True, the result is None.
+    """
+    was_training = model.training
+    model.eval()
+    losses = []
+    try:
+        with no_grad():
+            for batch in batches:
+                if is_stopped():
+                    return None
+                losses.append(float(model.loss(*batch)))
+            return math.fsum(losses) / len(losses)
+    finally:
+        model.train(was_training)
+
+
+class _Run:
+    """One run: everything it needs, made in the order in which trouble is cheapest to find."""
+
+    def __init__(self, config, callbacks, resume, force):
+        self.callbacks, self.signals, self.is_ended = list(callbacks), [], False
+        self.step, self.force, self.warnings = 0, force, []
+        self.log = self.directory = self.dataset = self.last = state = None
+        if resume:
+            self.last = trainer_state.find_last(config.out)
+            state = trainer_state.load(self.last)
+            self.step = state.step
+            config = self._hold_to(state, config)
+        self.config = config
+        self.is_finished = state is not None and self._is_finished(state, config)
+        if self.is_finished:
+            self._open_finished(state)
+            return
+        like = self.last or config.init
+        if like:
+            like = model_files.read_config(model_files.find_model(like))
+            self.config = config.shaped_like(like)
+        try:
+            self._prepare(state, like)
+        except BaseException:
+            self.close()
+            raise
+
+    def _hold_to(self, state, config):
+        """The config of a run that goes on, once it is held to the state it goes on from."""
+        if config.init:  # what was fitted to its model then
+            config = resuming.with_shape_of(config, state)
+        self._pass_over(resuming.changed_settings(config, state, self.last), ConfigError,
+                        "the run to resume was begun with other settings: {}; it would not go on "
+                        "as it began")
+        if not self._is_finished(state, config):  # else no kernel takes a step
+            self._pass_over(resuming.changed_kernels(kernels.info(), state), ConfigError,
+                            "the run to resume was begun on other kernels: {}")
+        if new_schedule := resuming.new_schedule(config, state):
+            self.warnings.append(new_schedule)
+        if self.last != saved.named(config.out, "last"):
+            self.warnings.append(f"{os.path.join(config.out, 'last')} names no checkpoint; the run "
+                                 f"goes on from {self.last}, the newest that is whole")
+        return config
+
+    @staticmethod
+    def _is_finished(state, config):
+        return state.val_step == state.step >= config.max_steps
+
+    def _pass_over(self, differences, kind, sentence):
+        """Refuse differences in one sentence, or warn of each when forced to go on."""
+        if differences and not self.force:
+            raise kind(sentence.format(", ".join(differences))
+                       + " (force: go on all the same)")
+        self.warnings += [f"{difference}; forced to go on all the same"
+                          for difference in differences]
+
+    def _open_finished(self, state):
+        """Be where a run ended, without a change to any file."""
+        self.model = GPT.from_pretrained(self.last)
+        self.model.recompute = self.config.recompute
+        self.model.train()
+        self.tokenizer = Tokenizer.from_pretrained(self.last)
+        self._restore_losses(state)
+
+    def tell_finished(self):
+        """Say that there is nothing to do."""
+        self.tell("finished", out=self.config.out)
+        self._tell_end(self.seconds_before)
+
+    def _prepare(self, state, like):
+        config = self.config
+        self.dataset = Dataset(config, self.last, like, self._open_directory, self._tell_reading)
+        self.tokenizer = self.dataset.tokenizer
+        if state:
+            self._pass_over(self.dataset.changes(state), DataError, "{}")
+        shape = config.batch_size, config.n_positions
+        if like:
+            model_config = replace(like, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
+                                   resid_pdrop=config.dropout)
+        else:
+            model_config = config.model_config(self.tokenizer.vocab_size)
+        needed, free = self._check_memory(model_config)
+        trainer_state.check_settings_readable(config)
+        self.batches = TrainingBatches(self.dataset.train, *shape, config.seed)
+        self.val_batches = validation_batches(self.dataset.val, *shape, config.eval_batches)
+        self._open_directory()
+        self._make_model(model_config)
+        trainer_state.check_readable(self.optimizer)
+        self._restore(state)
+        info, peak = kernels.info(), cost.peak_flops()
+        self.clock = Clock(config, self.step, self.seconds_before)
+        self.peak_tokens = peak and peak / cost.work_per_token(model_config, config.n_positions)
+        earlier = self._take_over(is_new=state is None)
+        self.tell("start", parameters=self.model.num_parameters(),
+                  train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
+                  vocab_size=model_config.vocab_size, max_steps=config.max_steps,
+                  isa=info["isa"], threads=info["threads"], out=config.out, earlier=earlier,
+                  resumed=state is not None, memory_needed=needed, memory_free=free,
+                  peak_flops=peak, config=asdict(config))
+        for text in self.directory.warnings + self.warnings + self.dataset.warnings:
+            self.tell("warning", text=text)
+        self.dataset.remove_unused()
+
+    def _take_over(self, is_new):
+        """Move an earlier run aside, or take out of the log what this one will do again.
+
+        Until here nothing in the directory was changed, and all that can be refused was looked at.
+
+        Returns:
+            Where the earlier run is now, or None.
+        """
+        earlier, log = None, self.directory.file(LOG_FILE)
+        if is_new:
+            earlier = self.directory.set_aside()
+        else:
+            rewind(log, self.step)
+            self.directory.adopt()
+        self.dataset.keep()
+        trainer_state.write_settings(self.directory.file(SETTINGS_FILE), self.config)
+        self.log = RunLog(log, self.config.log_interval)
+        self.callbacks.insert(0, self.log)
+        return earlier
+
+    def _tell_reading(self, purpose, bytes_read, nbytes):
+        self.tell("prepare", purpose=purpose, bytes_read=bytes_read, bytes=nbytes)
+
+    def _open_directory(self):
+        """Make config.out, or take it over; the first time it is needed."""
+        if self.directory is None:
+            self.directory = RunDirectory(self.config.out, self.config.keep)
+            # until now another run may have held the directory, and gone on with what was read
+            if self.last and saved.step_of(trainer_state.find_last(self.config.out)) != self.step:
+                raise BlockingIOError(errno.EWOULDBLOCK, "another run has just saved to this "
+                                      "directory; resume again", self.config.out)
+
+    def _check_memory(self, model_config):
+        """(bytes needed, bytes free or None)."""
+        shape, recompute = (self.config.batch_size, self.config.n_positions), self.config.recompute
+        parts = cost.memory_needed(model_config, *shape, recompute)
+        most, free = cost.memory_limits()
+        if most is not None and parts["total"] > most and self.force:
+            self.warnings.append(f"training needs {cost.gigabytes(parts['total'])} of memory, "
+                                 f"and this machine has {cost.gigabytes(most)}; forced to go on "
+                                 "all the same")
+        elif most is not None and parts["total"] > most:
+            gigabytes, less = cost.gigabytes, ""
+            if not recompute:
+                with_it = cost.memory_needed(model_config, *shape, recompute=True)["total"]
+                if with_it <= most:
+                    less = f"recompute ({gigabytes(with_it)}), "
+            is_shaped = self.last or self.config.init  # its width is not to be chosen any more
+            smaller = " or n_positions" if is_shaped else ", n_positions or n_embd"
+            raise MemoryError(
+                f"training needs {gigabytes(parts['total'])} of memory, and this machine has "
+                f"{gigabytes(most)}: weights, gradients and AdamW's moments take "
+                f"{gigabytes(2 * parts['weights'] + parts['moments'])}, activations "
+                f"{gigabytes(parts['activations'])}; {less}a smaller batch_size with "
+                f"grad_accumulation_steps{smaller} needs less (force: try all the same)")
+        return parts["total"], free
+
+    def _make_model(self, model_config):
+        config = self.config
+        if self.last or config.init:
+            self.model = GPT.from_pretrained(
+                self.last or config.init, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
+                resid_pdrop=config.dropout)
+            self.model.dropout_seed = config.seed
+        else:
+            self.model = GPT(model_config, seed=config.seed)
+        self.optimizer = AdamW(self.model, lr=config.learning_rate,
+                               betas=(config.beta1, config.beta2),
+                               weight_decay=config.weight_decay)
+        self.model.recompute = config.recompute
+        if self.dataset.tokenizer.end_of_text is not None:
+            self.model.end_of_text = self.dataset.tokenizer.end_of_text
+        self.model.train()
+
+    def _restore(self, state):
+        """Be where a run was between two steps; without a state, at its beginning."""
+        self.saved_step = self.step
+        self._restore_losses(state)
+        self.init = state.init if state else ""
+        if not state and self.config.init:
+            self.init = resuming.fingerprint_of_weights(self.model)
+        if state:
+            self.model.dropout_seed = state.dropout_seed
+            self.model.forward_passes = state.forward_passes
+            trainer_state.load_optimizer(self.last, self.optimizer, state.optimizer_steps)
+
+    def _restore_losses(self, state):
+        self.val_step = state.val_step if state else 0
+        self.val_loss = state.val_loss if state else None
+        self.best_val_loss = state.best_val_loss if state else None
+        self.seconds_before = state.seconds if state else 0.0
+
+    def close(self):
+        if self.log:
+            self.log.close()
+        if self.dataset:
+            self.dataset.close()
+        if self.directory:
+            self.directory.close()
+
+    def tell(self, event, **fields):
+        for callback in self.callbacks:
+            if callback({"event": event, "step": self.step, **fields}) is True:
+                self.is_ended = True
+
+    def train(self):
+        """Run until max_steps, a signal, or a callback that has seen enough."""
+        self.look_around()  # what a signal during the validation of this step left out
+        while not self.is_done() and not self.is_stopped():
+            self.take_step()
+            self.look_around()
+        if self.saved_step != self.step:
+            self.save(is_best=False)
+        self._tell_end(self.clock.seconds())
+
+    def _tell_end(self, seconds):
+        val_loss = self.val_loss if self.val_step == self.step else None
+        self.tell("end", val_loss=val_loss, best_val_loss=self.best_val_loss,
+                  interrupted=not self.is_done(), seconds=seconds, out=self.config.out)
+
+    def is_done(self):
+        return self.step >= self.config.max_steps
+
+    def is_stopped(self):
+        return self.is_ended or bool(self.signals)
+
+    def look_around(self):
+        """Validate, save and write samples, where the step asks for it."""
+        config, step = self.config, self.step
+        if self.val_step != step and (self.is_done() or _is_due(step, config.eval_interval)):
+            is_best = self.validate()
+            if is_best is not None:
+                self.save(is_best)
+                if (config.sample_interval and self.is_done()
+                        or _is_due(step, config.sample_interval)):
+                    self.sample()
+        elif self.saved_step != step and _is_due(step, config.sample_interval):
+            self.sample()
+
+    def take_step(self):
+        config, k = self.config, self.config.grad_accumulation_steps
+        learning_rate = self.optimizer.lr = config.learning_rate_at(self.step)
+        forward_passes, loss = self.model.forward_passes, 0.0
+        for index in range(self.step * k, self.step * k + k):
+            loss += self.model.loss_and_grad(*self.batches[index], scale=1 / k) / k
+        grad_norm = self.optimizer.clip_grad_norm(config.grad_clip or math.inf)
+        if not math.isfinite(loss + grad_norm):
+            self.model.forward_passes = forward_passes
+            self.fail(f"step {self.step + 1}: the loss is {loss} and the gradient's norm "
+                      f"{grad_norm}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.clock.step_taken()
+        speed = self.clock.tokens_per_second
+        self.tell("step", loss=loss, learning_rate=learning_rate, grad_norm=grad_norm,
+                  tokens_per_second=speed,
+                  peak_share=self.peak_tokens and speed / self.peak_tokens,
+                  seconds_left=self.clock.seconds_left(self.step))
+
+    def fail(self, what):
+        """End the run that cannot go on: say where its numbers stopped being finite."""
+        k, step = self.config.grad_accumulation_steps, self.step
+        batches = [self.batches[index] for index in range(step * k, step * k + k)]
+        self.optimizer.zero_grad()
+        where = find_nonfinite.replay(self.model, batches, 1 / k)
+        raise TrainingError(
+            f"{what}; in step {step + 1}, run again and watched, {where}. The last checkpoint is "
+            f"as it was; a lower learning rate than {self.optimizer.lr:g} may help")
+
+    def validate(self):
+        """Measure the validation loss; whether it is the lowest so far, None when interrupted."""
+        val_loss = evaluate(self.model, self.val_batches, self.is_stopped)
+        if val_loss is None:
+            return None
+        if not math.isfinite(val_loss):
+            self.fail(f"step {self.step}: the validation loss is {val_loss}")
+        self.val_loss, self.val_step = val_loss, self.step
+        is_best = self.best_val_loss is None or self.val_loss < self.best_val_loss
+        if is_best:
+            self.best_val_loss = self.val_loss
+        self.tell("eval", val_loss=self.val_loss, is_best=is_best)
+        self.clock.pause()
+        return is_best
+
+    def save(self, is_best):
+        if not find_nonfinite.is_finite(self.model.values(), self.model.layout().n):
+            self.fail(f"step {self.step}: a weight is not finite")
+        self.log.sync()
+        path = self.directory.save(self.step, is_best, self._write_checkpoint)
+        self.saved_step = self.step
+        self.tell("save", path=path)
+        self.clock.pause()
+
+    def _write_checkpoint(self, directory):
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+        trainer_state.save(directory, TrainerState(
+            step=self.step, optimizer_steps=self.optimizer.steps,
+            forward_passes=self.model.forward_passes, dropout_seed=self.model.dropout_seed,
+            val_step=self.val_step, val_loss=self.val_loss, best_val_loss=self.best_val_loss,
+            seconds=self.clock.seconds(), train_tokens=self.dataset.train_fingerprint,
+            val_tokens=self.dataset.val_fingerprint, config=asdict(self.config),
+            **{name: kernels.info()[name] for name in ("backend", "isa", "compiler")},
+            init=self.init), self.optimizer)
+
+    def sample(self):
+        length = self.config.sample_length * (4 if self.is_done() else 1)
+        tokenizer = self.tokenizer
+        for prompt, ids in self.dataset.prompts:
+            new = generate(self.model, ids, length, seed=self.config.seed,
+                           vocab_size=tokenizer.vocab_size)
+            self.tell("sample", prompt=prompt, text=tokenizer.decode(new))
+        self.clock.pause()
+
+
+def _is_due(step, interval):
+    return step > 0 and interval > 0 and step % interval == 0

@@ -1,0 +1,271 @@
+"""What a run must know to go on as if it had never stopped, beside the model in a checkpoint.
+
+    DIR/optimizer.safetensors   AdamW's moments: each parameter's name with ".m" and with ".v"
+    DIR/trainer.json            steps taken, random state, losses, the data's fingerprint, settings,
+                                and the kernels that took the steps
+
+The place in the data and the learning rate are functions of the step and the settings, so they are
+not stored. What a resumed run may change stands in resume.py. Imports checkpoint, config, files,
+safetensors, saved; used by train, resume and the command line.
+"""
+
+import math
+import os
+from dataclasses import MISSING, asdict, dataclass, fields
+
+from pygpt.checkpoint import model_files, safetensors, saved
+from pygpt.config import SHAPE, ConfigError, TrainConfig
+from pygpt.files import (MOST_JSON_BYTES, json_bytes, read_bytes, read_json_object, shown,
+                         write_json_object)
+from pygpt.checkpoint.safetensors import CheckpointError
+from pygpt.checkpoint.saved import STATE_FILE
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+MOMENTS = "m", "v"
+MOST_SETTINGS_BYTES = MOST_JSON_BYTES - (1 << 12)  # trainer.json holds them and numbers besides
+
+
+@dataclass
+class TrainerState:
+    """A run between two steps; trainer.json holds these fields."""
+
+    step: int                      # steps taken
+    optimizer_steps: int           # of AdamW's bias correction
+    forward_passes: int            # with dropout_seed: the state of the dropout masks
+    dropout_seed: int
+    val_step: int                  # the step of the last validation, 0 before the first
+    val_loss: float | None
+    best_val_loss: float | None
+    seconds: float                 # trained, over all parts of the run
+    train_tokens: str              # fingerprints of the data
+    val_tokens: str
+    config: dict                   # the TrainConfig
+    backend: str = ""              # of the kernels that took the last steps; "": not recorded
+    isa: str = ""
+    compiler: str = ""
+    init: str = ""                 # fingerprint of the weights that init gave
+
+
+def save(directory, state, optimizer):
+    """Write the two files into a checkpoint's directory.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    safetensors.write(os.path.join(directory, OPTIMIZER_FILE), _moments(optimizer), {})
+    write_json_object(os.path.join(directory, STATE_FILE), asdict(state), indent=1)
+
+
+def check_readable(optimizer):
+    """Hold the file of an AdamW's moments, whose header is the longest of a checkpoint, to what is
+    read again, before a run spends hours on what it could not save.
+
+    Raises:
+        ValueError: there are too many tensors.
+    """
+    safetensors.header(_moments(optimizer), {})
+
+
+def _moments(optimizer):
+    return ((f"{name}.{moment}", "F32", parameter.shape,
+             getattr(optimizer, moment).view[offset : offset + 4 * parameter.size])
+            for moment in MOMENTS for name, parameter, offset in optimizer.layout.entries)
+
+
+def find_last(out):
+    """The checkpoint that a run in an output directory goes on from.
+
+    Returns:
+        `last`, or else the newest whole checkpoint; `last` as well when there is none.
+    """
+    last = saved.named(out, "last")
+    if os.path.isdir(last):
+        return last
+    return saved.newest(out, _is_whole) or last
+
+
+def _is_whole(directory):
+    """Whether a run can go on from a directory; a copy that was cut off is not whole."""
+    try:
+        load(directory)
+        safetensors.read(os.path.join(directory, OPTIMIZER_FILE))
+    except (OSError, ValueError):
+        return False
+    return model_files.is_whole(directory)
+
+
+def load_optimizer(directory, optimizer, steps):
+    """Bring an AdamW to the state that a checkpoint holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        CheckpointError: it is damaged or of another model.
+    """
+    path = os.path.join(directory, OPTIMIZER_FILE)
+    tensors, _ = safetensors.read(path)
+    for moment in MOMENTS:
+        for name, parameter, offset in optimizer.layout.entries:
+            entry = tensors.pop(f"{name}.{moment}", None)
+            if entry is None or entry.dtype != "F32" or entry.shape != parameter.shape:
+                raise CheckpointError(f"{path}: {name}.{moment} is missing or is not F32 of shape "
+                                      f"{list(parameter.shape)}")
+            flat = getattr(optimizer, moment).view
+            flat[offset : offset + len(entry.buffer)] = entry.buffer
+    if tensors:
+        raise CheckpointError(f"{path}: {shown(next(iter(tensors)))} is not asked for")
+    optimizer.steps = steps
+
+
+def load(directory):
+    """Read a checkpoint's trainer.json.
+
+    Raises:
+        OSError: it cannot be read, as when a checkpoint was not written by training.
+        CheckpointError: it is damaged.
+    """
+    path = os.path.join(directory, STATE_FILE)
+    try:
+        document = read_json_object(path)
+        _check_fields(path, document)
+        state = TrainerState(**{f.name: _checked(path, f, document[f.name])
+                                for f in fields(TrainerState) if f.name in document})
+        _check_ranges(path, state)
+        state.config = asdict(_config(path, state.config))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    return state
+
+
+def _check_fields(path, document):
+    names = {f.name for f in fields(TrainerState)}
+    needed = {f.name for f in fields(TrainerState) if f.default is MISSING}
+    for name in sorted(needed - document.keys() | document.keys() - names):
+        raise ValueError(f"{path}: {shown(name)} is "
+                         + ("missing" if name in names else "no field of it"))
+
+
+def _config(path, settings):
+    """The TrainConfig that trainer.json holds."""
+    check_names(path, settings)
+    try:
+        config = TrainConfig(**settings)
+    except ConfigError as error:
+        raise ValueError(f"{path}: config: {error}") from None
+    for name in SHAPE:  # a run with init has taken its shape from there
+        if getattr(config, name) is None:
+            raise ValueError(f"{path}: config: {name} is missing")
+    return config
+
+
+_NOUNS = {int: "an integer", float: "a number", float | None: "a number or null", str: "a text",
+          dict: "an object"}
+
+
+def _checked(path, field, value):
+    """The value of a field of trainer.json, brought to the field's type; floats are finite."""
+    kind = field.type
+    is_float = kind in (float, float | None)
+    if isinstance(value, bool) or not isinstance(value, kind | int if is_float else kind):
+        raise ValueError(f"{path}: {field.name}={shown(value)} is not {_NOUNS[kind]}")
+    if not is_float or value is None:
+        return value
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{path}: {field.name}={shown(value)} must be finite")
+    return number
+
+
+def _check_ranges(path, state):
+    """Hold the numbers to what a run can have counted; the C code takes two of them as uint64_t."""
+    def refuse(name, must_be):
+        raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
+
+    for name, bits in (("step", 63), ("forward_passes", 64), ("dropout_seed", 64)):
+        if not 0 <= getattr(state, name) < 2 ** bits:
+            refuse(name, f"in [0, 2^{bits})")
+    step = state.step
+    if not min(step, 1) <= state.optimizer_steps <= step:
+        refuse("optimizer_steps", f"in [{min(step, 1)}, {step}], as step={step}")
+    if not 0 <= state.val_step <= step:
+        refuse("val_step", f"in [0, {step}], as step={step}")
+    if state.seconds < 0:
+        refuse("seconds", "at least 0")
+
+
+def settings_file(path):
+    """The settings in a file of them, TOML or JSON: what --config reads and a run leaves.
+
+    Args:
+        path: of the file; TOML when its name ends in .toml.
+    Returns:
+        {name of a TrainConfig field: value}.
+    Raises:
+        OSError: it cannot be read.
+        ConfigError: it is neither, or has a key that is no setting.
+    """
+    path = os.fspath(path)
+    try:
+        if path.endswith(".toml"):
+            document = _read_toml(path)
+        else:
+            document = read_json_object(path, is_pipe_allowed=True)  # --config <(...)
+        check_names(path, document)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return document
+
+
+def _read_toml(path):
+    try:
+        import tomllib
+    except ImportError:
+        raise ValueError(f"{path}: Python 3.11 and later read TOML; write JSON for this one"
+                         ) from None
+    data = read_bytes(path, MOST_JSON_BYTES, is_pipe_allowed=True)
+    try:
+        return tomllib.loads(str(data, "utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply") from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise ValueError(f"{path}: is not TOML: {error}") from None
+
+
+def check_names(path, settings):
+    """Hold the keys of a dict to the names of settings.
+
+    Raises:
+        ValueError: naming those that are none.
+    """
+    unknown = settings.keys() - {f.name for f in fields(TrainConfig)}
+    if unknown:
+        raise ValueError(f"{path}: {', '.join(map(shown, sorted(unknown)))} "
+                         f"{'are no settings' if len(unknown) > 1 else 'is no setting'} of a run")
+
+
+def check_settings_readable(config):
+    """Hold a TrainConfig to what settings_file reads, before a run begins with it.
+
+    Raises:
+        ConfigError: as JSON it is too long, as with a hundred thousand paths.
+    """
+    try:
+        json_bytes(asdict(config), MOST_SETTINGS_BYTES, indent=1)
+    except ValueError as error:
+        longest = max(("data", "val_data", "sample_prompts"),
+                      key=lambda name: sum(map(len, getattr(config, name))))
+        raise ConfigError(f"the run's settings: the text of them {error}; {longest} has "
+                          f"{len(getattr(config, longest))} entries: name a directory or a "
+                          "pattern instead of each file") from None
+
+
+def write_settings(path, config):
+    """Write a TrainConfig so that settings_file reads it.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: the file could not be read again.
+    """
+    write_json_object(path, asdict(config), MOST_SETTINGS_BYTES, indent=1)
