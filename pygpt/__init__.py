@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 HOME = {  # public name -> the module that defines it
     "GPTConfig": "config", "TrainConfig": "config", "SampleConfig": "config",
     "set_num_threads": "backend.kernels", "get_num_threads": "backend.kernels",
-    "Tensor": "autograd.tensor", "no_grad": "autograd.tensor",
+    "Tensor": "autograd.tensor", "no_grad": "autograd.tape",
     "GPT": "model",
     "Tokenizer": "tokenizer", "CharTokenizer": "tokenizer", "ByteTokenizer": "tokenizer",
     "BPETokenizer": "tokenizer",

@@ -10,12 +10,15 @@ from dataclasses import replace
 
 from pygpt import nn
 from pygpt.autograd import ops
+from pygpt.autograd.forward_pass import ForwardPass, current_cache, past_positions
+from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.checkpoint import model_files
 from pygpt.config import is_whole_number, token_ids
 from pygpt.backend.kernels import in_float32
-from pygpt.autograd.launch import one_at_a_time
-from pygpt.autograd.recorded_step import Steps, as_int32, dropout_shares, named_bad_ids
-from pygpt.autograd.tensor import Tensor, no_grad
+from pygpt.autograd.launch import is_watched, one_at_a_time
+from pygpt.autograd.recorded_step import StepCache, dropout_shares
+from pygpt.autograd.tape import no_grad
+from pygpt.autograd.tensor import Tensor
 
 
 @nn.recordable
@@ -38,7 +41,7 @@ class CausalSelfAttention(nn.Module):
 
     def attend(self, qkv):
         """softmax(q k^T / sqrt(C / n_head)) v in each head; with a cache, also to what it holds."""
-        cache = nn.current_cache()
+        cache = current_cache()
         if cache is not None:
             return ops.attention_cached(qkv, *cache.next_layer(), self.n_head)
         return ops.attention(qkv, self.n_head, *self.attn_dropout.in_progress())
@@ -95,7 +98,7 @@ class Transformer(nn.Module):
 
     def forward(self, ids):
         """(B, T) ids -> (B, T, C): wte[ids] + wpe[positions], the blocks, the last layer norm."""
-        x = ops.embedding(ids, self.wte.weight, self.wpe.weight, nn.past_positions())
+        x = ops.embedding(ids, self.wte.weight, self.wpe.weight, past_positions())
         x = self.drop(x)                                                        # (B, T, C)
         for block in self.h:
             x = block(x)
@@ -157,14 +160,14 @@ class GPT(nn.Module):
         self.transformer = Transformer(config)
         self.dropout_seed, self.forward_passes, self.recompute = 0, 0, False
         self._end_of_text = None
-        self._steps = Steps(self)
+        self._steps = StepCache(self)
 
     def __getstate__(self):
         return {name: value for name, value in super().__getstate__().items() if name != "_steps"}
 
     def __setstate__(self, state):
         vars(self).update(state)
-        self._steps = Steps(self)
+        self._steps = StepCache(self)
 
     @classmethod
     def from_pretrained(cls, directory, **changes):
@@ -236,7 +239,7 @@ class GPT(nn.Module):
     def forward_pass(self, seed=None):
         """The circumstances of a forward pass of this model: its dropout, what it recomputes."""
         recomputed = self.transformer.h[:-1] if self.recompute else ()  # the last would be run
-        return nn.ForwardPass(seed, self.transformer.dropouts(),        # again at once
+        return ForwardPass(seed, self.transformer.dropouts(),        # again at once
                               recomputed=recomputed)
 
     @one_at_a_time
@@ -296,7 +299,7 @@ class GPT(nn.Module):
             raise ValueError(f"{cache.past} + {T} positions are more than n_positions={P}")
         with no_grad():
             with (named_bad_ids(self.config.vocab_size, new),
-                  nn.ForwardPass(cache=cache.from_first_layer())):
+                  ForwardPass(cache=cache.from_first_layer())):
                 x = self.transformer(new)                                       # (1, T, C)
             cache.past += T
             last = Tensor.empty((1, C), memory=x.memory, offset=x.offset + 4 * (T - 1) * C)
@@ -322,7 +325,14 @@ class GPT(nn.Module):
         tensor.memory.view[:4 * B * T] = flat
         return tensor
 
-    def dropping(self):
+    def watched(self):
+        """What recorded steps depend on (nn.watched); None where steps are to run op by op: another
+        loss than this class's, or a function that looks at each call."""
+        if nn.is_as_written(type(self), "forward_loss") and not is_watched():
+            return nn.watched(self.transformer)
+        return None
+
+    def dropout_shares(self):
         """The dropout shares in force now, one for each place; () when all are 0."""
         return dropout_shares(self.transformer.dropouts())
 
@@ -332,4 +342,4 @@ class GPT(nn.Module):
         return (self.dropout_seed * 0x9E3779B97F4A7C15 + self.forward_passes) % 2 ** 64
 
     def _seed(self):
-        return ops.Seed(self.next_seed()) if self.dropping() else None
+        return ops.Seed(self.next_seed()) if self.dropout_shares() else None

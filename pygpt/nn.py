@@ -1,225 +1,15 @@
-"""Modules: layers that own parameters, and find those of the layers inside them.
+"""Modules: layers that own parameters, and find those of the layers inside them."""
 
-A module's parameters, their gradients and (optim.py) both moments lie in flat buffers of one
-layout: matrices first, then vectors, each at a multiple of 64 bytes. A `Parameter` is a view.
-
-Uses tensor.py, ops.py and kernels.py; used by model.py and optim.py.
-"""
-
-import contextlib
 import dataclasses
-import threading
-import weakref
+from functools import partial
 
-from pygpt.autograd import ops
-from pygpt.backend.kernels import Memory, check, in_float32, lib
+from pygpt.autograd import forward_pass, ops
 from pygpt.autograd.launch import one_at_a_time
-from pygpt.autograd.tensor import Leaf, Tensor, deferring, next_serial, recomputed
-
-ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
-
-
-class Parameter(Tensor):
-    """A tensor to be trained. It has no memory until its module is initialised or loaded.
-
-    With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer leaves it as it
-    is. Pickling and copying one copies its values, not its gradient.
-
-    Args:
-        shape: its shape.
-        std: it starts as normal numbers of this standard deviation, or, when None, as `fill`.
-
-    Attributes:
-        leaf: the Leaf that its gradients arrive at, also while it is frozen.
-        layout: the Layout whose buffers it lies in; None while it lies elsewhere or nowhere.
-    """
-
-    __slots__ = ("std", "fill", "layout", "leaf")
-
-    def __init__(self, shape, std=None, fill=0.0):
-        self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
-        self.size = 1
-        for n in self.shape:
-            self.size *= n
-        self.node = self.leaf = Leaf(self)
-        self.layout = self.remake = self.deferred = None
-
-    def __getattr__(self, name):
-        if name in ("memory", "ptr", "offset"):
-            raise ValueError(f"a parameter of shape {self.shape} has no values yet: call its "
-                             "module's initialise(seed)")
-        raise AttributeError(name)
-
-    def __reduce_ex__(self, protocol):
-        data = self.flat().tobytes() if _has_values(self) else None
-        return _restored, (self.shape, self.std, self.fill, self.requires_grad, data)
-
-    def _set_leaf(self, wanted):
-        self.node = self.leaf if wanted else None
-        self.leaf.valid = False
-
-    def place(self, memory, offset=0, layout=None):
-        """Let its values be those at `offset` bytes of memory, the values of `layout` if given."""
-        if self.layout is not None:
-            self.layout.current = False
-        self.memory, self.offset, self.layout = memory, offset, layout
-        self.ptr = memory.pointer("f", offset)
-
-
-def _has_values(parameter):
-    try:
-        return parameter.memory is not None
-    except ValueError:
-        return False
-
-
-def _restored(shape, std, fill, requires_grad, data):
-    """A parameter as it was pickled, in memory of its own."""
-    parameter = Parameter(shape, std, fill)
-    if data is not None:
-        memory = Memory(len(data))
-        memory.view[:] = data
-        parameter.place(memory)
-    parameter.requires_grad = requires_grad
-    return parameter
-
-
-def fill(pointer, n, value):
-    """Make each of the n floats at pointer `value`."""
-    cell = Tensor(value)
-    check(lib.sum_backward(pointer, cell.ptr, n, 0))  # the gradient of a sum: one number to each
-
-
-class Layout:
-    """Where each parameter stands in the flat buffers.
-
-    Attributes:
-        entries: (name, Parameter, offset in bytes) of each, matrices first.
-        n: the length of a buffer in floats, gaps (always 0) included.
-        n_decay: the length of its first part, the matrices, which weight decay applies to.
-        values: the flat buffer of the parameters (Memory).
-        gradients: their Gradients, once someone wanted them.
-        current: whether the parameters still lie here.
-    """
-
-    def __init__(self, module, named):
-        self._module = weakref.ref(module)
-        matrices = [(name, p) for name, p in named if len(p.shape) >= 2]
-        vectors = [(name, p) for name, p in named if len(p.shape) < 2]
-        self.entries, self.n = [], 0
-        for group in matrices, vectors:
-            for name, parameter in group:
-                self.entries.append((name, parameter, 4 * self.n))
-                self.n += -(-parameter.size // ALIGN) * ALIGN
-            if group is matrices:
-                self.n_decay = self.n
-        self.values, self.gradients, self.current = self.buffer(), None, True
-        self._ids = {id(parameter) for _, parameter, _ in self.entries}
-
-    def is_whole_of(self, parameters):
-        """Whether all of the parameters that the module it was made for still has are among these,
-        a set of id()s: then nobody else needs them to stay where they are."""
-        module = self._module()
-        return module is None or all(id(p) in parameters for _, p in module.named_parameters())
-
-    def holds(self, module):
-        """Whether all parameters of a module lie here."""
-        return self.current and parameter_ids(module) <= self._ids
-
-    def trained_spans(self):
-        """(first float, number of floats, those of them in matrices) of each stretch of the buffers
-        that holds no frozen parameter."""
-        spans, start = [], 0
-        edges = [(offset // 4, offset // 4 + -(-p.size // ALIGN) * ALIGN)
-                 for _, p, offset in self.entries if not p.requires_grad]
-        for frozen, after in [*edges, (self.n, self.n)]:
-            if frozen > start:
-                spans.append((start, frozen - start,
-                              max(0, min(frozen, self.n_decay) - start)))
-            start = after
-        return spans
-
-    def changed(self):
-        """Note that the parameters have other values from now on."""
-        now = next_serial()
-        for _, parameter, _ in self.entries:
-            parameter.leaf.changed_at = now
-
-    def buffer(self):
-        """A new flat buffer of zeros."""
-        memory = Memory(4 * self.n)
-        fill(memory.pointer("f"), self.n, 0.0)
-        return memory
-
-
-class Gradients:
-    """The gradients of a layout's parameters in one flat buffer.
-
-    Clipping multiplies them all by one factor, which would be a pass over memory of its own;
-    instead the factor waits here. An optimizer's step multiplies by it on the way; whoever reads a
-    gradient or adds to it before that has it applied first (Leaf.before_use).
-
-    Attributes:
-        memory: the flat buffer (Memory), still to be multiplied by `factor`.
-    """
-
-    def __init__(self, layout):
-        self.layout, self.memory, self.factor = layout, layout.buffer(), 1.0
-        for _, parameter, offset in layout.entries:
-            leaf = parameter.leaf
-            if leaf.valid:  # it came before the buffer did
-                self.memory.view[offset:offset + 4 * leaf.size()] = leaf.result().flat().cast("B")
-            leaf.memory, leaf.offset, leaf.before_use = self.memory, offset, self.apply_factor
-
-    def complete(self):
-        """Whether there are gradients; those of parameters that got none are then set to 0. Frozen
-        parameters have none and get none."""
-        leaves = [p.leaf for _, p, _ in self.layout.entries if p.requires_grad]
-        missing = [leaf for leaf in leaves if not leaf.valid]
-        if len(missing) == len(leaves):
-            return False
-        for leaf in missing:
-            gradient = leaf.gradient()
-            fill(gradient.ptr, gradient.size, 0.0)
-            leaf.valid = True
-        return True
-
-    def forget(self):
-        """The next gradient to arrive at a parameter is written instead of added."""
-        self.factor = 1.0
-        for _, parameter, _ in self.layout.entries:
-            parameter.leaf.valid = False
-
-    def apply_factor(self):
-        """Multiply the gradients in memory by the factor that waits."""
-        if self.factor == 1.0:
-            return
-        cell, self.factor = Tensor(self.factor), 1.0
-        flat = self.memory.pointer("f")
-        check(lib.scale_forward(flat, flat, cell.ptr, self.layout.n, 0))
-
+from pygpt.autograd.tape import next_serial, recomputed
+from pygpt.backend.kernels import check, in_float32, lib
+from pygpt.parameters import Gradients, Layout, Parameter, fill
 
 _PLAIN = {int, float, bool, str, type(None)}  # types of attributes that hold no module
-
-
-def parameter_ids(module):
-    """The id() of each parameter of a module, a set: named_parameters() for use in every step."""
-    found, waiting, seen = set(), [module], set()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, Module):
-            value = vars(value)
-        for item in value.values() if isinstance(value, dict) else value:
-            if type(item) in _PLAIN:
-                continue
-            if isinstance(item, Parameter):
-                found.add(id(item))
-            elif isinstance(item, (Module, list, tuple, dict)):
-                waiting.append(item)
-    return found
 
 
 def _inside(name, value):
@@ -245,16 +35,13 @@ class Module:
     def __call__(self, *inputs):
         """forward(*inputs); in a pass that recomputes this module, run again in the backward pass.
         """
-        now = getattr(_context, "forward_pass", None)
-        if now is not None and id(self) in now.recomputed:
-            def function(x):
-                with now.resumed():
-                    return self._entered(x)
-            return recomputed(function, *inputs)
+        current = forward_pass.current()
+        if current is not None and id(self) in current.recomputed:
+            return recomputed(partial(current.resume, self._entered), *inputs)
         return self._entered(*inputs)
 
     def _entered(self, *inputs):
-        watcher = getattr(_context, "watcher", None)
+        watcher = forward_pass.watcher()
         return self.forward(*inputs) if watcher is None else watcher(self, inputs)
 
     def __getstate__(self):
@@ -276,6 +63,25 @@ class Module:
         for name, item in self._walk(prefix, {id(self)}):
             if isinstance(item, Parameter):
                 yield name, item
+
+    def parameter_ids(self):
+        """The id() of each parameter, a set: named_parameters() fast enough for every step."""
+        found, waiting, seen = set(), [self], set()
+        while waiting:
+            value = waiting.pop()
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, Module):
+                value = vars(value)
+            for item in value.values() if isinstance(value, dict) else value:
+                if type(item) in _PLAIN:
+                    continue
+                if isinstance(item, Parameter):
+                    found.add(id(item))
+                elif isinstance(item, (Module, list, tuple, dict)):
+                    waiting.append(item)
+        return found
 
     def modules(self):
         """Yield this module and those inside it, each once."""
@@ -507,84 +313,11 @@ class Dropout(Module):
 
     def in_progress(self):
         """(share, seed, stream): of the forward pass in progress; outside of one the share is 0."""
-        now = getattr(_context, "forward_pass", None)
-        if now is None:
+        current = forward_pass.current()
+        if current is None:
             return 0.0, None, self.stream
-        return now.shares.get(id(self), 0.0), now.seed, self.stream
+        return current.shares.get(id(self), 0.0), current.seed, self.stream
 
     def forward(self, x):
         share, seed, stream = self.in_progress()
         return ops.dropout(x, share, seed, stream) if share else x
-
-
-# ------------------------------------------------------------------------------- forward passes ---
-
-_context = threading.local()  # .forward_pass, .watcher: of the blocks below
-
-
-class ForwardPass:
-    """What layers need to know of the forward pass they take part in, besides their input.
-
-    Within `with ForwardPass(...)` in this thread, Dropout finds its seed, attention its cache, and
-    ops may fuse (tensor.deferring), so that the modules' own lines are the equations alone.
-
-    Args:
-        seed: the ops.Seed of the dropout masks; None: nothing is dropped.
-        dropouts: the Dropout modules. Their shares are noted now, so that a module that is run
-            again in the backward pass drops the same, though eval() may come in between.
-        cache: the keys and values of earlier positions (model.Cache), or None.
-        recomputed: the modules that keep only their input for the backward pass.
-    """
-
-    def __init__(self, seed=None, dropouts=(), cache=None, recomputed=()):
-        self.seed, self.cache = seed, cache
-        self.shares = {} if seed is None else {
-            id(module): module.share for module in dropouts if module.training}
-        self.recomputed = set(map(id, recomputed))
-        self._blocks = []
-
-    def __enter__(self):
-        is_watched = getattr(_context, "watcher", None) is not None  # wants each call in its place
-        block = contextlib.nullcontext() if is_watched else deferring()
-        block.__enter__()
-        self._blocks.append((getattr(_context, "forward_pass", None), block))
-        _context.forward_pass = self
-        return self
-
-    def __exit__(self, *error):
-        before, block = self._blocks.pop()
-        _context.forward_pass = before
-        block.__exit__(*error)
-
-    @contextlib.contextmanager
-    def resumed(self):
-        """Within the block, this pass is in progress once more, and what is put off stays so."""
-        before, _context.forward_pass = getattr(_context, "forward_pass", None), self
-        try:
-            yield
-        finally:
-            _context.forward_pass = before
-
-
-def current_cache():
-    """The cache of the forward pass in progress, or None."""
-    now = getattr(_context, "forward_pass", None)
-    return None if now is None else now.cache
-
-
-def past_positions():
-    """How many positions came before those of the forward pass in progress."""
-    cache = current_cache()
-    return 0 if cache is None else cache.past
-
-
-@contextlib.contextmanager
-def watching(watcher):
-    """Within the block (and thread), watcher(module, inputs) is called in place of each module's
-    forward(*inputs), which it is to call."""
-    before = getattr(_context, "watcher", None)
-    _context.watcher = watcher
-    try:
-        yield
-    finally:
-        _context.watcher = before

@@ -17,7 +17,8 @@ import pygpt
 from pygpt import nn
 from pygpt.autograd import ops
 from pygpt.model import GPT, Block
-from pygpt.autograd.tensor import Tensor, no_grad
+from pygpt.autograd.tape import no_grad
+from pygpt.autograd.tensor import Tensor
 
 CONFIG = pygpt.GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=3, n_head=2,
                          resid_pdrop=0.1)

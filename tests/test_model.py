@@ -13,7 +13,8 @@ import pytest
 import pygpt
 from pygpt.autograd import ops
 from pygpt.model import GPT
-from pygpt.autograd.tensor import Tensor, no_grad
+from pygpt.autograd.tape import no_grad
+from pygpt.autograd.tensor import Tensor
 from sharing import needs_threads, shared_among
 
 TINY = dict(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
@@ -244,7 +245,7 @@ def test_a_loss_composes_with_other_ops_and_leaves_no_trace():
 def test_an_interrupted_recording_is_recorded_again(monkeypatch):
     rng, model, plain = random.Random(21), randomise(tiny()), randomise(tiny())
     ids, launches = batch(rng, 11, 2, 8), [0]
-    real = ops.launch
+    real = ops.layers.launch
 
     def interrupted(*args, **options):
         launches[0] += 1
@@ -252,7 +253,8 @@ def test_an_interrupted_recording_is_recorded_again(monkeypatch):
             raise KeyboardInterrupt
         real(*args, **options)
 
-    monkeypatch.setattr(ops, "launch", interrupted)
+    for module in ops.glue, ops.layers, ops.loss:
+        monkeypatch.setattr(module, "launch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.loss(ids, ids).backward()
     monkeypatch.undo()

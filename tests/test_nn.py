@@ -189,5 +189,5 @@ def test_modules_are_found_in_all_containers_and_once_in_a_circle():
     assert [name for name, _ in outer.named_modules("x")][:2] == ["x", "x.parts.0"]
     assert list(outer.modules()) == [m for _, m in outer.named_modules()]
     named = {id(p) for _, p in outer.named_parameters()}
-    assert nn.parameter_ids(outer) == named and len(named) == 4
+    assert outer.parameter_ids() == named and len(named) == 4
     assert not any(m.training for m in outer.eval().modules())

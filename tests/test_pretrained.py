@@ -22,7 +22,7 @@ from pygpt import GPT, GPTConfig
 from pygpt.backend import kernels, reference
 from pygpt.checkpoint import model_files, safetensors, weights
 from pygpt.checkpoint.safetensors import CheckpointError
-from pygpt.autograd.tensor import no_grad
+from pygpt.autograd.tape import no_grad
 
 CONFIG = GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2)
 IDS = [[1, 2, 3, 4, 5, 10], [9, 8, 7, 6, 0, 0]]

@@ -13,7 +13,9 @@ from pygpt.config import GPTConfig
 from pygpt.training.cost import memory_needed
 from pygpt.autograd.replay import SLAB, Pool
 from pygpt.autograd.launch import calling
-from pygpt.autograd.tensor import Tensor, deferring, no_grad
+from pygpt.autograd.arrays import deferring
+from pygpt.autograd.tape import no_grad
+from pygpt.autograd.tensor import Tensor
 
 
 def place(loan):
@@ -89,7 +91,7 @@ def test_an_mlp_in_parts_computes_the_same(monkeypatch):
     """600 rows in three parts, and in one, from the same numbers; with gradients from before. Only
     the gradients of the second layer are sums over parts, of 1200 terms."""
     def computed(rows):
-        monkeypatch.setattr(ops, "MLP_ROWS", rows)
+        monkeypatch.setattr(ops.layers, "MLP_ROWS", rows)
         rng, launches = random.Random(0), []
         sizes = (600, 24), (24, 70), (70,), (70, 24), (24,), (600, 24)
         inputs = [Tensor([rng.gauss(0, 1) for _ in range(prod(s))], requires_grad=True)
@@ -115,7 +117,7 @@ def test_an_mlp_in_parts_computes_the_same(monkeypatch):
 @pytest.mark.parametrize("R, lengths", [(0, [0]), (1, [1]), (1024, [1024]), (1025, [768, 257]),
                                         (4096, [1024] * 4), (2100, [768, 768, 564])])
 def test_parts_of_rows_are_multiples_of_256_but_the_last(R, lengths):
-    parts = ops._row_parts(R)
+    parts = ops.layers._row_parts(R)
     assert [len(part) for part in parts] == lengths
     assert [i for part in parts for i in part] == list(range(R))
 

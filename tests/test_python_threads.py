@@ -11,7 +11,8 @@ import pytest
 import pygpt
 from pygpt.autograd import ops
 from pygpt.model import GPT
-from pygpt.autograd.tensor import Tensor, no_grad
+from pygpt.autograd.tape import no_grad
+from pygpt.autograd.tensor import Tensor
 
 CONFIG = pygpt.GPTConfig(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
 

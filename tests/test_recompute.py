@@ -13,7 +13,8 @@ from pygpt.model import GPT
 from pygpt.autograd.replay import Program
 from pygpt.autograd.replay import run as run_calls
 from pygpt.autograd.launch import calling
-from pygpt.autograd.tensor import Tensor, no_grad, recomputed
+from pygpt.autograd.tape import no_grad, recomputed
+from pygpt.autograd.tensor import Tensor
 from sharing import shared_among
 
 V, T, LAYERS = 11, 8, 3

@@ -20,7 +20,7 @@ from pygpt.cli.main import main
 from pygpt.config import PRESETS, ConfigError, GPTConfig, TrainConfig
 from pygpt.training.run_log import read_log
 from pygpt.model import GPT
-from pygpt.autograd.tensor import no_grad
+from pygpt.autograd.tape import no_grad
 from pygpt.training.trainer import TrainingError, train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pygpt.autograd import ops
-from pygpt.autograd.tensor import Tensor, no_grad, recomputed
+from pygpt.autograd.tape import no_grad, recomputed
+from pygpt.autograd.tensor import Tensor
 
 SHAPES = [(2, 3), (3, 2), (6,), (1, 6)]  # six values each, so that any can be seen as any other
 LEAVES = 4

@@ -1,13 +1,11 @@
-"""Where every kernel call and every block of memory passes through, so that someone may listen.
+"""The one place where kernels are called and memory is taken, so that both can be recorded.
 
-`launch` makes a call; a program that is `listening` in the same thread records it, and lends the
-tensors their memory (program.py). Within `calling`, another function makes the calls: to look at
-their results (diagnose.py), or to count memory and compute nothing (machine.py).
+`launch` makes a call. A program that is `listening` in the same thread records the call, and lends
+arrays their memory (replay.py). Within `calling`, another function makes the calls: to look at their
+results (find_nonfinite.py), or to count memory and compute nothing (cost.py).
 
-`one_at_a_time` keeps the calls of several threads apart. Kernels let go of Python's lock, so two
+`one_at_a_time` keeps the calls of several threads apart. A kernel releases Python's lock, so two
 threads that use one model would otherwise read and write the same buffers at once.
-
-Uses kernels.py; used by tensor.py, ops.py and everything that computes.
 """
 
 import contextlib
@@ -43,16 +41,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def launch(kernel, *args, again=True):
+def launch(kernel, *args, also_in_backward=False):
     """Run a kernel and let the listening program, if any, record it.
 
-    `again=False` marks a forward call whose outputs the backward pass computes too, so that a
-    training step need not make it.
+    `also_in_backward` marks a forward call whose outputs the backward pass computes once more, so
+    that a training step can leave the call out.
     """
     getattr(_context, "call", _call)(kernel, args)
     recorder = getattr(_context, "recorder", None)
     if recorder is not None:
-        recorder(kernel, args, again)
+        recorder(kernel, args, also_in_backward)
 
 
 def _call(kernel, args):

@@ -1,31 +1,26 @@
 """A model's training step, recorded for each shape of batch and replayed.
 
 The first loss of a shape is computed op by op while the kernel calls are recorded; later ones
-replay the calls (program.py) on the same memory. A recorded step belongs to one loss at a time,
-from its forward pass until its backward pass has run or the loss is gone; another loss of that
-shape meanwhile gets a step of its own. So the user sees ordinary tensors, and pays for planning
-once.
+replay the calls (replay.py) on the same memory. A recorded step belongs to one loss at a time, from
+its forward pass until its backward pass has run or the loss is gone; another loss of that shape
+meanwhile gets a step of its own. So the user sees ordinary tensors, and pays for planning once.
 
-A replay is right only while everything is as it was that the calls were made from. That is what a
-step is looked up by: the batch's shape and the modes are its key, and whatever else the transformer
-computes from (its modules, their settings, where its parameters lie, which of them are trained) is
-compared before every step (nn.watched). A transformer that holds a module of another kind than this
-library's runs op by op.
-
-Uses program.py, tensor.py, ops.py, nn.py; used by model.py.
+A replay is right only while everything is as it was that the calls were recorded from. A step is
+therefore looked up by the batch's shape and the modes of the pass, its key, and the rest is compared
+before every step: the model's modules, their settings, where its parameters lie, which of them are
+trained (nn.watched). A model that holds anything that cannot be compared runs op by op.
 """
 
 import contextlib
 import weakref
-from array import array
 from typing import NamedTuple
 
 from pygpt.autograd import ops
-from pygpt.backend.kernels import IdRangeError, Memory
-from pygpt.nn import is_as_written, watched
+from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.replay import Program, run
-from pygpt.autograd.launch import is_watched
-from pygpt.autograd.tensor import Node, Tensor, grad_enabled, next_serial, refuse_changed, run_backward
+from pygpt.autograd.tape import Node, grad_enabled, next_serial, refuse_changed, run_backward
+from pygpt.autograd.tensor import Tensor
+from pygpt.backend.kernels import Memory
 
 SHAPES_KEPT = 8  # recorded steps of other keys are dropped, the one used longest ago first
 SPARES_KEPT = 1  # steps of a key that are kept beside the one in use
@@ -37,8 +32,8 @@ class Key(NamedTuple):
     B: int
     T: int
     ignore_index: int
-    gradients: bool    # whether there will be a backward pass
-    dropping: tuple    # the dropout shares in force, () for none
+    gradients: bool        # whether there will be a backward pass
+    dropout_shares: tuple  # those in force, () for none
     recompute: bool
 
 
@@ -48,7 +43,7 @@ def dropout_shares(dropouts):
     return now if any(now) else ()
 
 
-class Steps:
+class StepCache:
     """The recorded steps of a model: which are free, and which to forget."""
 
     def __init__(self, model):
@@ -66,7 +61,7 @@ class Steps:
         shape = as_int32("targets", targets, model.config.n_positions)
         if (B, T) != shape[:2]:
             raise ValueError(f"targets of shape {shape[:2]} for ids of shape {(B, T)}")
-        self._look_at(model)
+        self._forget_if_changed(model)
         key = Key(B, T, ignore_index, grad_enabled(), dropout_shares(self._dropouts),
                   grad_enabled() and model.recompute)
         step = self._free_step(model, key)
@@ -80,32 +75,25 @@ class Steps:
         finally:
             step.busy = False
 
-    def _look_at(self, model):
+    def _forget_if_changed(self, model):
         """Forget the steps where the model is not as it was when they were recorded."""
-        now = self._watched_in(model)
+        now = model.watched()
         if grad_enabled() and (now is None or now != self._watched or not self._has_gradients):
             model.gradients()  # which may move the parameters to flat buffers
-            now, self._has_gradients = self._watched_in(model), True
+            now, self._has_gradients = model.watched(), True
         if now is None or now != self._watched:
             self._by_key, self._watched = {}, now
             self._dropouts = model.transformer.dropouts()
 
-    @staticmethod
-    def _watched_in(model):
-        """What the steps of a model depend on; None where they are to run op by op."""
-        if is_as_written(type(model), "forward_loss") and not is_watched():
-            return watched(model.transformer)
-        return None
-
     def _free_step(self, model, key):
         steps = self._by_key.pop(key, [])
         if self._watched is None:
-            return Step(model, key, is_recorded=False)
+            return TrainingStep(model, key, is_recorded=False)
         free = [step for step in steps if step.is_free()]
         spare = set(map(id, free[1 + SPARES_KEPT:]))
         steps = [step for step in steps if id(step) not in spare]
         if not free:
-            free = [Step(model, key)]
+            free = [TrainingStep(model, key)]
             steps.append(free[0])
         self._by_key[key] = steps
         while len(self._by_key) > SHAPES_KEPT:
@@ -117,7 +105,7 @@ class Steps:
         return (step for steps in self._by_key.values() for step in steps)
 
 
-class Step:
+class TrainingStep:
     """One training step: its batch, its loss, and the recorded program that computes it.
 
     Args:
@@ -136,7 +124,7 @@ class Step:
         B, T = key.B, key.T
         self.ids = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
         self.targets = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
-        self.seed = ops.Seed() if key.dropping else None
+        self.seed = ops.Seed() if key.dropout_shares else None
         self.dloss = Tensor(1.0)
         self.busy, self.program, self.loss = False, None, None
         self._model, self._key, self._is_recorded = weakref.ref(model), key, is_recorded
@@ -152,7 +140,7 @@ class Step:
 
     def forward_backward(self, scale):
         """Both passes, leaving out of the forward one what the backward one computes anyway."""
-        self._forward(lambda program: program.before_backward if program.recorded
+        self._forward(lambda program: program.forward_in_training if program.recorded
                       else program.forward)
         if self._has_gradients:
             self.backward(scale)
@@ -194,75 +182,8 @@ class Step:
         if self._has_gradients:
             def backward(dout):
                 self._lent = None
-                self.backward(float(dout.tensor))
+                self.backward(dout.array.flat()[0])
 
             loss.node = Node((), (), backward)
             self._lent = weakref.ref(loss.node)
         return loss
-
-
-# ----------------------------------------------------------------------------------------- ids ---
-
-def as_int32(name, ids, n_positions):
-    """(B, T, bytes) of B lists of T ints or of an int32 buffer of shape (B, T).
-
-    Raises:
-        ValueError: they are anything else, T is 0 or above n_positions, or B is 0.
-    """
-    if isinstance(ids, (list, tuple)):
-        B, T, data = _int32_of_lists(name, ids)
-    else:
-        B, T, data = _int32_of_buffer(name, ids)
-    if B == 0 or T == 0:
-        raise ValueError(f"{name}: {B} sequences of {T} positions; give at least one of each")
-    if T > n_positions:
-        raise ValueError(f"{name}: {T} positions are more than n_positions={n_positions}")
-    return B, T, data
-
-
-def _int32_of_lists(name, ids):
-    if not ids or not isinstance(ids[0], (list, tuple)):
-        raise ValueError(f"{name}: expected B lists of T ints, got {_short(ids)}")
-    T, flat = len(ids[0]), array("i")
-    for row in ids:
-        if not isinstance(row, (list, tuple)) or len(row) != T:
-            raise ValueError(f"{name}: {_short(row)} is not a list of {T} ids like the first")
-        try:
-            flat.extend(row)
-        except (TypeError, OverflowError):
-            raise ValueError(f"{name}: {_short(row)} is not a list of ids") from None
-    return len(ids), T, memoryview(flat).cast("B")
-
-
-def _int32_of_buffer(name, ids):
-    try:
-        view = memoryview(ids)
-    except TypeError:
-        raise ValueError(f"{name}: expected B lists of T ints or an int32 buffer, got "
-                         f"{type(ids).__name__}") from None
-    if view.format not in ("i", "l") or view.itemsize != 4 or view.ndim != 2:
-        raise ValueError(f"{name}: a buffer of {8 * view.itemsize}-bit items of format "
-                         f"{view.format!r} and {view.ndim} dimensions is not int32 of shape (B, T)")
-    if 0 in view.shape:
-        return (*view.shape, b"")
-    return (*view.shape, view.cast("B") if view.c_contiguous else view.tobytes())
-
-
-@contextlib.contextmanager
-def named_bad_ids(vocab_size, ids, targets=None, ignore_index=None):
-    """Within the block, a kernel's IdRangeError becomes a ValueError that names the id."""
-    try:
-        yield
-    except IdRangeError:
-        for name, tensor in ("ids", ids), ("targets", targets):
-            for value in tensor.flat() if tensor is not None else ():
-                if not 0 <= value < vocab_size and (name, value) != ("targets", ignore_index):
-                    ignored = f"; {ignore_index} is ignored" if name == "targets" else ""
-                    raise ValueError(f"{name}: {value} is outside 0..{vocab_size - 1} "
-                                     f"(vocab_size={vocab_size}{ignored})") from None
-        raise
-
-
-def _short(value):
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

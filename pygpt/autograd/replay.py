@@ -1,15 +1,13 @@
-"""A tape run again: kernel calls bound to memory that was planned once.
+"""Records the kernel calls of one training step and replays them on memory that was planned once.
 
-The first run is an ordinary one that is listened to. A tensor's memory comes from the program's
+The first run is an ordinary one whose calls are recorded. A tensor's memory comes from the program's
 pool and goes back to it when the last Python reference to the tensor is gone, so the reference
 counts that manage the first run plan the memory of all later ones: a block is used again exactly
 where the first run used it again. Later runs are a loop over bound calls; Python allocates nothing
 and checks no shape.
 
 What a replay would leave out cannot happen unseen: values that Python writes lie outside the pool
-(running.constant), and a look at values inside it while recording marks the program.
-
-Used by step.py. Uses running.py, tensor.py and kernels.py.
+(launch.constant), and a look at values inside it while recording marks the program.
 """
 
 import contextlib
@@ -17,7 +15,7 @@ import functools
 
 from pygpt.backend.kernels import check
 from pygpt.autograd.launch import is_recording, listening, new_block
-from pygpt.autograd.tensor import AccumulateFlag
+from pygpt.autograd.tape import AccumulateFlag
 
 
 SLAB = 16 << 20  # bytes: of a size that the system backs with huge pages
@@ -119,14 +117,14 @@ class Program:
     Attributes:
         pool: lends the memory that the calls write to.
         forward: every call of the forward pass.
-        before_backward: those of it whose results the backward pass does not compute itself.
+        forward_in_training: those of them that are needed when the backward pass follows.
         recorded: whether the backward pass has been recorded, to its end.
         leaves: the Leafs that the backward pass brings a gradient to.
     """
 
     def __init__(self):
         self.pool = Pool()
-        self.forward, self.before_backward = [], []
+        self.forward, self.forward_in_training = [], []
         self.recorded, self.leaves = False, ()
         self._places = []       # the memory of each leaf's gradient, which the calls write to
         self._backward = []     # (kernel, args) of each call
@@ -188,13 +186,13 @@ class Program:
             calls.append(functools.partial(kernel, *now))
         return calls, flags
 
-    def _forward_call(self, kernel, args, again):
+    def _forward_call(self, kernel, args, also_in_backward):
         call = functools.partial(kernel, *args)
         self.forward.append(call)
-        if again:
-            self.before_backward.append(call)
+        if not also_in_backward:
+            self.forward_in_training.append(call)
 
-    def _backward_call(self, kernel, args, again):
+    def _backward_call(self, kernel, args, also_in_backward):
         self._backward.append((kernel, args))
 
 

@@ -177,7 +177,7 @@ class Step:
         turn. Python's part is what a step takes beyond its calls, and what the calls take when
         there is nothing to compute: handing over their arguments."""
         program, totals, wholes, pythons = self.step.program, {}, [], []
-        calls = program.before_backward + program.backward_calls()[0]
+        calls = program.forward_in_training + program.backward_calls()[0]
         empty = [partial(call.func, *(0 if type(a) is int else a for a in call.args))
                  for call in calls]
         for _ in range(runs):

@@ -10,8 +10,8 @@ from pygpt.backend.cpu import gigabytes, memory_limits  # noqa: F401  asked of a
 from pygpt.model import GPT
 from pygpt.autograd.launch import calling
 from pygpt.autograd.ops import IGNORED
-from pygpt.autograd.recorded_step import Key, Step
-from pygpt.autograd.tensor import no_grad
+from pygpt.autograd.recorded_step import Key, TrainingStep
+from pygpt.autograd.tape import no_grad
 
 MOST_LAYERS = 10_000  # that memory_needed goes through
 PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a batch
@@ -96,10 +96,10 @@ def memory_needed(config, B, T, recompute=False):
         parameter.leaf.memory = nothing
     flat = 4 * sum(-(-p.size // 16) * 16 for _, p in model.named_parameters())
     with calling(lambda kernel, args: None, _Nothing):
-        training = Step(model, Key(B, T, IGNORED, True, model.dropping(), recompute))
+        training = TrainingStep(model, Key(B, T, IGNORED, True, model.dropout_shares(), recompute))
         training.forward_backward(1.0)
         with no_grad():
-            evaluation = Step(model, Key(B, T, IGNORED, False, model.dropping(), False))
+            evaluation = TrainingStep(model, Key(B, T, IGNORED, False, model.dropout_shares(), False))
             evaluation.forward()
     activations = training.program.pool.nbytes + evaluation.program.pool.nbytes
     return _memory_parts(flat, activations)

@@ -14,9 +14,9 @@ import weakref
 
 from pygpt.backend import reference
 from pygpt.backend.kernels import Memory, address, check, lib
-from pygpt.nn import watching
+from pygpt.autograd.forward_pass import watching
 from pygpt.autograd.launch import calling
-from pygpt.autograd.tensor import entering_nodes, next_serial
+from pygpt.autograd.tape import entering_nodes, next_serial
 
 
 class Found(Exception):

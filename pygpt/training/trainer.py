@@ -46,7 +46,7 @@ from pygpt.training.run_log import RunLog, rewind
 from pygpt.model import GPT
 from pygpt.optim import AdamW
 from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
-from pygpt.autograd.tensor import no_grad
+from pygpt.autograd.tape import no_grad
 from pygpt.tokenizer import Tokenizer
 from pygpt.training.trainer_state import TrainerState
 

@@ -1,0 +1,114 @@
+"""Arrays: shaped numbers in memory that kernels read and write, and computing them later.
+
+An Array is dense and row-major. It may be put off: within `deferring`, an op leaves a function in
+place of its result's values, and the values are computed when a kernel needs their address. Until
+then another op may take the function and fuse with it: the sum of a residual and a product is
+computed by the product's kernel, in one pass over memory.
+"""
+
+import contextlib
+import threading
+import weakref
+from math import prod
+from typing import Callable, NamedTuple
+
+from pygpt.autograd.launch import allocate
+
+CODES = {"float32": "f", "int32": "i"}  # dtype -> the code of struct, array and memoryview
+DTYPES = {code: dtype for dtype, code in CODES.items()}
+
+_context = threading.local()  # .waiting: the arrays put off in this thread's deferring() block
+
+
+class Deferred(NamedTuple):
+    """How the values of an array will be computed.
+
+    Attributes:
+        compute: a function of the array, which writes its values; and, with takes_residual, of an
+            array to be added to them, or None.
+    """
+
+    compute: Callable
+    takes_residual: bool
+
+
+class Array:
+    """Numbers of one dtype in a shape.
+
+    Attributes:
+        shape, size: a tuple of lengths, and their product.
+        code: "f" (float32) or "i" (int32).
+        memory, offset: the block it lies in, and the byte at which it begins.
+        ptr: the address of its first value, as kernels take it.
+        deferred: the Deferred that will compute its values; None once they are there.
+    """
+
+    __slots__ = ("shape", "size", "code", "memory", "offset", "ptr", "deferred", "__weakref__")
+
+    def __new__(cls, *args, **kwargs):
+        return object.__new__(cls)  # a subclass may have a base written in C, whose own would refuse
+
+    @classmethod
+    def empty(cls, shape, code="f", memory=None, offset=0):
+        """An array of undefined contents."""
+        self = cls.__new__(cls)
+        self._place(tuple(shape), memory, offset, code)
+        return self
+
+    @classmethod
+    def later(cls, shape, compute, takes_residual=True):
+        """An array whose values are computed at once or, within deferring(), when a kernel first
+        needs them. The arguments are those of Deferred."""
+        self = cls.__new__(cls)
+        self._describe(tuple(shape), "f")
+        self.deferred = Deferred(compute, takes_residual)
+        waiting = getattr(_context, "waiting", None)
+        if waiting is None:
+            self._compute()
+        else:
+            waiting.append(weakref.ref(self))
+        return self
+
+    def _describe(self, shape, code):
+        self.shape, self.size, self.code, self.deferred = shape, prod(shape), code, None
+
+    def _place(self, shape, memory=None, offset=0, code="f"):
+        self._describe(shape, code)
+        self.memory = allocate(4 * self.size) if memory is None else memory
+        self.offset, self.ptr = offset, self.memory.pointer(code, offset)
+
+    def _compute(self):
+        deferred, self.deferred = self.deferred, None
+        self.memory, self.offset = allocate(4 * self.size), 0
+        self.ptr = self.memory.pointer(self.code)
+        deferred.compute(self)
+
+    def __getattr__(self, name):  # only attributes that are not set yet come here
+        if name in ("memory", "offset", "ptr") and self.deferred is not None:
+            self._compute()
+            return getattr(self, name)
+        raise AttributeError(name)
+
+    def flat(self):
+        """Its values in row-major order, a writable memoryview of one dimension."""
+        return self.memory.view[self.offset:self.offset + 4 * self.size].cast(self.code)
+
+
+@contextlib.contextmanager
+def deferring(completely=True):
+    """Within the block (and thread), ops may put off computing their results.
+
+    Args:
+        completely: whether the block's end computes the results that are still put off. Otherwise
+            they are computed when they are needed, until which their inputs must stay as they are.
+    """
+    before = getattr(_context, "waiting", None)
+    waiting = _context.waiting = []
+    try:
+        yield
+        for reference in waiting if completely else ():
+            array = reference()
+            if array is not None and array.deferred is not None:
+                array._compute()
+    finally:
+        _context.waiting = before

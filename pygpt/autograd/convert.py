@@ -1,0 +1,112 @@
+"""Python's numbers and buffers to arrays' bytes and back."""
+
+import numbers
+import struct
+from math import prod
+
+from pygpt.autograd.arrays import CODES
+
+
+def is_number(value):
+    """Whether it is a real number of any kind, NumPy's included, and no Tensor."""
+    return isinstance(value, numbers.Real)
+
+
+def as_lists(data):
+    """Nested lists of what data holds."""
+    if is_number(data) or isinstance(data, (list, tuple)):
+        return data
+    if isinstance(data, (str, dict, set, frozenset)) or data is None:
+        raise TypeError(f"a Tensor is made of numbers, not of {type(data).__name__}")
+    try:
+        view = memoryview(data)
+    except TypeError:
+        return list(data)
+    try:
+        return view.tolist()
+    except NotImplementedError:
+        return nest(_unpacked(view), view.shape)
+
+
+def _unpacked(view):
+    """The values of a buffer whose format memoryview itself does not read, such as float16's."""
+    try:
+        if view.format[-1:] in "sp":
+            raise struct.error
+        return [value for value, in struct.iter_unpack(view.format, view.tobytes())]
+    except (struct.error, ValueError):
+        raise TypeError(f"a buffer of format {view.format!r} holds no numbers that a Tensor can "
+                        "be made of") from None
+
+
+def shape_of(data):
+    shape = []
+    while isinstance(data, (list, tuple)):
+        shape.append(len(data))
+        if not data:
+            break
+        data = data[0]
+    return tuple(shape)
+
+
+def flatten(data, shape, number):
+    if not shape:
+        if isinstance(data, (list, tuple)):
+            raise ValueError(f"ragged lists: a list of {len(data)} where a number is expected")
+        yield number(data)
+        return
+    if not isinstance(data, (list, tuple)) or len(data) != shape[0]:
+        raise ValueError(f"ragged lists: {data!r} where a list of {shape[0]} is expected")
+    for item in data:
+        yield from flatten(item, shape[1:], number)
+
+
+def _float(value):
+    if isinstance(value, (str, bytes, bytearray)) or not hasattr(value, "__float__"):
+        try:
+            return value.__index__()
+        except AttributeError:
+            raise TypeError(f"{value!r} is not a real number") from None
+    return value if isinstance(value, float) else _exactly(float, value)
+
+
+def _integer(value):
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{value!r} is not a whole number, as a tensor of int32 holds")
+    return _exactly(int, value)
+
+
+def _exactly(kind, value):
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{value!r} is not a number that a Tensor can hold: {error}") from None
+
+
+NUMBER_OF = {"float32": _float, "int32": _integer}
+
+
+def packed(values, dtype):
+    """The values in the bytes of a dtype.
+
+    Raises:
+        ValueError: one is out of range; it is named.
+    """
+    try:
+        return struct.pack(f"={len(values)}{CODES[dtype]}", *values)  # = refuses what is too large
+    except (struct.error, OverflowError):
+        for value in values:
+            try:
+                struct.pack("=" + CODES[dtype], value)
+            except (struct.error, OverflowError):
+                raise ValueError(f"{value!r} is out of the range of {dtype}") from None
+        raise
+
+
+def nest(flat, shape):
+    if not shape:
+        return flat[0]
+    if len(shape) == 1:
+        return flat
+    step = prod(shape[1:])
+    return [nest(flat[i * step:(i + 1) * step], shape[1:]) for i in range(shape[0])]

@@ -1,0 +1,71 @@
+"""Batches of ids on their way to the kernels: int32 of shape (B, T), every error named."""
+
+import contextlib
+from array import array
+
+from pygpt.backend.kernels import IdRangeError
+
+
+def as_int32(name, ids, n_positions):
+    """(B, T, bytes) of B lists of T ints or of an int32 buffer of shape (B, T).
+
+    Raises:
+        ValueError: they are anything else, T is 0 or above n_positions, or B is 0.
+    """
+    if isinstance(ids, (list, tuple)):
+        B, T, data = _int32_of_lists(name, ids)
+    else:
+        B, T, data = _int32_of_buffer(name, ids)
+    if B == 0 or T == 0:
+        raise ValueError(f"{name}: {B} sequences of {T} positions; give at least one of each")
+    if T > n_positions:
+        raise ValueError(f"{name}: {T} positions are more than n_positions={n_positions}")
+    return B, T, data
+
+
+def _int32_of_lists(name, ids):
+    if not ids or not isinstance(ids[0], (list, tuple)):
+        raise ValueError(f"{name}: expected B lists of T ints, got {_short(ids)}")
+    T, flat = len(ids[0]), array("i")
+    for row in ids:
+        if not isinstance(row, (list, tuple)) or len(row) != T:
+            raise ValueError(f"{name}: {_short(row)} is not a list of {T} ids like the first")
+        try:
+            flat.extend(row)
+        except (TypeError, OverflowError):
+            raise ValueError(f"{name}: {_short(row)} is not a list of ids") from None
+    return len(ids), T, memoryview(flat).cast("B")
+
+
+def _int32_of_buffer(name, ids):
+    try:
+        view = memoryview(ids)
+    except TypeError:
+        raise ValueError(f"{name}: expected B lists of T ints or an int32 buffer, got "
+                         f"{type(ids).__name__}") from None
+    if view.format not in ("i", "l") or view.itemsize != 4 or view.ndim != 2:
+        raise ValueError(f"{name}: a buffer of {8 * view.itemsize}-bit items of format "
+                         f"{view.format!r} and {view.ndim} dimensions is not int32 of shape (B, T)")
+    if 0 in view.shape:
+        return (*view.shape, b"")
+    return (*view.shape, view.cast("B") if view.c_contiguous else view.tobytes())
+
+
+@contextlib.contextmanager
+def named_bad_ids(vocab_size, ids, targets=None, ignore_index=None):
+    """Within the block, a kernel's IdRangeError becomes a ValueError that names the id."""
+    try:
+        yield
+    except IdRangeError:
+        for name, tensor in ("ids", ids), ("targets", targets):
+            for value in tensor.flat() if tensor is not None else ():
+                if not 0 <= value < vocab_size and (name, value) != ("targets", ignore_index):
+                    ignored = f"; {ignore_index} is ignored" if name == "targets" else ""
+                    raise ValueError(f"{name}: {value} is outside 0..{vocab_size - 1} "
+                                     f"(vocab_size={vocab_size}{ignored})") from None
+        raise
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,18 @@
+"""One function for each kernel pair: the differentiable operations.
+
+    checks.py      the checks of arguments, and the helpers that ops share
+    glue.py        add, mul, scale, shift, sum, reshape, matmul
+    layers.py      linear, mlp, layernorm, gelu, softmax, attention, embedding, dropout
+    loss.py        cross_entropy, linear_cross_entropy
+    arithmetic.py  binds +, -, *, / and @ of Tensor to them
+"""
+
+from pygpt.autograd.ops import arithmetic  # noqa: F401  binds the operators
+from pygpt.autograd.ops.glue import add, matmul, mul, reshape, scale, shift, sum
+from pygpt.autograd.ops.layers import (Seed, attention, attention_cached, dropout, embedding, gelu,
+                                       layernorm, linear, mlp, softmax)
+from pygpt.autograd.ops.loss import IGNORED, cross_entropy, linear_cross_entropy
+
+__all__ = ["IGNORED", "Seed", "add", "attention", "attention_cached", "cross_entropy", "dropout",
+           "embedding", "gelu", "layernorm", "linear", "linear_cross_entropy", "matmul", "mlp",
+           "mul", "reshape", "scale", "shift", "softmax", "sum"]

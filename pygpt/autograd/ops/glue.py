@@ -1,0 +1,132 @@
+"""Arithmetic, sums, reshaping and the matrix product: the ops that join layers to a graph.
+
+Each op checks its arguments, takes memory, launches its kernel, and leaves on the tape a function
+`backward(dout)` that launches the kernels of its gradient. Each backward stands directly under its
+forward, with its formula.
+"""
+
+from math import prod
+
+from pygpt.autograd.launch import launch
+from pygpt.autograd.ops.checks import (check, check_floats, check_same_shape, check_whole_number,
+                                       give_gradient, rows_of)
+from pygpt.autograd.tape import attach
+from pygpt.autograd.tensor import Tensor
+from pygpt.backend.kernels import lib
+
+
+def add(a, b):
+    """a + b, of one shape. A sum with what is still to be computed is left to its kernel."""
+    check_floats("add", a=a, b=b)
+    check_same_shape("add", "a", a, "b", b)
+    other, last = (b, a) if _takes_residual(a) else (a, b)
+    if _takes_residual(last):
+        fused = last.deferred.compute
+        out = Tensor.later(a.shape, lambda out: fused(out, other), takes_residual=False)
+    else:
+        out = Tensor.empty(a.shape)
+        launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)
+    nodes = [t.node for t in (a, b) if t.node is not None]
+
+    def backward(dout):
+        for node in nodes:
+            node.receive(dout)
+
+    return attach(out, (a, b), backward)
+
+
+def _takes_residual(tensor):
+    return tensor.deferred is not None and tensor.deferred.takes_residual
+
+
+def mul(a, b):
+    """a * b elementwise, of one shape."""
+    check_floats("mul", a=a, b=b)
+    check_same_shape("mul", "a", a, "b", b)
+    out = Tensor.empty(a.shape)
+    launch(lib.mul_forward, out.ptr, a.ptr, b.ptr, out.size)
+
+    def backward(dout):
+        for node, other in ((a.node, b), (b.node, a)):
+            give_gradient(node, lambda da, acc: launch(lib.mul_backward, da, dout.array.ptr, other.ptr,
+                          out_size, acc))
+
+    out_size = out.size
+    return attach(out, (a, b), backward)
+
+
+def scale(a, factor):
+    """a times a number."""
+    check_floats("scale", a=a)
+    out, c, node = Tensor.empty(a.shape), Tensor(float(factor)), a.node
+    launch(lib.scale_forward, out.ptr, a.ptr, c.ptr, out.size, 0)
+
+    def backward(dout):
+        da, acc = node.target()
+        launch(lib.scale_forward, da, dout.array.ptr, c.ptr, dout.array.size, acc)
+
+    return attach(out, (a,), backward)
+
+
+def shift(a, offset):
+    """a plus a number."""
+    check_floats("shift", a=a)
+    out, c, node = Tensor.empty(a.shape), Tensor(float(offset)), a.node
+    launch(lib.sum_backward, out.ptr, c.ptr, out.size, 0)  # the gradient of a sum: c everywhere
+    launch(lib.add_forward, out.ptr, out.ptr, a.ptr, out.size)
+    return attach(out, (a,), lambda dout: node.receive(dout))
+
+
+def sum(a):
+    """The sum of all values, of shape ()."""
+    check_floats("sum", a=a)
+    out, node, n = Tensor.empty(()), a.node, a.size
+    launch(lib.sum_forward, out.ptr, a.ptr, n)
+
+    def backward(dout):
+        da, acc = node.target()
+        launch(lib.sum_backward, da, dout.array.ptr, n, acc)
+
+    return attach(out, (a,), backward)
+
+
+def reshape(a, shape):
+    """The same values in the same order under another shape; no copy."""
+    check_floats("reshape", a=a)
+    shape = tuple(shape)
+    for n in shape:
+        check_whole_number("reshape", "length", n, 0)
+    check(prod(shape) == a.size, "reshape: {} values of shape {} do not fit shape {}", a.size,
+          a.shape, shape)
+    out = Tensor.empty(shape, memory=a.memory, offset=a.offset)
+    node = a.node
+
+    def backward(dout):
+        node.receive(dout.viewed_as(node.shape))
+
+    return attach(out, (a,), backward)
+
+
+def matmul(a, b, transpose_b=False):
+    """a @ b, or a @ b^T: a (..., K), b (K, N) or (N, K) -> (..., N)."""
+    check_floats("matmul", a=a, b=b)
+    check(len(b.shape) == 2, "matmul: the right operand has shape {}, not two dimensions", b.shape)
+    M, K = rows_of("matmul", "a", a)
+    N = b.shape[0 if transpose_b else 1]
+    check(b.shape[1 if transpose_b else 0] == K,
+          "matmul: shapes {} and {}{} do not fit", a.shape, b.shape,
+          " transposed" if transpose_b else "")
+    out = Tensor.empty((*a.shape[:-1], N))
+    launch(lib.matmul, out.ptr, a.ptr, b.ptr, M, N, K, 0, int(transpose_b), 0)
+
+    def backward(dout):
+        d = dout.array.ptr
+        # da = dout b^T;  db = a^T dout, or turned over, dout^T a, where b was.
+        give_gradient(a.node, lambda da, acc: launch(lib.matmul, da, d, b.ptr, M, K, N, 0,
+                      int(not transpose_b), acc))
+        if transpose_b:
+            give_gradient(b.node, lambda db, acc: launch(lib.matmul, db, d, a.ptr, N, K, M, 1, 0, acc))
+        else:
+            give_gradient(b.node, lambda db, acc: launch(lib.matmul, db, a.ptr, d, K, N, M, 1, 0, acc))
+
+    return attach(out, (a, b), backward)

@@ -1,0 +1,341 @@
+"""The layers of a GPT as ops: linear, MLP, layer norm, GELU, softmax, attention, embedding, dropout.
+
+This is where the one change of names happens: n_head here, NH in C (glossary: csrc/pygpt.h). Each
+backward stands directly under its forward; its formula is that of the kernel's contract there, its
+derivation in the kernel's .c file.
+"""
+
+from pygpt.autograd.launch import launch
+from pygpt.autograd.ops.checks import (array_pointer, check, check_floats, check_ids,
+                                       check_same_shape, check_whole_number, give_gradient,
+                                       give_gradients, node_of, refuse_twice, rows_of)
+from pygpt.autograd.tape import attach, grad_enabled
+from pygpt.autograd.tensor import Tensor
+from pygpt.backend.kernels import NULL, Memory, in_float32, lib
+
+MLP_ROWS = 1024  # of the hidden layer at a time
+
+
+def linear(x, weight, bias=None):
+    """x @ weight + bias: x (..., IN), weight (IN, OUT), bias (OUT,) -> (..., OUT)."""
+    check_floats("linear", x=x, weight=weight)
+    R, IN = rows_of("linear", "x", x)
+    check(len(weight.shape) == 2 and weight.shape[0] == IN,
+          "linear: x {} does not fit weight {}", x.shape, weight.shape)
+    OUT = weight.shape[1]
+    if bias is not None:
+        check_floats("linear", bias=bias)
+        check(bias.shape == (OUT,), "linear: bias {} does not fit weight {}", bias.shape,
+              weight.shape)
+
+    def compute(out, residual=None):
+        launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, array_pointer(bias),
+               array_pointer(residual), R, IN, OUT)
+
+    out = Tensor.later((*x.shape[:-1], OUT), compute)
+    node, kept = x.node, x.kept()
+
+    def backward(dout):
+        _linear_backward(dout.array, kept, node, weight, bias, R, IN, OUT)
+
+    return attach(out, (x, weight, bias), backward)
+
+
+def _linear_backward(dout, x, x_node, weight, bias, R, IN, OUT):
+    """Gradients of weight and bias, then of x."""
+    _linear_backward_weight(dout, x, weight, bias, R, IN, OUT)
+    give_gradient(x_node, lambda dx, acc: launch(lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr,
+                  NULL, R, IN, OUT, acc))
+
+
+def _linear_backward_weight(dout, x, weight, bias, R, IN, OUT):
+    """Gradients of weight and bias; x is a function that gives the tensor."""
+    if weight.node is None:  # only the bias may want one: the sum over rows, with IN = 0
+        give_gradient(node_of(bias), lambda db, acc: launch(lib.linear_backward_weight, NULL, db, NULL,
+                      dout.ptr, R, 0, OUT, acc))
+        return
+    x = x()
+    give_gradients((weight.node, node_of(bias)), lambda places, acc: launch(
+                   lib.linear_backward_weight, places[0], places[1], x.ptr, dout.ptr, R, IN, OUT, acc))
+
+
+def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
+    """gelu(x @ fc + b) @ proj + b, as one step of the tape.
+
+    x (..., C), fc_weight (C, H), proj_weight (H, C). Of the two hidden tensors of width H only the
+    sum before the GELU is kept for the backward pass; the GELU is computed again there. It exists
+    for MLP_ROWS rows at a time, which are still in the cache when the second layer reads them.
+    """
+    check_floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
+            proj_bias=proj_bias)
+    R, C = rows_of("mlp", "x", x)
+    H = fc_bias.size
+    check(fc_weight.shape == (C, H) and proj_weight.shape == (H, C),
+          "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
+    check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
+          "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
+    parts, keeps, kept_pre = _row_parts(R), grad_enabled(), []
+
+    def compute(out, residual=None):
+        pre, hidden = Tensor.empty((R, H)) if keeps else None, Tensor.empty((parts[0].stop, H))
+        for rows in parts:
+            n = len(rows)
+            launch(lib.linear_forward, hidden.ptr,
+                   hidden.ptr if pre is None else _part(pre, rows).ptr,
+                   _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H)
+            launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
+                   proj_bias.ptr, array_pointer(_part(residual, rows)), n, H, C)
+        kept_pre[:] = [pre]
+
+    out = Tensor.later(x.shape, compute)
+    node, kept = x.node, x.kept()
+
+    def backward(dout):
+        inp = kept
+        if not kept_pre:  # nobody needed the result, of which the first half is needed here
+            x, pre = kept(), Tensor.empty((R, H))
+            launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
+                   H)
+            kept_pre.append(pre)
+            inp = lambda: x
+        pre = kept_pre.pop()
+        # The gradient at pre takes the place of pre, which is read for the last time; what was
+        # computed from it before, the GELU's result, comes along.
+        hidden = Tensor.empty((parts[0].stop, H))
+        for rows in parts:
+            d, h = _part(dout.array, rows), _part(pre, rows)
+            launch(lib.linear_backward_input, h.ptr, hidden.ptr, d.ptr, proj_weight.ptr, h.ptr,
+                   len(rows), H, C, 0)
+            _linear_backward_weight(d, lambda: hidden, proj_weight, proj_bias, len(rows), H, C)
+        del hidden
+        _linear_backward(pre, inp, node, fc_weight, fc_bias, R, C, H)
+
+    return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias), backward)
+
+
+def _row_parts(R):
+    """R rows as ranges of one length but for the last: MLP_ROWS or fewer, a multiple of 256, which
+    is what the kernels take at a time in a sum over rows. They depend on R alone."""
+    each = max(256, -(-R // max(1, -(-R // MLP_ROWS)) // 256) * 256)
+    return [range(start, min(start + each, R)) for start in range(0, R, each)] or [range(0)]
+
+
+def _part(x, rows):
+    """Some rows of x (..., C), or None, seen as a tensor of their own without a node."""
+    if x is None:
+        return None
+    C = x.shape[-1]
+    return Tensor.empty((len(rows), C), memory=x.memory, offset=x.offset + 4 * rows.start * C)
+
+
+def layernorm(x, weight, bias, eps=1e-5):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight, bias (C,).
+
+    Its own backward pass needs x and not the result. An op that needs the result there has it made
+    again, in one pass over x, so that a block keeps 2 C numbers less for each token.
+    """
+    check_floats("layernorm", x=x, weight=weight, bias=bias)
+    R, C = rows_of("layernorm", "x", x)
+    check(weight.shape == (C,) and bias.shape == (C,),
+          "layernorm: x {} does not fit weight {} and bias {}", x.shape, weight.shape, bias.shape)
+    eps = in_float32("layernorm: eps", eps, 0.0)
+    refuse_twice("layernorm", x, weight, bias)
+    out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
+    def run(out):
+        launch(lib.layernorm_forward, out.ptr, mean.ptr, rstd.ptr, x.ptr, weight.ptr, bias.ptr,
+               R, C, eps)
+        return out
+
+    run(out).remake = lambda: run(Tensor.empty(x.shape))
+    node = x.node
+
+    def backward(dout):
+        # The kernel gives all three; what nobody wants goes to memory aside.
+        aside = Tensor.empty((R, C)) if node is None else None
+        dx, acc = node.target() if node is not None else (aside.ptr, 0)
+        spare = Tensor.empty((C,))
+
+        def params(places, acc_params):
+            dw, db = (spare.ptr if p == NULL else p for p in places)
+            launch(lib.layernorm_backward, dx, dw, db, dout.array.ptr, x.ptr, weight.ptr,
+                   mean.ptr, rstd.ptr, R, C, acc, acc_params)
+
+        if weight.node is None and bias.node is None:
+            params((NULL, NULL), 0)
+        else:
+            give_gradients((weight.node, bias.node), params)
+
+    return attach(out, (x, weight, bias), backward)
+
+
+def gelu(x):
+    """GPT-2's GELU, elementwise."""
+    check_floats("gelu", x=x)
+    out, node = Tensor.empty(x.shape), x.node
+    launch(lib.gelu_forward, out.ptr, x.ptr, x.size)
+
+    def backward(dout):
+        dx, acc = node.target()
+        launch(lib.gelu_backward, dx, dout.array.ptr, x.ptr, x.size, acc)
+
+    return attach(out, (x,), backward)
+
+
+def softmax(x):
+    """exp(x) / sum(exp(x)) over the last axis."""
+    check_floats("softmax", x=x)
+    R, C = rows_of("softmax", "x", x)
+    out, node = Tensor.empty(x.shape), x.node
+    launch(lib.softmax_forward, out.ptr, x.ptr, R, C)
+    p = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)  # out without its node
+
+    def backward(dout):
+        dx, acc = node.target()
+        launch(lib.softmax_backward, dx, dout.array.ptr, p.ptr, R, C, acc)
+
+    return attach(out, (x,), backward)
+
+
+def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
+    """Causal multi-head self-attention: qkv (B, T, 3C), q, k, v side by side -> (B, T, C).
+
+    Each of the three holds its n_head heads side by side. dropout, seed and stream act on the
+    attention weights, as in `dropout`.
+    """
+    B, T, C = _attention_sizes("attention", qkv, n_head)
+    p, seed = _dropout_arguments("attention", dropout, seed, stream)
+    out, lse = Tensor.empty((B, T, C)), Tensor.empty((B, n_head, T))
+    launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p, seed.ptr, stream)
+    node = qkv.node
+    y = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)
+
+    def backward(dout):
+        dqkv = Tensor.empty(qkv.shape)
+        launch(lib.attention_backward, dqkv.ptr, dout.array.ptr, qkv.ptr, y.ptr, lse.ptr, B, T, C,
+               n_head, p, seed.ptr, stream)
+        node.hand_over(dqkv)
+
+    return attach(out, (qkv,), backward)
+
+
+def _attention_sizes(op, qkv, n_head):
+    check_floats(op, qkv=qkv)
+    check(len(qkv.shape) == 3 and qkv.shape[2] % 3 == 0,
+          "{}: qkv has shape {}, not (B, T, 3 n_embd)", op, qkv.shape)
+    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    check_whole_number(op, "n_head", n_head, 1)
+    check(C % n_head == 0, "{}: n_embd={} is not divisible by n_head={}", op, C, n_head)
+    return B, T, C
+
+
+def attention_cached(qkv, keys, values, past, n_head):
+    """Attention of T new positions to `past` old ones and themselves; no gradient.
+
+    qkv (B, T, 3C); keys, values (B, P, C), whose rows past..past+T-1 are filled -> (B, T, C).
+    """
+    B, T, C = _attention_sizes("attention_cached", qkv, n_head)
+    check_floats("attention_cached", keys=keys, values=values)
+    check_same_shape("attention_cached", "keys", keys, "values", values)
+    P = keys.shape[1] if len(keys.shape) == 3 else 0
+    check(keys.shape == (B, P, C), "attention_cached: keys {} do not fit qkv {}", keys.shape,
+          qkv.shape)
+    check_whole_number("attention_cached", "past", past, 0)
+    check(past + T <= P, "attention_cached: {} + {} positions do not fit a cache of {}", past,
+          T, P)
+    check(not (qkv.requires_grad and grad_enabled()),
+          "attention_cached: qkv has no gradient; call it within no_grad()")
+    out = Tensor.empty((B, T, C))
+    launch(lib.attention_cached, out.ptr, keys.ptr, values.ptr, qkv.ptr, B, T, C, n_head, past, P)
+    return out
+
+
+def embedding(ids, wte, wpe=None, past=0):
+    """wte[ids] + wpe[past + t]: ids (B, T) int32, wte (V, C), wpe (P, C) -> (B, T, C).
+
+    With past > 0, which is for generation, wpe gets no gradient: use no_grad().
+    """
+    check_ids("embedding", ids=ids)
+    check_floats("embedding", wte=wte)
+    check(len(ids.shape) == 2, "embedding: ids have shape {}, not (B, T)", ids.shape)
+    check(len(wte.shape) == 2, "embedding: wte has shape {}, not (V, C)", wte.shape)
+    check_whole_number("embedding", "past", past, 0)
+    (B, T), (V, C) = ids.shape, wte.shape
+    P = T
+    if wpe is not None:
+        check_floats("embedding", wpe=wpe)
+        check(len(wpe.shape) == 2 and wpe.shape[1] == C,
+              "embedding: wte {} and wpe {} do not fit", wte.shape, wpe.shape)
+        P = wpe.shape[0]
+        check(past + T <= P, "embedding: {} positions are more than n_positions={}", past + T, P)
+        refuse_twice("embedding", wte, wpe)
+        check(not (past and wpe.requires_grad and grad_enabled()),
+              "embedding: wpe has no gradient with past={}; call it within no_grad()", past)
+    out = Tensor.empty((B, T, C))
+    launch(lib.embedding_forward, out.ptr, ids.ptr, wte.ptr, array_pointer(wpe), B, T, C, V, past)
+    tokens, positions = wte.node, node_of(wpe)
+
+    def backward(dout):
+        dwte, acc_wte = tokens.target() if tokens else (NULL, 0)
+        dwpe, acc_wpe = positions.target() if positions else (NULL, 0)
+        launch(lib.embedding_backward, dwte, dwpe, dout.array.ptr, ids.ptr, B, T, C, V, P,
+               acc_wte, acc_wpe)
+
+    return attach(out, (wte, wpe), backward)
+
+
+class _NoSeed:
+    ptr = NULL
+
+
+class Seed:
+    """The random seed of one forward pass, in memory that the kernels read.
+
+    Raises:
+        ValueError: value is not a whole number from 0 to 2^64 - 1.
+    """
+
+    def __init__(self, value=0):
+        self._memory = Memory(8)
+        self.ptr = self._memory.pointer("Q")
+        self.set(value)
+
+    def set(self, value):
+        """Make it `value`, a whole number from 0 to 2^64 - 1."""
+        check(isinstance(value, int) and 0 <= value < 2 ** 64,
+              "seed={!r} is not a whole number in [0, 2^64)", value)
+        self._memory.view.cast("Q")[0] = value
+
+
+def _dropout_arguments(op, dropout, seed, stream):
+    """The share, and the owner of the memory of the seed, which the backward pass must keep."""
+    dropout = in_float32(f"{op}: dropout", dropout, 0.0, 1.0)
+    check(isinstance(stream, int) and 0 <= stream < 2 ** 64,
+          "{}: stream={!r} is not a whole number in [0, 2^64)", op, stream)
+    if not dropout:
+        return 0.0, _NoSeed
+    check(isinstance(seed, Seed),
+          "{}: dropout={} needs a seed, an ops.Seed; it is {}", op, dropout, type(seed).__name__)
+    return dropout, seed
+
+
+def dropout(x, dropout, seed, stream=0):
+    """x with a share of `dropout` of its values 0 and the rest scaled up.
+
+    Args:
+        seed: a Seed; the mask is a function of it, of `stream` (a number for the place in the
+            model) and of the position alone.
+    """
+    check_floats("dropout", x=x)
+    p, seed = _dropout_arguments("dropout", dropout, seed, stream)
+    R, C = rows_of("dropout", "x", x)
+
+    def compute(out, residual=None):
+        launch(lib.dropout_forward, out.ptr, x.ptr, array_pointer(residual), R, C, p, seed.ptr, stream)
+
+    out, node = Tensor.later(x.shape, compute), x.node
+
+    def backward(dout):
+        dx, acc = node.target()
+        launch(lib.dropout_backward, dx, dout.array.ptr, R, C, p, seed.ptr, stream, acc)
+
+    return attach(out, (x,), backward)

@@ -1,0 +1,67 @@
+"""The loss: cross-entropy, of logits or of the linear head that makes them."""
+
+from pygpt.autograd.launch import launch
+from pygpt.autograd.ops.checks import (check, check_floats, check_ids, refuse_twice, rows_of)
+from pygpt.autograd.tape import attach
+from pygpt.autograd.tensor import Tensor
+from pygpt.backend.kernels import NULL, lib
+
+IGNORED = -100  # the target that cross-entropy leaves out, where no other is named
+
+
+def cross_entropy(logits, targets, ignore_index=IGNORED):
+    """The mean of -log softmax(logits)[target] in nats: logits (..., V), targets int32 -> ().
+
+    Rows whose target is ignore_index are left out of the mean, which is 0 where no row is left.
+    """
+    check_floats("cross_entropy", logits=logits)
+    check_ids("cross_entropy", targets=targets)
+    R, V = rows_of("cross_entropy", "logits", logits)
+    check(targets.size == R, "cross_entropy: {} targets for {} rows of logits", targets.size, R)
+    ignored = _ignored("cross_entropy", ignore_index)
+    loss, losses, node = Tensor.empty(()), Tensor.empty((R,)), logits.node
+    launch(lib.cross_entropy_forward, loss.ptr, losses.ptr, logits.ptr, targets.ptr, R, V, ignored)
+
+    def backward(dout):
+        dlogits, acc = node.target()
+        launch(lib.cross_entropy_backward, dlogits, dout.array.ptr, logits.ptr, targets.ptr, R, V,
+               ignored, acc)
+
+    return attach(loss, (logits,), backward)
+
+
+def _ignored(op, ignore_index):
+    """ignore_index as the kernels take it."""
+    check(isinstance(ignore_index, int) and not isinstance(ignore_index, bool)
+          and -2 ** 31 <= ignore_index < 2 ** 31,
+          "{}: ignore_index={!r} is not a whole number of 32 bits", op, ignore_index)
+    return ignore_index
+
+
+def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
+    """cross_entropy(x @ weight^T, targets, ignore_index) without ever holding all logits.
+
+    x (..., C), weight (V, C), targets int32, one for each row of x -> ().
+    """
+    check_floats("linear_cross_entropy", x=x, weight=weight)
+    check_ids("linear_cross_entropy", targets=targets)
+    R, C = rows_of("linear_cross_entropy", "x", x)
+    check(len(weight.shape) == 2 and weight.shape[1] == C,
+          "linear_cross_entropy: x {} does not fit weight {}", x.shape, weight.shape)
+    V = weight.shape[0]
+    check(targets.size == R, "linear_cross_entropy: {} targets for {} rows", targets.size, R)
+    refuse_twice("linear_cross_entropy", x, weight)
+    ignored = _ignored("linear_cross_entropy", ignore_index)
+    loss, losses = Tensor.empty(()), Tensor.empty((R,))
+    launch(lib.linear_cross_entropy_forward, loss.ptr, losses.ptr, x.ptr, weight.ptr, targets.ptr,
+           R, C, V, ignored, also_in_backward=True)
+    value = Tensor.empty((), memory=loss.memory)
+    node, weights = x.node, weight.node
+
+    def backward(dout):
+        dx, acc_x = node.target() if node else (NULL, 0)
+        dw, acc_w = weights.target() if weights else (NULL, 0)
+        launch(lib.linear_cross_entropy_backward, value.ptr, losses.ptr, dx, dw, dout.array.ptr,
+               x.ptr, weight.ptr, targets.ptr, R, C, V, ignored, acc_x, acc_w)
+
+    return attach(loss, (x, weight), backward)

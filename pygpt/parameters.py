@@ -1,0 +1,197 @@
+"""Parameters, and the flat buffers that they, their gradients and an optimizer's state lie in.
+
+    values      | matrices: wte.weight  h.0.attn.c_attn.weight ... | vectors: biases, layer norms |
+    gradients   | the same places                                  |                              |
+    m, v        | the same places                                  |                              |
+                0                                          n_decay                              n
+
+Each parameter begins at a multiple of 64 bytes, and gaps hold 0. Clipping, an optimizer's step and a
+checkpoint are each one pass over a buffer; a `Parameter` is a view of its place.
+"""
+
+import weakref
+from math import prod
+
+from pygpt.autograd.tape import Leaf, next_serial
+from pygpt.autograd.tensor import Tensor
+from pygpt.backend.kernels import Memory, check, lib
+
+ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
+
+
+class Parameter(Tensor):
+    """A tensor to be trained. It has no memory until its module is initialised or loaded.
+
+    With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer leaves it as it
+    is. Pickling and copying one copies its values, not its gradient.
+
+    Args:
+        shape: its shape.
+        std: it starts as normal numbers of this standard deviation, or, when None, as `fill`.
+
+    Attributes:
+        leaf: the Leaf that its gradients arrive at, also while it is frozen.
+        layout: the Layout whose buffers it lies in; None while it lies elsewhere or nowhere.
+    """
+
+    __slots__ = ("std", "fill", "layout", "leaf")
+
+    def __init__(self, shape, std=None, fill=0.0):
+        self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
+        self.size, self.node = prod(self.shape), Leaf(self.shape)
+        self.leaf = self.node
+        self.layout = self.remake = self.deferred = None
+
+    def __getattr__(self, name):
+        if name in ("memory", "ptr", "offset"):
+            raise ValueError(f"a parameter of shape {self.shape} has no values yet: call its "
+                             "module's initialise(seed)")
+        raise AttributeError(name)
+
+    def __reduce_ex__(self, protocol):
+        data = self.flat().tobytes() if _has_values(self) else None
+        return _restored, (self.shape, self.std, self.fill, self.requires_grad, data)
+
+    def _set_leaf(self, wanted):
+        self.node = self.leaf if wanted else None
+        self.leaf.valid = False
+
+    def place(self, memory, offset=0, layout=None):
+        """Let its values be those at `offset` bytes of memory, the values of `layout` if given."""
+        if self.layout is not None:
+            self.layout.current = False
+        self.memory, self.offset, self.layout = memory, offset, layout
+        self.ptr = memory.pointer("f", offset)
+
+
+def _has_values(parameter):
+    try:
+        return parameter.memory is not None
+    except ValueError:
+        return False
+
+
+def _restored(shape, std, fill, requires_grad, data):
+    """A parameter as it was pickled, in memory of its own."""
+    parameter = Parameter(shape, std, fill)
+    if data is not None:
+        memory = Memory(len(data))
+        memory.view[:] = data
+        parameter.place(memory)
+    parameter.requires_grad = requires_grad
+    return parameter
+
+
+def fill(pointer, n, value):
+    """Make each of the n floats at pointer `value`."""
+    cell = Tensor(value)
+    check(lib.sum_backward(pointer, cell.ptr, n, 0))  # the gradient of a sum: one number to each
+
+
+class Layout:
+    """Where each parameter stands in the flat buffers.
+
+    Attributes:
+        entries: (name, Parameter, offset in bytes) of each, matrices first.
+        n: the length of a buffer in floats, gaps (always 0) included.
+        n_decay: the length of its first part, the matrices, which weight decay applies to.
+        values: the flat buffer of the parameters (Memory).
+        gradients: their Gradients, once someone wanted them.
+        current: whether the parameters still lie here.
+    """
+
+    def __init__(self, module, named):
+        self._module = weakref.ref(module)
+        matrices = [(name, p) for name, p in named if len(p.shape) >= 2]
+        vectors = [(name, p) for name, p in named if len(p.shape) < 2]
+        self.entries, self.n = [], 0
+        for group in matrices, vectors:
+            for name, parameter in group:
+                self.entries.append((name, parameter, 4 * self.n))
+                self.n += -(-parameter.size // ALIGN) * ALIGN
+            if group is matrices:
+                self.n_decay = self.n
+        self.values, self.gradients, self.current = self.buffer(), None, True
+        self._ids = {id(parameter) for _, parameter, _ in self.entries}
+
+    def is_whole_of(self, parameters):
+        """Whether all of the parameters that the module it was made for still has are among these,
+        a set of id()s: then nobody else needs them to stay where they are."""
+        module = self._module()
+        return module is None or all(id(p) in parameters for _, p in module.named_parameters())
+
+    def holds(self, module):
+        """Whether all parameters of a module lie here."""
+        return self.current and module.parameter_ids() <= self._ids
+
+    def trained_spans(self):
+        """(first float, number of floats, those of them in matrices) of each stretch of the buffers
+        that holds no frozen parameter."""
+        spans, start = [], 0
+        edges = [(offset // 4, offset // 4 + -(-p.size // ALIGN) * ALIGN)
+                 for _, p, offset in self.entries if not p.requires_grad]
+        for frozen, after in [*edges, (self.n, self.n)]:
+            if frozen > start:
+                spans.append((start, frozen - start,
+                              max(0, min(frozen, self.n_decay) - start)))
+            start = after
+        return spans
+
+    def changed(self):
+        """Note that the parameters have other values from now on."""
+        now = next_serial()
+        for _, parameter, _ in self.entries:
+            parameter.leaf.changed_at = now
+
+    def buffer(self):
+        """A new flat buffer of zeros."""
+        memory = Memory(4 * self.n)
+        fill(memory.pointer("f"), self.n, 0.0)
+        return memory
+
+
+class Gradients:
+    """The gradients of a layout's parameters in one flat buffer.
+
+    Clipping multiplies them all by one factor, which would be a pass over memory of its own;
+    instead the factor waits here. An optimizer's step multiplies by it on the way; whoever reads a
+    gradient or adds to it before that has it applied first (Leaf.before_use).
+
+    Attributes:
+        memory: the flat buffer (Memory), still to be multiplied by `factor`.
+    """
+
+    def __init__(self, layout):
+        self.layout, self.memory, self.factor = layout, layout.buffer(), 1.0
+        for _, parameter, offset in layout.entries:
+            leaf = parameter.leaf
+            if leaf.valid:  # it came before the buffer did
+                self.memory.view[offset:offset + 4 * leaf.size()] = leaf.result().flat().cast("B")
+            leaf.memory, leaf.offset, leaf.before_use = self.memory, offset, self.apply_factor
+
+    def complete(self):
+        """Whether there are gradients; those of parameters that got none are then set to 0. Frozen
+        parameters have none and get none."""
+        leaves = [p.leaf for _, p, _ in self.layout.entries if p.requires_grad]
+        missing = [leaf for leaf in leaves if not leaf.valid]
+        if len(missing) == len(leaves):
+            return False
+        for leaf in missing:
+            gradient = leaf.gradient()
+            fill(gradient.ptr, gradient.size, 0.0)
+            leaf.valid = True
+        return True
+
+    def forget(self):
+        """The next gradient to arrive at a parameter is written instead of added."""
+        self.factor = 1.0
+        for _, parameter, _ in self.layout.entries:
+            parameter.leaf.valid = False
+
+    def apply_factor(self):
+        """Multiply the gradients in memory by the factor that waits."""
+        if self.factor == 1.0:
+            return
+        cell, self.factor = Tensor(self.factor), 1.0
+        flat = self.memory.pointer("f")
+        check(lib.scale_forward(flat, flat, cell.ptr, self.layout.n, 0))
