@@ -4,6 +4,7 @@ Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Na
 Uses nn.py, ops.py, step.py, model_files.py; used by optim.py, generate.py, trainer.py.
 """
 
+import copy
 import itertools
 import math
 from dataclasses import replace
@@ -169,6 +170,11 @@ class GPT(nn.Module):
         vars(self).update(state)
         self._steps = StepCache(self)
 
+    @one_at_a_time
+    def __reduce_ex__(self, protocol):
+        state = copy.deepcopy(self.__getstate__())  # whole, though another thread may go on training
+        return object.__new__, (type(self),), state
+
     @classmethod
     def from_pretrained(cls, directory, **changes):
         """Open a Hugging Face GPT-2 directory, or one with nanoGPT's names (model_files.py).
@@ -191,6 +197,7 @@ class GPT(nn.Module):
         self.end_of_text = model_files.read_end_of_text(directory)
         return self.eval()
 
+    @one_at_a_time
     def save_pretrained(self, directory, dtype="float32", end_of_text=None):
         """Write model.safetensors and config.json, each complete or not at all.
 
@@ -329,7 +336,8 @@ class GPT(nn.Module):
         """What recorded steps depend on (nn.watched); None where steps are to run op by op: another
         loss than this class's, or a function that looks at each call."""
         if nn.is_as_written(type(self), "forward_loss") and not is_watched():
-            return nn.watched(self.transformer)
+            found = nn.watched(self.transformer)
+            return found and [*map(vars(ops).get, ops.__all__), *found]
         return None
 
     def dropout_shares(self):

@@ -1,5 +1,6 @@
 """Modules: layers that own parameters, and find those of the layers inside them."""
 
+import copy
 import dataclasses
 from functools import partial
 
@@ -12,16 +13,15 @@ from pygpt.parameters import Gradients, Layout, Parameter, fill
 _PLAIN = {int, float, bool, str, type(None)}  # types of attributes that hold no module
 
 
-def _inside(name, value):
-    """Yield (dotted name, Parameter or Module) for value itself or what its containers hold."""
+def _inside(name, value, seen):
+    """Yield (dotted name, Parameter or Module) for value itself or what its containers hold; each
+    container is gone through once, for it may hold itself."""
     if isinstance(value, (Parameter, Module)):
         yield name, value
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from _inside(f"{name}.{i}", item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _inside(f"{name}.{key}", item)
+    elif isinstance(value, (list, tuple, dict)) and id(value) not in seen:
+        seen.add(id(value))
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _inside(f"{name}.{key}", item, seen)
 
 
 class Module:
@@ -37,12 +37,31 @@ class Module:
         """
         current = forward_pass.current()
         if current is not None and id(self) in current.recomputed:
-            return recomputed(partial(current.resume, self._entered), *inputs)
+            return recomputed(partial(current.resume, self._unless_changed()), *inputs)
         return self._entered(*inputs)
+
+    def _unless_changed(self):
+        """The function that enters the module, and refuses where it is no longer as it is now."""
+        before = watched(self, with_places=False)
+
+        def entered(*inputs):
+            if watched(self, with_places=False) != before:
+                raise ValueError(f"backward(): a {type(self).__name__} that is to be recomputed has "
+                                 "changed since the forward pass; compute the loss again")
+            return self._entered(*inputs)
+        return entered
 
     def _entered(self, *inputs):
         watcher = forward_pass.watcher()
         return self.forward(*inputs) if watcher is None else watcher(self, inputs)
+
+    @one_at_a_time
+    def __deepcopy__(self, memo):
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        state = copy.deepcopy(self.__getstate__(), memo)
+        twin.__setstate__(state) if hasattr(twin, "__setstate__") else vars(twin).update(state)
+        return twin
 
     def __getstate__(self):
         """What a copy of the module is made of: its attributes but for the gradients."""
@@ -51,7 +70,7 @@ class Module:
     def _walk(self, prefix, seen):
         """Yield (dotted name, Parameter or Module inside this one), each once."""
         for attribute, value in vars(self).items():
-            for name, item in _inside(prefix + attribute, value):
+            for name, item in _inside(prefix + attribute, value, seen):
                 if id(item) not in seen:
                     seen.add(id(item))
                     yield name, item
@@ -205,11 +224,12 @@ def is_as_written(cls, name):
                for home, written in _RECORDABLE.items() if issubclass(cls, home))
 
 
-def watched(module):
+def watched(module, with_places=True):
     """All that the results of a module depend on besides its inputs, to be compared with `==`.
 
-    Parameters are there with their places and whether they are trained, not with their values. The
-    flag `training` is left out: whoever records calls asks for the dropout shares in force.
+    Parameters are there with whether they are trained and (with_places) the memory that they and
+    their gradients lie in, not with their values. The flag `training` is left out: the dropout
+    shares in force are looked at apart.
 
     Returns:
         A list, which keeps alive what it names; None where something cannot be watched: a module of
@@ -218,18 +238,22 @@ def watched(module):
     """
     found, known, seen = [], {}, set()
 
+    def entry_of(p):
+        return (p, p.node, p.memory, p.offset, p.leaf.memory) if with_places else (p, p.node)
+
     def note(value):
         kind = type(value)
         if kind in _PLAIN:
             found.extend((kind, value))
         elif kind is Parameter:
-            found.extend((value, value.memory, value.offset, value.node, value.leaf.memory))
-        elif kind in (list, tuple):
+            found.extend(entry_of(value))
+        elif kind in (list, tuple, dict):
             found.extend((kind, len(value)))
-            return all(map(note, value))
-        elif kind is dict:
-            found.append(len(value))
-            return all(note(key) and note(item) for key, item in value.items())
+            if id(value) in seen:  # it is noted already, and may hold itself
+                return True
+            seen.add(id(value))
+            items = value if kind is not dict else [x for pair in value.items() for x in pair]
+            return all(map(note, items))
         elif isinstance(value, Module):
             return note_module(value, kind)
         elif dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen:
@@ -244,13 +268,14 @@ def watched(module):
             known[kind] = written is not None and all(
                 vars(kind).get(name) is function for name, function in written.items())
         found.append(module)
-        if not known[kind] or module in seen:
+        if not known[kind] or id(module) in seen:
             return known[kind]
-        seen.add(module)
+        seen.add(id(module))
         for name, item in vars(module).items():
             kind = type(item)
             if kind is Parameter:
-                found.extend((name, item, item.memory, item.offset, item.node, item.leaf.memory))
+                found.append(name)
+                found.extend(entry_of(item))
             elif kind in _PLAIN:
                 if name != "training":
                     found.extend((name, kind, item))

@@ -80,6 +80,8 @@ class AdamW:
         if not (isinstance(max_norm, numbers.Real) and not isinstance(max_norm, bool)
                 and max_norm > 0):
             raise ValueError(f"clip_grad_norm: max_norm={max_norm!r} is not a number above 0")
+        if max_norm < math.inf:
+            in_float32("clip_grad_norm: max_norm", max_norm, 0.0)
         if not self._ready():
             return 0.0
         gradients, squares = self._gradients, 0.0

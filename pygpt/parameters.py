@@ -12,6 +12,7 @@ checkpoint are each one pass over a buffer; a `Parameter` is a view of its place
 import weakref
 from math import prod
 
+from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import Leaf, next_serial
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory, check, lib
@@ -23,7 +24,8 @@ class Parameter(Tensor):
     """A tensor to be trained. It has no memory until its module is initialised or loaded.
 
     With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer leaves it as it
-    is. Pickling and copying one copies its values, not its gradient.
+    is. Pickling and copying one copies its values, not its gradient. Values that are written through
+    flat() or a memoryview between a loss and its backward pass are not noticed.
 
     Args:
         shape: its shape.
@@ -34,7 +36,7 @@ class Parameter(Tensor):
         layout: the Layout whose buffers it lies in; None while it lies elsewhere or nowhere.
     """
 
-    __slots__ = ("std", "fill", "layout", "leaf")
+    __slots__ = ("std", "fill", "layout")
 
     def __init__(self, shape, std=None, fill=0.0):
         self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
@@ -48,13 +50,10 @@ class Parameter(Tensor):
                              "module's initialise(seed)")
         raise AttributeError(name)
 
+    @one_at_a_time
     def __reduce_ex__(self, protocol):
         data = self.flat().tobytes() if _has_values(self) else None
         return _restored, (self.shape, self.std, self.fill, self.requires_grad, data)
-
-    def _set_leaf(self, wanted):
-        self.node = self.leaf if wanted else None
-        self.leaf.valid = False
 
     def place(self, memory, offset=0, layout=None):
         """Let its values be those at `offset` bytes of memory, the values of `layout` if given."""

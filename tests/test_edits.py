@@ -24,6 +24,9 @@ CONFIG = pygpt.GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=3, n_he
                          resid_pdrop=0.1)
 
 
+LIMIT = [0.0]  # read by Peeking
+
+
 class Halved(nn.Module):
     """A layer of somebody else's making: with a constant that Python writes."""
 
@@ -48,7 +51,7 @@ class Peeking(Halved):
 
     def __call__(self, x):
         y = self.inner(x)
-        return ops.scale(y, 1.0 if y.flat()[0] > 0 else 0.5)
+        return ops.scale(y, 1.0 if y.flat()[0] > LIMIT[0] else 0.5)
 
 
 def new_block(rng):
@@ -292,3 +295,88 @@ def test_a_loss_of_parameters_that_moved_is_refused_or_right():
     pygpt.AdamW(around)
     with pytest.raises(ValueError, match="have come to other memory"):
         loss.backward()
+
+
+def test_a_layer_that_looks_at_values_is_never_replayed():
+    model, batch = GPT(CONFIG, seed=5).eval(), ([[1, 2, 3]], [[2, 3, 4]])
+    model.transformer.h[0] = Peeking(model.transformer.h[0])
+    try:
+        losses = []
+        for LIMIT[0] in -1e9, 1e9, -1e9, 1e9:
+            losses.append(float(model.loss(*batch)))
+        assert losses[:2] == losses[2:] and losses[0] != losses[1]
+    finally:
+        LIMIT[0] = 0.0
+
+
+def test_a_class_that_promises_nothing_is_never_replayed():
+    model, batch = GPT(CONFIG, seed=5).eval(), ([[1, 2, 3]], [[2, 3, 4]])
+
+    class Mine(Block):
+        factor = 1.0
+
+        def forward(self, x):
+            return super().forward(x) * self.factor
+
+    model.transformer.h[0].__class__ = Mine
+    losses = []
+    for Mine.factor in 1.0, 0.5, 1.0:
+        losses.append(float(model.loss(*batch)))
+    assert losses[0] == losses[2] != losses[1]
+
+
+def forget(model):
+    for _, p in model.named_parameters():
+        p.requires_grad = not p.requires_grad
+        p.requires_grad = not p.requires_grad
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("edit", [e for e in EDITS if e is not write_a_value], ids=lambda edit: getattr(edit, "__name__", "edit"))
+def test_an_edit_between_a_loss_and_its_backward_pass(edit, recomputes):
+    """The gradient is that of the loss, or an error says why not; and what is recorded then gives
+    the right numbers when the model is as it was before."""
+    ids, targets = [[1, 2, 3]], [[2, 3, 4]]
+    model, plain = GPT(CONFIG, seed=5).eval(), GPT(CONFIG, seed=5).eval()
+    model.recompute = recomputes
+    plain.loss(ids, targets).backward()
+    right = [bits(p.grad) for _, p in plain.named_parameters()]
+    parameters = [p for _, p in model.named_parameters()]
+    loss = model.loss(ids, targets)
+    edit(model, random.Random(3))
+    try:
+        loss.backward()
+    except ValueError as error:
+        assert "changed" in str(error) or "memory" in str(error)
+    else:
+        for p, expected in zip(parameters, right):
+            assert p.grad is None and not p.requires_grad or bits(p.grad) == expected
+    untouched = copy.deepcopy(model)
+    untouched.transformer.something = object()  # runs op by op
+    for m in model, untouched:
+        m.eval()
+        forget(m)
+    assert step(model, 0, "plain") == step(untouched, 0, "plain")
+    for m in model, untouched:
+        forget(m)
+    assert step(model, 0, "plain") == step(untouched, 0, "plain")
+
+
+def test_a_wrong_recording_is_not_kept():
+    ids, targets = [[1, 2, 3]], [[2, 3, 4]]
+    for recomputes in False, True:
+        model, plain = GPT(CONFIG, seed=5).eval(), GPT(CONFIG, seed=5).eval()
+        model.recompute, attention = recomputes, model.transformer.h[0].attn
+        weight = model.transformer.h[0].mlp.c_fc.weight
+        loss = model.loss(ids, targets)
+        weight.requires_grad, attention.n_head = False, 4
+        try:
+            loss.backward()
+        except ValueError:
+            assert recomputes
+        weight.requires_grad, attention.n_head = True, 2
+        for m in model, plain:
+            forget(m)
+            m.loss(ids, targets).backward()
+        assert [bits(p.grad) for _, p in model.named_parameters()] == [
+            bits(p.grad) for _, p in plain.named_parameters()]

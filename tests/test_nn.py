@@ -191,3 +191,11 @@ def test_modules_are_found_in_all_containers_and_once_in_a_circle():
     named = {id(p) for _, p in outer.named_parameters()}
     assert outer.parameter_ids() == named and len(named) == 4
     assert not any(m.training for m in outer.eval().modules())
+
+
+def test_containers_that_hold_themselves():
+    module = nn.Linear(2, 2).initialise(1)
+    module.table, module.list = {}, [1]
+    module.table["itself"], module.list[1:] = module.table, [module.list]
+    assert len(list(module.named_parameters())) == len(module.parameter_ids()) == 2
+    assert nn.watched(module)[:1] == [module]

@@ -339,3 +339,9 @@ def test_betas_near_1_are_corrected_as_the_kernel_decays():
 def test_a_module_without_parameters_is_refused():
     with pytest.raises(ValueError, match="Dropout has no parameters"):
         pygpt.AdamW(nn.Dropout(0.1))
+
+
+def test_a_max_norm_that_is_0_in_single_precision_is_refused():
+    model = nn.Linear(2, 2).initialise(1)
+    with pytest.raises(ValueError, match="max_norm=1e-60 becomes 0 in single precision"):
+        pygpt.AdamW(model).clip_grad_norm(1e-60)

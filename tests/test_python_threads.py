@@ -1,9 +1,11 @@
 """Several Python threads on one model: the right answer or a clear exception, for every call."""
 
 import copy
+import pickle
 import random
 import sys
 import threading
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -135,6 +137,38 @@ def test_a_step_between_a_loss_and_its_backward_pass_is_an_error_or_does_not_cou
 
     together(backward, steps)
     assert all("a parameter has changed since" in text for text in refused)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "save"])
+def test_copies_and_checkpoints_are_of_one_moment(way, tmp_path):
+    """All weights and gradients are equal, so those of a copy are."""
+    model, done = GPT(CONFIG, seed=1).eval(), threading.Event()
+    optimizer = pygpt.AdamW(model, lr=0.01, weight_decay=0.0)
+    for _, p in model.named_parameters():
+        p.flat()[:] = memoryview(array("f", [1.0] * p.size))
+
+    def training():
+        while not done.is_set():
+            for _, p in model.named_parameters():
+                p.leaf.gradient().flat()[:] = memoryview(array("f", [1.0] * p.size))
+                p.leaf.valid = True
+            optimizer.step()
+
+    def copying():
+        try:
+            for _ in range(12):
+                if way == "deepcopy":
+                    twin = copy.deepcopy(model)
+                elif way == "pickle":
+                    twin = pickle.loads(pickle.dumps(model))
+                else:
+                    model.save_pretrained(tmp_path)
+                    twin = GPT.from_pretrained(tmp_path)
+                assert len({x for _, p in twin.named_parameters() for x in p.flat()}) == 1
+        finally:
+            done.set()
+
+    together(training, copying)
 
 
 def test_a_forked_process_can_compute_while_a_thread_of_its_parent_does():

@@ -167,8 +167,8 @@ def test_a_backward_call_is_placed(model_and_batch, monkeypatch, kernel, number,
         def __getattr__(self, name):
             return broken if name == kernel else getattr(ops_lib, name)
 
-    ops_lib, broken.__name__ = ops.lib, kernel
-    monkeypatch.setattr(ops, "lib", Broken())
+    ops_lib, broken.__name__ = ops.layers.lib, kernel
+    monkeypatch.setattr(ops.layers, "lib", Broken())
     assert re.search(rf"is nan at index 5 of \w+, from {kernel} in the backward pass of "
                      rf"{re.escape(scope)}$", find_nonfinite.replay(model, [batch], 1.0))
 

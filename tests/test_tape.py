@@ -167,3 +167,37 @@ def test_a_gradient_of_ids_is_refused():
     y = Tensor([1.0, 2.0], requires_grad=True) * 2.0
     with pytest.raises(ValueError, match="got a grad of int32, not float32"):
         y.backward(Tensor([1, 1], dtype="int32"))
+
+
+def test_a_refused_backward_pass_leaves_nothing_behind():
+    a, b = Tensor(1.0, requires_grad=True), Tensor(1.0, requires_grad=True)
+    z, u = a * 3.0, a * 2.0
+    ops.sum(u).backward()
+    with pytest.raises(ValueError, match="ran through this graph before"):
+        ops.sum(u + z + b * 5.0).backward()
+    assert float(a.grad) == 2.0 and b.grad is None
+    ops.sum(z).backward()
+    assert float(a.grad) == 5.0
+
+
+def test_a_backward_pass_that_fails_in_the_middle_leaves_no_gradient_on_the_way(monkeypatch):
+    a = Tensor([1.0, 2.0], requires_grad=True)
+    z = a * 3.0
+    w = z * 1.0
+    with monkeypatch.context() as patch:
+        patch.setattr(w.node, "backward", lambda shared: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ops.sum(w + z).backward()
+    assert a.grad is None
+    z.backward(Tensor([1.0, 1.0]))
+    assert a.grad.tolist() == [3.0, 3.0]
+
+
+def test_nodes_are_those_of_the_forward_pass():
+    t, u = Tensor(2.0, requires_grad=True), Tensor(3.0)
+    product = t * u
+    u.requires_grad = True
+    t.requires_grad = False
+    t.requires_grad = True
+    product.backward()
+    assert float(t.grad) == 3.0 and u.grad is None

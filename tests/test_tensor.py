@@ -52,6 +52,16 @@ def test_arithmetic_with_numbers_has_gradients():
     assert x.grad.tolist() == [-0.5, -0.5]
 
 
+def test_comparisons_and_formats():
+    one, two = Tensor(1.0), Tensor([2.0])
+    assert one == 1.0 and one != 2 and two == 2 and not one == two and one != two
+    assert max([one, two]) is two and one < two and f"{one:.2f}" == "1.00"
+    assert one in [3, one] and len({one, two, one}) == 2 and Tensor([1.0, 2.0]) != 1.0
+    assert [10, 20][Tensor(1, dtype="int32")] == 20
+    with pytest.raises(TypeError, match="requires_grad='int32' is not True or False"):
+        Tensor(3, "int32")
+
+
 def test_losses_are_summed():
     losses = [Tensor(1.0, requires_grad=True), Tensor(2.0, requires_grad=True)]
     total = sum(losses)
@@ -63,7 +73,7 @@ def test_losses_are_summed():
 @pytest.mark.parametrize("operation", [
     lambda t: t + "1", lambda t: "1" * t, lambda t: t * [1.0], lambda t: t - None, lambda t: 1 / t,
     lambda t: t ** 2, lambda t: t < "1", lambda t: t + [1.0], lambda t: t / t, lambda t: t @ 2,
-    lambda t: range(t), lambda t: [1, 2][t]])
+    lambda t: range(t), lambda t: [1, 2][t], lambda t: f"{[t]:d}"])
 def test_what_has_no_meaning_is_a_type_error(operation):
     with pytest.raises(TypeError):
         operation(Tensor(1.0))

@@ -1,6 +1,7 @@
 """Python's numbers and buffers to arrays' bytes and back."""
 
 import numbers
+import operator
 import struct
 from math import prod
 
@@ -71,9 +72,10 @@ def _float(value):
 
 
 def _integer(value):
-    if not hasattr(value, "__index__"):
-        raise TypeError(f"{value!r} is not a whole number, as a tensor of int32 holds")
-    return _exactly(int, value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{value!r} is not a whole number, as a tensor of int32 holds") from None
 
 
 def _exactly(kind, value):

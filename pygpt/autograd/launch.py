@@ -54,7 +54,8 @@ def launch(kernel, *args, also_in_backward=False):
 
 
 def _call(kernel, args):
-    check(kernel(*args))
+    with _turn:  # no kernel reads weights that an optimizer is writing
+        check(kernel(*args))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from pygpt.autograd import ops
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.replay import Program, run
-from pygpt.autograd.tape import Node, grad_enabled, next_serial, refuse_changed, run_backward
+from pygpt.autograd.tape import (Node, grad_enabled, next_serial, refuse_changed, refuse_stale,
+                                 run_backward)
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory
 
@@ -164,10 +165,9 @@ class TrainingStep:
 
     def backward(self, scale):
         """The backward pass of loss * scale; gradients are added to those that leaves hold."""
+        self.refuse_stale()
         self.dloss.flat()[0] = scale
         if self.program is not None and self.program.recorded:
-            for leaf in self.program.leaves:
-                refuse_changed(leaf, self._computed_at)
             self.program.run_backward()
             return
         program, graph = self.program, self._graph
@@ -176,14 +176,41 @@ class TrainingStep:
             run_backward(graph.node, self.dloss, self._computed_at)
         self.program = program
 
+    def refuse_stale(self):
+        """Refuse the backward pass where the parameters have changed or moved since the forward.
+
+        Raises:
+            ValueError: they have.
+        """
+        if self.program is not None and self.program.recorded:
+            for leaf in self.program.leaves:
+                refuse_changed(leaf, self._computed_at)
+            self.program.refuse_moved()
+        else:
+            refuse_stale(self._graph.node, self._computed_at)
+
     def lend_loss(self):
         """The loss as a tensor of its own, which later runs of the step do not change."""
         loss = Tensor(float(self.loss))
         if self._has_gradients:
-            def backward(dout):
-                self._lent = None
-                self.backward(dout.array.flat()[0])
-
-            loss.node = Node((), (), backward)
+            loss.node = LossNode(self)
             self._lent = weakref.ref(loss.node)
         return loss
+
+
+class LossNode(Node):
+    """The node of a lent loss: its backward pass is that of the step."""
+
+    __slots__ = ("_step",)
+
+    def __init__(self, step):
+        super().__init__((), (), self._backward)
+        self._step = step
+
+    def refuse(self, computed_at):
+        super().refuse(computed_at)
+        self._step.refuse_stale()
+
+    def _backward(self, dout):
+        self._step._lent = None
+        self._step.backward(dout.array.flat()[0])

@@ -150,8 +150,8 @@ class Program:
         a tensor of the pool meanwhile: a replay would leave that out."""
         return not self.pool.is_touched
 
-    def run_backward(self):
-        """Replay the backward pass; gradients are added to those that leaves hold.
+    def refuse_moved(self):
+        """Refuse a replay of the backward pass that would write where no gradient is any more.
 
         Raises:
             ValueError: the gradients have come to other memory since the calls were recorded.
@@ -160,6 +160,9 @@ class Program:
             raise ValueError("backward(): the parameters have come to other memory since this was "
                              "computed from them, as when they become part of a larger model; "
                              "compute the loss again")
+
+    def run_backward(self):
+        """Replay the backward pass; gradients are added to those that leaves hold."""
         calls, flags = self.backward_calls()
         for leaf in self.leaves:
             if leaf.valid and leaf.before_use:

@@ -13,7 +13,6 @@ is made, so no memory is ever zeroed to be added to.
 """
 
 import contextlib
-import heapq
 import itertools
 import threading
 from math import prod
@@ -103,6 +102,19 @@ class Node:
         self.shared = SharedGradient(Array.empty(self.shape))
         launch(lib.scale_forward, self.shared.array.ptr, old.array.ptr, ONE.ptr,
                old.array.size, 0)
+
+    def refuse(self, computed_at):
+        """Refuse to run where it ran before, or where a leaf has changed since it was made or,
+        later, computed once more.
+
+        Raises:
+            ValueError: it is so.
+        """
+        if self.backward is _ran_before:
+            _ran_before(None)
+        for parent in self.parents:
+            if type(parent) is Leaf:
+                refuse_changed(parent, max(self.serial, computed_at))
 
     def run(self):
         shared, self.shared = self.shared, None
@@ -200,6 +212,9 @@ class Leaf(Node):
         ptr, flag = self.target()
         launch(lib.scale_forward, ptr, shared.array.ptr, ONE.ptr, shared.array.size, flag)
 
+    def refuse(self, computed_at):
+        pass
+
     def run(self):
         pass
 
@@ -217,27 +232,47 @@ def run_backward(root, grad, computed_at=0):
     outer = getattr(_context, "backward_pass", 0)
     _context.backward_pass = next(_serials)
     try:
-        root.receive(SharedGradient(grad))
-        _run_nodes(root, computed_at=computed_at)
+        _run_nodes(root, SharedGradient(grad), computed_at=computed_at)
     finally:
         _context.backward_pass = outer
 
 
-def _run_nodes(root, first=0, computed_at=0):
-    """Run the nodes that root depends on and whose serial is `first` or above, latest first."""
+def refuse_stale(root, computed_at=0):
+    """Refuse to run backward from root, as Node.refuse does, before anything has run."""
+    for node in _reachable(root, 0):
+        node.refuse(computed_at)
+
+
+def _run_nodes(root, gradient, first=0, computed_at=0):
+    """Give root a gradient, and run the nodes that it depends on and whose serial is `first` or
+    above, latest first. What can be refused is refused before the first of them runs."""
     entering = getattr(_context, "entering", None)
-    waiting, seen = [(-root.serial, root)], {root.serial}
+    nodes = _reachable(root, first)
+    for node in nodes:
+        node.refuse(computed_at)
+    try:
+        root.receive(gradient)
+        if first:
+            gradient.release()  # the node that calls hands it on: those before may add to it
+        for node in nodes:
+            if entering:
+                entering(node)
+            node.run()
+    except BaseException:
+        for node in nodes:
+            node.shared = None  # else a later pass would add to what this one left
+        raise
+
+
+def _reachable(root, first):
+    """The nodes that root depends on, itself included, highest serial first."""
+    found, waiting = {root.serial: root}, [root]
     while waiting:
-        node = heapq.heappop(waiting)[1]
-        for parent in node.parents:
-            if parent.serial >= first and parent.serial not in seen:
-                seen.add(parent.serial)
-                heapq.heappush(waiting, (-parent.serial, parent))
-            if type(parent) is Leaf:
-                refuse_changed(parent, max(node.serial, computed_at))
-        if entering:
-            entering(node)
-        node.run()
+        for parent in waiting.pop().parents:
+            if parent.serial >= first and parent.serial not in found:
+                found[parent.serial] = parent
+                waiting.append(parent)
+    return [found[serial] for serial in sorted(found, reverse=True)]
 
 
 def refuse_changed(leaf, serial):
@@ -310,10 +345,10 @@ def recomputed(function, x):
         first = next_serial()
         with _taping(ON), deferring(completely=False):
             root = function(x).node
-        root.receive(dout)
-        dout.release()  # handed on: the nodes before may add to it in place
-        _run_nodes(root, first)
-        dout.hold()
+        try:
+            _run_nodes(root, dout, first)
+        finally:
+            dout.hold()
 
     if noted:
         out.node = Node(out.shape, tuple(noted.values()), backward)

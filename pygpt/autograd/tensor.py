@@ -6,7 +6,7 @@ Its arithmetic (+, *, @ and their kin) is bound to it by ops/arithmetic.py, whic
 from pygpt.autograd.arrays import CODES, DTYPES, Array
 from pygpt.autograd.convert import (NUMBER_OF, as_lists, flatten, is_number, nest, packed,
                                     shape_of)
-from pygpt.autograd.launch import constant
+from pygpt.autograd.launch import constant, one_at_a_time
 from pygpt.autograd.tape import Leaf, run_backward
 from pygpt.backend.kernels import Memory
 
@@ -33,7 +33,7 @@ class Tensor(Array, Exporter):
         TypeError: data holds something that is not a number.
     """
 
-    __slots__ = ("node", "remake")
+    __slots__ = ("node", "leaf", "remake")
     __array_ufunc__ = None  # NumPy's scalars leave the arithmetic to this class
 
     def __init__(self, data, requires_grad=False, dtype="float32"):
@@ -44,12 +44,14 @@ class Tensor(Array, Exporter):
         values = list(flatten(data, shape, NUMBER_OF[dtype]))
         self._place(shape, constant(4 * len(values)), code=CODES[dtype])
         self.flat()[:] = memoryview(packed(values, dtype)).cast(self.code)
+        if not isinstance(requires_grad, bool):
+            raise TypeError(f"requires_grad={requires_grad!r} is not True or False")
         if requires_grad:
             self.requires_grad = True
 
     def _describe(self, shape, code):
         super()._describe(shape, code)
-        self.node = self.remake = None
+        self.node = self.leaf = self.remake = None
 
     @property
     def dtype(self):
@@ -67,6 +69,7 @@ class Tensor(Array, Exporter):
         # a memoryview cannot have a 0 in its shape
         return whole.cast(self.code) if 0 in self.shape else whole.cast(self.code, self.shape)
 
+    @one_at_a_time
     def tolist(self):
         """Its values as nested lists, or a single number where the shape is ()."""
         return nest(self.flat().tolist(), self.shape)
@@ -80,6 +83,7 @@ class Tensor(Array, Exporter):
         values = str(self.tolist()) if self.size <= 64 else "..."
         return f"Tensor({values}, shape={self.shape})"
 
+    @one_at_a_time
     def __reduce_ex__(self, protocol):
         is_leaf = isinstance(self.node, Leaf)
         return _restored, (self.shape, self.code, self.flat().tobytes(), is_leaf)
@@ -106,17 +110,30 @@ class Tensor(Array, Exporter):
     def __bool__(self):
         return bool(self.item())
 
+    def __index__(self):
+        if self.code != "i":
+            raise TypeError(f"a tensor of {self.dtype} is not an index")
+        return self.item()
+
+    def __format__(self, spec):
+        return format(self.item(), spec) if spec else str(self)
+
     def __lt__(self, other):
-        return self.item() < other if is_number(other) else NotImplemented
+        return self.item() < _value(other) if _is_comparable(other) else NotImplemented
 
     def __le__(self, other):
-        return self.item() <= other if is_number(other) else NotImplemented
+        return self.item() <= _value(other) if _is_comparable(other) else NotImplemented
 
     def __gt__(self, other):
-        return self.item() > other if is_number(other) else NotImplemented
+        return self.item() > _value(other) if _is_comparable(other) else NotImplemented
 
     def __ge__(self, other):
-        return self.item() >= other if is_number(other) else NotImplemented
+        return self.item() >= _value(other) if _is_comparable(other) else NotImplemented
+
+    def __eq__(self, other):  # of two tensors: whether they are the same one
+        return self.item() == other if self.size == 1 and is_number(other) else NotImplemented
+
+    __hash__ = Array.__hash__
 
     # ------------------------------------------------------------------------------- gradients ---
 
@@ -142,7 +159,9 @@ class Tensor(Array, Exporter):
             self._set_leaf(wanted)
 
     def _set_leaf(self, wanted):
-        self.node = Leaf(self.shape) if wanted else None
+        if self.leaf is None:
+            self.leaf = Leaf(self.shape)
+        self.node, self.leaf.valid = self.leaf if wanted else None, False
 
     @property
     def grad(self):
@@ -180,6 +199,14 @@ class Tensor(Array, Exporter):
         if grad.code != "f":
             raise ValueError(f"backward() got a grad of {grad.dtype}, not float32")
         run_backward(self.node, grad)
+
+
+def _is_comparable(other):
+    return is_number(other) or isinstance(other, Tensor)
+
+
+def _value(other):
+    return other.item() if isinstance(other, Tensor) else other
 
 
 def _restored(shape, code, data, is_leaf):

@@ -110,7 +110,10 @@ def in_float32(name, value, least, end=math.inf):
             return rounded
         raise ValueError(f"{name}={value!r} becomes {rounded:g} in single precision, in which "
                          "kernels compute")
-    within = f"in [{least:g}, {end:g})" if end < math.inf else f"a finite number, {least:g} or more"
+    if end < math.inf:
+        within = f"in [{least:g}, {end:g})"
+    else:
+        within = "a finite number" + (f", {least:g} or more" if least > -math.inf else "")
     raise ValueError(f"{name}={value!r} is not {within}")
 
 

@@ -47,11 +47,11 @@ def mul(a, b):
     launch(lib.mul_forward, out.ptr, a.ptr, b.ptr, out.size)
 
     def backward(dout):
-        for node, other in ((a.node, b), (b.node, a)):
+        for node, other in (node_a, b), (node_b, a):
             give_gradient(node, lambda da, acc: launch(lib.mul_backward, da, dout.array.ptr, other.ptr,
                           out_size, acc))
 
-    out_size = out.size
+    out_size, node_a, node_b = out.size, a.node, b.node
     return attach(out, (a, b), backward)
 
 
@@ -59,6 +59,7 @@ def scale(a, factor):
     """a times a number."""
     check_floats("scale", a=a)
     out, c, node = Tensor.empty(a.shape), Tensor(float(factor)), a.node
+    check(c.item() or not factor, "scale: factor={!r} becomes 0 in single precision", factor)
     launch(lib.scale_forward, out.ptr, a.ptr, c.ptr, out.size, 0)
 
     def backward(dout):
@@ -119,14 +120,18 @@ def matmul(a, b, transpose_b=False):
     out = Tensor.empty((*a.shape[:-1], N))
     launch(lib.matmul, out.ptr, a.ptr, b.ptr, M, N, K, 0, int(transpose_b), 0)
 
+    node_a, node_b = a.node, b.node
+
     def backward(dout):
         d = dout.array.ptr
         # da = dout b^T;  db = a^T dout, or turned over, dout^T a, where b was.
-        give_gradient(a.node, lambda da, acc: launch(lib.matmul, da, d, b.ptr, M, K, N, 0,
+        give_gradient(node_a, lambda da, acc: launch(lib.matmul, da, d, b.ptr, M, K, N, 0,
                       int(not transpose_b), acc))
         if transpose_b:
-            give_gradient(b.node, lambda db, acc: launch(lib.matmul, db, d, a.ptr, N, K, M, 1, 0, acc))
+            give_gradient(node_b, lambda db, acc: launch(lib.matmul, db, d, a.ptr, N, K, M, 1, 0,
+                                                         acc))
         else:
-            give_gradient(b.node, lambda db, acc: launch(lib.matmul, db, a.ptr, d, K, N, M, 1, 0, acc))
+            give_gradient(node_b, lambda db, acc: launch(lib.matmul, db, a.ptr, d, K, N, M, 1, 0,
+                                                         acc))
 
     return attach(out, (a, b), backward)

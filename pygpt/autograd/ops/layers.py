@@ -33,30 +33,32 @@ def linear(x, weight, bias=None):
                array_pointer(residual), R, IN, OUT)
 
     out = Tensor.later((*x.shape[:-1], OUT), compute)
-    node, kept = x.node, x.kept()
+    nodes, kept = (x.node, weight.node, node_of(bias)), x.kept()
 
     def backward(dout):
-        _linear_backward(dout.array, kept, node, weight, bias, R, IN, OUT)
+        _linear_backward(dout.array, kept, weight, nodes, R, IN, OUT)
 
     return attach(out, (x, weight, bias), backward)
 
 
-def _linear_backward(dout, x, x_node, weight, bias, R, IN, OUT):
-    """Gradients of weight and bias, then of x."""
-    _linear_backward_weight(dout, x, weight, bias, R, IN, OUT)
-    give_gradient(x_node, lambda dx, acc: launch(lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr,
-                  NULL, R, IN, OUT, acc))
+def _linear_backward(dout, x, weight, nodes, R, IN, OUT):
+    """dW = x^T dout and db = the sum of dout's rows; then dx = dout W^T. x is a function that gives
+    the array, nodes are those of x, weight and bias."""
+    x_node, *weight_and_bias = nodes
+    _linear_backward_weight(dout, x, weight_and_bias, R, IN, OUT)
+    give_gradient(x_node, lambda dx, acc: launch(
+        lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr, NULL, R, IN, OUT, acc))
 
 
-def _linear_backward_weight(dout, x, weight, bias, R, IN, OUT):
-    """Gradients of weight and bias; x is a function that gives the tensor."""
-    if weight.node is None:  # only the bias may want one: the sum over rows, with IN = 0
-        give_gradient(node_of(bias), lambda db, acc: launch(lib.linear_backward_weight, NULL, db, NULL,
-                      dout.ptr, R, 0, OUT, acc))
+def _linear_backward_weight(dout, x, nodes, R, IN, OUT):
+    weight_node, bias_node = nodes
+    if weight_node is None:  # only the bias may want one: the sum over rows, with IN = 0
+        give_gradient(bias_node, lambda db, acc: launch(
+            lib.linear_backward_weight, NULL, db, NULL, dout.ptr, R, 0, OUT, acc))
         return
     x = x()
-    give_gradients((weight.node, node_of(bias)), lambda places, acc: launch(
-                   lib.linear_backward_weight, places[0], places[1], x.ptr, dout.ptr, R, IN, OUT, acc))
+    give_gradients(nodes, lambda places, acc: launch(
+        lib.linear_backward_weight, *places, x.ptr, dout.ptr, R, IN, OUT, acc))
 
 
 def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
@@ -67,7 +69,7 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
     for MLP_ROWS rows at a time, which are still in the cache when the second layer reads them.
     """
     check_floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
-            proj_bias=proj_bias)
+                 proj_bias=proj_bias)
     R, C = rows_of("mlp", "x", x)
     H = fc_bias.size
     check(fc_weight.shape == (C, H) and proj_weight.shape == (H, C),
@@ -87,8 +89,9 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
                    proj_bias.ptr, array_pointer(_part(residual, rows)), n, H, C)
         kept_pre[:] = [pre]
 
-    out = Tensor.later(x.shape, compute)
-    node, kept = x.node, x.kept()
+    out, kept = Tensor.later(x.shape, compute), x.kept()
+    fc_nodes = x.node, fc_weight.node, fc_bias.node
+    proj_nodes = proj_weight.node, proj_bias.node
 
     def backward(dout):
         inp = kept
@@ -106,9 +109,9 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
             d, h = _part(dout.array, rows), _part(pre, rows)
             launch(lib.linear_backward_input, h.ptr, hidden.ptr, d.ptr, proj_weight.ptr, h.ptr,
                    len(rows), H, C, 0)
-            _linear_backward_weight(d, lambda: hidden, proj_weight, proj_bias, len(rows), H, C)
+            _linear_backward_weight(d, lambda: hidden, proj_nodes, len(rows), H, C)
         del hidden
-        _linear_backward(pre, inp, node, fc_weight, fc_bias, R, C, H)
+        _linear_backward(pre, inp, fc_weight, fc_nodes, R, C, H)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias), backward)
 
@@ -141,16 +144,17 @@ def layernorm(x, weight, bias, eps=1e-5):
     eps = in_float32("layernorm: eps", eps, 0.0)
     refuse_twice("layernorm", x, weight, bias)
     out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
+
     def run(out):
         launch(lib.layernorm_forward, out.ptr, mean.ptr, rstd.ptr, x.ptr, weight.ptr, bias.ptr,
                R, C, eps)
         return out
 
     run(out).remake = lambda: run(Tensor.empty(x.shape))
-    node = x.node
+    node, weight_nodes = x.node, (weight.node, bias.node)
 
     def backward(dout):
-        # The kernel gives all three; what nobody wants goes to memory aside.
+        # The kernel gives all three gradients; one that nobody wants goes to memory aside.
         aside = Tensor.empty((R, C)) if node is None else None
         dx, acc = node.target() if node is not None else (aside.ptr, 0)
         spare = Tensor.empty((C,))
@@ -160,10 +164,10 @@ def layernorm(x, weight, bias, eps=1e-5):
             launch(lib.layernorm_backward, dx, dw, db, dout.array.ptr, x.ptr, weight.ptr,
                    mean.ptr, rstd.ptr, R, C, acc, acc_params)
 
-        if weight.node is None and bias.node is None:
+        if weight_nodes == (None, None):
             params((NULL, NULL), 0)
         else:
-            give_gradients((weight.node, bias.node), params)
+            give_gradients(weight_nodes, params)
 
     return attach(out, (x, weight, bias), backward)
 
