@@ -1,7 +1,11 @@
-"""GPT: token and position embeddings, a stack of blocks, a final layer norm, a tied linear head.
+"""GPT, in the order of the lesson: attention, MLP, block, stack, head and loss.
 
-Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Names are GPT-2's.
-Uses nn.py, ops.py, step.py, model_files.py; used by optim.py, generate.py, trainer.py.
+    ids (B, T) -> wte[ids] + wpe[positions] -> n_layer blocks -> layer norm -> head -> (B, T, V)
+    a block:  x = x + attn(ln_1(x));  x = x + mlp(ln_2(x))
+
+Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Names are GPT-2's. How
+a sum is fused with the product before it, how a step is recorded, and where a layer finds its
+dropout seed or its cache, stands in autograd/.
 """
 
 import copy
@@ -13,19 +17,19 @@ from pygpt import nn
 from pygpt.autograd import ops
 from pygpt.autograd.forward_pass import ForwardPass, current_cache, past_positions
 from pygpt.autograd.ids import as_int32, named_bad_ids
-from pygpt.checkpoint import model_files
-from pygpt.config import is_whole_number, token_ids
-from pygpt.backend.kernels import in_float32
 from pygpt.autograd.launch import is_watched, one_at_a_time
 from pygpt.autograd.recorded_step import StepCache, dropout_shares
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.kernels import in_float32
+from pygpt.checkpoint import model_files
+from pygpt.config import is_whole_number, token_ids
 
 
 @nn.recordable
 class CausalSelfAttention(nn.Module):
-    """n_head attentions side by side: each looks back with its own queries, keys and values of
-    C / n_head channels; what they find is concatenated to C channels and mixed by c_proj."""
+    """n_head attentions side by side. Each looks back with queries, keys and values of its own, of
+    C / n_head channels; their results are concatenated to C channels and mixed by c_proj."""
 
     def __init__(self, config, streams):
         C, std = config.n_embd, 0.02 / (2 * config.n_layer) ** 0.5
@@ -41,7 +45,7 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y))                               # (B, T, C)
 
     def attend(self, qkv):
-        """softmax(q k^T / sqrt(C / n_head)) v in each head; with a cache, also to what it holds."""
+        """softmax(q k^T / sqrt(C / n_head)) v in each head, with a cache also over its positions."""
         cache = current_cache()
         if cache is not None:
             return ops.attention_cached(qkv, *cache.next_layer(), self.n_head)
@@ -172,7 +176,7 @@ class GPT(nn.Module):
 
     @one_at_a_time
     def __reduce_ex__(self, protocol):
-        state = copy.deepcopy(self.__getstate__())  # whole, though another thread may go on training
+        state = copy.deepcopy(self.__getstate__())  # another thread may go on training meanwhile
         return object.__new__, (type(self),), state
 
     @classmethod
@@ -239,15 +243,15 @@ class GPT(nn.Module):
         return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
 
     def forward_loss(self, ids, targets, ignore_index=ops.IGNORED):
-        """The cross-entropy of forward(ids) and targets, without ever holding all logits: ()."""
+        """cross_entropy(forward(ids), targets), in one op that never holds all logits."""
         x = self.transformer(ids)                                               # (B, T, C)
-        return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)
+        return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
 
     def forward_pass(self, seed=None):
-        """The circumstances of a forward pass of this model: its dropout, what it recomputes."""
-        recomputed = self.transformer.h[:-1] if self.recompute else ()  # the last would be run
-        return ForwardPass(seed, self.transformer.dropouts(),        # again at once
-                              recomputed=recomputed)
+        """The ForwardPass of this model. The last block is never recomputed: its second run would
+        follow the first at once and save no memory."""
+        recomputed = self.transformer.h[:-1] if self.recompute else ()
+        return ForwardPass(seed, self.transformer.dropouts(), recomputed=recomputed)
 
     @one_at_a_time
     def __call__(self, ids):

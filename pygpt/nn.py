@@ -46,8 +46,8 @@ class Module:
 
         def entered(*inputs):
             if watched(self, with_places=False) != before:
-                raise ValueError(f"backward(): a {type(self).__name__} that is to be recomputed has "
-                                 "changed since the forward pass; compute the loss again")
+                raise ValueError(f"backward(): a {type(self).__name__} that is to be recomputed "
+                                 "has changed since the forward pass; compute the loss again")
             return self._entered(*inputs)
         return entered
 

@@ -5,8 +5,8 @@
     m, v        | the same places                                  |                              |
                 0                                          n_decay                              n
 
-Each parameter begins at a multiple of 64 bytes, and gaps hold 0. Clipping, an optimizer's step and a
-checkpoint are each one pass over a buffer; a `Parameter` is a view of its place.
+Each parameter begins at a multiple of 64 bytes, and gaps hold 0. Clipping, an optimizer's step and
+a checkpoint are each one pass over a buffer; a `Parameter` is a view of its place.
 """
 
 import weakref
@@ -24,8 +24,8 @@ class Parameter(Tensor):
     """A tensor to be trained. It has no memory until its module is initialised or loaded.
 
     With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer leaves it as it
-    is. Pickling and copying one copies its values, not its gradient. Values that are written through
-    flat() or a memoryview between a loss and its backward pass are not noticed.
+    is. Pickling and copying one copies its values, not its gradient. Values that are written
+    through flat() or a memoryview between a loss and its backward pass are not noticed.
 
     Args:
         shape: its shape.

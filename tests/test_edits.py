@@ -332,7 +332,8 @@ def forget(model):
 
 
 @pytest.mark.parametrize("recomputes", [False, True])
-@pytest.mark.parametrize("edit", [e for e in EDITS if e is not write_a_value], ids=lambda edit: getattr(edit, "__name__", "edit"))
+@pytest.mark.parametrize("edit", [e for e in EDITS if e is not write_a_value],
+                         ids=lambda edit: getattr(edit, "__name__", "edit"))
 def test_an_edit_between_a_loss_and_its_backward_pass(edit, recomputes):
     """The gradient is that of the loss, or an error says why not; and what is recorded then gives
     the right numbers when the model is as it was before."""

@@ -331,7 +331,8 @@ def test_misuse_is_named(call, message):
 
 
 # (op, input, dimension) that no other input or argument is tied to
-FREE = {("linear", 0, 0), ("mlp", 0, 0), ("matmul", 0, 0), ("matmul", 1, 1), ("matmul transposed", 0, 0),
+FREE = {("linear", 0, 0), ("mlp", 0, 0), ("matmul", 0, 0), ("matmul", 1, 1),
+        ("matmul transposed", 0, 0),
         ("matmul transposed", 1, 0), ("layernorm", 0, 0), ("attention", 0, 0), ("attention", 0, 1),
         ("attention dropped", 0, 0), ("attention dropped", 0, 1), ("embedding", 0, 0),
         ("embedding", 1, 0), ("cross_entropy", 0, 1), ("linear_cross_entropy", 1, 0)}

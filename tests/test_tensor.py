@@ -169,7 +169,7 @@ def test_requires_grad_is_set_on_leaves_only():
             (x * 2.0).requires_grad = wanted
 
 
-# ---------------------------------------------------------------------------- copies and pickles ---
+# --------------------------------------------------------------------------- copies and pickles ---
 
 def copies(thing):
     yield copy.copy(thing)

@@ -46,7 +46,7 @@ class Array:
     __slots__ = ("shape", "size", "code", "memory", "offset", "ptr", "deferred", "__weakref__")
 
     def __new__(cls, *args, **kwargs):
-        return object.__new__(cls)  # a subclass may have a base written in C, whose own would refuse
+        return object.__new__(cls)  # for subclasses that also have a base written in C
 
     @classmethod
     def empty(cls, shape, code="f", memory=None, offset=0):

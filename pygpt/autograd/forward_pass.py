@@ -1,7 +1,7 @@
 """The circumstances of a forward pass, so that a module's own lines are its equation alone.
 
-Within `with ForwardPass(...)` in a thread, Dropout finds its seed, attention finds its cache, ops may
-fuse (arrays.deferring), and modules that are to be recomputed keep only their input.
+Within `with ForwardPass(...)` in a thread, Dropout finds its seed, attention finds its cache, ops
+may fuse (arrays.deferring), and modules that are to be recomputed keep only their input.
 """
 
 import contextlib

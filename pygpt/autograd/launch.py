@@ -1,8 +1,8 @@
 """The one place where kernels are called and memory is taken, so that both can be recorded.
 
 `launch` makes a call. A program that is `listening` in the same thread records the call, and lends
-arrays their memory (replay.py). Within `calling`, another function makes the calls: to look at their
-results (find_nonfinite.py), or to count memory and compute nothing (cost.py).
+arrays their memory (replay.py). Within `calling`, another function makes the calls: to look at
+their results (find_nonfinite.py), or to count memory and compute nothing (cost.py).
 
 `one_at_a_time` keeps the calls of several threads apart. A kernel releases Python's lock, so two
 threads that use one model would otherwise read and write the same buffers at once.

@@ -5,10 +5,10 @@ replay the calls (replay.py) on the same memory. A recorded step belongs to one 
 its forward pass until its backward pass has run or the loss is gone; another loss of that shape
 meanwhile gets a step of its own. So the user sees ordinary tensors, and pays for planning once.
 
-A replay is right only while everything is as it was that the calls were recorded from. A step is
-therefore looked up by the batch's shape and the modes of the pass, its key, and the rest is compared
-before every step: the model's modules, their settings, where its parameters lie, which of them are
-trained (nn.watched). A model that holds anything that cannot be compared runs op by op.
+A replay is right only while everything is as it was when the calls were recorded. A step is
+therefore looked up by its key, the batch's shape and the modes of the pass, and the rest is
+compared before every step: the model's modules, their settings, where its parameters lie, which of
+them are trained (nn.watched). A model that holds anything that cannot be compared runs op by op.
 """
 
 import contextlib

@@ -1,21 +1,21 @@
 """Records the kernel calls of one training step and replays them on memory that was planned once.
 
-The first run is an ordinary one whose calls are recorded. A tensor's memory comes from the program's
-pool and goes back to it when the last Python reference to the tensor is gone, so the reference
-counts that manage the first run plan the memory of all later ones: a block is used again exactly
-where the first run used it again. Later runs are a loop over bound calls; Python allocates nothing
-and checks no shape.
+The first run is an ordinary one whose calls are recorded. A tensor's memory comes from the
+program's pool and goes back to it when the last Python reference to the tensor is gone. So the
+reference counts that manage the first run plan the memory of all later ones: a block is used again
+exactly where the first run used it again. Later runs are a loop over bound calls; Python allocates
+nothing and checks no shape.
 
-What a replay would leave out cannot happen unseen: values that Python writes lie outside the pool
+A replay cannot leave anything out unseen: values that Python writes lie outside the pool
 (launch.constant), and a look at values inside it while recording marks the program.
 """
 
 import contextlib
 import functools
 
-from pygpt.backend.kernels import check
 from pygpt.autograd.launch import is_recording, listening, new_block
 from pygpt.autograd.tape import AccumulateFlag
+from pygpt.backend.kernels import check
 
 
 SLAB = 16 << 20  # bytes: of a size that the system backs with huge pages

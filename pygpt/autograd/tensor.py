@@ -1,6 +1,6 @@
 """Tensor: an array that remembers how it was computed, and behaves as Python's numbers do.
 
-Its arithmetic (+, *, @ and their kin) is bound to it by ops/arithmetic.py, which is above this file.
+Its arithmetic (+, *, @ and their kin) is bound to it by ops/arithmetic.py, above this file.
 """
 
 from pygpt.autograd.arrays import CODES, DTYPES, Array

@@ -1,9 +1,7 @@
-"""What the system lets this process have: its processors, and the control groups that limit it.
+"""Asks the system how many processors and how much memory this process may use.
 
-Reads Linux's /sys and /proc; elsewhere there is little to ask. Uses nothing of pygpt; used by
-kernels (how many threads to start with), checkpoint and machine (how much memory there is).
-
-What takes a `root` looks for those directories under it: "/", but for tests.
+Reads Linux's /sys and /proc, control groups included; elsewhere there is little to ask. A function
+that takes a `root` looks for those directories below it: "/", except in tests.
 """
 
 import os

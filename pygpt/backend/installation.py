@@ -1,7 +1,4 @@
-"""Says what is the matter when the C library does not load, and what to do about it.
-
-Standard library only; used by kernels.
-"""
+"""Says why the C library does not load, and the remedy."""
 
 import os
 import sys

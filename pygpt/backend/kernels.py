@@ -13,8 +13,8 @@ import os
 import struct
 import sys
 
-from pygpt.backend.installation import check_module, explained
 from pygpt.backend.cpu import logical_cpus, physical_cores
+from pygpt.backend.installation import check_module, explained
 
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
 

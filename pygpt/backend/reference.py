@@ -6,7 +6,7 @@ writes: a list, an array, a memoryview, a cffi pointer. An optional one that is 
 NULL, and `if bias:` asks. Sums run in Python's floats, in double precision, and are stored as is:
 a list keeps them, float32 memory rounds them.
 
-Uses math only. Used by kernels.py (PYGPT_BACKEND=reference trains with these loops) and by tests/.
+PYGPT_BACKEND=reference trains with these loops, and the tests hold the C kernels to them.
 """
 
 from math import copysign, cos, exp, frexp, inf, isinf, isnan, ldexp, log, nan, pi, sin, sqrt, tanh

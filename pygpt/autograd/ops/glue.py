@@ -48,8 +48,8 @@ def mul(a, b):
 
     def backward(dout):
         for node, other in (node_a, b), (node_b, a):
-            give_gradient(node, lambda da, acc: launch(lib.mul_backward, da, dout.array.ptr, other.ptr,
-                          out_size, acc))
+            give_gradient(node, lambda da, acc: launch(
+                lib.mul_backward, da, dout.array.ptr, other.ptr, out_size, acc))
 
     out_size, node_a, node_b = out.size, a.node, b.node
     return attach(out, (a, b), backward)

@@ -1,4 +1,5 @@
-"""The layers of a GPT as ops: linear, MLP, layer norm, GELU, softmax, attention, embedding, dropout.
+"""The layers of a GPT as ops: linear, MLP, layer norm, GELU, softmax, attention, embedding and
+dropout.
 
 This is where the one change of names happens: n_head here, NH in C (glossary: csrc/pygpt.h). Each
 backward stands directly under its forward; its formula is that of the kernel's contract there, its
@@ -334,7 +335,8 @@ def dropout(x, dropout, seed, stream=0):
     R, C = rows_of("dropout", "x", x)
 
     def compute(out, residual=None):
-        launch(lib.dropout_forward, out.ptr, x.ptr, array_pointer(residual), R, C, p, seed.ptr, stream)
+        launch(lib.dropout_forward, out.ptr, x.ptr, array_pointer(residual), R, C, p, seed.ptr,
+               stream)
 
     out, node = Tensor.later(x.shape, compute), x.node
 

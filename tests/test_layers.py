@@ -1,0 +1,93 @@
+"""The law of imports: arrows between the rooms of the package point one way.
+
+Each room may import itself and the rooms that LAW names, anywhere in its files, inside functions as
+well. The same law stands as a picture in pygpt/README.md.
+"""
+
+import ast
+import pathlib
+
+import pytest
+
+import pygpt
+
+BELOW_MODEL = {"config", "files", "backend", "autograd", "parameters", "nn", "optim", "checkpoint",
+               "generate"}
+LAW = {
+    "files": set(),
+    "config": set(),
+    "backend": set(),
+    "autograd": {"backend"},
+    "parameters": {"backend", "autograd"},
+    "nn": {"backend", "autograd", "parameters"},
+    "optim": {"backend", "autograd", "parameters"},
+    "tokenizer": {"config", "files", "backend"},
+    "checkpoint": {"config", "files", "backend"},
+    "generate": {"config", "files"},
+    "model": BELOW_MODEL - {"optim"},
+    "data": {"config", "files", "tokenizer", "checkpoint"},
+    "training": BELOW_MODEL | {"tokenizer", "model", "data"},
+    "bench": BELOW_MODEL | {"model", "training"},
+    "cli": BELOW_MODEL | {"tokenizer", "model", "data", "training", "bench"},
+}
+PACKAGE = pathlib.Path(pygpt.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+# The names that the package itself has: `import pygpt` and `from pygpt import __version__`.
+OWN_NAMES = {"__version__"}
+
+
+def room_of(path):
+    """The room that a file or a folder of the package is, or lies in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(line, dotted name) of everything of ours that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names
+                        if alias.name.split(".")[0] == "pygpt")
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: imports are written in full"
+            if node.module == "pygpt":
+                yield from ((node.lineno, f"pygpt.{alias.name}") for alias in node.names)
+            elif node.module and node.module.startswith("pygpt."):
+                yield node.lineno, node.module
+
+
+def test_every_room_has_its_place_in_the_law():
+    rooms = {room_of(path) for path in FILES} - {"__init__", "__main__"}
+    assert rooms == set(LAW)
+
+
+def test_the_law_has_no_circle():
+    left = {room: set(below) for room, below in LAW.items()}
+    while left:
+        lowest = {room for room, below in left.items() if not below & left.keys()}
+        assert lowest, f"a circle among {sorted(left)}"
+        left = {room: below for room, below in left.items() if room not in lowest}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__main__.py"],
+                         ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    room = room_of(path)
+    if room == "__init__":  # the public names are looked up when they are used
+        allowed = set(LAW)
+    else:
+        allowed = LAW[room] | {room}
+    for line, name in imports(path):
+        parts = name.split(".")[1:]
+        if not parts or parts[0] in OWN_NAMES or parts[0].startswith("_"):
+            continue  # the package itself, or a compiled module
+        assert parts[0] in allowed, (
+            f"{path.relative_to(PACKAGE.parent)}:{line} imports {name}; {room} may import "
+            f"{', '.join(sorted(allowed))} (tests/test_layers.py)")
+
+
+def test_compiled_modules_have_one_importer_each():
+    """What is compiled is reached through one file: kernels through backend, the buffer's class
+    through Tensor."""
+    found = {(name, str(path.relative_to(PACKAGE))) for path in FILES for _, name in imports(path)
+             if name.split(".")[1:2] and name.split(".")[1] in ("_kernels", "_buffer")}
+    assert found == {("pygpt._kernels", "backend/kernels.py"), ("pygpt._buffer", "autograd/tensor.py")}
