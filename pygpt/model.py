@@ -45,7 +45,7 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y))                               # (B, T, C)
 
     def attend(self, qkv):
-        """softmax(q k^T / sqrt(C / n_head)) v in each head, with a cache also over its positions."""
+        """softmax(q k^T / sqrt(C / n_head)) v in each head; with a cache, over its positions too."""
         cache = current_cache()
         if cache is not None:
             return ops.attention_cached(qkv, *cache.next_layer(), self.n_head)

@@ -98,8 +98,8 @@ def test_an_mlp_in_parts_computes_the_same(monkeypatch):
                   for s in sizes]
         x, *rest = [ops.reshape(t, s) for t, s in zip(inputs, sizes)]
         for _ in range(2):
-            with deferring(), calling(
-                    lambda kernel, args: launches.append(kernel) or kernel(*args)):
+            with calling(lambda kernel, args: launches.append(kernel) or kernel(*args)), \
+                    deferring():
                 out = rest[-1] + ops.mlp(x, *rest[:-1])
             ops.sum(ops.mul(out, out)).backward()
             x, *rest = [ops.reshape(t, s) for t, s in zip(inputs, sizes)]
