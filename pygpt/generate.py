@@ -86,8 +86,8 @@ def _stream(model, ids, settings, stop, vocab_size):
     window, cache, new = ids, model.new_cache(), ids
     for _ in range(settings.max_new_tokens):
         if cache.past + len(new) > model.config.n_positions:
-            # The context is full. Dropping its oldest token moves every other one to a new position,
-            # so the cache, which holds their keys and values at the old positions, is useless.
+            # The context is full. Dropping its oldest token moves the others to new positions, and
+            # the cache holds their keys and values at the old ones.
             cache = model.new_cache()
             window = new = window[-model.config.n_positions :]
         logits = model.decode(new, cache).tolist()[:vocab_size]
@@ -196,6 +196,6 @@ def keep_min_p(tokens, weights, settings, context):
 
 # The stages of a draw, in their order. Each is a function of (tokens, scores, settings, context)
 # that returns (tokens, scores): the ids that may still be drawn, and a number for each. The scores
-# are logits, and those before keep_top_k are of the whole vocabulary, in the order of the ids; after
-# it they are sorted, and after apply_temperature they are weights.
+# are logits, before keep_top_k those of the whole vocabulary in the order of the ids; after it they
+# are sorted, and after apply_temperature they are weights.
 STAGES = penalize_repetition, keep_top_k, apply_temperature, keep_top_p, keep_min_p

@@ -24,9 +24,9 @@ class Reporter:
         is_gone: whether the stream failed; from then on nothing is printed.
     """
 
-    def __init__(self, stream=None, told=lambda text: text):
+    def __init__(self, stream=None, translate=lambda text: text):
         """Print to a text stream, by default to standard output; warnings as told() puts them."""
-        self.stream, self._told = stream or sys.stdout, told
+        self.stream, self._translate = stream or sys.stdout, translate
         self.is_terminal = self.stream.isatty()
         self._max_steps = self._purpose = None
         self._drawn_at = 0.0
@@ -74,7 +74,7 @@ class Reporter:
             self._line(text)
 
     def _warning(self, record):
-        self._line(f"warning: {self._told(record['text'])}")
+        self._line(f"warning: {self._translate(record['text'])}")
 
     def _start(self, record):
         self._max_steps, self._val_loss = record["max_steps"], None
