@@ -1,8 +1,12 @@
 """Sampling: one token after another, each drawn from the model's prediction for the next.
 
+    logits -> penalize_repetition -> keep_top_k -> apply_temperature -> keep_top_p -> keep_min_p
+           -> one of the tokens that are left, drawn in proportion to its weight
+
+To add a setting of the sampler, add a field to config.SampleConfig, and a function to STAGES here.
+
 A model is anything with `config.n_positions`, `config.vocab_size`, `new_cache()` and
-`decode(ids, cache)`, as model.GPT has them; it may have `end_of_text`. Imports config; used by
-model, train and the command line.
+`decode(ids, cache)`, as model.GPT has them; it may have `end_of_text`.
 """
 
 import heapq
@@ -13,41 +17,39 @@ import reprlib
 from pygpt.config import ConfigError, SampleConfig, token_id, token_ids, whole_number
 
 
-def generate(model, ids, max_new_tokens=64, temperature=0.8, top_k=50, top_p=0.95, min_p=0.0,
-             repetition_penalty=1.0, stop=None, seed=None, vocab_size=None):
+def generate(model, ids, max_new_tokens=64, *, stop=None, vocab_size=None, **settings):
     """Continue a sequence of tokens.
 
     Args:
         model: a GPT.
         ids: sequence of 1..n_positions token ids, the prompt.
-        max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed: as
-            config.SampleConfig documents them.
-        stop: an id, or a collection of ids, that end the continuation and are no part of it; ():
+        max_new_tokens: length of the continuation, at least 0.
+        stop: an id, or a collection of ids, that end the continuation and are not part of it; ():
             nothing ends it early; None: the model's end_of_text does.
         vocab_size: draw only ids below it, at least 1; None: any of the model's. A model may have
             more tokens than its tokenizer (GPT-2's 50257 are often padded to 50304): the
             tokenizer's vocab_size keeps to ids that it can decode.
+        settings: temperature, top_k and the other fields of config.SampleConfig, which documents
+            them, except threads.
     Returns:
         The list of the new ids, without the prompt.
     Raises:
-        ValueError: an id or a setting is out of range, or the prompt empty or too long.
+        ValueError: an id or a setting is out of range, or the prompt is empty or too long.
     """
-    return list(stream(model, ids, max_new_tokens, temperature, top_k, top_p, min_p,
-                       repetition_penalty, stop, seed, vocab_size))
+    return list(stream(model, ids, max_new_tokens, stop=stop, vocab_size=vocab_size, **settings))
 
 
-def stream(model, ids, max_new_tokens=64, temperature=0.8, top_k=50, top_p=0.95, min_p=0.0,
-           repetition_penalty=1.0, stop=None, seed=None, vocab_size=None):
-    """Continue a sequence of tokens, handing out each new one as it is drawn.
+def stream(model, ids, max_new_tokens=64, *, stop=None, vocab_size=None, **settings):
+    """Continue a sequence of tokens, and hand out each new one as it is drawn.
 
     Args and Raises:
-        As generate's; what is wrong is raised here, not at the first token.
+        As those of generate; every error is raised here, not at the first token.
     Returns:
         An iterator of the new ids.
     """
-    settings = SampleConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
-                            top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
-                            seed=seed)
+    if "threads" in settings:  # a setting of the command, not of a draw
+        raise TypeError("threads is not a setting of generate and stream: see set_num_threads")
+    settings = SampleConfig(max_new_tokens=max_new_tokens, **settings)
     if vocab_size is not None and whole_number("vocab_size", vocab_size) < 1:
         raise ConfigError(f"vocab_size={vocab_size} leaves no id to draw")
     ids = _check_prompt(ids, model.config)
@@ -69,7 +71,7 @@ def _check_prompt(ids, config):
         raise ValueError(f"ids={reprlib.repr(ids)} is not a list of ids")
     try:
         ids = list(ids)
-    except (TypeError, NotImplementedError):  # what cannot be iterated over; a matrix
+    except (TypeError, NotImplementedError):  # not iterable; a matrix
         raise ValueError(f"ids={reprlib.repr(ids)} is not a list of ids") from None
     ids = [token_id(f"ids[{position}]", token, config.vocab_size)
            for position, token in enumerate(ids)]
@@ -84,8 +86,8 @@ def _stream(model, ids, settings, stop, vocab_size):
     window, cache, new = ids, model.new_cache(), ids
     for _ in range(settings.max_new_tokens):
         if cache.past + len(new) > model.config.n_positions:
-            # The context is full: its oldest token goes, which moves every other one to a new
-            # position, so nothing that was computed for them holds any longer.
+            # The context is full. Dropping its oldest token moves the others to new positions, and
+            # the cache holds their keys and values at the old ones.
             cache = model.new_cache()
             window = new = window[-model.config.n_positions :]
         logits = model.decode(new, cache).tolist()[:vocab_size]
@@ -98,7 +100,7 @@ def _stream(model, ids, settings, stop, vocab_size):
 
 
 def first_ids(tokenizer):
-    """The prompt of a sample that has none: a line's end, or the first id if there is no such."""
+    """The prompt of a sample without one: a newline, or id 0 if the tokenizer cannot encode it."""
     try:
         return tokenizer.encode("\n") or [0]
     except ValueError:
@@ -112,7 +114,7 @@ def draw(logits, settings, rng, context=()):
         logits: list of V floats; changed where repetition_penalty applies.
         settings: a SampleConfig.
         rng: a random.Random.
-        context: the ids that repetition_penalty applies to, as far as they have a logit.
+        context: the ids that repetition_penalty applies to; those that have no logit are ignored.
     Returns:
         The token's id.
     Raises:
@@ -120,6 +122,27 @@ def draw(logits, settings, rng, context=()):
     """
     if not math.isfinite(sum(logits)):
         raise ValueError("the model's logits are not finite")
+    tokens, weights = candidates(logits, settings, context)
+    return rng.choices(tokens, weights)[0]
+
+
+def candidates(logits, settings, context=()):
+    """The tokens that may be drawn.
+
+    Args:
+        logits, settings, context: as those of draw; the logits are finite.
+    Returns:
+        (tokens, weights): the likeliest first, of equally likely ones the lower id; their
+        probabilities as multiples of the likeliest one's.
+    """
+    tokens, scores = range(len(logits)), logits
+    for stage in STAGES:
+        tokens, scores = stage(tokens, scores, settings, context)
+    return tokens, scores
+
+
+def penalize_repetition(tokens, logits, settings, context):
+    """Make the logits of the context's tokens smaller (larger if the penalty is below 1)."""
     if settings.repetition_penalty != 1.0:
         for token in set(context):
             if token >= len(logits):
@@ -128,39 +151,51 @@ def draw(logits, settings, rng, context=()):
                 logits[token] /= settings.repetition_penalty
             else:
                 logits[token] *= settings.repetition_penalty
-    if settings.temperature == 0:
-        return logits.index(max(logits))
-    tokens, weights = candidates(logits, settings)
-    return rng.choices(tokens, weights)[0]
+    return tokens, logits
 
 
-def candidates(logits, settings):
-    """The tokens that may be drawn.
-
-    Args:
-        logits: list of V finite floats.
-        settings: a SampleConfig of temperature above 0.
-    Returns:
-        (tokens, weights): the likeliest first, of equally likely ones the lower id; their
-        probabilities, the likeliest one's being 1.
-    """
-    tokens = range(len(logits))
-    if 0 < settings.top_k < len(logits):
-        least = heapq.nlargest(settings.top_k, logits)[-1]  # one pass over V; the rest is short
+def keep_top_k(tokens, logits, settings, context):
+    """Keep the k likeliest tokens, one if the temperature is 0, and sort them, likeliest first."""
+    k = settings.top_k if settings.temperature else 1
+    if k == 1:
+        token = logits.index(max(logits))
+        return [token], [logits[token]]
+    if 0 < k < len(logits):
+        least = heapq.nlargest(k, logits)[-1]  # one pass over V, so that few are left to sort
         tokens = [token for token, logit in enumerate(logits) if logit >= least]
     tokens = sorted(tokens, key=logits.__getitem__, reverse=True)  # equal ones keep their order
-    if settings.top_k:
-        del tokens[settings.top_k :]
-    highest = logits[tokens[0]]
-    weights = [math.exp((logits[token] - highest) / settings.temperature) for token in tokens]
+    if k:
+        del tokens[k:]
+    return tokens, [logits[token] for token in tokens]
+
+
+def apply_temperature(tokens, logits, settings, context):
+    """Turn sorted logits into weights, exp((logit - the highest) / temperature)."""
+    temperature = settings.temperature or 1.0  # of 0: one token is left, whose weight is 1
+    return tokens, [math.exp((logit - logits[0]) / temperature) for logit in logits]
+
+
+def keep_top_p(tokens, weights, settings, context):
+    """Keep the fewest likeliest tokens whose probabilities reach the sum top_p."""
     if settings.top_p < 1.0:
         enough = settings.top_p * math.fsum(weights)
         reached = 0.0
         for count, weight in enumerate(weights, 1):
             reached += weight
             if reached >= enough:
-                del weights[count:]
-                break
+                return tokens[:count], weights[:count]
+    return tokens, weights
+
+
+def keep_min_p(tokens, weights, settings, context):
+    """Keep the tokens that are at least min_p times as probable as the likeliest."""
     if settings.min_p > 0.0:
-        weights = [weight for weight in weights if weight >= settings.min_p]
-    return tokens[: len(weights)], weights
+        weights = [weight for weight in weights if weight >= settings.min_p]  # the first ones
+    return tokens[:len(weights)], weights
+
+
+# The stages of a draw, in their order. Each is a function of (tokens, scores, settings, context)
+# that returns (tokens, scores): the ids that may still be drawn, and a number for each. The scores
+# are logits, before keep_top_k those of the whole vocabulary in the order of the ids; after it they
+# are sorted, and after apply_temperature they are weights.
+STAGES = penalize_repetition, keep_top_k, apply_temperature, keep_top_p, keep_min_p

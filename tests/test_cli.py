@@ -284,14 +284,26 @@ def test_help_documents_every_flag(command, config_class):
             assert f"default {f.default}" in words
         if f.metadata["unit"]:
             assert f"({f.metadata['unit']};" in words
-    for name in PRESETS if command == "train" else ():
-        assert f"{name}: --n-layer" in words
+    if command == "train":
+        for name in PRESETS:
+            assert name in re.search("^presets: .*$", result.stdout, re.MULTILINE)[0].split()
+        assert re.search("^  --n-embd +128 +64 +384 +768$", result.stdout, re.MULTILINE)
+        for heading in ("data", "model", "optimiser", "output"):
+            assert f"\n{heading}:\n" in result.stdout
+
+
+@pytest.mark.parametrize("words, commands", [
+    ([], ("train", "sample", "info")), (["tokenizer"], ("train", "encode", "decode"))])
+def test_without_a_command_the_commands_are_listed(words, commands):
+    result = pygpt(*words)
+    assert result.returncode == 2 and result.stdout == ""
+    for name in commands:
+        assert re.search(rf"^    {name} +\w", result.stderr, re.MULTILINE), name
 
 
 # ----------------------------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("arguments, part", [
-    ("", "COMMAND"),
     ("paint", "'paint'"),
     ("train --n-embd 100 --n-head 6", "--n-embd 100 is not divisible by --n-head 6"),
     ("train --n-layer 0", "--n-layer 0"),

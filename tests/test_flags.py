@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygpt.cli import main
+from pygpt.cli.flags import UsageError, nearest
+from pygpt.cli.messages import in_flags
 from pygpt.config import SampleConfig, TrainConfig, number_type
-from pygpt.cli.flags import UsageError, in_flags, nearest
 
 
 def parser_of(*words):
     """The parser that reads a command's flags."""
-    return main._parse(list(words)).command
+    return main.parse(list(words)).command
 
 
 TRAIN, SAMPLE = parser_of("train"), parser_of("sample", "DIR")
@@ -205,7 +206,7 @@ def test_abbreviations_are_off():
 
 
 def test_a_negative_number_and_a_dash_are_values():
-    arguments = main._parse(["train", "--learning-rate", "-1e-3", "--data", "-", "--dropout", "-.5"])
+    arguments = main.parse(["train", "--learning-rate", "-1e-3", "--data", "-", "--dropout", "-.5"])
     assert (arguments.learning_rate, arguments.data, arguments.dropout) == (-1e-3, ["-"], -0.5)
 
 
@@ -229,7 +230,7 @@ def every_flag():
             elif action.option_strings and action.dest not in ("help", "version"):
                 yield words, action
 
-    return list(below(main._make_parser(), []))
+    return list(below(main.make_parser(), []))
 
 
 def test_the_values_of_a_flag_given_again_are_joined():
@@ -239,15 +240,15 @@ def test_the_values_of_a_flag_given_again_are_joined():
     for *words, dest in many:
         flag = "--" + dest.replace("_", "-")
         required = ["--out", "x"] if words[0] == "tokenizer" else []
-        arguments = main._parse([*words, flag, "a", "b", *required, flag, "c"])
+        arguments = main.parse([*words, flag, "a", "b", *required, flag, "c"])
         assert getattr(arguments, dest) == ["a", "b", "c"]
         assert "may be given again" in " ".join(arguments.command.format_help().split())
-    arguments = main._parse(["tokenizer", "train", "--out", "x", "--data", "a"])
+    arguments = main.parse(["tokenizer", "train", "--out", "x", "--data", "a"])
     assert arguments.data == ["a"]  # nothing is left of the parse before
 
 
 def test_of_another_flag_given_twice_the_last_counts():
-    arguments = main._parse(["train", "--seed", "1", "--out", "a", "--recompute", "--seed", "2",
+    arguments = main.parse(["train", "--seed", "1", "--out", "a", "--recompute", "--seed", "2",
                             "--out", "b", "--no-recompute"])
     assert (arguments.seed, arguments.out, arguments.recompute) == (2, "b", False)
 
@@ -274,6 +275,6 @@ def test_help_imports_nothing_that_takes_time():
         modules = set(result.stdout.rpartition("MODULES")[2].split())
         assert "pygpt.cli" in modules
         ours = {name for name in modules if name.startswith("pygpt.")}
-        assert ours == {"pygpt.config", "pygpt.cli", "pygpt.cli.main", "pygpt.cli.flags",
-                        "pygpt.cli.streams", "pygpt.cli.tokenizer"}
+        assert ours == {"pygpt.config", "pygpt.cli", *(f"pygpt.cli.{name}" for name in (
+            "main flags messages streams train sample export bench plot tokenizer info").split())}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}

@@ -125,4 +125,4 @@ def test_the_proposal_to_resume_works_as_it_is_typed(out, tmp_path):
     line = process.stdout.readline()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    assert re.fullmatch(r"going on from step \d+ of .*/last\n", line)
+    assert re.fullmatch(r"continuing from step \d+ of .*/last\n", line)

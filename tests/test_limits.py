@@ -1,5 +1,5 @@
 """How many cores this process may use, told from made-up /sys and /proc: four processors, two to a
-core, and control groups of both versions. pygpt.limits; needs nothing built.
+core, and control groups of both versions. pygpt.backend.cpu; needs nothing built.
 """
 
 import os

@@ -150,7 +150,7 @@ def test_the_command_says_that_a_run_is_finished(tiny, tmp_path, capsys):
     assert snapshot(tmp_path / "out") == before
     said = capsys.readouterr()
     assert said.err == "" and re.search(
-        r"is finished: it has taken all its 12 steps; to train longer: .*pygpt (train --resume"
+        r"is finished: it has taken all of its 12 steps; to train longer: .*pygpt (train --resume"
         r" --out \S+ --max-steps 24)\n", said.out)
     longer = re.search(r"python -m pygpt (train .*)\n", said.out)[1].split()
     assert main(longer) == 0

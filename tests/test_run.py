@@ -63,7 +63,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(tiny, tmp_path, numb
     again = subprocess.run([*COMMAND[:-1], *said[2].split(), "--max-steps", str(step + 2),
                             "--force"], env=ENVIRONMENT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert f"going on from step {step} of" in again.stdout
+    assert f"continuing from step {step} of" in again.stdout
 
 
 def test_a_second_sigterm_leaves_at_once(tiny, tmp_path):

@@ -85,7 +85,6 @@ def test_what_is_wrong_is_said_in_one_line(learned, data, tmp_path):
                                                tmp_path)
     assert "--vocab-size 256 must be at least 257: 256 bytes and 1 special token\n" in refusal(
         pygpt("tokenizer", "train", "--data", data, "--out", tmp_path, "--vocab-size", 256), 2)
-    assert "COMMAND" in refusal(pygpt("tokenizer"), 2)
     assert "--out" in refusal(pygpt("tokenizer", "train"), 2)
     assert os.listdir(tmp_path) == []
 

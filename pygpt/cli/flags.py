@@ -1,18 +1,18 @@
-"""The flags of a command: how they are read, what is said of wrong ones, what messages call them.
+"""The flags of a command: how they are made and parsed, and what a wrong one was meant to be.
 
-Everywhere else a message names a setting as Python writes it, `n_embd=100`; whoever typed
-`--n-embd 100` reads that, because in_flags() goes over every message on its way to the terminal.
-Uses argparse; used by the command line.
+A command's file makes its parser with the add() of commands_of(), and a flag for each field of a
+config dataclass with add_settings(): the name, the range and the help text stand in config.py only.
 """
 
 import argparse
-import ast
 import re
-import shlex
+import sys
+from dataclasses import fields
 
 from pygpt.cli.streams import true_text
+from pygpt.config import describe_range, number_type
 
-# What other programs call the settings and commands of this one.
+# The names that other programs have for the settings and commands of this one.
 ALSO_CALLED = {
     "epochs": "max-steps", "iters": "max-steps", "max-iters": "max-steps", "steps": "max-steps",
     "block-size": "n-positions", "context": "n-positions", "context-length": "n-positions",
@@ -25,25 +25,30 @@ ALSO_CALLED = {
     "checkpoint": "init", "model": "init", "from": "init", "dir": "out",
     "generate": "sample", "write": "sample", "fit": "train", "learn": "train", "version": "info",
 }
+TWICE = ("A flag that takes several values may be given again: all its values count. Of any other "
+         "flag the last one counts.")
 
-_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-_NUMBER = r"[-+]?(?:inf|nan|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
-_LIST = rf"""[(\[](?:[^()\[\]'"]|{_QUOTED})*[)\]]"""
-_WORD = rf"(?:{_NUMBER}|[A-Za-z]+)(?![\w/=]|[.:-]\w)"  # a longer word is a path
-_VALUE = rf"{_QUOTED}|{_LIST}|{_WORD}"
-_NOT_WITHIN = r"(?<![\w./=-])"  # a longer name, or a path
 _NEGATIVE = re.compile(r"^-(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 
 
 class UsageError(Exception):
-    """The command line makes no sense; the message is for whoever typed it."""
+    """The command line cannot be parsed; the message says why."""
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps each paragraph of a description, but for one of several lines, which is a table."""
+
+    def _fill_text(self, text, width, indent):
+        fill = super()._fill_text
+        return "\n\n".join(part if "\n" in part else fill(part, width, indent)
+                           for part in text.split("\n\n"))
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, saying in one line what is wrong and what was probably meant."""
+    """An argparse parser whose errors are one line, with the flag or command that comes nearest."""
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
         self._negative_number_matcher = _NEGATIVE  # argparse's own takes -1e-3 for a flag
 
     def error(self, message):
@@ -54,13 +59,13 @@ class Parser(argparse.ArgumentParser):
             is_flag = word[:1] == "-" and " " not in word and not _NEGATIVE.match(word)
             name = word.partition("=")[0]
             if word in ("-", "--") or not is_flag and self._subparsers:
-                break  # what follows belongs to the command, or is no flag
+                break  # the rest belongs to the command, or holds no flag
             if is_flag and name not in self._option_string_actions:
                 self.refuse(name)
         return super().parse_known_args(args, namespace)
 
     def refuse(self, word):
-        """Refuse a word that is no argument.
+        """Refuse a word that is not an argument of this command.
 
         Raises:
             UsageError: it names the word, and the flag that comes nearest.
@@ -82,7 +87,7 @@ def _did_you_mean(word, names):
 
 
 def nearest(word, names):
-    """The one of names (flags or commands) that a word that is none of them stands for, or None."""
+    """The flag or command among names that an unknown word most likely means, or None."""
     bare = word.lstrip("-").replace("_", "-").lower()
     by_name = {name.lstrip("-"): name for name in names if not name.startswith("--no-")}
     by_name.pop("h", None)
@@ -106,68 +111,76 @@ def nearest(word, names):
 
 
 def text(value):
-    """The type of a flag that takes text: bytes that are not UTF-8 are refused."""
+    """The type of a flag that takes text: refuses bytes that are not UTF-8."""
     try:
         return true_text(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(error) from None
 
 
-def in_flags(message, parser, words=(), file=None, in_file=()):
-    """A message with settings named as they are typed: `--n-embd 100` in place of `n_embd=100`.
+def commands_of(parser):
+    """Give a parser commands; without one, it prints its help.
+
+    Returns:
+        add(name, run, help, epilog=""), which makes and returns the parser of a command; run is a
+        function of the parsed arguments that returns the exit status.
+    """
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def add(name, run, help, epilog=""):
+        command = commands.add_parser(name, help=help, description=help,
+                                      epilog=f"{epilog}\n\n{TWICE}" if run else None)
+        command.set_defaults(run=run or print_help, command=command)
+        return command
+
+    return add
+
+
+def print_help(arguments):
+    """Print the help of a command that only has commands, on standard error."""
+    arguments.command.print_help(sys.stderr)
+    return 2
+
+
+def flag(name):
+    """The flag of a setting: `n_embd` is `--n-embd`."""
+    return "--" + name.replace("_", "-")
+
+
+def add_settings(parser, config_class, groups=None):
+    """Add a flag for each field of a config; one that is not given leaves no attribute behind.
 
     Args:
-        message: str.
-        parser: the command's Parser.
-        words: of the command line; one that the message quotes stays as it is.
-        file: path of a file of settings, or None.
-        in_file: names of the settings that are from there: they stay, with the file's name.
+        parser: a Parser.
+        config_class: a dataclass of config.py.
+        groups: heading in --help -> names of the fields below it; other fields are "options".
     """
-    words = [word.partition("=")[2] if word.startswith("--") else word for word in words]
-    quoted = [word for word in words if _translated(word, parser, None, ()) != word]
-    for number, word in enumerate(quoted):  # in the private use area of Unicode, where no text is
-        message = message.replace(word, f"\ue000{number}\ue001")
-    message = _translated(message, parser, file, in_file)
-    return re.sub("\ue000(\\d+)\ue001", lambda found: quoted[int(found[1])], message)
+    groups = {name: heading for heading, names in (groups or {}).items() for name in names}
+    sections = {heading: parser.add_argument_group(heading)
+                for heading in dict.fromkeys(groups.values())}
+    for f in fields(config_class):
+        kind, within, unit = number_type(f), f.metadata["within"], f.metadata["unit"]
+        notes = [unit] if unit else []
+        if within:
+            notes.append(describe_range(within))
+        if f.default not in (None, ()):
+            notes.append(f"default {f.default}")
+        word = f.metadata["metavar"] or {int: "N", float: "X", None: "PATH"}[kind]
+        if f.metadata["choices"]:
+            word = "|".join(f.metadata["choices"])
+        if f.metadata["metavar"] == "TEXT":
+            kind = text
+        takes = {"type": kind, "metavar": word}
+        if f.type is tuple:
+            takes |= {"nargs": "+", "action": "extend"}
+        if f.type is bool:
+            takes = {"action": argparse.BooleanOptionalAction}
+        section = sections.get(groups.get(f.name), parser)
+        section.add_argument(flag(f.name), dest=f.name, default=argparse.SUPPRESS, **takes,
+                             help=f.metadata["help"] + (f" ({'; '.join(notes)})" if notes else ""))
 
 
-def _translated(message, parser, file, in_file):
-    actions = {action.dest: action for action in parser._actions if action.option_strings}
-    names = "|".join(sorted(actions, key=len, reverse=True))
-
-    def typed(found):
-        name, value = found["name"], found["value"]
-        return f"{found[0]} in {file}" if name in in_file else _typed(actions[name], value)
-
-    def bare(found):
-        return actions[found[0]].option_strings[0]
-
-    message = re.sub(rf"{_NOT_WITHIN}(?P<name>{names})=(?P<value>{_VALUE})", typed, message)
-    message = re.sub(rf"(?<=\()(?:{names})(?=: )", bare, message)  # (force: ...)
-    message = re.sub(rf"^(?:{names})(?=: the )", bare, message)  # data: the text is too short
-    switches = "|".join(name for name, action in actions.items()
-                        if isinstance(action, argparse.BooleanOptionalAction))
-    if switches:
-        message = re.sub(rf"{_NOT_WITHIN}(?:{switches})(?= \()", bare, message)
-    long = "|".join(sorted((name for name in actions if "_" in name), key=len, reverse=True))
-    return re.sub(rf"{_NOT_WITHIN}(?:{long})(?![\w=/]|\.\w)", bare, message) if long else message
-
-
-def _typed(action, value):
-    """A flag and its value, as a shell takes them."""
-    flag, *others = action.option_strings
-    if value[0] not in "'\"([" and value not in ("True", "False", "None"):
-        return f"{flag} {value}"  # a number as it was printed, or a word
-    try:
-        value = ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # as of [nan]
-        return f"{flag} {value}"
-    if value is True:
-        return flag
-    if value is False and others:
-        return others[0]
-    if value in (None, (), []) or value is False:
-        return f"no {flag}"
-    if isinstance(value, (tuple, list)):
-        return " ".join([flag, *(shlex.quote(str(part)) for part in value)])
-    return f"{flag} {shlex.quote(value)}"
+def settings_of(arguments, config_class):
+    """The settings of a config that were given as flags, a dict."""
+    names = {f.name for f in fields(config_class)}
+    return {name: value for name, value in vars(arguments).items() if name in names}

@@ -1,7 +1,4 @@
-"""How this program was started, so that the command it proposes works as it is typed.
-
-Standard library only; used by report.
-"""
+"""How this program was started, so that a command it proposes can be typed as it is printed."""
 
 import os
 import shlex
@@ -10,12 +7,12 @@ import sys
 
 
 def command_line(*arguments):
-    """A shell command that runs pygpt with these arguments, from the working directory of now."""
+    """A shell command that runs pygpt with these arguments, from the present working directory."""
     return shlex.join([*_program(), *map(str, arguments)])
 
 
 def _program():
-    """`pygpt` where that is what was typed, else the interpreter that runs now and the module."""
+    """`pygpt` if the user typed that, else the running interpreter and `-m pygpt`."""
     script = sys.argv[0] if sys.argv else ""
     if os.path.basename(script) == "pygpt" and _is_same(shutil.which("pygpt"), script):
         return ["pygpt"]

@@ -1,8 +1,8 @@
-"""The three standard streams, as the command line needs them.
+"""The three standard streams, made safe for the command line.
 
 A shell may start a command with a stream closed (`<&-`, `>&-`, `2>&-`), full or without a reader.
-Within standard_streams() each of them is there, says which one it is when it fails, and can be
-given up. Uses the standard library; used by the command line.
+Within standard_streams() each stream exists, and its errors name it; drop_output() discards the
+rest of the output.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import io
 import os
 import sys
 
-# Each descriptor is opened so that its use fails, but for errors, which nobody asked to see.
+# A closed descriptor is opened in the mode that makes its use fail, except that of errors.
 _STREAMS = ((0, "stdin", "standard input", os.O_WRONLY),
             (1, "stdout", "standard output", os.O_RDONLY),
             (2, "stderr", "standard error", os.O_WRONLY))
@@ -38,7 +38,7 @@ def standard_streams():
 
 
 def flush_output():
-    """Write what standard output holds back.
+    """Write the buffered part of standard output.
 
     Raises:
         OSError: it cannot be written; the rest of the output then goes nowhere.
@@ -51,7 +51,7 @@ def flush_output():
 
 
 def drop_output():
-    """Let what is still to be printed go nowhere, so that it does not fail again at exit."""
+    """Discard the output that is not yet written, so that it does not fail again at exit."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Raw):
         raw.is_given_up = True

@@ -1,7 +1,7 @@
-"""What a training run looks like on a terminal: prints the records that train tells.
+"""Prints the events of a training run, on a terminal or into a file.
 
-On a terminal a status line is rewritten after each step; elsewhere some steps get a line each.
-A reader that goes away does not end the run. Uses machine and invocation; used by the command line.
+On a terminal a status line is rewritten after each step; elsewhere about PLAIN_LINES steps get a
+line each. The run goes on if its output cannot be written.
 """
 
 import os
@@ -18,22 +18,22 @@ PLAIN_LINES = 20      # of a whole run's status when it is not a terminal
 
 
 class Reporter:
-    """A callback for trainer.train that prints what it is told.
+    """A callback for trainer.train that prints the records of its events.
 
     Attributes:
         is_gone: whether the stream failed; from then on nothing is printed.
     """
 
-    def __init__(self, stream=None, told=lambda text: text):
-        """Print to a text stream, by default to standard output; warnings as told() puts them."""
-        self.stream, self._told = stream or sys.stdout, told
+    def __init__(self, stream=None, translate=lambda text: text):
+        """Print to a text stream (None: standard output); translate() puts warnings into flags."""
+        self.stream, self._translate = stream or sys.stdout, translate
         self.is_terminal = self.stream.isatty()
         self._max_steps = self._purpose = None
         self._drawn_at = 0.0
         self._is_drawn = self.is_gone = False
 
     def __call__(self, record):
-        """Print a record as its event asks for it."""
+        """Print a record; its event has a method of that name."""
         getattr(self, "_" + record["event"])(record)
 
     def close(self):
@@ -74,14 +74,14 @@ class Reporter:
             self._line(text)
 
     def _warning(self, record):
-        self._line(f"warning: {self._told(record['text'])}")
+        self._line(f"warning: {self._translate(record['text'])}")
 
     def _start(self, record):
         self._max_steps, self._val_loss = record["max_steps"], None
         if record["earlier"]:
             self._line(f"the earlier run in {record['out']} is now in {record['earlier']}")
         if record["resumed"]:
-            self._line(f"going on from step {record['step']} of {record['out']}/last")
+            self._line(f"continuing from step {record['step']} of {record['out']}/last")
         self._line(f"{record['parameters']:,} parameters, {record['isa']}, "
                    f"{plural(record['threads'], 'thread')}")
         self._line(f"{record['train_tokens']:,} tokens to learn from, {record['val_tokens']:,} "
@@ -90,8 +90,8 @@ class Reporter:
         self._line(f"{gigabytes(needed)} of memory needed"
                    + (f", {gigabytes(free)} free" if free is not None else ""))
         if free is not None and needed > free:
-            self._line("warning: that is more than is free now; the machine may swap or end the "
-                       "run")
+            self._line("warning: that is more memory than is free; the machine may swap or end "
+                       "the run")
 
     def _step(self, record):
         step = record["step"]
@@ -106,9 +106,9 @@ class Reporter:
             self._line(self._status(record))
 
     def _status(self, record, width=1000):
-        """The status line; on a narrow terminal without what matters least."""
+        """The status line; on a narrow terminal the least important parts are left out."""
         share = record["peak_share"]
-        parts = [  # (how much it matters, text)
+        parts = [  # (importance, text)
             (9, f"step {record['step']}/{self._max_steps}"),
             (8, f"loss {record['loss']:.4f}"),
             (6, f"val {self._val_loss:.4f}" if self._val_loss is not None else ""),
@@ -129,7 +129,7 @@ class Reporter:
                    f"{record['val_loss']:.4f}{', the best so far' if record['is_best'] else ''}")
 
     def _save(self, record):
-        pass  # the end says where the last checkpoint is
+        pass  # _end prints where the last checkpoint is
 
     def _sample(self, record):
         rule = f"-- step {record['step']} writes: ".ljust(72, "-")
@@ -138,7 +138,7 @@ class Reporter:
 
     def _finished(self, record):
         longer = str(2 * record["step"])
-        self._line(f"the run in {record['out']} is finished: it has taken all its "
+        self._line(f"the run in {record['out']} is finished: it has taken all of its "
                    f"{plural(record['step'], 'step')}; to train longer: "
                    + command_line("train", "--resume", "--out", _no_flag(record["out"]),
                                   "--max-steps", longer))
@@ -156,7 +156,7 @@ class Reporter:
 
 
 def _no_flag(path):
-    """A path that the command line does not take for a flag."""
+    """Change a path that the command line would read as a flag."""
     return os.path.join(os.curdir, path) if path.startswith("-") else path
 
 

@@ -1,8 +1,7 @@
 """`pygpt tokenizer train|encode|decode`: learn a tokenizer, and use one in a pipe.
 
 `encode` then `decode` gives a file back byte for byte, a byte order mark at its beginning included;
-both stream. `train` reads its text as the training of a model does. Uses the tokenizers, corpus and
-argparse's parser, and imports what a command needs when it runs; mounted by cli.
+both work on streams. `train` reads its text as the training of a model does.
 """
 
 import contextlib
@@ -10,18 +9,15 @@ import os
 import sys
 from pathlib import Path
 
+from pygpt.cli.flags import commands_of, text
 from pygpt.config import ConfigError
-from pygpt.cli.flags import text
 
 BLOCK = 1 << 16
 
 
-def add_commands(add):
-    """Add the three commands.
-
-    Args:
-        add: makes an argparse parser of (name, run, help), run being a function of its arguments.
-    """
+def add_command(add):
+    """Add the command, which has three commands of its own."""
+    add = commands_of(add("tokenizer", None, "learn a tokenizer, or use one in a pipe"))
     command = add("train", _train, "learn a byte-level BPE tokenizer from text")
     command.add_argument("--data", metavar="PATH", nargs="+", action="extend", default=[],
                          help="UTF-8 text: files of any size, pipes, directories, patterns, - for "
@@ -31,18 +27,18 @@ def add_commands(add):
     command.add_argument("--vocab-size", metavar="N", type=int, default=4096,
                          help="tokens, the special ones included (at least 257; default 4096)")
     command.add_argument("--special-token", metavar="TEXT", type=text, action="append",
-                         dest="special_tokens", help="a string that is one token; may be given "
-                         "again (unset: <|endoftext|>)")
+                         dest="special_tokens", help="a string that becomes one token; may be "
+                         "given again (unset: <|endoftext|>)")
 
     command = add("encode", _encode, "turn text into ids, printed with spaces between")
-    command.add_argument("directory", metavar="DIR", help="holds a tokenizer")
+    command.add_argument("directory", metavar="DIR", help="directory that holds a tokenizer")
     command.add_argument("file", metavar="FILE", nargs="?",
-                         help="UTF-8 text, of which every byte counts (unset: standard input)")
+                         help="UTF-8 text, read to the last byte (unset: standard input)")
     command.add_argument("--allow-special", action="store_true",
-                         help="take special tokens in the text for tokens (unset: refuse them)")
+                         help="read special tokens in the text as tokens (unset: refuse them)")
 
     command = add("decode", _decode, "turn ids into text")
-    command.add_argument("directory", metavar="DIR", help="holds a tokenizer")
+    command.add_argument("directory", metavar="DIR", help="directory that holds a tokenizer")
     command.add_argument("file", metavar="FILE", nargs="?",
                          help="ids with white space between (unset: standard input)")
 
@@ -66,15 +62,15 @@ def _train(arguments):
 
 
 def _documents(paths):
-    """The texts that paths stand for, as BPETokenizer.train takes them."""
+    """The texts that --data names: paths of files, and the text of standard input."""
     from pygpt.data.corpus import STDIN, Corpus
     from pygpt.data.stream_copies import streams_of
     from pygpt.tokenizer.reading import DataError, decode_text, standard_input
 
     corpus = Corpus(paths)
     if corpus.tokens_file:
-        raise DataError(f"{corpus.tokens_file}: is a file of tokens, and a tokenizer is learned "
-                        "from text")
+        raise DataError(f"{corpus.tokens_file}: holds tokens, and a tokenizer is learned from "
+                        "text")
     streams_of([corpus], "--data names")
     corpus.select()
     if skipping := corpus.skipping():
@@ -97,7 +93,7 @@ def _encode(arguments):
             while block := [str(index) for _, index in zip(range(BLOCK), ids)]:
                 sys.stdout.write(between + " ".join(block))
                 between = " "
-        except SpecialTokenError as error:  # which speaks of arguments in Python
+        except SpecialTokenError as error:  # its message names an argument of encode()
             raise ValueError(
                 f"{name}: the text holds the special token {error.token!r} at position "
                 f"{error.position}; --allow-special reads it as that token") from None

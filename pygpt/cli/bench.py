@@ -1,0 +1,44 @@
+"""`pygpt bench`: measure the kernels and a training step on this machine."""
+
+import math
+
+from pygpt.config import PRESETS, ConfigError
+
+
+def add_command(add):
+    """Add the command."""
+    command = add("bench", run, "measure each kernel and a training step on this machine")
+    command.add_argument("--preset", choices=PRESETS,
+                         help="measure the shapes of this preset (default lesson)")
+    command.add_argument("--growth", action="store_true",
+                         help="measure instead how a step's cost grows with length, width and "
+                         "threads, and what awkward sizes cost")
+    command.add_argument("--seconds", type=float, metavar="X",
+                         help="measure for about this many seconds (default 20; with --growth 60)")
+    command.add_argument("--threads", type=int, default=0, metavar="N",
+                         help="threads to compute with; 0: one for each physical core (default 0)")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def run(arguments):
+    seconds = arguments.seconds
+    if seconds is None:
+        seconds = 60.0 if arguments.growth else 20.0
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"seconds={seconds:g} must be above 0")
+    if arguments.growth and arguments.preset:
+        raise ConfigError("--growth has sizes of its own: leave out --preset")
+    if not 0 <= arguments.threads <= 256:
+        raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")
+    from pygpt.backend import kernels
+    from pygpt.bench import growth, kernels as bench
+
+    if kernels.ffi is None:
+        raise ConfigError("bench measures the C kernels: unset PYGPT_BACKEND")
+    if arguments.threads:
+        kernels.set_num_threads(arguments.threads)
+    if arguments.growth:
+        growth.main(seconds, arguments.json)
+    else:
+        bench.main(arguments.preset or "lesson", seconds, arguments.json)
+    return 0

@@ -1,0 +1,15 @@
+"""`pygpt info`: show what this installation computes with."""
+
+
+def add_command(add):
+    """Add the command."""
+    add("info", run, "show the version, the compiler, the instruction sets and the threads")
+
+
+def run(arguments):
+    import pygpt
+
+    for name, value in pygpt.info().items():
+        text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        print(f"{name + ':':<10} {text}")
+    return 0

@@ -1,0 +1,115 @@
+"""The messages of the command line: one line on standard error, in the words that were typed.
+
+Everywhere else a message names a setting as Python writes it, `n_embd=100`. A user who typed
+`--n-embd 100` reads that, because in_flags() translates each message on its way to the terminal.
+"""
+
+import argparse
+import ast
+import re
+import shlex
+import sys
+
+from pygpt.cli.streams import flush_output
+
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_NUMBER = r"[-+]?(?:inf|nan|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+_LIST = rf"""[(\[](?:[^()\[\]'"]|{_QUOTED})*[)\]]"""
+_WORD = rf"(?:{_NUMBER}|[A-Za-z]+)(?![\w/=]|[.:-]\w)"  # a longer word is a path
+_VALUE = rf"{_QUOTED}|{_LIST}|{_WORD}"
+_NOT_WITHIN = r"(?<![\w./=-])"  # a longer name, or a path
+
+
+def complain(message, status):
+    """Print one line on standard error; returns the exit status."""
+    flush_quietly()
+    print("pygpt: error:", " ".join(str(message).split()), file=sys.stderr)
+    return status
+
+
+def flush_quietly():
+    """Write what standard output holds back, if it can be written."""
+    try:
+        flush_output()
+    except OSError:
+        pass
+
+
+def as_typed(error, arguments):
+    """The message of an error (or a text), with the settings named as they were typed.
+
+    Args:
+        error: an exception or a str.
+        arguments: the result of main.parse; None: the command line could not be parsed.
+    """
+    from pygpt.checkpoint.safetensors import CheckpointError
+
+    message = str(error)
+    if arguments is None:
+        return message
+    file = getattr(arguments, "config", None)
+    is_of_file = file is not None and message.startswith(f"{file}: ")
+    if is_of_file or isinstance(error, CheckpointError):
+        return message  # its settings are those in a file
+    return in_flags(message, arguments.command, arguments.words, file, arguments.in_file)
+
+
+def in_flags(message, parser, words=(), file=None, in_file=()):
+    """Name the settings of a message as they are typed, `--n-embd 100` in place of `n_embd=100`.
+
+    Args:
+        message: str.
+        parser: the command's Parser.
+        words: of the command line; one that the message quotes is not translated.
+        file: path of a file of settings, or None.
+        in_file: names of the settings that are from that file: they are not translated, and the
+            file's name follows them.
+    """
+    words = [word.partition("=")[2] if word.startswith("--") else word for word in words]
+    quoted = [word for word in words if _translated(word, parser, None, ()) != word]
+    for number, word in enumerate(quoted):  # marked by characters that no text has
+        message = message.replace(word, f"\ue000{number}\ue001")
+    message = _translated(message, parser, file, in_file)
+    return re.sub("\ue000(\\d+)\ue001", lambda found: quoted[int(found[1])], message)
+
+
+def _translated(message, parser, file, in_file):
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    names = "|".join(sorted(actions, key=len, reverse=True))
+
+    def typed(found):
+        name, value = found["name"], found["value"]
+        return f"{found[0]} in {file}" if name in in_file else _typed(actions[name], value)
+
+    def bare(found):
+        return actions[found[0]].option_strings[0]
+
+    message = re.sub(rf"{_NOT_WITHIN}(?P<name>{names})=(?P<value>{_VALUE})", typed, message)
+    message = re.sub(rf"(?<=\()(?:{names})(?=: )", bare, message)  # (force: ...)
+    message = re.sub(rf"^(?:{names})(?=: the )", bare, message)  # data: the text is too short
+    switches = "|".join(name for name, action in actions.items()
+                        if isinstance(action, argparse.BooleanOptionalAction))
+    if switches:
+        message = re.sub(rf"{_NOT_WITHIN}(?:{switches})(?= \()", bare, message)
+    long = "|".join(sorted((name for name in actions if "_" in name), key=len, reverse=True))
+    return re.sub(rf"{_NOT_WITHIN}(?:{long})(?![\w=/]|\.\w)", bare, message) if long else message
+
+
+def _typed(action, value):
+    """A flag and its value, as they are typed in a shell."""
+    flag, *others = action.option_strings
+    if value[0] not in "'\"([" and value not in ("True", "False", "None"):
+        return f"{flag} {value}"  # a number as it was printed, or a word
+    try:
+        value = ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # as of [nan]
+        return f"{flag} {value}"
+    if value is True:
+        return flag
+    if value is False and others:
+        return others[0]
+    if value in (None, (), []) or value is False:
+        return f"no {flag}"
+    if isinstance(value, (tuple, list)):
+        return " ".join([flag, *(shlex.quote(str(part)) for part in value)])
+    return f"{flag} {shlex.quote(value)}"

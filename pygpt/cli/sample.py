@@ -1,0 +1,84 @@
+"""`pygpt sample`: let a trained model write."""
+
+import sys
+
+from pygpt.cli.flags import add_settings, settings_of, text
+from pygpt.cli.messages import complain
+from pygpt.cli.streams import true_text
+from pygpt.config import SampleConfig
+
+
+def add_command(add):
+    """Add the command."""
+    command = add("sample", run, "let a trained model write")
+    command.add_argument("directory", metavar="DIR",
+                         help="a training run's output directory, or one of its checkpoints")
+    command.add_argument("--prompt", metavar="TEXT", type=text,
+                         help="text to continue (unset: a new line)")
+    command.add_argument("--interactive", action="store_true",
+                         help="continue one prompt after another, read from standard input")
+    add_settings(command, SampleConfig)
+
+
+def run(arguments):
+    settings = settings_of(arguments, SampleConfig)
+    threads = SampleConfig(**settings).threads  # checks all settings before a model is read
+    settings.pop("threads", None)
+    from pygpt.backend import kernels
+    from pygpt.checkpoint.model_files import find_model
+    from pygpt.generate import end_ids
+    from pygpt.model import GPT
+    from pygpt.tokenizer import Tokenizer
+
+    directory = find_model(arguments.directory)
+    model, tokenizer = GPT.from_pretrained(directory), Tokenizer.from_pretrained(directory)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
+                         f"vocab_size={model.config.vocab_size}")
+    if threads:
+        kernels.set_num_threads(threads)
+    settings["stop"] = end_ids(model, tokenizer)
+    if arguments.prompt is not None or not arguments.interactive:
+        _write(model, tokenizer, arguments.prompt or "", settings)
+    if arguments.interactive:
+        _converse(model, tokenizer, settings)
+    return 0
+
+
+def _write(model, tokenizer, prompt, settings):
+    """Print a prompt and its continuation, each character as soon as it is drawn.
+
+    The text of a special token in the prompt is read as that token.
+    """
+    from pygpt.generate import first_ids, stream
+
+    ids = stream(model, tokenizer.encode(prompt, "all") or first_ids(tokenizer),
+                 vocab_size=tokenizer.vocab_size, **settings)
+    sys.stdout.write(prompt)
+    for part in tokenizer.decode_iterable(ids):
+        sys.stdout.write(part)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def _converse(model, tokenizer, settings):
+    """Continue each line of standard input; Ctrl-C ends a continuation, or the conversation."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        try:
+            _write(model, tokenizer, _prompt(line), settings)
+        except ValueError as error:
+            complain(error, status=1)
+        except KeyboardInterrupt:
+            print()
+
+
+def _prompt(line):
+    try:
+        return true_text(line.removesuffix("\r"))
+    except ValueError as error:
+        raise ValueError(f"the prompt {error}") from None

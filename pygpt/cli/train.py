@@ -1,0 +1,71 @@
+"""`pygpt train`: train a model."""
+
+import argparse
+
+from pygpt.cli.flags import add_settings, flag, settings_of
+from pygpt.cli.messages import as_typed
+from pygpt.cli.streams import drop_output
+from pygpt.config import PRESETS, TrainConfig
+
+SIGNALLED = 128  # plus the signal: the exit status of a run that a signal ended
+GROUPS = {  # heading in --help -> settings; the rest are "options"
+    "data": "data val_data val_fraction errors tokenizer".split(),
+    "model": "init n_layer n_head n_embd n_positions dropout".split(),
+    "optimiser": "max_steps batch_size grad_accumulation_steps recompute learning_rate "
+                 "min_learning_rate warmup_steps beta1 beta2 weight_decay grad_clip".split(),
+    "output": "out eval_interval eval_batches keep log_interval sample_interval sample_length "
+              "sample_prompts".split(),
+}
+
+
+def add_command(add):
+    """Add the command."""
+    command = add("train", run, "train a model; no flag is needed", epilog=preset_table())
+    command.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS,
+                         help="start from the settings of the table below; other flags change "
+                         "them")
+    command.add_argument("--config", metavar="FILE",
+                         help="read settings from a JSON or TOML file, such as the train.json that "
+                         "a run leaves in its output directory; other flags change them")
+    command.add_argument("--resume", action="store_true",
+                         help="continue the run in --out from its last checkpoint")
+    command.add_argument("--force", action="store_true",
+                         help="resume although settings, text or kernels differ; train although "
+                         "memory does not suffice; a warning is printed for each")
+    add_settings(command, TrainConfig, GROUPS)
+
+
+def preset_table():
+    """The presets as a table: a row for each setting that one of them changes."""
+    configs = [TrainConfig(), *(TrainConfig(**settings) for settings in PRESETS.values())]
+    names = dict.fromkeys(name for settings in PRESETS.values() for name in settings)
+    rows = [("presets:", "(none)", *PRESETS)]
+    rows += [(f"  {flag(name)}", *(f"{getattr(config, name):g}" for config in configs))
+             for name in names]
+    return "\n".join(f"{row[0]:<28}" + "".join(f"{value:>8}" for value in row[1:])
+                     for row in rows)
+
+
+def run(arguments):
+    preset = PRESETS[arguments.preset] if "preset" in arguments else {}
+    from pygpt.training.trainer_state import settings_file
+
+    flags = settings_of(arguments, TrainConfig)
+    from_file = {} if arguments.config is None else settings_file(arguments.config)
+    arguments.in_file = from_file.keys() - flags.keys()
+    settings = preset | from_file | flags
+    from pygpt.training.trainer import last_settings, train
+
+    if arguments.resume:
+        settings = last_settings(settings.get("out", TrainConfig.out)) | settings
+    config = TrainConfig(**settings)
+    from pygpt.cli.terminal import Reporter
+
+    reporter = Reporter(translate=lambda text: as_typed(text, arguments))
+    try:
+        result = train(config, [reporter], resume=arguments.resume, force=arguments.force)
+    finally:
+        reporter.close()
+        if reporter.is_gone:
+            drop_output()
+    return SIGNALLED + result.signal if result.signal else 0
