@@ -97,14 +97,6 @@ def _stream(model, ids, settings, stop, vocab_size):
         window = window + new
 
 
-def first_ids(tokenizer):
-    """The prompt of a sample that has none: a line's end, or the first id if there is no such."""
-    try:
-        return tokenizer.encode("\n") or [0]
-    except ValueError:
-        return [0]
-
-
 def draw(logits, settings, rng, context=()):
     """Draw a token.
 

@@ -281,9 +281,10 @@ def _sample(arguments):
 def _write(model, tokenizer, prompt, settings):
     """Print a prompt, its special tokens read as tokens, and the continuation, each character as
     soon as it is drawn."""
-    from pygpt.generate import first_ids, stream
+    from pygpt.generate import stream
+    from pygpt.tokenizer.base import prompt_ids
 
-    ids = stream(model, tokenizer.encode(prompt, "all") or first_ids(tokenizer),
+    ids = stream(model, prompt_ids(tokenizer, prompt),
                  vocab_size=tokenizer.vocab_size, **settings)
     sys.stdout.write(prompt)
     for part in tokenizer.decode_iterable(ids):
