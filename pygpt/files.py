@@ -1,6 +1,7 @@
-"""Files that are whole or absent at every instant, and files and JSON read without trust.
+"""Writes files that are complete or absent at every instant; reads files and JSON without trust.
 
-Standard library only. Used by whatever reads or writes the files of a model or a run.
+    write    replacing(PATH): PATH.123.tmp (123: the process) -> fsync -> rename to PATH
+    read     a limit on the bytes, no pipe or device unless allowed, UTF-8, JSON without duplicates
 """
 
 import errno
@@ -13,23 +14,23 @@ import stat
 from contextlib import contextmanager
 
 
-MOST_DIGITS = 1000  # of an integer in JSON: turning n digits into one takes n^2 steps
-MOST_JSON_BYTES = 16 << 20  # of a file; as lists in lists, they become 400 MB of Python objects
-NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}  # not known to a file system
+MOST_DIGITS = 1000  # of an integer in JSON: converting n digits takes n^2 steps
+MOST_JSON_BYTES = 16 << 20  # of a file; nested lists of this size take 400 MB of Python objects
+NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}  # fsync is not supported
 
 
 @contextmanager
 def replacing(path):
-    """Write a file aside, make it durable, and rename it to path; after an error path is as before.
+    """Write a temporary file, sync it, and rename it to path; after an error path is unchanged.
 
     Args:
         path: of the file to write or replace, in a directory that exists.
     Yields:
         A binary file to write to.
     Raises:
-        OSError: the file cannot be written; its filename says which.
+        OSError: the file cannot be written; its filename is path.
     """
-    aside = aside_of(path)
+    aside = temporary_path(path)
     try:
         with open(aside, "wb") as file:
             yield file
@@ -45,27 +46,27 @@ def replacing(path):
     sync_directory(os.path.dirname(os.path.abspath(path)))
 
 
-def aside_of(path):
-    """The path that a file is written to before it is renamed; is_aside knows it again."""
+def temporary_path(path):
+    """The path of the temporary file that is renamed to path when it is complete."""
     return f"{os.fspath(path)}.{os.getpid()}.tmp"
 
 
-def is_aside(name, finals):
-    """Whether a file's name is one that aside_of gives, in any process, to a file of finals.
+def is_temporary_name(name, finals):
+    """Whether a name is that of a temporary file, of any process, for one of the final names.
 
     Args:
         name: of the file, without its directory.
-        finals: regular expression for the names of the files that are written.
+        finals: regular expression of the final names.
     """
     return re.fullmatch(rf"(?:{finals})\.[0-9]+\.tmp", name, re.ASCII) is not None
 
 
 def sync_directory(path):
-    """Make the names in a directory durable, where the file system can."""
+    """Sync the names in a directory to the disk, where the file system supports it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:  # of a directory, some network file systems know no sync
+    except OSError as error:  # some network file systems cannot sync a directory
         if error.errno not in NO_SYNC:
             raise
     finally:
@@ -73,7 +74,7 @@ def sync_directory(path):
 
 
 def open_regular(path):
-    """Open a file to read its bytes, unless it is a pipe or a device, which might never end.
+    """Open a file to read its bytes; refuse a pipe or a device, which might never end.
 
     Returns:
         A binary file.
@@ -93,33 +94,44 @@ def _open_without_waiting(path, flags):
 
 
 def map_bytes(file, access):
-    """The bytes of an open file that is not empty, as a memoryview that keeps them mapped.
+    """Map an open file that is not empty; the memoryview of its bytes keeps it mapped.
 
     Args:
-        access: mmap.ACCESS_READ, or mmap.ACCESS_COPY to write to one's own copy of a page.
+        access: mmap.ACCESS_READ, or mmap.ACCESS_COPY for pages that become private when written.
     Raises:
-        OSError: it cannot be mapped; its filename says which.
+        OSError: the file cannot be mapped; the error's filename is the file's.
     """
     try:
         return memoryview(mmap.mmap(file.fileno(), 0, access=access))
     except OSError as error:
-        error.filename = os.fspath(file.name)  # mmap knows no name
+        error.filename = os.fspath(file.name)  # mmap does not set it
         raise
 
 
-def parse_json_object(data):
-    """The object that bytes of UTF-8 JSON describe.
+def decode_utf8(data):
+    """The text of bytes in UTF-8.
 
-    Returns:
-        A dict, of which no key came twice.
     Raises:
-        ValueError: in one sentence without a subject, whatever the bytes are.
+        ValueError: they are not UTF-8; a sentence without a subject.
     """
     try:
-        result = json.loads(str(data, "utf-8"), object_pairs_hook=_object_of_different_keys,
-                            parse_constant=_refuse_constant, parse_int=_parse_integer)
+        return str(data, "utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 at byte {error.start}") from None
+
+
+def parse_json_object(data):
+    """Parse the UTF-8 JSON text of an object.
+
+    Returns:
+        A dict; the text holds each key once.
+    Raises:
+        ValueError: for any other bytes; a sentence without a subject, such as "is not JSON".
+    """
+    text = decode_utf8(data)
+    try:
+        result = json.loads(text, object_pairs_hook=_object_of_different_keys,
+                            parse_constant=_refuse_constant, parse_int=_parse_integer)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -130,14 +142,14 @@ def parse_json_object(data):
 
 
 def read_json_object(path, most_bytes=MOST_JSON_BYTES, is_pipe_allowed=False):
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Args:
-        most_bytes: a larger file is refused unread.
-        is_pipe_allowed: whether it may be a pipe, whose writer is then waited for.
+        most_bytes: a larger file is refused.
+        is_pipe_allowed: whether it may be a pipe; then this waits for its writer.
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no such file; one sentence that begins with the path.
+        ValueError: the file holds something else; one sentence that begins with the path.
     """
     data = read_bytes(path, most_bytes, is_pipe_allowed)
     try:
@@ -147,7 +159,7 @@ def read_json_object(path, most_bytes=MOST_JSON_BYTES, is_pipe_allowed=False):
 
 
 def read_bytes(path, most_bytes, is_pipe_allowed=False):
-    """The bytes of a file that is not large. Args and errors: as for read_json_object."""
+    """Read the bytes of a file. Args and Raises: as for read_json_object."""
     data = bytearray()
     with open(path, "rb") if is_pipe_allowed else open_regular(path) as file:
         while part := file.read(1 << 16):  # read(most_bytes) would take that much memory at once
@@ -158,11 +170,11 @@ def read_bytes(path, most_bytes, is_pipe_allowed=False):
 
 
 def json_bytes(document, most_bytes=MOST_JSON_BYTES, **layout):
-    """The JSON text of an object, held to the rules of the reader: what is written can be read.
+    """The JSON text of an object, checked against the rules of read_json_object.
 
     Args:
         document: a dict with text keys.
-        most_bytes: as the reader's.
+        most_bytes: as for read_json_object.
         layout: arguments of json.dumps.
     Raises:
         ValueError: parse_json_object would refuse the text; one sentence without a subject.
@@ -180,7 +192,7 @@ def write_json_object(path, document, most_bytes=MOST_JSON_BYTES, **layout):
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: the file could not be read again, and is not written.
+        ValueError: read_json_object would refuse the file; it is not written.
     """
     try:
         data = json_bytes(document, most_bytes, **layout)
@@ -191,7 +203,7 @@ def write_json_object(path, document, most_bytes=MOST_JSON_BYTES, **layout):
 
 
 def shown(value):
-    """A value from a file as an error message shows it: like repr, but never long."""
+    """The repr of a value from a file, shortened for an error message."""
     return _SHORT.repr(value)
 
 

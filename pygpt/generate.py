@@ -99,14 +99,6 @@ def _stream(model, ids, settings, stop, vocab_size):
         window = window + new
 
 
-def first_ids(tokenizer):
-    """The prompt of a sample without one: a newline, or id 0 if the tokenizer cannot encode it."""
-    try:
-        return tokenizer.encode("\n") or [0]
-    except ValueError:
-        return [0]
-
-
 def draw(logits, settings, rng, context=()):
     """Draw a token.
 

@@ -66,9 +66,9 @@ def test_pieces_agree_with_the_definition(data):
 
 
 @given(BYTES, BYTES)
-def test_a_cut_is_certain_whatever_follows(data, rest):
-    place = bpe_python.cut(data)
-    assert bpe_c.cut(data) == place
+def test_a_boundary_is_one_whatever_follows(data, rest):
+    place = bpe_python.last_boundary(data)
+    assert bpe_c.last_boundary(data) == place
     assert (bpe_python.split(data[:place]) + bpe_python.split(data[place:] + rest)
             == bpe_python.split(data + rest))
 
@@ -85,16 +85,16 @@ def test_nothing_past_the_end_is_read():
 @BOTH
 def test_half_a_character_has_no_class_yet(work):
     for data in (b"a\xc3", b"a\xe4", b"a\xe4\xb8", b"a\xf0\x9f", b"a\xf0\x9f\x98"):
-        assert work.cut(data) == 0
-        assert work.cut(b"1" + data) == 1
-    assert work.cut(b"a\xf0\x9f\x98\x80") == work.cut(b"a\x80") == 1
+        assert work.last_boundary(data) == 0
+        assert work.last_boundary(b"1" + data) == 1
+    assert work.last_boundary(b"a\xf0\x9f\x98\x80") == work.last_boundary(b"a\x80") == 1
 
 
-def test_text_has_cuts():
-    assert bpe_c.cut(b"one two three") == len(b"one two")
-    assert bpe_c.cut(b"one,two") == len(b"one")
-    assert bpe_c.cut(b"one two " * 1000) == 8 * 1000 - 1
-    assert bpe_c.cut(b"  ") == bpe_c.cut(b"onetwo") == bpe_c.cut(b"!!") == bpe_c.cut(b"") == 0
+def test_text_has_boundaries():
+    assert bpe_c.last_boundary(b"one two three") == len(b"one two")
+    assert bpe_c.last_boundary(b"one,two") == len(b"one")
+    assert bpe_c.last_boundary(b"one two " * 1000) == 8 * 1000 - 1
+    assert {bpe_c.last_boundary(data) for data in (b"  ", b"onetwo", b"!!", b"")} == {0}
 
 
 def test_the_classes_are_those_of_unicode():
@@ -111,6 +111,17 @@ def test_the_classes_are_those_of_unicode():
 
 
 # -------------------------------------------------------------------------------------- merging ---
+
+@BOTH
+def test_the_example_in_bpe_python(work):
+    counts = work.count(b"low lower lowest")
+    assert counts == {b"low": 1, b" lower": 1, b" lowest": 1}
+    learned = work.train(counts, 4)
+    tokens = spelled(learned)
+    assert tokens[256:] == [b"ow", b"low", b"lowe", b" lowe"]
+    merges = [(left, right, 256 + i) for i, (left, right) in enumerate(learned)]
+    assert work.Codec(tokens, merges).encode(b"slowest") == [115, 258, 115, 116]
+
 
 @st.composite
 def vocabularies(draw):
@@ -298,7 +309,7 @@ def test_a_stream_finds_the_same_special_tokens(special, chunks, allowed):
     assert list(special.encode_iterable(chunks, allowed, ())) == whole
     for block in (1, 4, 9):  # as if parts of this many bytes were long
         found = []
-        for part in parts(chunks, SpecialTokens(allowed), bpe_c.cut, block):
+        for part in parts(chunks, SpecialTokens(allowed), bpe_c.last_boundary, block):
             found += ([special.special_tokens[part]] if isinstance(part, str)
                       else special.encode(part.decode(), (), ()))
         assert found == whole
@@ -325,7 +336,7 @@ def test_special_tokens_are_found_where_the_definition_finds_them(names, chunks)
     assert list(SpecialTokens(names).matches(text)) == expected
     for block in (1, 7, 1 << 16):
         found, place = [], 0
-        for part in parts(iter(chunks), SpecialTokens(names), bpe_c.cut, block):
+        for part in parts(iter(chunks), SpecialTokens(names), bpe_c.last_boundary, block):
             found += [(place, part)] if isinstance(part, str) else []
             place += len(part)
         assert (found, place) == (expected, len(text))
@@ -370,7 +381,7 @@ def test_the_work_of_a_search_grows_as_the_text_does(names, text, size):
     def search(times):
         whole = text * times
         chunks = [whole[i:i + size] for i in range(0, len(whole), size)]
-        return lambda: sum(1 for _ in parts(chunks, special, bpe_c.cut))
+        return lambda: sum(1 for _ in parts(chunks, special, bpe_c.last_boundary))
 
     n = 1000
     assert process_time(search(8 * n)) < 24 * process_time(search(n))

@@ -1,13 +1,11 @@
-"""A model on disk: a Hugging Face GPT-2 directory.
+"""Reads and writes a model on disk: a Hugging Face GPT-2 directory.
 
     DIR/config.json         the shape, in GPT-2's field names
     DIR/model.safetensors   the weights, linear ones stored (in, out); or shards (shards.py)
-    DIR/tokenizer.json      beside them, the tokenizer's matter
+    DIR/tokenizer.json      written by the tokenizer (tokenizer/base.py)
 
-What nanoGPT trained is read as well, once its tensors are in safetensors files: its names, its
-matrices (out, in), and a config.json of its model_args. What is read is checked before it is used.
-Imports config, files, limits, naming, safetensors, saved, shards and stored; used by model and
-the command line.
+A nanoGPT model is read as well, once its tensors are in safetensors files: its names, its matrices
+(out, in), and a config.json of its model_args. Every value of a file is checked before it is used.
 """
 
 import os
@@ -36,9 +34,9 @@ COMPUTED = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
-# The same for keys that are not written. Every other key is passed over, for GPT-2's class in
-# transformers does not read it either: summaries, labels, tasks, how text is generated, dtypes
-# (the files say theirs), reorder_and_upcast_attn (the order of the same sums).
+# The same for keys that are not written. Every other key is ignored, because it does not change
+# what GPT-2's class in transformers computes: summaries, labels, tasks, settings of generation,
+# dtypes (the files have their own), reorder_and_upcast_attn (the order of the same sums).
 NEUTRAL = {
     "auto_map": (None,),  # code of its own
     "compression_config": (None,),
@@ -61,19 +59,19 @@ WRITTEN = {
     "architectures": ["GPT2LMHeadModel"],
     "initializer_range": 0.02,
 }
-# What nanoGPT calls them, in a config.json without model_type.
+# nanoGPT's names, in a config.json without model_type: GPT-2's names.
 NANOGPT = {"block_size": ("n_positions",), "dropout": ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
 
 
 def find_model(directory):
     """The directory that holds the model: the one given, or a checkpoint of the run in it.
 
-    Of a run that is `best`, or else `last`, or else the newest whole checkpoint, as in a copy that
-    was made without links.
+    In the directory of a run, `best` is taken, or else `last`, or else the newest complete
+    checkpoint: a copy that was made without links has no other.
 
     Raises:
         FileNotFoundError: there is none.
-        CheckpointError: there is one with an adapter, which would change what it computes.
+        CheckpointError: the model has an adapter, which would change its results.
     """
     given, directory = directory, saved.resolved(directory)
     for candidate in (directory, *(saved.named(directory, name) for name in ("best", "last"))):
@@ -90,7 +88,7 @@ def find_model(directory):
 
 
 def is_whole(directory):
-    """Whether the model in a directory can be read; a copy that was cut off cannot."""
+    """Whether the model in a directory can be read; an incomplete copy cannot."""
     try:
         read_config(directory)
         shards.read_tensors(directory)
@@ -105,7 +103,7 @@ def read_model(directory):
     Args:
         directory: a Hugging Face GPT-2 directory, or the output directory of a training run.
     Returns:
-        (GPTConfig, {name: stored.Stored}): named as GPT.named_parameters names its parameters,
+        (GPTConfig, {name: weights.Stored}): named as GPT.named_parameters names its parameters,
         each of that parameter's shape.
     Raises:
         OSError: a file is missing or cannot be read.
@@ -115,7 +113,7 @@ def read_model(directory):
     directory = find_model(directory)
     config, has_biases, _ = _read_config(directory)
     path, tensors = shards.read_tensors(directory)
-    # The number of layers is compared first, so that a config of 10^9 of them is not counted out.
+    # The number of layers is compared first: a config may claim 10^9, whose shapes fill the memory.
     layers = names.layers_of(tensors)
     if layers < config.n_layer:
         raise CheckpointError(f"{path}: holds no layer {layers}, but {CONFIG_FILE} says "
@@ -126,8 +124,10 @@ def read_model(directory):
 
 
 def _refuse_too_much(path, weights):
-    """A file may be a few blocks on disk and claim to be larger than memory, which nothing notices
-    before it is converted: the claim is compared with what there is."""
+    """Compare the memory that the conversion takes with the free memory.
+
+    A sparse file may take a few blocks of the disk and yet have more bytes than the memory.
+    """
     needed = sum(4 * w.size for w in weights.values() if not w.is_used_in_place)
     if needed < 1 << 24:
         return
@@ -148,15 +148,15 @@ def read_config(directory):
 
 
 def read_end_of_text(directory):
-    """What config.json says ends a text: an id, a tuple of ids, or None; errors as read_config's.
+    """The end of a text in config.json: an id, a tuple of ids, or None. Raises as read_config.
 
-    An id that the vocabulary does not have is ignored: transformers writes GPT-2's 50256 for any.
+    An id outside the vocabulary is ignored: transformers writes GPT-2's 50256 for any vocabulary.
     """
     return _read_config(find_model(directory))[2]
 
 
 def _read_config(directory):
-    """(GPTConfig, whether the model has biases, what ends a text)."""
+    """(GPTConfig, whether the model has biases, the end of a text)."""
     path = os.path.join(directory, CONFIG_FILE)
     try:
         document = read_json_object(path)
@@ -204,7 +204,7 @@ def _without_aliases(path, document):
 
 
 def _from_nanogpt(path, document):
-    """A config.json of nanoGPT's model_args in GPT-2's names."""
+    """Translate nanoGPT's model_args in a config.json to GPT-2's names."""
     if "block_size" not in document:
         raise CheckpointError(f"{path}: has neither GPT-2's model_type nor nanoGPT's block_size, "
                               "so it describes no model")
@@ -219,7 +219,11 @@ def _from_nanogpt(path, document):
 
 
 def parameter_shapes(config):
-    """{name: shape} of every parameter of a model, in GPT-2's names and its order."""
+    """{name: shape} of every parameter of a model, in GPT-2's names and order.
+
+    It stands beside the modules of model.py because a file is checked before any module takes
+    memory; a test compares the two for the four sizes of GPT-2.
+    """
     C, H = config.n_embd, config.mlp_width
     shapes = {"wte.weight": (config.vocab_size, C), "wpe.weight": (config.n_positions, C)}
     block = {
@@ -245,9 +249,8 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
         named_tensors: iterable of (name, shape, buffer), names as GPT.named_parameters gives
             them, buffers float32 and C-contiguous.
         dtype: of the weights in the file, a key of DTYPES.
-        end_of_text: the id of the token between two texts, a tuple of ids, or None; it is
-            eos_token_id, and the first is bos_token_id, as in GPT-2, for the programs that stop
-            there.
+        end_of_text: the id of the token between two texts, a tuple of ids, or None; it is written
+            as eos_token_id, and the first id as bos_token_id, as in GPT-2.
     Raises:
         OSError: the directory cannot be made or written.
         ValueError: there is no such dtype, or a weight is too large for it.

@@ -1,12 +1,11 @@
-"""Whose names a file's tensors have, and which way round its matrices lie.
+"""Maps the tensors of a file to the parameters of a model, in GPT-2's names or in nanoGPT's.
 
     GPT-2, Hugging Face   [transformer.]h.0.attn.c_attn.weight    (in, out) = (C, 3C), as here
     nanoGPT               [_orig_mod.]transformer.h.0. ...        (out, in) = (3C, C)
 
-Both may bring lm_head.weight, the embedding once more, and masks of old (attn.bias). nanoGPT may
-lack every bias. No name tells the two ways round apart, and attn.c_proj, (C, C), does not either:
-the shape of the first layer's c_attn decides for all. Uses files, safetensors, stored; used by
-checkpoint.
+Both may hold lm_head.weight, which is tied to the embedding, and attention masks of old versions
+(attn.bias). nanoGPT may lack every bias. The names do not tell the two layouts apart, nor does the
+square attn.c_proj, (C, C): the shape of the first layer's c_attn decides for all matrices.
 """
 
 import re
@@ -19,71 +18,71 @@ PREFIX = "transformer."
 COMPILED = "_orig_mod."  # torch.compile's
 HEAD, EMBEDDING = "lm_head.weight", PREFIX + "wte.weight"
 FIRST = PREFIX + "h.0.attn.c_attn.weight"
-COMPARED_ROWS = 64  # of the head and the embedding
+COMPARED_ROWS = 64  # of the head, with those of the embedding
 
 
 def stored_parameters(path, tensors, shapes, has_biases=True):
-    """Hold a file's tensors to the names and shapes of a model's parameters.
+    """Check a file's tensors against the names and shapes of a model's parameters.
 
     Args:
         path: of the file that lists the tensors, for messages.
         tensors: {name: safetensors.Entry}, in any of the ways above.
         shapes: {name: shape} of the parameters, GPT-2's.
-        has_biases: whether there must be biases; else there must be none, and they are all 0.
+        has_biases: whether the file must hold biases; if not, it must hold none, and all are 0.
     Returns:
         {name: Stored} in the order of shapes.
     Raises:
-        CheckpointError: a tensor is missing, is not asked for, or has another shape or dtype, or
-            the head is not the embedding.
+        CheckpointError: a tensor is missing, unknown, or of another shape or dtype, or the head
+            differs from the embedding.
     """
-    tensors = _with_our_names(tensors)
+    tensors = _renamed(tensors)
     head = tensors.pop(HEAD, None)
-    tensors.setdefault(EMBEDDING, head)  # who writes a shared tensor once may call it either
+    tensors.setdefault(EMBEDDING, head)  # a file may store the tied weight under either name
     if tensors[EMBEDDING] is None:
         raise CheckpointError(f"{path}: {EMBEDDING} is missing")
-    turned = FIRST in tensors and tensors[FIRST].shape == shapes[FIRST][::-1]
+    is_out_in = FIRST in tensors and tensors[FIRST].shape == shapes[FIRST][::-1]
     stored = {}
     for name, shape in shapes.items():
         is_bias = name.endswith(".bias")
-        if is_bias and not has_biases:  # the weight before it has shown the shape to be true
+        if is_bias and not has_biases:  # the weight before it has proved the size
             zeros = memoryview(bytearray(4 * shape[0]))
             stored[name] = Stored(Entry("F32", shape, zeros, path, 0))
             continue
         if name not in tensors:
             hint = ' (without biases, config.json says "bias": false)' if is_bias else ""
             raise CheckpointError(f"{path}: {name} is missing{hint}")
-        is_turned = turned and bool(re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name))
-        _check(name, tensors[name], shape[::-1] if is_turned else shape)
-        stored[name] = Stored(tensors.pop(name), is_turned)
+        is_transposed = is_out_in and bool(re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name))
+        _check(name, tensors[name], shape[::-1] if is_transposed else shape)
+        stored[name] = Stored(tensors.pop(name), is_transposed)
     for name, entry in tensors.items():
         raise CheckpointError(f"{entry.path}: {shown(name)} is not a tensor of the model that "
                               "config.json describes")
     if head is not None:
         _check(HEAD, head, shapes[EMBEDDING])
-        _refuse_another_head(head, stored[EMBEDDING].entry)
+        _check_tied_head(head, stored[EMBEDDING].entry)
     return stored
 
 
 def layers_of(tensors):
-    """How many layers a file's names count, 0 to len(tensors)."""
+    """The number of layers that a file's names count, in 0..len(tensors)."""
     numbers = {int(found[1]) for name in tensors
                if (found := re.search(r"(?:^|\.)h\.(\d{1,9})\.ln_1\.weight$", name, re.ASCII))}
     return next(i for i in range(len(numbers) + 1) if i not in numbers)
 
 
-def _with_our_names(tensors):
+def _renamed(tensors):
     """The same tensors, without masks, under the names of GPT.named_parameters and HEAD."""
     ours, theirs = {}, {}
     for name, entry in tensors.items():
-        ours_is = name.removeprefix(COMPILED)
-        if ours_is != HEAD:
-            ours_is = PREFIX + ours_is.removeprefix(PREFIX)
+        our_name = name.removeprefix(COMPILED)
+        if our_name != HEAD:
+            our_name = PREFIX + our_name.removeprefix(PREFIX)
         if re.search(r"\.attn\.(masked_)?bias$", name):
             continue
-        if ours_is in ours:
-            raise CheckpointError(f"{entry.path}: {shown(name)} and {shown(theirs[ours_is])} are "
+        if our_name in ours:
+            raise CheckpointError(f"{entry.path}: {shown(name)} and {shown(theirs[our_name])} are "
                                   "the same tensor")
-        ours[ours_is], theirs[ours_is] = entry, name
+        ours[our_name], theirs[our_name] = entry, name
     return ours
 
 
@@ -96,12 +95,12 @@ def _check(name, entry, shape):
                               f"{', '.join(DTYPES.values())} are read")
 
 
-def _refuse_another_head(head, embedding):
-    """Compare the two in rows spread over all of them.
+def _check_tied_head(head, embedding):
+    """Compare the head with the embedding in rows that are spread over both.
 
-    All rows would mean to read both from the disk, which opening otherwise does not. A head that
-    was trained by itself differs from the embedding in every row; and where only rows in between
-    were changed, the embedding is also what transformers computes with when the two are tied.
+    To compare all rows, both would have to be read from the disk; opening a model does not read
+    them. A head that was trained separately differs from the embedding in every row. If only rows
+    in between differ, the embedding is used, as transformers does with tied weights.
     """
     V, _ = head.shape
     for i in range(COMPARED_ROWS):

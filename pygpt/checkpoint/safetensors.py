@@ -5,8 +5,8 @@
                   and perhaps "__metadata__" -> {text: text}; spaces may follow
     the rest      the data; offsets count from here, cover all of it, and do not overlap
 
-Knows the format only, no model. Everything a file claims is checked before it is used; every error
-names the file and the field. Imports files; used by shards, stored, checkpoint, trainer_state.
+It knows the format and no model. Every claim of a file is checked before it is used; every error
+names the file and the field.
 """
 
 import json
@@ -22,20 +22,21 @@ BYTES_OF_DTYPE = {
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }
 MAX_HEADER_BYTES = 16 << 20    # GPT-2 XL takes 66 kB; the format allows 100 MB, whose JSON would
-                               # take 2.4 GB to look at
+                               # take 2.4 GB when parsed
 DATA_ALIGNMENT = 64            # of the data's start in the files written here: a cache line
 
 
 class CheckpointError(ValueError):
-    """A file is not what it should be; the message names the file and the field."""
+    """A file is damaged or not supported; the message names the file and the field."""
 
 
 class Entry(NamedTuple):
-    """One tensor of a file: its dtype's name, its shape, its bytes, row-major, and where they are.
+    """One tensor of a file: its dtype's name, its shape, its bytes, and their place in the file.
 
-    The buffer is a memoryview of bytes in the mapped file, which it keeps mapped. Writing to it
-    changes this process's copy of a page, never the file. The first byte is the file's byte number
-    `offset`; a map begins at a page, so what divides both divides the address.
+    The buffer is a row-major memoryview of bytes, which keeps the file mapped. Writing to it
+    changes this process's copy of a page, never the file. It begins at byte `offset` of the file;
+    the map begins at a page, so an alignment up to a page's that divides `offset` divides the
+    address.
     """
 
     dtype: str
@@ -54,7 +55,7 @@ def read(path):
         ({name: Entry}, {text: text}): the tensors in the order of their data, and the metadata.
     Raises:
         OSError: the file cannot be opened.
-        CheckpointError: it is not a safetensors file, or damaged.
+        CheckpointError: it is not a safetensors file, or it is damaged.
     """
     _require_little_endian()
     data, header_bytes = _map_file(path)
@@ -166,7 +167,7 @@ def _map_file(path):
 
 
 def _check_entry(path, name, entry, data_bytes):
-    """(start, stop) of a tensor's bytes, once everything said of it is known to hold together."""
+    """Check what the header says of a tensor, and give (start, stop) of its bytes."""
     def refuse(what):
         raise CheckpointError(f"{path}: {shown(name)}: {what}")
 

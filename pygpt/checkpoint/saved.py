@@ -1,12 +1,10 @@
-"""Which checkpoints a run's output directory holds, and the two that `last` and `best` name.
+"""Finds the checkpoints in a run's output directory, and the two that `last` and `best` name.
 
-    OUT/step-00000500/, OUT/step-00000500-2/   checkpoints; -2: that step saved once more
+    OUT/step-00000500/, OUT/step-00000500-2/   checkpoints; -2: the same step, saved again
     OUT/last, OUT/best                         one of three kinds:
         a symbolic link to one of them
         a file of one line, such as "step-00000500": on file systems without links
         a checkpoint itself: a copy of a run that was made with its links followed
-
-Imports files; used by checkpoint, trainer_state and run_directory.
 """
 
 import errno
@@ -32,7 +30,7 @@ def steps(out):
 
 
 def is_directory(path):
-    """Whether a path is a directory itself, not a link to one."""
+    """Whether a path is a directory and no link to one."""
     return os.path.isdir(path) and not os.path.islink(path)
 
 
@@ -51,8 +49,8 @@ def newest(out, is_whole):
     return next(filter(is_whole, paths), None)
 
 
-def pointed(path):
-    """The name that a file in place of a link holds; None when path is no such file."""
+def read_pointer(path):
+    """The checkpoint's name in a file that stands in for a link; None: path is no such file."""
     if not os.path.isfile(path):
         return None
     try:
@@ -64,18 +62,18 @@ def pointed(path):
 
 
 def resolved(path):
-    """The directory of a checkpoint's path: the path itself, unless it is a file that names one."""
-    name = pointed(path)
+    """The directory of a checkpoint: path itself, or the one that the file at path names."""
+    name = read_pointer(path)
     return path if name is None else os.path.join(os.path.dirname(path), name)
 
 
 def named(out, name):
-    """The path of the checkpoint that `last` or `best` stands for; there may be none."""
+    """The path of the checkpoint that `last` or `best` names; it may not exist."""
     return resolved(os.path.join(out, name))
 
 
 def step_of(path):
-    """The steps that a checkpoint's trainer.json counts; None when there is no such file."""
+    """The number of steps in a checkpoint's trainer.json; None when the file has none."""
     try:
         step = read_json_object(os.path.join(path, STATE_FILE)).get("step")
     except (OSError, ValueError):
@@ -84,12 +82,12 @@ def step_of(path):
 
 
 def target(out, name):
-    """The name of the checkpoint in out that `last` or `best` stands for.
+    """The name of the checkpoint in out that `last` or `best` names.
 
     Returns:
         The name; None when there is no entry of that name, or it is a checkpoint itself.
     Raises:
-        FileExistsError: the entry is nothing that a run makes, so that no run may replace it.
+        FileExistsError: no run made the entry, so no run may replace it.
     """
     path = os.path.join(out, name)
     if not os.path.lexists(path):
@@ -97,8 +95,8 @@ def target(out, name):
     if os.path.islink(path):
         directory, link = os.path.split(os.readlink(path))
         home = os.path.join(out, directory)
-        # a link that leads nowhere is that of a run that was moved, or of a checkpoint that was
-        if STEP.fullmatch(link) and (not os.path.exists(path) or _are_one(home, out)):
+        # a link is broken when the run or the checkpoint was moved
+        if STEP.fullmatch(link) and (not os.path.exists(path) or _is_same_directory(home, out)):
             return link
         what = f"is a link to {os.readlink(path)}, which is no checkpoint in this directory"
     elif is_directory(path):
@@ -106,14 +104,14 @@ def target(out, name):
             return None
         what = "is a directory that holds no checkpoint of a run"
     else:
-        if (link := pointed(path)) is not None:
+        if (link := read_pointer(path)) is not None:
             return link
         what = "is a file that names no checkpoint"
     raise FileExistsError(errno.EEXIST, f"{what}; move it away, or choose another output "
                           "directory", path)
 
 
-def _are_one(directory, other):
+def _is_same_directory(directory, other):
     try:
         return os.path.samefile(directory, other)
     except OSError:

@@ -1,11 +1,10 @@
-"""The tensors of a model's directory: in one file, or in several that an index lists.
+"""Reads the tensors of a model's directory: from one file, or from several that an index lists.
 
     DIR/model.safetensors                   all of them, or else
     DIR/model.safetensors.index.json        {"weight_map": {name: file, ...}, ...}
     DIR/model-00001-of-00002.safetensors    the files it names, in the same directory
 
-Knows no model. The index is as little trusted as the files. Uses files and safetensors; used by
-checkpoint.
+It knows no model. Every claim of the index is checked, like those of the files.
 """
 
 import os
@@ -24,7 +23,7 @@ def read_tensors(directory):
     """Map the files and give the tensors in them.
 
     Returns:
-        (path, {name: safetensors.Entry}): the file or the index that says which there are.
+        (path, {name: safetensors.Entry}): the path of the one file, or of the index.
     Raises:
         OSError: a file is missing or cannot be read.
         CheckpointError: a file is damaged, or the index and the files contradict one another.

@@ -1,9 +1,8 @@
-"""Weights as files hold them, and as kernels take them: float32, (in, out), in memory of their own.
+"""Converts weights between the form in files and the form that kernels take: float32, (in, out).
 
-A file's tensor is used where it lies when it is all of that already, so that a mapped file is not
-read before it is computed with. Else it is turned into new memory: widened from float16 or
-bfloat16, transposed, or moved to where a float may begin. Uses kernels and safetensors; used by
-checkpoint.
+A tensor of a mapped file that is in this form and aligned is used in place, so that the file is not
+read before the weight is computed with. Any other is copied into new memory: widened from float16
+or bfloat16, transposed, or moved to an address that is a multiple of 4.
 """
 
 from math import inf
@@ -12,10 +11,10 @@ from typing import NamedTuple
 from pygpt.backend.kernels import EOVERFLOW, Memory, check, lib
 from pygpt.checkpoint.safetensors import BYTES_OF_DTYPE, Entry
 
-# What --dtype and config.json's torch_dtype call them, and what safetensors calls them.
+# The name in --dtype and in config.json's torch_dtype: the name in safetensors.
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 READ = {"F16": "from_float16", "BF16": "from_bfloat16"}
-# The kernel, the largest number, and the first that would be rounded to infinity.
+# The kernel, the largest number, and the smallest that is rounded to infinity.
 WRITE = {"float16": ("to_float16", 65504.0, 65520.0),
          "bfloat16": ("to_bfloat16", 255 * 2.0 ** 120, 511 * 2.0 ** 119)}
 
@@ -25,7 +24,7 @@ class Stored(NamedTuple):
 
     Attributes:
         entry: the safetensors.Entry, F32, F16 or BF16.
-        is_transposed: whether the file holds it (out, in), a matrix then.
+        is_transposed: whether it is a matrix that the file stores as (out, in).
     """
 
     entry: Entry
@@ -38,24 +37,24 @@ class Stored(NamedTuple):
 
     @property
     def buffer(self):
-        """Its bytes, as the file has them."""
+        """Its bytes in the file."""
         return self.entry.buffer
 
     @property
     def size(self):
-        """How many numbers it has."""
+        """The number of its elements."""
         return len(self.buffer) // BYTES_OF_DTYPE[self.entry.dtype]
 
     @property
     def is_used_in_place(self):
-        """Whether memory() takes none."""
+        """Whether memory() makes no copy."""
         return self.entry.dtype == "F32" and not self.is_transposed and self.entry.offset % 4 == 0
 
     def memory(self):
-        """Its values in float32, row-major, as Memory, which may be the mapped file's.
+        """Its values in float32, row-major, as Memory; that of the mapped file where possible.
 
         Raises:
-            MemoryError: there is not enough for a copy.
+            MemoryError: a copy does not fit.
         """
         memory = _as_float32(self.entry, self.size)
         if not self.is_transposed:
@@ -68,7 +67,7 @@ class Stored(NamedTuple):
 
 def _as_float32(entry, n):
     buffer, item = entry.buffer, BYTES_OF_DTYPE[entry.dtype]
-    if entry.offset % item:  # kernels take no half of a number's alignment
+    if entry.offset % item:  # kernels take aligned numbers only
         buffer = Memory(len(buffer)).view
         buffer[:] = entry.buffer
     memory = Memory(n * item, buffer)

@@ -50,10 +50,10 @@ def _write(model, tokenizer, prompt, settings):
 
     The text of a special token in the prompt is read as that token.
     """
-    from pygpt.generate import first_ids, stream
+    from pygpt.generate import stream
+    from pygpt.tokenizer.base import prompt_ids
 
-    ids = stream(model, tokenizer.encode(prompt, "all") or first_ids(tokenizer),
-                 vocab_size=tokenizer.vocab_size, **settings)
+    ids = stream(model, prompt_ids(tokenizer, prompt), vocab_size=tokenizer.vocab_size, **settings)
     sys.stdout.write(prompt)
     for part in tokenizer.decode_iterable(ids):
         sys.stdout.write(part)

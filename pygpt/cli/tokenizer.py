@@ -45,7 +45,8 @@ def add_command(add):
 
 def _train(arguments):
     from pygpt.data.corpus import python_reference
-    from pygpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
+    from pygpt.tokenizer.added import END_OF_TEXT
+    from pygpt.tokenizer.bpe import BPETokenizer
 
     special_tokens = arguments.special_tokens or [END_OF_TEXT]
     least = 256 + len(special_tokens)

@@ -8,9 +8,9 @@ import os
 from pygpt.config import ConfigError
 from pygpt.data.corpus import Corpus, DataError
 from pygpt.data.batches import check_length, split
-from pygpt.generate import first_ids
 from pygpt.data.stream_copies import Streams
 from pygpt.tokenizer import CharTokenizer, Tokenizer
+from pygpt.tokenizer.base import prompt_ids
 from pygpt.tokenizer.choice import choose, parse
 from pygpt.data.token_file import IN_MEMORY, TokenFiles, characters_beside, fingerprint
 
@@ -146,7 +146,7 @@ class Dataset:
         prompts = []
         for text in config.sample_prompts or ("",):
             try:
-                ids = self.tokenizer.encode(text, "all") or first_ids(self.tokenizer)
+                ids = prompt_ids(self.tokenizer, text)
             except ValueError as error:
                 raise DataError(f"sample_prompts={text!r}: {error}") from None
             if len(ids) > config.n_positions:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from pygpt.config import ConfigError
 from pygpt.data.corpus import PART_BYTES, STDIN
-from pygpt.files import aside_of, sync_directory
+from pygpt.files import sync_directory, temporary_path
 from pygpt.tokenizer.reading import decode_text, standard_input
 
 COPY = re.compile(r"stdin\.txt|pipe-\d+\.txt")  # the names of copies in a run's directory
@@ -52,7 +52,7 @@ class Streams:
             open_directory()
         for corpus, source in streams:
             path = os.path.join(self._out, self._name(source.place))
-            aside = self._asides[path] = aside_of(path)
+            aside = self._asides[path] = temporary_path(path)
             self._copy(source, path, aside, corpus.errors)
             source.path, source.size = aside, os.path.getsize(aside)
 

@@ -19,10 +19,10 @@ import pygpt
 from pygpt.data.corpus import DataError
 from pygpt.files import map_bytes, open_regular, replacing
 from pygpt.tokenizer import CharTokenizer
+from pygpt.tokenizer.added import END_OF_TEXT
 
 IN_MEMORY = 1 << 24  # tokens; more go to a file
 CHECKED_AT_ONCE = 1 << 20
-END_OF_TEXT = "<|endoftext|>"
 MOST_META_BYTES = 1 << 24  # of meta.pkl: all of Unicode takes less
 PIECE = 1 << 16  # bytes of tokens that are hashed at once
 TOLD_EVERY = 1 << 10  # pieces

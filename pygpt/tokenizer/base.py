@@ -1,7 +1,8 @@
-"""What every tokenizer can do: text to ids and back, whole or as a stream, saved and opened.
+"""The interface of every tokenizer: encodes, decodes, whole or as a stream; saves and opens.
 
-Uses files. A tokenizer is saved as a `tokenizer.json` in the format of the Hugging Face
-`tokenizers` library, so the directory gives the same ids there.
+A tokenizer is saved as a `tokenizer.json` in the format of the Hugging Face `tokenizers` library,
+which gives the same ids. A subclass that defines `_from_document` is found by from_pretrained();
+no list of subclasses has to be kept.
 """
 
 import codecs
@@ -21,8 +22,8 @@ MAIN_FILE = "tokenizer.json"
 class Tokenizer(ABC):
     """Text to ids and back; the ids are 0..vocab_size-1."""
 
-    _kinds = []     # the classes that open files of their own, in the order of their definition
-    _settings = {}  # of the tokenizer_config.json it was opened with, to be written again
+    _kinds = []     # the subclasses that from_pretrained tries, in the order of their definition
+    _settings = {}  # settings of the tokenizer_config.json it was opened from, for save_pretrained
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -30,12 +31,12 @@ class Tokenizer(ABC):
             Tokenizer._kinds.append(cls)
 
     def __init__(self, tokens):
-        """Give each id its bytes.
+        """Set the bytes of each id.
 
         Args:
-            tokens: dict from id to bytes, with all ids from 0 on.
+            tokens: dict from id to bytes; its ids are 0..len(tokens)-1.
         """
-        self._tokens = tokens  # a dict, for a list would take -1
+        self._tokens = tokens  # a dict, because a list would accept -1
 
     @property
     def vocab_size(self) -> int:
@@ -44,16 +45,16 @@ class Tokenizer(ABC):
 
     @property
     def special_tokens(self) -> dict:
-        """The special tokens, string to id; most tokenizers have none."""
+        """The special tokens, a dict from string to id; most tokenizers have none."""
         return {}
 
     @property
     def added_tokens(self) -> dict:
-        """The other strings that are one token wherever they occur, to ids; most have none."""
+        """A dict to their ids from the other strings that are one token wherever they occur."""
         return {}
 
     def _has_special(self, content):
-        """Whether a string may have a role such as pad_token."""
+        """Whether the files may give a string a role such as pad_token."""
         return content in self.special_tokens
 
     @property
@@ -69,19 +70,19 @@ class Tokenizer(ABC):
 
         Args:
             text: any length.
-            allowed_special: the special tokens that text may hold as tokens: a set of strings, or
-                "all". Where several begin at one place, the longest counts.
-            disallowed_special: the strings it must not hold: a set, or "all" special tokens that
-                are not allowed. What is neither is ordinary text.
+            allowed_special: the special tokens that are read as tokens: a set of strings, or
+                "all". Where several begin at one position, the longest counts.
+            disallowed_special: the strings that text must not hold: a set, or "all" special tokens
+                that are not allowed. Other special tokens are ordinary text.
         Raises:
-            ValueError: the text holds a disallowed special token, or what has no id.
+            ValueError: the text holds a disallowed special token, or a character without an id.
         """
 
     @abstractmethod
     def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
         """Encode a text that comes in chunks, in memory that does not grow with its length.
 
-        What encode_iterable gives, some thousands of ids at a time: much faster to store.
+        Lists of some thousands of ids are much faster to store than those of encode_iterable.
 
         Args:
             chunks: iterable of str, such as an open file.
@@ -119,11 +120,11 @@ class Tokenizer(ABC):
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_iterable(self, ids):
-        """Decode ids as they come, such as those that a model is generating.
+        """Decode ids one by one, such as those that a model is generating.
 
         Yields:
-            Text that is complete, as soon as it is: a character of which some bytes are missing is
-            held back. Joined, it is what decode gives for all ids.
+            Text, as soon as it is complete: a character of which some bytes are missing waits for
+            them. Joined, it equals decode of all ids.
         """
         decoder = StreamDecoder(self)
         for index in ids:
@@ -143,12 +144,13 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def _from_document(cls, document: dict, roles):
-        """The tokenizer a tokenizer.json describes; None when it describes another kind.
+        """The tokenizer that a tokenizer.json describes; None when it describes another kind.
 
         Args:
-            roles: the added tokens that other files say to be special.
+            document: the content of tokenizer.json.
+            roles: the added tokens that other files declare special.
         Raises:
-            ValueError: it is of this kind, and wrong; the message begins with the field's name.
+            ValueError: it is of this kind, and damaged; the message begins with the field's name.
         """
 
     @classmethod
@@ -159,16 +161,16 @@ class Tokenizer(ABC):
             directory: Path.
             side: its SideFiles.
         Raises:
-            OSError, ValueError: a file is missing or wrong; the message names it.
+            OSError, ValueError: a file is missing or damaged; the message names it.
         """
         return None
 
     def _files(self) -> dict:
-        """The files of this tokenizer, name to bytes, the one that from_pretrained reads last."""
+        """{name: bytes} of the files to write; the file that is read first is written last."""
         return {CONFIG_FILE: json_bytes(self._config()), MAIN_FILE: json_bytes(self._document())}
 
     def _config(self) -> dict:
-        """The settings with which the transformers library opens tokenizer.json as it is."""
+        """The tokenizer_config.json with which transformers opens tokenizer.json unchanged."""
         return {"tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False} | self._settings
 
@@ -176,9 +178,9 @@ class Tokenizer(ABC):
         """Write the tokenizer's files into a directory, which is made if it is missing.
 
         Args:
-            directory: path. Each file replaces one of its name, whole or not at all. An
-                added_tokens.json and a special_tokens_map.json, which are another tokenizer's
-                or say nothing more, are removed at the end.
+            directory: path. Each file replaces one of the same name, whole or not at all. An
+                added_tokens.json and a special_tokens_map.json are removed at the end: they belong
+                to another tokenizer, or repeat the new files.
         Raises:
             OSError: the directory cannot be made or written.
         """
@@ -191,28 +193,31 @@ class Tokenizer(ABC):
 
     @classmethod
     def from_pretrained(cls, directory):
-        """Open the tokenizer in a directory, whatever its kind.
+        """Open the tokenizer in a directory, of any kind.
 
         Args:
-            directory: path of a directory with a tokenizer.json, or a vocab.json and a merges.txt
-                as GPT-2 has them, or one tiktoken rank file (*.tiktoken); and the files of
-                added.py beside them.
+            directory: path of a directory with a tokenizer.json, or GPT-2's vocab.json and
+                merges.txt, or one tiktoken rank file (*.tiktoken); the files that added.py lists
+                may lie beside them.
         Returns:
             A tokenizer of the kind found. Called on a subclass, one of that subclass.
         Raises:
             FileNotFoundError: the directory holds none of these.
-            ValueError: a file is damaged, or of a kind not known here or not this subclass.
+            ValueError: a file is damaged, or describes a kind that pygpt does not know, or another
+                subclass.
         """
         directory = Path(directory)
         path = directory / MAIN_FILE
         side = SideFiles(directory)
         found = None
         if not path.exists():
-            found = _first(kind._from_other_files(directory, side) for kind in cls._kinds)
+            found = _first_found(kind._from_other_files(directory, side)
+                                 for kind in cls._kinds)
         if found is None:
             document = read_json_object(path, MOST_BYTES)
             try:
-                found = _first(kind._from_document(document, side.roles) for kind in cls._kinds)
+                found = _first_found(kind._from_document(document, side.roles)
+                                     for kind in cls._kinds)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
             if found is None:
@@ -225,12 +230,12 @@ class Tokenizer(ABC):
         return found
 
 
-def _first(found):
-    return next(filter(None, found), None)
+def _first_found(candidates):
+    return next(filter(None, candidates), None)
 
 
 def _kind_of(document):
-    """The fields of a tokenizer.json that say which kind it is."""
+    """The fields of a tokenizer.json that tell its kind, as text."""
     fields = []
     for key in ("model", "pre_tokenizer"):
         value = document.get(key)
@@ -240,11 +245,27 @@ def _kind_of(document):
     return ", ".join(fields)
 
 
+def prompt_ids(tokenizer, text):
+    """The ids of a prompt, in which special tokens are tokens; an empty one begins a line.
+
+    Where the prompt has no ids, they are those of a newline, or id 0 if the tokenizer has none.
+
+    Raises:
+        ValueError: the text cannot be encoded.
+    """
+    if ids := tokenizer.encode(text, "all"):
+        return ids
+    try:
+        return tokenizer.encode("\n") or [0]
+    except ValueError:
+        return [0]
+
+
 class StreamDecoder:
-    """Turns ids into text one by one, holding back characters that are not complete.
+    """Decodes ids one by one; a character that is not complete yet waits for its other bytes.
 
     Args:
-        tokenizer: whose ids they are.
+        tokenizer: the Tokenizer of the ids.
     """
 
     def __init__(self, tokenizer):
@@ -252,17 +273,17 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, index: int) -> str:
-        """The text that one more id completes, often that of the id, sometimes none."""
+        """The text that one more id completes: often the id's own text, sometimes none."""
         return self._utf8.decode(self._tokenizer.decode_bytes((index,)))
 
     def finish(self) -> str:
-        """What was held back, as U+FFFD; the decoder is then as new."""
+        """The bytes that still wait, as U+FFFD; then the decoder begins anew."""
         text = self._utf8.decode(b"", True)
         self._utf8.reset()
         return text
 
     def __getstate__(self):
-        """A copy holds the same bytes back, and then goes on by itself."""
+        """A copy has the same bytes waiting, and is then independent."""
         return vars(self) | {"_utf8": self._utf8.getstate()}
 
     def __setstate__(self, state):
@@ -272,8 +293,8 @@ class StreamDecoder:
 
 
 def json_bytes(value) -> bytes:
-    """JSON as these files are written: UTF-8, one entry a line."""
+    """A value as JSON in the layout of these files: UTF-8, one entry a line."""
     try:
         return json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
-    except UnicodeEncodeError:  # a setting that is kept holds half a character
+    except UnicodeEncodeError:  # a setting that is kept holds a lone surrogate
         return json.dumps(value, indent=1).encode("utf-8")

@@ -1,11 +1,18 @@
-"""Byte-level BPE: GPT-2's tokenizer, or one of the same kind that is learned here.
+"""Byte-level BPE: GPT-2's tokenizer, or one of the same kind that is trained here.
 
-A text is cut into pieces (words with the space before them, numbers, punctuation), a piece is its
-bytes, and pairs of neighbours are merged in the order in which they were learned. Because it
-starts from bytes, any text has ids and comes back unchanged; because it merges what is frequent, a
-token is about four characters of English.
+    text    "It's lowest"
+    pieces  "It" "'s" " lowest"               words with the space before them, numbers, punctuation
+    bytes   I t   ' s   ␣ l o w e s t         at first, each byte is a token
+    tokens  I t   ' s   ␣lowe s t             the learned pairs of neighbours are joined
 
-The work is done by bpe_c.py, or by bpe_python.py when PYGPT_BACKEND is `reference`.
+Training counts the pieces of a text and joins the most frequent pair of neighbours, again and
+again; encoding joins the same pairs in the same order. Because it starts from bytes, any text has
+ids and is decoded unchanged; because it joins frequent pairs, a token is about four characters of
+English.
+
+bpe_python.py is the algorithm, 60 lines with an example by hand: begin there. bpe_c.py is the
+same, fast, and does the work unless PYGPT_BACKEND is `reference`. The class here gives the
+algorithm a vocabulary, special tokens, long texts and files.
 """
 
 import os
@@ -20,7 +27,7 @@ from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, utf8
 
 
 def _backend():
-    """The module that does the work, imported when the first tokenizer needs it."""
+    """The module with the algorithm, bpe_c or bpe_python; imported for the first tokenizer."""
     from pygpt.backend import kernels
 
     if kernels.ffi is None:
@@ -275,7 +282,7 @@ class BPETokenizer(Tokenizer):
 
     def _encoded_parts(self, chunks, special):
         ids = self._special | self._added
-        for part in parts(chunks, special, self._work.cut):
+        for part in parts(chunks, special, self._work.last_boundary):
             yield [ids[part]] if isinstance(part, str) else self._codec.encode(part)
 
 
@@ -284,7 +291,7 @@ def _count_pieces(sources, special, work):
     counts = {}
     for source in sources:
         chunks = read_text(source) if isinstance(source, os.PathLike) else (source,)
-        for part in parts(chunks, special, work.cut, 16 * BLOCK):
+        for part in parts(chunks, special, work.last_boundary, 16 * BLOCK):
             if isinstance(part, bytes):
                 for piece, times in work.count(part).items():
                     counts[piece] = counts.get(piece, 0) + times

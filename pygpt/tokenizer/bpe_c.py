@@ -1,6 +1,6 @@
 """Byte-level BPE from the C library: the functions of bpe_python.py, with the same results.
 
-Uses kernels; used by bpe.py. The contracts are in csrc/pygpt.h.
+bpe_python.py defines them; the contracts of the C functions are in csrc/pygpt.h.
 """
 
 from array import array
@@ -12,7 +12,7 @@ from pygpt.tokenizer import unicode
 
 _BLOCK = 1 << 18  # bytes that one call encodes, unless a piece is longer
 
-# Memory for C to fill: what it leaves alone is never touched, so it never becomes resident.
+# Memory for C to fill. It is not cleared, so pages that C does not write take no physical memory.
 _new = ffi.new_allocator(should_clear_after_alloc=False)
 
 
@@ -25,22 +25,22 @@ def _classes():
 
 
 def split(data: bytes) -> list[bytes]:
-    """The pieces of a text, in order; joined they are the text."""
+    """As bpe_python.split."""
     ends, n = _new("int64_t[]", len(data)), ffi.new("int64_t *")
     kernels.check(lib.bpe_split(ends, n, _bytes(data), _classes(), len(data)))
     ends = ffi.unpack(ends, n[0])
     return [data[start:end] for start, end in zip([0, *ends], ends)]
 
 
-def cut(data: bytes) -> int:
-    """A place, 0..len(data), where a text may be cut whatever follows it."""
+def last_boundary(data: bytes) -> int:
+    """As bpe_python.last_boundary."""
     place = ffi.new("int64_t *")
     kernels.check(lib.bpe_cut(place, _bytes(data), _classes(), len(data)))
     return place[0]
 
 
 class Codec:
-    """Pieces to ids, by a vocabulary: see bpe_python.Codec."""
+    """As bpe_python.Codec."""
 
     def __init__(self, tokens, merges):
         data = b"".join(tokens)
@@ -60,7 +60,7 @@ class Codec:
         while start < len(data):
             part = data[start:start + block]
             if start + block < len(data):
-                end = cut(part)
+                end = last_boundary(part)
                 if end == 0:
                     block *= 2
                     continue
@@ -76,7 +76,7 @@ class Codec:
 
 
 def count(data: bytes) -> dict[bytes, int]:
-    """How often each piece of a text comes, in the order they first appear."""
+    """As bpe_python.count."""
     starts, ends, counts = (_new("int64_t[]", len(data)) for _ in range(3))
     n = ffi.new("int64_t *")
     kernels.check(lib.bpe_count(starts, ends, counts, n, _bytes(data), _classes(), len(data)))
@@ -85,11 +85,11 @@ def count(data: bytes) -> dict[bytes, int]:
 
 
 def train(counts: dict[bytes, int], n: int) -> list[tuple[int, int]]:
-    """Learn up to n merges from pieces and their counts."""
+    """As bpe_python.train."""
     data = b"".join(counts)
     if len(data) >= 1 << 29:
-        raise ValueError(f"the different words of the text have {len(data)} bytes; half a gigabyte "
-                         "is the most")
+        raise ValueError(f"the different words of the text have {len(data)} bytes; at most half a "
+                         "gigabyte can be learned from")
     n = min(n, len(data))
     ends, weights = array("q", accumulate(map(len, counts))), array("q", counts.values())
     merges, done = _new("int32_t[]", 2 * n), ffi.new("int64_t *")

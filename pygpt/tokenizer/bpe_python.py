@@ -1,9 +1,26 @@
-"""Byte-level BPE by its definition: what the C functions of the same names must give.
+"""Byte-level BPE (byte pair encoding) by its definition; bpe_c.py must give the same results.
 
-Text becomes pieces, a piece becomes its bytes, and the bytes are merged, pair by pair, into tokens.
-Everything works on bytes; bytes that are not UTF-8 count as characters of no class, one each.
+    split    a text into pieces, which no token crosses
+    train    learn merges: join the most frequent pair of neighbours, again and again
+    Codec    encode: join the pairs of a text in the order in which they were learned
 
-Standard library only. Used by the tests, and by bpe.py when PYGPT_BACKEND is `reference`.
+An example by hand: learn four merges from "low lower lowest".
+
+    pieces     l o w     ␣ l o w e r     ␣ l o w e s t            (␣ is a space)
+    round 1    o w and l o both come 3 times. Of equals, the greater pair in byte order is
+               joined, and o > l:        256 = "ow"
+    round 2    l ow comes 3 times:       257 = "low"
+    round 3    low e and ␣ low come twice, and l > ␣:    258 = "lowe"
+    round 4    ␣ lowe comes twice:       259 = " lowe"
+
+    encode "slowest"    s l o w e s t    one id a byte
+                        s l ow e s t     256 was learned first, so it is joined first
+                        s low e s t      257
+                        s lowe s t       258; 259 needs a space, so nothing is left to join
+    gives the ids 115, 258, 115, 116.
+
+Everything works on bytes. A byte that is not part of valid UTF-8 counts as one character, which
+is neither a letter nor a number nor a space.
 """
 
 import re
@@ -15,9 +32,11 @@ from pygpt.tokenizer import unicode
 
 @cache
 def pattern() -> re.Pattern:
-    """GPT-2's: contractions, or letters, numbers or others after at most one ' ', or spaces.
+    """The pattern of a piece, which is GPT-2's.
 
-    A run of spaces leaves its last one to what follows. The classes are written out as ranges.
+    A piece is the end of a contraction ('s, 'll), or a run of letters, of numbers or of other
+    characters with at most one ' ' before it, or a run of spaces. A run of spaces leaves its last
+    one to the piece that follows. The classes are written out as ranges.
     """
     def members(*tables):
         return "".join(f"\\U{first:08x}-\\U{last:08x}"
@@ -38,14 +57,20 @@ def split(data: bytes) -> list[bytes]:
     return [piece.encode("utf-8", "surrogateescape") for piece in pattern().findall(text)]
 
 
-def cut(data: bytes) -> int:
-    """A place, 0..len(data), where a text may be cut whatever follows: see bpe_cut in pygpt.h."""
+def last_boundary(data: bytes) -> int:
+    """The last offset at which data can be divided so that both parts can be split separately.
+
+    The pieces of data[:offset] and those of the rest, with any text added at its end, are together
+    the pieces of the whole. The offset is 0 when the classes of two neighbours show no such place.
+
+    Example: last_boundary(b"one two three") == len(b"one two"); "three" may go on.
+    """
     text = data.decode("utf-8", "surrogateescape")
     classes = [unicode.classes()[ord(character)] for character in text]
-    unfinished = re.search(
+    incomplete = re.search(
         rb"([\xc0-\xff]|[\xe0-\xff][\x80-\xbf]|[\xf0-\xff][\x80-\xbf][\x80-\xbf])\Z", data)
-    if unfinished:  # a character whose class is not known yet
-        del classes[-len(unfinished[0]):]
+    if incomplete:  # a character whose class is not known until its other bytes arrive
+        del classes[-len(incomplete[0]):]
     for i in range(len(classes) - 1, 0, -1):
         left, right = classes[i - 1], classes[i]
         if left != right and (left in (unicode.LETTER, unicode.NUMBER) or right == unicode.SPACE):
@@ -54,11 +79,11 @@ def cut(data: bytes) -> int:
 
 
 class Codec:
-    """Pieces to ids, by a vocabulary.
+    """Encodes text with a vocabulary.
 
     Args:
-        tokens: list of bytes, the token of each id; empty where no text may become it.
-        merges: list of (left, right, result) ids, the first merged first.
+        tokens: list of bytes, the token of each id; empty for an id that no text is encoded to.
+        merges: list of (left, right, result) ids, in the order in which they were learned.
     """
 
     def __init__(self, tokens, merges):
@@ -74,10 +99,10 @@ class Codec:
         return ids
 
     def _merge(self, ids):
-        """Merge the neighbours of the lowest rank, of those the leftmost, until none are left."""
-        nothing = (len(self._merges), None)
+        """Join the pair that was learned first, at its leftmost place, until no pair is known."""
+        unknown = (len(self._merges), None)  # ranks behind every merge
         while len(ids) > 1:
-            ranked = [self._merges.get(pair, nothing) for pair in zip(ids, ids[1:])]
+            ranked = [self._merges.get(pair, unknown) for pair in zip(ids, ids[1:])]
             rank, result = best = min(ranked)
             if result is None:
                 break
@@ -87,18 +112,18 @@ class Codec:
 
 
 def count(data: bytes) -> dict[bytes, int]:
-    """How often each piece of a text comes, in the order they first appear."""
+    """Count the pieces of a text; the dict has them in the order of their first appearance."""
     return dict(Counter(split(data)))
 
 
 def train(counts: dict[bytes, int], n: int) -> list[tuple[int, int]]:
     """Learn up to n merges from pieces and their counts.
 
-    The pair that comes most often becomes a token, then the next in the text so merged, and so on;
-    of pairs as frequent, the one whose (left bytes, right bytes) is greater.
+    Each round joins the most frequent pair of neighbours everywhere; of equally frequent pairs, the
+    one whose (left bytes, right bytes) is greater. It ends early when no pair is left.
 
     Returns:
-        (left, right) for each merge, 0..255 being the bytes and 256 + i what the i-th makes.
+        The (left, right) ids of each merge; 0..255 are the bytes, and merge i makes the id 256 + i.
     """
     words = [(list(piece), weight) for piece, weight in counts.items() if weight]
     tokens = [bytes([byte]) for byte in range(256)]

@@ -1,13 +1,17 @@
-"""Which tokenizer a run uses: what `--tokenizer` says, made or opened.
+"""The tokenizer of a run: reads the setting `--tokenizer`, and trains or opens that tokenizer.
 
-Uses the tokenizers; used by train and the command line.
+    char            CharTokenizer of the text's characters
+    byte            ByteTokenizer
+    bpe, bpe:VOCAB  BPETokenizer, trained on the text to VOCAB tokens (4096)
+    a directory     the tokenizer in it
 """
 
 import os
 
 from pygpt.config import ConfigError
+from pygpt.tokenizer.added import END_OF_TEXT
 from pygpt.tokenizer.base import Tokenizer
-from pygpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
+from pygpt.tokenizer.bpe import BPETokenizer
 from pygpt.tokenizer.simple import ByteTokenizer, CharTokenizer
 
 FORMS = "char, byte, bpe, bpe:VOCAB or a directory that holds a tokenizer"
@@ -15,7 +19,7 @@ BPE_VOCAB = 4096
 
 
 def parse(spec: str):
-    """What a choice stands for: (kind, vocab_size or directory or None).
+    """(kind, vocab_size or directory or None) of a setting.
 
     Raises:
         ConfigError: spec is none of FORMS.
@@ -35,13 +39,13 @@ def parse(spec: str):
 
 
 def choose(spec: str, text: str) -> Tokenizer:
-    """Make or open the tokenizer that a run asks for.
+    """Train or open the tokenizer of a run.
 
     Args:
-        spec: one of FORMS. BPE is learned with the special token <|endoftext|>.
-        text: what to learn from.
+        spec: one of FORMS. BPE is trained with the special token <|endoftext|>.
+        text: the text to train on.
     Raises:
-        OSError, ValueError: there is no such tokenizer; or text cannot be learned from.
+        OSError, ValueError: there is no such tokenizer, or text cannot be trained on.
     """
     kind, value = parse(spec)
     if kind == "char":

@@ -10,7 +10,7 @@ import base64
 import binascii
 from itertools import count
 
-from pygpt.files import open_regular, shown
+from pygpt.files import decode_utf8, read_bytes, shown
 from pygpt.tokenizer.added import MOST_BYTES, read_token, refuse_two_passes
 from pygpt.tokenizer.base import json_bytes
 from pygpt.tokenizer.text import utf8
@@ -393,14 +393,11 @@ def _merged_below(token, rank, vocab):
 
 def _read_lines(path):
     """The lines of a text file, without their ends and without an empty last one."""
-    with open_regular(path) as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"{path}: has more than {MOST_BYTES} bytes")
+    data = read_bytes(path, MOST_BYTES)
     try:
-        lines = data.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 at byte {error.start}") from None
+        lines = decode_utf8(data).split("\n")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if lines[-1] == "":
         lines.pop()
     return [line.rstrip("\r") for line in lines]

@@ -1,6 +1,6 @@
-"""Text on its way to a tokenizer: into bytes, past special tokens, in parts when it is long.
+"""Prepares text for a tokenizer: encodes it as UTF-8, finds its special tokens, divides long text.
 
-Standard library only. Used by bpe.py and simple.py.
+    parts(["one two<|endof", "text|>three"], ...)   gives   b"one two", "<|endoftext|>", b"three"
 """
 
 import os
@@ -9,12 +9,12 @@ from functools import lru_cache
 from heapq import heapify, heappop, heapreplace
 from itertools import groupby
 
-BLOCK = 1 << 16  # characters or bytes that are worth a call
-_MOST_NESTED = 20  # groups in a pattern of special tokens; some hundred end Python's recursion
+BLOCK = 1 << 16  # characters or bytes of a part: enough for the cost of a call not to matter
+_MOST_NESTED = 20  # groups in a pattern of special tokens; a few hundred exceed Python's recursion
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of a text; two surrogates that make a character do so, a lone one is U+FFFD."""
+    """Encode a text as UTF-8: a pair of surrogates is one character, a lone one becomes U+FFFD."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
@@ -23,10 +23,10 @@ def utf8(text: str) -> bytes:
 
 
 class SpecialTokenError(ValueError):
-    """A text holds a special token that it must not hold.
+    """A text holds a special token that is not allowed in it.
 
     Attributes:
-        token, position: the token, and where it begins, in characters.
+        token, position: the token, and the position in characters at which it begins.
     """
 
     def __init__(self, token, position):
@@ -38,7 +38,7 @@ class SpecialTokenError(ValueError):
 
 
 class SpecialTokens:
-    """Finds the special tokens in a text: of those that begin at one place, the longest.
+    """Finds the special tokens in a text: where several begin at one position, the longest.
 
     Args:
         allowed: the strings that are tokens.
@@ -52,10 +52,10 @@ class SpecialTokens:
         self.longest = max(map(len, names), default=1)  # in characters
 
     def matches(self, text: str):
-        """Find the tokens in a text, each after the end of the one before it.
+        """Find the tokens in a text; each begins after the end of the one before it.
 
-        No character is looked at twice for the tokens that begin with one character, save those
-        of a beginning that is no token, so the time grows with the length of the text alone.
+        There is one pattern for each first character, and it continues where it last matched, so
+        the time grows linearly with the length of the text.
 
         Yields:
             (start, token), in order.
@@ -75,10 +75,10 @@ class SpecialTokens:
                 heappop(nearest)
 
     def require_allowed(self, token: str, position: int):
-        """Refuse a forbidden token, found at a position in characters.
+        """Refuse a token that is forbidden; position is in characters.
 
         Raises:
-            SpecialTokenError: with the three ways out.
+            SpecialTokenError: the token is forbidden; the message names three ways to go on.
         """
         if token in self._forbidden:
             raise SpecialTokenError(token, position)
@@ -86,15 +86,15 @@ class SpecialTokens:
 
 @lru_cache(maxsize=64)
 def _patterns(names):
-    """A pattern for each character that names begin with: a literal beginning is found fastest."""
+    """One pattern for each first character: `re` searches fastest for a literal beginning."""
     return tuple(re.compile(_longest_of(list(group), _MOST_NESTED))
                  for _, group in groupby(sorted(names), key=lambda name: name[:1]))
 
 
 def _longest_of(names, nested):
-    """A regular expression of sorted names that begin alike; the longest one counts.
+    """A regular expression that matches the longest of sorted names with the same first character.
 
-    It is a tree of common beginnings, so that hundreds of names cost little more than one.
+    It is a tree of common prefixes, so that hundreds of names cost little more than one.
     """
     prefix = os.path.commonprefix([names[0], names[-1]])
     rests = [name[len(prefix):] for name in names]
@@ -103,29 +103,29 @@ def _longest_of(names, nested):
     else:
         branches = [_longest_of(list(group), nested - 1)
                     for first, group in groupby(rests, key=lambda rest: rest[:1]) if first]
-        branches += [""] * ("" in rests)  # the last one, for it is the shortest
+        branches += [""] * ("" in rests)  # last, because it is the shortest
     return f"{re.escape(prefix)}(?:{'|'.join(branches)})"
 
 
-def parts(chunks, special: SpecialTokens, cut, block: int = BLOCK):
-    """Part a text at its special tokens, and where it may be cut, in bounded memory.
+def parts(chunks, special: SpecialTokens, last_boundary, block: int = BLOCK):
+    """Divide a text at its special tokens and, where it is long, at boundaries between pieces.
 
     Args:
-        chunks: iterable of str, which are the text when joined.
-        special: what to look for.
-        cut: a function of bytes, see bpe_cut in pygpt.h.
-        block: the number of bytes that a part of ordinary text should have at least.
+        chunks: iterable of str; joined, they are the text.
+        special: the tokens to find.
+        last_boundary: bpe_python.last_boundary or bpe_c.last_boundary.
+        block: the least number of bytes in a part of ordinary text, if the text has that many.
     Yields:
-        bytes for ordinary text and str for a special token, in order. Memory grows with a chunk,
-        and with the longest stretch of text that has no place to be cut.
+        bytes for ordinary text and str for a special token, in order. The memory in use grows with
+        the length of a chunk, and of the longest stretch of text without a boundary.
     Raises:
-        ValueError: a forbidden token was found.
+        SpecialTokenError: the text holds a forbidden token.
     """
-    held, position = "", 0  # text that was not searched to its end, and where it begins
+    held, position = "", 0  # text that was not searched to its end, and its position
     ordinary, size, wanted = [], 0, block
     for text, is_last in _joined(chunks, max(block, special.longest)):
         held += text
-        # From here on, the beginning of a special token may be waiting for its end.
+        # A special token that begins after this may be incomplete.
         certain = len(held) if is_last else max(0, len(held) - special.longest + 1)
         start = 0
         for place, token in special.matches(held):
@@ -138,21 +138,21 @@ def parts(chunks, special: SpecialTokens, cut, block: int = BLOCK):
             ordinary, size, wanted, start = [], 0, block, place + len(token)
         end = max(start, certain)
         if not is_last and end > start and "\ud800" <= held[end - 1] <= "\udbff":
-            end -= 1  # half a character
+            end -= 1  # half a character, whose other half follows
         data = utf8(held[start:end])
         ordinary.append(data)
         size += len(data)
         held, position = held[end:], position + end
         if is_last or size >= wanted:
             data = b"".join(ordinary)
-            place = len(data) if is_last else cut(data)
+            place = len(data) if is_last else last_boundary(data)
             yield from filter(None, [data[:place]])
             ordinary, size = [data[place:]], len(data) - place
-            wanted = max(block, 2 * size)  # a cut that was not found is not looked for at once
+            wanted = max(block, 2 * size)  # without a boundary, the next search waits for more text
 
 
 def _joined(chunks, size):
-    """(text, is_last): chunks put together to `size` characters or more, but for the last."""
+    """Yield (text, is_last): the chunks, joined to `size` characters or more except the last."""
     waiting, length = [], 0
     for chunk in chunks:
         waiting.append(chunk)

@@ -26,13 +26,13 @@ except ImportError:  # where there is none, nothing keeps two runs apart
     fcntl = None
 
 from pygpt.checkpoint import saved
-from pygpt.files import aside_of, is_aside, replacing, sync_directory
+from pygpt.files import is_temporary_name, replacing, sync_directory, temporary_path
 from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
 
 SETTINGS_FILE, LOG_FILE = "train.json", "log.jsonl"
 OF_A_RUN = SETTINGS_FILE, LOG_FILE  # beside the checkpoints, and the copies of streams (COPY)
-# The names of files that are written aside and renamed, for files.is_aside: what a process that
+# The final names of temporary files, for files.is_temporary_name: what a process that
 # was killed may have left of them.
 WRITTEN = rf"\.writable|train\.json|log\.jsonl|{COPY.pattern}|last|best"
 TOKENS = r"tokens-new\.bin"  # the same of OUT/tokens
@@ -125,28 +125,28 @@ class RunDirectory:
     def _clear_unfinished(self):
         for name in os.listdir(self.path):
             path = self.file(name)
-            if is_aside(name, WRITTEN):
+            if is_temporary_name(name, WRITTEN):
                 _remove_file(path)
             elif (name.startswith(".") and name.endswith(".tmp") and STEP.fullmatch(name[1:-4])
                   and saved.is_directory(path)):
                 shutil.rmtree(path, ignore_errors=True)
         tokens = self.file("tokens")
         for name in os.listdir(tokens) if saved.is_directory(tokens) else ():
-            if is_aside(name, TOKENS):
+            if is_temporary_name(name, TOKENS):
                 _remove_file(os.path.join(tokens, name))
 
     def _prove_writable(self):
         probe = self.file(".writable")
         try:
-            with open(aside_of(probe), "wb") as file:
+            with open(temporary_path(probe), "wb") as file:
                 os.fsync(file.fileno())
-            os.unlink(aside_of(probe))
+            os.unlink(temporary_path(probe))
         except OSError as error:
             error.filename = self.path
             raise
 
     def _prove_links(self):
-        probe = aside_of(self.file("last"))
+        probe = temporary_path(self.file("last"))
         _remove_file(probe)
         try:
             os.symlink("nothing", probe)
@@ -257,7 +257,7 @@ class RunDirectory:
             with replacing(path) as file:
                 file.write(name.encode() + b"\n")
             return
-        aside = aside_of(path)
+        aside = temporary_path(path)
         _remove_file(aside)
         os.symlink(name, aside)
         os.replace(aside, path)
