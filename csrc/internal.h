@@ -62,10 +62,10 @@ typedef struct isa {
     int64_t tile_rows, tile_columns;
     void (*gemm_block)(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *panel);
     void (*gemm_dots)(const gemm *g, int64_t n0, int64_t n1);
-    int64_t (*attention_scratch)(const attention_shape *s);
-    void (*attention_forward)(const attention_shape *s, float *out, float *lse, const float *qkv,
-                              int64_t b, int64_t h, float *scratch);
-    void (*attention_backward)(const attention_shape *s, float *dqkv, const float *dout,
+    int64_t (*attention_scratch)(const attention_shape *shape);
+    void (*attention_forward)(const attention_shape *shape, float *out, float *lse,
+                              const float *qkv, int64_t b, int64_t h, float *scratch);
+    void (*attention_backward)(const attention_shape *shape, float *dqkv, const float *dout,
                                const float *qkv, const float *out, const float *lse, int64_t b,
                                int64_t h, float *scratch);
     void (*attention_cached)(float *out, const float *q, const float *keys, const float *values,
