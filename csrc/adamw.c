@@ -2,10 +2,9 @@
  *
  * Adam keeps running means of the gradient, m, and of its square, v; both start at 0 and are short
  * of the true means by the factors 1 - beta^t, which are divided out. The step
- * lr * mhat/(sqrt(vhat)+eps) is then of size lr whatever the gradient's scale. AdamW takes weight
+ * lr * mhat/(sqrt(vhat)+eps) is then of size lr at any scale of the gradient. AdamW takes weight
  * decay out of the gradient and applies it to the parameter itself. One pass reads and writes each
- * array once, at the speed of memory; the factor that clipping found is applied to the gradient on
- * the way.
+ * array once, at the speed of memory, and multiplies the gradient by the factor of clipping.
  */
 #include "internal.h"
 
@@ -16,9 +15,10 @@ int adamw_step(float *param, float *m, float *v, const float *grad, const float 
     int threads = threads_for(10.0 * n, (n + SPAN - 1) / SPAN);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < n; i += SPAN) {
-        int64_t end = min64(i + SPAN, n), cut = max64(i, min64(n_decay, end));
-        isa_in_use->adamw(param + i, m + i, v + i, grad + i, h, h[4], cut - i);
-        isa_in_use->adamw(param + cut, m + cut, v + cut, grad + cut, h, 0.0f, end - cut);
+        /* The elements from i on decay, those from `rest` on do not; either part may be empty. */
+        const int64_t end = min64(i + SPAN, n), rest = max64(i, min64(n_decay, end));
+        isa_in_use->adamw(param + i, m + i, v + i, grad + i, h, h[ADAMW_WEIGHT_DECAY], rest - i);
+        isa_in_use->adamw(param + rest, m + rest, v + rest, grad + rest, h, 0.0f, end - rest);
     }
     return PYGPT_OK;
 }

@@ -1,7 +1,7 @@
 /* adamw.inl: a span of n parameters. Formula: pygpt.h; derivation: adamw.c. */
 
-/* Values too small for a normal float become 0. A moment that only decays would otherwise stay at
- * the smallest numbers for good, on which many CPUs compute a hundred times slower. */
+/* Replaces values below the smallest normal float by 0. A moment that only decays would otherwise
+ * stay denormal for good, and many CPUs compute on denormals a hundred times slower. */
 INLINE vf flush(vf x) {
     const vf least = vset1(1.17549435e-38f);
     return vselect_lt(vmax(x, -x), least, vzero(), x);
@@ -9,9 +9,10 @@ INLINE vf flush(vf x) {
 
 static void adamw_span(float *param, float *m, float *v, const float *grad, const float *h,
                        float weight_decay, int64_t n) {
-    const float lr = h[0], beta1 = h[1], beta2 = h[2], eps = h[3], grad_scale = h[7];
+    const float lr = h[ADAMW_LR], beta1 = h[ADAMW_BETA1], beta2 = h[ADAMW_BETA2];
+    const float eps = h[ADAMW_EPS], grad_scale = h[ADAMW_GRAD_SCALE], decay = lr * weight_decay;
     const float rest1 = 1.0f - beta1, rest2 = 1.0f - beta2;
-    const float unbias1 = 1.0f / h[5], unbias2 = 1.0f / h[6], decay = lr * weight_decay;
+    const float unbias1 = 1.0f / h[ADAMW_UNBIAS_M], unbias2 = 1.0f / h[ADAMW_UNBIAS_V];
     for (int64_t i = 0; i < n; i += VW) {
         int64_t lanes = min64(VW, n - i);
         vf g = vload_n(grad + i, lanes) * grad_scale, p = vload_n(param + i, lanes);

@@ -1,5 +1,6 @@
-/* attention.inl: one (batch, head) of attention. Derivation and the reason for its shape:
- * attention.c.
+/* attention.inl: one (batch, head) of attention. attention.c derives it; the letters are the same:
+ * i a query, j a key, c a channel; q, k, v, o rows; m, l the softmax so far; z dropout's mask. A
+ * name that ends in T is a transposed block, (HS, QB). The index vec counts vectors of lanes.
  *
  * QB = NR queries to a block, in NV vectors of lanes; keys come in blocks of the same length, so
  * the last block of a query block is the square on the diagonal. There, key j (counted from the
@@ -19,8 +20,8 @@ typedef struct head_rows {
 static int64_t padded(int64_t n) { return (n + VW - 1) / VW * VW; }
 
 /* Forward: Q^T, O^T, scores. Backward: Q^T, dO^T, dQ^T, p, ds, rows of q and dO, dK, dV. */
-static int64_t attention_scratch(const attention_shape *s) {
-    int64_t HP = padded(s->HS), TP = (s->T + QB - 1) / QB * QB;
+static int64_t attention_scratch(const attention_shape *shape) {
+    int64_t HP = padded(shape->HS), TP = (shape->T + QB - 1) / QB * QB;
     return (3 * HP * QB + 2 * QB * QB + 2 * QB * HP + 2 * TP * HP + 4 * QB + 15) / 16 * 16;
 }
 
@@ -65,13 +66,14 @@ static void rows_to_strip(float *dst, head_rows rows, int64_t n, int64_t HS, flo
                          : vzero());
 }
 
-/* s (keys, QB) = rows . lanes: scores of n keys, or their likes in the backward pass. */
+/* s (keys, QB) = keys . lanes: each of n rows times each lane's column. With k and q^T these are
+ * scores, with v and dO^T the dp of the backward pass. */
 static void keys_by_lanes(float *s, head_rows keys, int64_t n, const float *lanes, int64_t HS,
                           int diagonal) {
     for (int64_t j = 0; j < n; j += MR) {
-        int64_t v = diagonal ? j / VW : 0;
-        tile_any(min64(MR, n - j), NV - v, s + j * QB + v * VW, QB, HS, keys.at + j * keys.ld,
-                 keys.ld, 1, lanes + v * VW, QB, 0);
+        int64_t vec = diagonal ? j / VW : 0;
+        tile_any(min64(MR, n - j), NV - vec, s + j * QB + vec * VW, QB, HS, keys.at + j * keys.ld,
+                 keys.ld, 1, lanes + vec * VW, QB, 0);
     }
 }
 
@@ -79,11 +81,11 @@ static void keys_by_lanes(float *s, head_rows keys, int64_t n, const float *lane
 static void sum_over_keys(float *dst, head_rows keys, int64_t n, const float *p, int64_t HS,
                           int diagonal) {
     const int64_t group = diagonal ? PAIR : NV;
-    for (int64_t v = 0; v < NV; v += group) {
-        int64_t bound = diagonal ? min64(n, (v + group) * VW) : n;
+    for (int64_t vec = 0; vec < NV; vec += group) {
+        int64_t bound = diagonal ? min64(n, (vec + group) * VW) : n;
         for (int64_t c = 0; c < HS; c += MR)
-            tile_any(min64(MR, HS - c), group, dst + c * QB + v * VW, QB, bound, keys.at + c, 1,
-                     keys.ld, p + v * VW, QB, 1);
+            tile_any(min64(MR, HS - c), group, dst + c * QB + vec * VW, QB, bound, keys.at + c, 1,
+                     keys.ld, p + vec * VW, QB, 1);
     }
 }
 
@@ -98,174 +100,207 @@ static void sum_over_lanes(float *dst, const float *p, int64_t n, const float *r
     }
 }
 
-/* In the vector of lanes v of the diagonal square, how many of n keys any lane sees. */
-INLINE int64_t keys_seen(int64_t n, int64_t v, int diagonal) {
-    return diagonal ? min64(n, (v + 1) * VW) : n;
+/* How many of n keys any lane of vector vec sees; on the diagonal, not all. */
+INLINE int64_t keys_seen(int64_t n, int64_t vec, int diagonal) {
+    return diagonal ? min64(n, (vec + 1) * VW) : n;
 }
 
-/* x where lane (of vector v) sees key j of the diagonal square, `hidden` elsewhere. */
-INLINE vf mask_lanes(vf x, int64_t j, int64_t v, vf hidden) {
-    vu lane = lane_numbers() + (uint32_t)(v * VW);
+/* x where lane (of vector vec) sees key j of the diagonal square, `hidden` elsewhere. */
+INLINE vf mask_lanes(vf x, int64_t j, int64_t vec, vf hidden) {
+    vu lane = lane_numbers() + (uint32_t)(vec * VW);
     return vselect_lt_u32(lane, (uint32_t)j - (vu){0}, hidden, x);
 }
 
-/* What is read beside the keys seen must weigh nothing: sum_over_keys goes on to the end of the
- * pair of vectors, sum_over_lanes to the end of the tile of keys that holds the last one seen. */
-static void clear_unseen(float *p, int64_t n, int64_t v) {
-    int64_t seen = keys_seen(n, v, 1);
-    int64_t bound = min64(n, max64((v / PAIR + 1) * PAIR * VW, seen + MR - 1));
-    for (int64_t j = seen; j < bound; j++) vstore(p + j * QB + v * VW, vzero());
+/* Sets weights past the last key seen to 0, as far as they are read: sum_over_keys reads to the end
+ * of the pair of vectors, sum_over_lanes to the end of the tile that holds the last key seen. */
+static void clear_unseen(float *p, int64_t n, int64_t vec) {
+    int64_t seen = keys_seen(n, vec, 1);
+    int64_t bound = min64(n, max64((vec / PAIR + 1) * PAIR * VW, seen + MR - 1));
+    for (int64_t j = seen; j < bound; j++) vstore(p + j * QB + vec * VW, vzero());
 }
 
-/* 24 random bits for each lane of vector v against key j (counted from the sequence's first). */
-INLINE vu mask_bits(const uint32_t *row_keys, int64_t v, int64_t j) {
+/* 24 random bits for each lane of vector vec against key j (counted from the sequence's first). */
+INLINE vu mask_bits(const uint32_t *row_keys, int64_t vec, int64_t j) {
     vu rows;
-    memcpy(&rows, row_keys + v * VW, sizeof rows);
+    memcpy(&rows, row_keys + vec * VW, sizeof rows);
     return dropout_bits(rows + (uint32_t)j * GOLDEN);
 }
 
-static void mask_row_keys(uint32_t *row_keys, const attention_shape *s, int64_t b, int64_t h,
+/* The keys of the dropout mask's rows, one for each query of the block. */
+static void mask_row_keys(uint32_t *row_keys, const attention_shape *shape, int64_t b, int64_t h,
                           int64_t i0) {
-    for (int64_t i = 0; s->drop && i < QB; i++)
-        row_keys[i] = random_row(s->key, (uint64_t)((b * s->NH + h) * s->T + i0 + i));
+    for (int64_t i = 0; shape->drop && i < QB; i++)
+        row_keys[i] = random_row(shape->key, (uint64_t)((b * shape->NH + h) * shape->T + i0 + i));
 }
 
-static void attention_forward_head(const attention_shape *s, float *out, float *lse,
+/* o_i = sum_j z p_ij v_j, with p_ij = exp(s_ij - lse_i). */
+static void attention_forward_head(const attention_shape *shape, float *out, float *lse,
                                    const float *qkv, int64_t b, int64_t h, float *scratch) {
-    const int64_t T = s->T, C = s->C, HS = s->HS;
+    const int64_t T = shape->T, C = shape->C, HS = shape->HS;
     const float *base = qkv + b * T * 3 * C + h * HS;
     float *qT = scratch, *oT = qT + HS * QB, *p = oT + HS * QB;
     uint32_t row_keys[QB];
 
     for (int64_t i0 = 0; i0 < T; i0 += QB) {
+        /* Set up a block of queries: m and l of each lane, O^T = 0, Q^T scaled. */
         const int64_t queries = min64(QB, T - i0);
-        float top[QB], total[QB]; /* the running maximum and sum of each lane */
-        for (int64_t i = 0; i < QB; i++) top[i] = -INFINITY, total[i] = 0.0f;
+        float m[QB], l[QB];
+        for (int64_t i = 0; i < QB; i++) m[i] = -INFINITY, l[i] = 0.0f;
         memset(oT, 0, sizeof(float) * (size_t)(HS * QB));
-        rows_to_lanes(qT, (head_rows){base + i0 * 3 * C, 3 * C}, queries, HS, s->scale);
-        mask_row_keys(row_keys, s, b, h, i0);
+        rows_to_lanes(qT, (head_rows){base + i0 * 3 * C, 3 * C}, queries, HS, shape->scale);
+        mask_row_keys(row_keys, shape, b, h, i0);
 
         for (int64_t j0 = 0; j0 <= i0; j0 += QB) {
             const int diagonal = j0 == i0;
             const int64_t keys = min64(QB, T - j0);
             const head_rows k = {base + C + j0 * 3 * C, 3 * C};
-            const head_rows v_rows = {base + 2 * C + j0 * 3 * C, 3 * C};
+            const head_rows v = {base + 2 * C + j0 * 3 * C, 3 * C};
+
+            /* Scores: S^T = K Q^T, kept where p will be. */
             keys_by_lanes(p, k, keys, qT, HS, diagonal);
-            for (int64_t v = 0; v < NV; v++) {
-                const int64_t seen = keys_seen(keys, v, diagonal);
-                float *column = p + v * VW;
+
+            /* Softmax so far, down the columns. */
+            for (int64_t vec = 0; vec < NV; vec++) {
+                const int64_t seen = keys_seen(keys, vec, diagonal);
+                float *column = p + vec * VW;
+                /* A key after the query scores -inf. */
                 if (diagonal)
-                    for (int64_t j = v * VW; j < seen; j++)
+                    for (int64_t j = vec * VW; j < seen; j++)
                         vstore(column + j * QB,
-                               mask_lanes(vload(column + j * QB), j, v, vset1(-INFINITY)));
-                vf old = vload(top + v * VW), m = old;
-                for (int64_t j = 0; j < seen; j++) m = vmax(m, vload(column + j * QB));
-                vf rescale = vexp(old - m), sum = vload(total + v * VW) * rescale;
+                               mask_lanes(vload(column + j * QB), j, vec, vset1(-INFINITY)));
+                /* m = max(m, s). */
+                const vf m_old = vload(m + vec * VW);
+                vf m_new = m_old;
+                for (int64_t j = 0; j < seen; j++) m_new = vmax(m_new, vload(column + j * QB));
+                /* p = exp(s - m), l = l exp(m_old - m) + sum p; then p becomes z p in place. */
+                const vf rescale = vexp(m_old - m_new);
+                vf l_new = vload(l + vec * VW) * rescale;
                 for (int64_t j = 0; j < seen; j++) {
-                    vf e = vexp(vload(column + j * QB) - m);
-                    sum += e;
-                    if (s->drop)
-                        e = dropout_apply(e, mask_bits(row_keys, v, j0 + j), s->drop,
-                                          s->keep_scale);
+                    vf e = vexp(vload(column + j * QB) - m_new);
+                    l_new += e;
+                    if (shape->drop)
+                        e = dropout_apply(e, mask_bits(row_keys, vec, j0 + j), shape->drop,
+                                          shape->keep_scale);
                     vstore(column + j * QB, e);
                 }
-                if (diagonal) clear_unseen(p, keys, v);
-                vstore(top + v * VW, m);
-                vstore(total + v * VW, sum);
+                if (diagonal) clear_unseen(p, keys, vec);
+                vstore(m + vec * VW, m_new);
+                vstore(l + vec * VW, l_new);
+                /* O^T = O^T exp(m_old - m). */
                 if (j0 > 0)
                     for (int64_t c = 0; c < HS; c++) {
-                        float *o = oT + c * QB + v * VW;
+                        float *o = oT + c * QB + vec * VW;
                         vstore(o, vload(o) * rescale);
                     }
             }
-            sum_over_keys(oT, v_rows, keys, p, HS, diagonal);
+
+            /* O^T += V^T (z p). */
+            sum_over_keys(oT, v, keys, p, HS, diagonal);
         }
 
-        float *row_lse = lse + (b * s->NH + h) * T + i0;
+        /* The block is done: lse = m + log l, out = O / l. */
+        float *row_lse = lse + (b * shape->NH + h) * T + i0, one_over_l[QB];
         for (int64_t i = 0; i < queries; i += VW) {
-            vf l = vload(total + i);
-            vstore_n(row_lse + i, vload(top + i) + vlog(l), min64(VW, queries - i));
-            vstore(total + i, 1.0f / l);
+            const vf sum = vload(l + i);
+            vstore_n(row_lse + i, vload(m + i) + vlog(sum), min64(VW, queries - i));
+            vstore(one_over_l + i, 1.0f / sum);
         }
-        lanes_to_rows(out + (b * T + i0) * C + h * HS, C, oT, queries, HS, total);
+        lanes_to_rows(out + (b * T + i0) * C + h * HS, C, oT, queries, HS, one_over_l);
     }
 }
 
-static void attention_backward_head(const attention_shape *s, float *dqkv, const float *dout,
+/* dV_j = sum_i z p_ij dO_i;  dp_ij = z dO_i . v_j;  ds_ij = p_ij (dp_ij - D_i);
+ * dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij q_i. The scale of dK is in q already. */
+static void attention_backward_head(const attention_shape *shape, float *dqkv, const float *dout,
                                     const float *qkv, const float *out, const float *lse, int64_t b,
                                     int64_t h, float *scratch) {
-    const int64_t T = s->T, C = s->C, HS = s->HS, HP = padded(HS), TP = (T + QB - 1) / QB * QB;
+    const int64_t T = shape->T, C = shape->C, HS = shape->HS;
+    const int64_t HP = padded(HS), TP = (T + QB - 1) / QB * QB;
     const float *base = qkv + b * T * 3 * C + h * HS;
     float *dbase = dqkv + b * T * 3 * C + h * HS;
-    float *qT = scratch, *doT = qT + HP * QB, *dqT = doT + HP * QB, *p = dqT + HP * QB;
-    float *ds = p + QB * QB, *q_rows = ds + QB * QB, *do_rows = q_rows + QB * HP;
-    float *dk = do_rows + QB * HP, *dv = dk + TP * HP;
+    float *qT = scratch, *dOT = qT + HP * QB, *dQT = dOT + HP * QB, *p = dQT + HP * QB;
+    float *ds = p + QB * QB, *q_rows = ds + QB * QB, *dO_rows = q_rows + QB * HP;
+    float *dK = dO_rows + QB * HP, *dV = dK + TP * HP;
     uint32_t row_keys[QB];
     float factor[QB];
-    for (int64_t i = 0; i < QB; i++) factor[i] = s->scale;
-    memset(dk, 0, sizeof(float) * (size_t)(2 * TP * HP));
+    for (int64_t i = 0; i < QB; i++) factor[i] = shape->scale;
+    memset(dK, 0, sizeof(float) * (size_t)(2 * TP * HP));
 
     for (int64_t i0 = 0; i0 < T; i0 += QB) {
         const int64_t queries = min64(QB, T - i0);
         const head_rows q = {base + i0 * 3 * C, 3 * C};
-        const head_rows d_out = {dout + (b * T + i0) * C + h * HS, C};
+        const head_rows dO = {dout + (b * T + i0) * C + h * HS, C};
         const head_rows o = {out + (b * T + i0) * C + h * HS, C};
         float row_lse[QB], D[QB];
         for (int64_t i = 0; i < QB; i++)
-            row_lse[i] = i < queries ? lse[(b * s->NH + h) * T + i0 + i] : 0.0f;
-        rows_to_lanes(doT, d_out, queries, HS, 1.0f);
-        rows_to_lanes(qT, o, queries, HS, 1.0f); /* O^T, in q's place until D is known */
+            row_lse[i] = i < queries ? lse[(b * shape->NH + h) * T + i0 + i] : 0.0f;
+
+        /* Of each query: D_i = dO_i . O_i. */
+        rows_to_lanes(dOT, dO, queries, HS, 1.0f);
+        rows_to_lanes(qT, o, queries, HS, 1.0f); /* O^T, in Q^T's place until D is known */
         for (int64_t i = 0; i < QB; i += VW) {
             vf dot = vzero();
             for (int64_t c = 0; c < HS; c++)
-                dot = vload(doT + c * QB + i) * vload(qT + c * QB + i) + dot;
+                dot = vload(dOT + c * QB + i) * vload(qT + c * QB + i) + dot;
             vstore(D + i, dot);
         }
-        rows_to_lanes(qT, q, queries, HS, s->scale);
-        rows_to_strip(q_rows, q, queries, HS, s->scale);
-        rows_to_strip(do_rows, d_out, queries, HS, 1.0f);
-        mask_row_keys(row_keys, s, b, h, i0);
-        memset(dqT, 0, sizeof(float) * (size_t)(HS * QB));
+
+        /* Set up the block: Q^T scaled, rows of q scaled and of dO, dQ^T = 0. */
+        rows_to_lanes(qT, q, queries, HS, shape->scale);
+        rows_to_strip(q_rows, q, queries, HS, shape->scale);
+        rows_to_strip(dO_rows, dO, queries, HS, 1.0f);
+        mask_row_keys(row_keys, shape, b, h, i0);
+        memset(dQT, 0, sizeof(float) * (size_t)(HS * QB));
 
         for (int64_t j0 = 0; j0 <= i0; j0 += QB) {
             const int diagonal = j0 == i0;
             const int64_t keys = min64(QB, T - j0);
             const head_rows k = {base + C + j0 * 3 * C, 3 * C};
-            const head_rows v_rows = {base + 2 * C + j0 * 3 * C, 3 * C};
+            const head_rows v = {base + 2 * C + j0 * 3 * C, 3 * C};
+
+            /* Scores again, S^T = K Q^T, where p will be; dP^T = V dO^T, where ds will be. */
             keys_by_lanes(p, k, keys, qT, HS, diagonal);
-            keys_by_lanes(ds, v_rows, keys, doT, HS, diagonal);
-            for (int64_t v = 0; v < NV; v++) {
-                const int64_t seen = keys_seen(keys, v, diagonal);
-                const vf l = vload(row_lse + v * VW), d = vload(D + v * VW);
+            keys_by_lanes(ds, v, keys, dOT, HS, diagonal);
+
+            /* p = exp(s - lse), ds = p (z dp - D); then p becomes z p. Both in place. */
+            for (int64_t vec = 0; vec < NV; vec++) {
+                const int64_t seen = keys_seen(keys, vec, diagonal);
+                const vf lse_i = vload(row_lse + vec * VW), D_i = vload(D + vec * VW);
                 for (int64_t j = 0; j < seen; j++) {
-                    float *pj = p + j * QB + v * VW, *dsj = ds + j * QB + v * VW;
-                    vf x = vexp(vload(pj) - l), dx = vload(dsj), dropped = x;
-                    if (diagonal && j >= v * VW) dropped = x = mask_lanes(x, j, v, vzero());
-                    if (s->drop) {
-                        vu bits = mask_bits(row_keys, v, j0 + j);
-                        dropped = dropout_apply(x, bits, s->drop, s->keep_scale);
-                        dx = dropout_apply(dx, bits, s->drop, s->keep_scale);
+                    const int64_t at = j * QB + vec * VW;
+                    vf p_ij = vexp(vload(p + at) - lse_i), dp_ij = vload(ds + at);
+                    if (diagonal && j >= vec * VW) p_ij = mask_lanes(p_ij, j, vec, vzero());
+                    vf zp_ij = p_ij;
+                    if (shape->drop) {
+                        vu bits = mask_bits(row_keys, vec, j0 + j);
+                        zp_ij = dropout_apply(p_ij, bits, shape->drop, shape->keep_scale);
+                        dp_ij = dropout_apply(dp_ij, bits, shape->drop, shape->keep_scale);
                     }
-                    vstore(pj, dropped);
-                    vstore(dsj, x * (dx - d));
+                    vstore(p + at, zp_ij);
+                    vstore(ds + at, p_ij * (dp_ij - D_i));
                 }
                 if (diagonal) {
-                    clear_unseen(p, keys, v);
-                    clear_unseen(ds, keys, v);
+                    clear_unseen(p, keys, vec);
+                    clear_unseen(ds, keys, vec);
                 }
             }
-            sum_over_lanes(dv + j0 * HP, p, keys, do_rows, HP, diagonal);
-            sum_over_lanes(dk + j0 * HP, ds, keys, q_rows, HP, diagonal);
-            sum_over_keys(dqT, k, keys, ds, HS, diagonal);
+
+            /* dV += (z p)^T dO,  dK += ds^T q,  dQ^T += K^T ds^T. */
+            sum_over_lanes(dV + j0 * HP, p, keys, dO_rows, HP, diagonal);
+            sum_over_lanes(dK + j0 * HP, ds, keys, q_rows, HP, diagonal);
+            sum_over_keys(dQT, k, keys, ds, HS, diagonal);
         }
-        lanes_to_rows(dbase + i0 * 3 * C, 3 * C, dqT, queries, HS, factor);
+
+        /* The block is done: dQ is complete. */
+        lanes_to_rows(dbase + i0 * 3 * C, 3 * C, dQT, queries, HS, factor);
     }
 
+    /* All blocks are done: dK and dV are complete. */
     for (int64_t j = 0; j < T; j++)
         for (int64_t c = 0; c < HS; c += VW) {
             int64_t n = min64(VW, HS - c);
-            vstore_n(dbase + C + j * 3 * C + c, vload(dk + j * HP + c), n);
-            vstore_n(dbase + 2 * C + j * 3 * C + c, vload(dv + j * HP + c), n);
+            vstore_n(dbase + C + j * 3 * C + c, vload(dK + j * HP + c), n);
+            vstore_n(dbase + 2 * C + j * 3 * C + c, vload(dV + j * HP + c), n);
         }
 }
 

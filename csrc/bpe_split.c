@@ -23,10 +23,11 @@ int bpe_split(int64_t *ends, int64_t *count, const uint8_t *text, const uint8_t 
     return PYGPT_OK;
 }
 
-/* Two places are certain whatever precedes and follows. Before a space after a non-space: no piece
- * holds the two in this order. Between a letter or number and a non-space of another class: the run
- * on the left is over, and what begins on the right does not look back. Not between ' and letters,
- * which may be a contraction, nor inside a run of spaces, which the next character decides on. */
+/* Two kinds of place are certain in any text. Before a space after a non-space: no piece holds the
+ * two in this order. Between a letter or number and a non-space of another class: the run on the
+ * left is over, and the piece on the right does not depend on it. Places between ' and letters are
+ * not certain, because of contractions, nor those inside a run of spaces, where the next character
+ * decides. */
 int bpe_cut(int64_t *cut, const uint8_t *text, const uint8_t *classes, int64_t n) {
     const uint8_t *end = text + n, *right = end; /* the character on the right begins here */
     int right_class = -1;                        /* there is none yet */

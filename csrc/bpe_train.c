@@ -6,8 +6,8 @@
  *     symbol     t  h  e  n | t  h
  *
  * Every pair of neighbours has its count and the list of the positions where it began. A round
- * takes the best pair off a heap and walks its list alone: what it merges there changes the counts
- * of the pairs on both sides, and no other. So all rounds together take about as many steps as
+ * takes the best pair off a heap and walks only its list: a merge changes the counts of the pairs
+ * on both sides of it, and no other. So all rounds together take about as many steps as
  * there are symbols, however many rounds and pieces there are.
  *
  * Two things keep this simple. A pair's count grows only in the round that makes one of its tokens;
@@ -58,7 +58,7 @@ static int32_t *slot_of(const trainer *t, int32_t left, int32_t right) {
     }
 }
 
-/* Doubles what grows with the number of pairs. Returns 0 when there is no memory. */
+/* Doubles the room for pairs, heap and hash table. Returns 0 when there is no memory. */
 static int grow(trainer *t) {
     int64_t room = t->room ? 2 * t->room : 1 << 12;
     pair *pairs = realloc(t->pairs, (size_t)room * sizeof(pair));

@@ -1,8 +1,7 @@
-"""Builds pygpt._kernels: pygpt.h is what cffi reads, every *.c here is what it compiles.
+"""Builds pygpt._kernels from pygpt.h, which cffi reads, and every *.c of this directory.
 
-Used by setup.py: `ffi` says what the extension is; `BuildExt` finds out, when it is compiled and
-not before, how: which compiler, which flags, OpenMP or not. Uses cffi, setuptools and the standard
-library.
+`ffi` describes the extension. `BuildExt` chooses the compiler, the flags and OpenMP, and does so
+only when the extension is compiled.
 """
 
 import os
@@ -25,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 FLAGS = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=fast", "-g0", "-Wall", "-Wno-psabi"]
 # Without OpenMP its pragmas are unknown, and the numbers of threads they mention unused.
 SERIAL_FLAGS = ["-Wno-unknown-pragmas", "-Wno-unused-variable", "-Wno-unused-but-set-variable"]
-# What setuptools itself takes from the environment.
+# The variables that setuptools itself reads from the environment.
 VARIABLES = ("CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "AR", "ARFLAGS")
 
 
@@ -44,7 +43,7 @@ def files(*patterns: str) -> list[str]:
 
 
 def compiler() -> list[str]:
-    """The C compiler's command, or an exit with one line that says what is missing."""
+    """Returns the C compiler's command, or exits with one line that names the missing part."""
     command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     if shutil.which(command[0]) is None:
         sys.exit(f"pygpt: error: no C compiler: {command[0]!r} not found; install gcc or clang "
@@ -83,7 +82,7 @@ class BuildExt(build_ext):
         extension.extra_compile_args = [*FLAGS, *(openmp or SERIAL_FLAGS),
                                         *shlex.split(os.environ.get("PYGPT_CFLAGS", ""))]
         extension.extra_link_args = [*openmp, *shlex.split(os.environ.get("PYGPT_LDFLAGS", ""))]
-        # setuptools builds again what is older than its sources; so this, too, is a source.
+        # setuptools builds again when a source is newer, so this file counts as a source.
         stamp = Path(self.build_temp) / "built-with.txt"
         version = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
         text = "\n".join([shlex.join(command), *version.splitlines()[:1],

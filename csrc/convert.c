@@ -1,4 +1,5 @@
-/* convert.c: numbers as files hold them, in two bytes or transposed, to float32 and back.
+/* convert.c: converts the numbers of files, which have two bytes or lie transposed, to float32 and
+ * back.
  *
  * A floating-point number is a sign, an exponent and a fraction of f bits:
  *
@@ -13,13 +14,13 @@
  *
  * Rounding to nearest, ties to even, of bits to be dropped: adding just under half of the last bit
  * that stays, and one more when that bit is odd, carries into it exactly when it must grow. The
- * carry may run into the exponent, where it is just as right, up to infinity. The loops have no
- * branch, for the compiler to put them into vectors. */
+ * carry may run into the exponent, which is right too, up to infinity. The loops have no branch, so
+ * that the compiler can vectorise them. */
 #include <string.h>
 
 #include "internal.h"
 
-#define LEAST 4096 /* elements a chunk is worth handing to a thread */
+#define LEAST 4096 /* elements in the smallest chunk that is worth a thread */
 #define TILE 32    /* of a transposition: 32 rows of 128 bytes fit L1 twice */
 
 static inline uint32_t bits_of(float x) {

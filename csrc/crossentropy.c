@@ -52,6 +52,7 @@ int cross_entropy_forward(float *loss, float *losses, const float *logits, const
     return PYGPT_OK;
 }
 
+/* dlogits = dloss (p - y) / N. */
 int cross_entropy_backward(float *dlogits, const float *dloss, const float *logits,
                            const int32_t *targets, int64_t R, int64_t V, int64_t ignore_index,
                            int accumulate) {
@@ -67,10 +68,12 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
     return PYGPT_OK;
 }
 
-/* losses of all rows; with dloss, also the gradients that are not NULL. */
-static int run(float *loss, float *losses, float *dinp, float *dweight, const float *dloss,
-               const float *inp, const float *weight, const int32_t *targets, int64_t R, int64_t C,
-               int64_t V, int64_t ignore_index, int accumulate_input, int accumulate_weight) {
+/* The losses of all rows; with dloss, also dinp = dlogits weight and dweight = dlogits^T inp where
+ * they are not NULL. */
+static int chunked(float *loss, float *losses, float *dinp, float *dweight, const float *dloss,
+                   const float *inp, const float *weight, const int32_t *targets, int64_t R,
+                   int64_t C, int64_t V, int64_t ignore_index, int accumulate_input,
+                   int accumulate_weight) {
     const int64_t N = rows_counted(targets, R, V, ignore_index);
     if (N < 0) return PYGPT_ERANGE;
     const int64_t lanes = isa_in_use->tile_columns;
@@ -124,7 +127,8 @@ static int run(float *loss, float *losses, float *dinp, float *dweight, const fl
 int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
                                  const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                  int64_t ignore_index) {
-    return run(loss, losses, NULL, NULL, NULL, inp, weight, targets, R, C, V, ignore_index, 0, 0);
+    return chunked(loss, losses, NULL, NULL, NULL, inp, weight, targets, R, C, V, ignore_index, 0,
+                   0);
 }
 
 int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
@@ -132,6 +136,6 @@ int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                   int64_t ignore_index, int accumulate_input,
                                   int accumulate_weight) {
-    return run(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V, ignore_index,
-               accumulate_input, accumulate_weight);
+    return chunked(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V, ignore_index,
+                   accumulate_input, accumulate_weight);
 }

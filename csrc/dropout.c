@@ -1,4 +1,4 @@
-/* dropout.c: each element kept with probability 1 - dropout and then divided by it.
+/* dropout.c: keeps each element with probability 1 - dropout and divides it by that, or drops it.
  *
  * The mask is not stored: it is a hash of (seed, stream, row, column), so the backward pass
  * computes the same one again, on any number of threads. A 64-bit mix (random.c) turns seed, stream
@@ -12,8 +12,8 @@
 
 uint32_t dropout_threshold(float dropout) { return (uint32_t)(dropout * 16777216.0f); }
 
-static int run(float *out, const float *inp, const float *residual, int64_t R, int64_t C,
-               float dropout, const uint64_t *seed, uint64_t stream) {
+static int masked(float *out, const float *inp, const float *residual, int64_t R, int64_t C,
+                  float dropout, const uint64_t *seed, uint64_t stream) {
     const uint64_t key = random_key(seed, stream);
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
@@ -25,10 +25,11 @@ static int run(float *out, const float *inp, const float *residual, int64_t R, i
 
 int dropout_forward(float *out, const float *inp, const float *residual, int64_t R, int64_t C,
                     float dropout, const uint64_t *seed, uint64_t stream) {
-    return run(out, inp, residual, R, C, dropout, seed, stream);
+    return masked(out, inp, residual, R, C, dropout, seed, stream);
 }
 
+/* out = keep inp / (1 - dropout), so dinp = keep dout / (1 - dropout): the same call on dout. */
 int dropout_backward(float *dinp, const float *dout, int64_t R, int64_t C, float dropout,
                      const uint64_t *seed, uint64_t stream, int accumulate) {
-    return run(dinp, dout, accumulate ? dinp : NULL, R, C, dropout, seed, stream);
+    return masked(dinp, dout, accumulate ? dinp : NULL, R, C, dropout, seed, stream);
 }

@@ -1,7 +1,7 @@
-/* elementwise.c: sums and products of whole tensors, the glue between the larger kernels. */
+/* elementwise.c: sums, products and scalings of tensors, element by element. */
 #include "internal.h"
 
-#define LEAST 4096 /* elements a chunk is worth handing to a thread */
+#define LEAST 4096 /* elements in the smallest chunk that is worth a thread */
 
 int add_forward(float *out, const float *a, const float *b, int64_t n) {
     int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
@@ -25,7 +25,7 @@ int mul_forward(float *out, const float *a, const float *b, int64_t n) {
     return multiply(out, a, b, n, 0);
 }
 
-/* d(ab)/da = b */
+/* out = a b, so da = dout b. */
 int mul_backward(float *da, const float *dout, const float *b, int64_t n, int accumulate) {
     return multiply(da, dout, b, n, accumulate);
 }
@@ -46,6 +46,7 @@ int sum_forward(float *out, const float *inp, int64_t n) {
     return PYGPT_OK;
 }
 
+/* out = sum_i inp_i, so dinp_i = dout. */
 int sum_backward(float *dinp, const float *dout, int64_t n, int accumulate) {
     for (int64_t i = 0; i < n; i++) dinp[i] = (accumulate ? dinp[i] : 0.0f) + *dout;
     return PYGPT_OK;

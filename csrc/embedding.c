@@ -31,6 +31,7 @@ int embedding_forward(float *out, const int32_t *ids, const float *wte, const fl
     return PYGPT_OK;
 }
 
+/* dwte_v = the sum of dout over the places with id v;  dwpe_t = sum_b dout_bt. */
 int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_t *ids, int64_t B,
                        int64_t T, int64_t C, int64_t V, int64_t P, int accumulate_wte,
                        int accumulate_wpe) {

@@ -8,7 +8,7 @@
 #include "internal.h"
 
 #define COST 20.0
-#define LEAST 1024 /* elements a chunk is worth handing to a thread */
+#define LEAST 1024 /* elements in the smallest chunk that is worth a thread */
 
 int gelu_forward(float *out, const float *inp, int64_t n) {
     int threads = threads_for(COST * n, (n + LEAST - 1) / LEAST);
@@ -19,6 +19,7 @@ int gelu_forward(float *out, const float *inp, int64_t n) {
     return PYGPT_OK;
 }
 
+/* dx = dy (s + 2 x s (1 - s) du/dx). */
 int gelu_backward(float *dinp, const float *dout, const float *inp, int64_t n, int accumulate) {
     int threads = threads_for(COST * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);

@@ -1,5 +1,5 @@
-/* internal.h: what the C files share among themselves: the table of one instruction set's inner
- * loops, how work is split over threads, and scratch memory. Not part of the ABI.
+/* internal.h: declarations that the C files share: the table of one instruction set's inner loops,
+ * the split of work over threads, and scratch buffers. Not part of the ABI.
  *
  * A kernel family is two files. The .c holds the contract's function: it derives the formula, takes
  * scratch, and splits the output over threads. The .inl holds the inner loops over a range of rows
@@ -35,7 +35,7 @@ typedef struct gemm {
     int64_t kc;             /* rows of B packed at a time; set by gemm_run */
 } gemm;
 
-/* So many tiles one above another use a row of B too little to repay packing it. */
+/* A block of this many tiles or fewer, one above another, uses B too little to repay packing it. */
 #define FEW_TILES 4
 
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
@@ -62,10 +62,10 @@ typedef struct isa {
     int64_t tile_rows, tile_columns;
     void (*gemm_block)(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *panel);
     void (*gemm_dots)(const gemm *g, int64_t n0, int64_t n1);
-    int64_t (*attention_scratch)(const attention_shape *s);
-    void (*attention_forward)(const attention_shape *s, float *out, float *lse, const float *qkv,
-                              int64_t b, int64_t h, float *scratch);
-    void (*attention_backward)(const attention_shape *s, float *dqkv, const float *dout,
+    int64_t (*attention_scratch)(const attention_shape *shape);
+    void (*attention_forward)(const attention_shape *shape, float *out, float *lse,
+                              const float *qkv, int64_t b, int64_t h, float *scratch);
+    void (*attention_backward)(const attention_shape *shape, float *dqkv, const float *dout,
                                const float *qkv, const float *out, const float *lse, int64_t b,
                                int64_t h, float *scratch);
     void (*attention_cached)(float *out, const float *q, const float *keys, const float *values,
@@ -105,10 +105,10 @@ typedef struct isa {
 /* The table in use (dispatch.c). */
 extern const isa *isa_in_use;
 
-/* How many threads to use for a job of about `operations` vector-friendly multiply-adds that can be
- * cut into `parts` at most: one for small jobs, where starting the others would cost more than they
- * save, and where there is nothing to share. Every parallel region takes its number of threads from
- * here, for pygpt_sharing to know it. */
+/* The number of threads for a job of about `operations` vector-friendly multiply-adds in at most
+ * `parts` parts. It is 1 for small jobs, where starting the others would cost more than they save,
+ * and for a single part. Every parallel region takes its number of threads from here, so that
+ * pygpt_sharing knows it. */
 int threads_for(double operations, int64_t parts);
 
 /* The same in two steps, for a job whose parts depend on the number of threads. */

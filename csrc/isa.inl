@@ -1,6 +1,43 @@
-/* isa.inl: every inner loop for the instruction set of the including isa_*.c, and their table. */
+/* isa.inl: compiles every inner loop for one instruction set, and lists the loops in its table.
+ *
+ * An isa_*.c sets these and then includes this file:
+ *   ISA_NAME     the name for users, as in PYGPT_ISA=avx2
+ *   ISA_TABLE    the C name of the table (dispatch.c lists the tables)
+ *   ISA_TARGET   the target to compile for, where the compiler's default is not enough
+ *   SIMD_...     the intrinsics that simd.h may use, if any
+ *   VW           floats in a vector
+ *   REGISTERS    vector registers
+ *   MR, NV       the matrix product's tile: MR rows of NV vectors
+ *   ISA_LOOPS    a file to compile instead of the library's loops (the ladder does that), or unset
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#ifdef ISA_TARGET
+#include <immintrin.h>
+#endif
+
+#include "internal.h"
+
+/* The headers stand above the pragma, because their inline functions must not get the target. */
+#ifdef ISA_TARGET
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define PUSH_TARGET(t) \
+    PRAGMA(clang attribute push(__attribute__((target(t))), apply_to = function))
+PUSH_TARGET(ISA_TARGET)
+#else
+#define SET_TARGET(t) PRAGMA(GCC target(t))
+#pragma GCC push_options
+SET_TARGET(ISA_TARGET)
+#endif
+#endif
+
 #include "simd.h"
 
+#ifdef ISA_LOOPS
+#include ISA_LOOPS
+#else
 #include "matmul.inl"
 
 #include "dropout.inl"
@@ -43,3 +80,12 @@ const isa ISA_TABLE = {
     .fma_chain_width = CHAINS * VW,
     .read_span = read_span,
 };
+#endif
+
+#ifdef ISA_TARGET
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,4 +1,4 @@
-/* layernorm.c: each row brought to mean 0 and variance 1, then scaled and shifted by channel.
+/* layernorm.c: brings each row to mean 0 and variance 1, then scales and shifts by channel.
  *
  *   xhat_i = (x_i - mean) rstd,   rstd = 1/sqrt(mean((x - mean)^2) + eps),   y_i = xhat_i w_i + b_i
  *
@@ -7,9 +7,8 @@
  *   d xhat_j / d x_i = rstd (delta_ij - 1/C - xhat_i xhat_j / C)
  *   dx_i = rstd (dxhat_i - mean(dxhat) - xhat_i mean(dxhat xhat)).
  *
- * dw and db are sums over rows while threads own rows. So rows are cut into groups that depend on R
- * alone, each group is summed by one thread into its own partial sums, and these are added in
- * order.
+ * dw and db are sums over rows, but threads own rows. So rows are split into groups that depend on
+ * R alone; one thread computes the partial sums of a group, and these are added in order.
  */
 #include <string.h>
 
@@ -30,6 +29,8 @@ int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, co
     return PYGPT_OK;
 }
 
+/* dx_i = rstd (dxhat_i - mean(dxhat) - xhat_i mean(dxhat xhat)) with dxhat_i = dy_i w_i;
+ * dw_i = sum_rows dy_i xhat_i;  db_i = sum_rows dy_i. */
 int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *dout,
                        const float *inp, const float *weight, const float *mean, const float *rstd,
                        int64_t R, int64_t C, int accumulate_input, int accumulate_params) {

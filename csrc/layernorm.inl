@@ -1,8 +1,8 @@
 /* layernorm.inl: a range of rows. Derivation: layernorm.c. */
 #define ROWS_AT_ONCE 4
 
-/* Rows r..r+n side by side, n a constant at every call: what follows a row's sum waits for it, and
- * meanwhile the others get on: 0.18 ms of a lesson step instead of 0.30. */
+/* Computes rows r..r+n side by side; n is a constant at every call. While one row waits for its
+ * sum, the others go on: 0.18 ms of a lesson step instead of 0.30. */
 INLINE void layernorm_forward_few(const int n, float *out, float *mean, float *rstd,
                                   const float *inp, const float *weight, const float *bias,
                                   int64_t r, int64_t C, float eps) {
@@ -58,7 +58,8 @@ static void layernorm_forward_rows(float *out, float *mean, float *rstd, const f
         layernorm_forward_few(1, out, mean, rstd, inp, weight, bias, r, C, eps);
 }
 
-/* dweight and dbias (C) are added to: they are this range's partial sums. */
+/* dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) with dxhat = dy w. dw += dy xhat and
+ * db += dy are this range's partial sums. */
 static void layernorm_backward_rows(float *dinp, float *dweight, float *dbias, const float *dout,
                                     const float *inp, const float *weight, const float *mean,
                                     const float *rstd, int64_t r0, int64_t r1, int64_t C,
@@ -70,7 +71,7 @@ static void layernorm_backward_rows(float *dinp, float *dweight, float *dbias, c
         for (int64_t i = 0; i < C; i += VW) {
             int64_t n = min64(VW, C - i);
             vf xhat = (vload_n(x + i, n) - m) * s, d = vload_n(dy + i, n);
-            vf dxhat = d * vload_n(weight + i, n); /* 0 in lanes past C, whatever xhat is there */
+            vf dxhat = d * vload_n(weight + i, n); /* 0 in the lanes past C, for any xhat there */
             sum_dxhat += dxhat;
             sum_dxhat_xhat += dxhat * xhat;
             vstore_n(dweight + i, d * xhat + vload_n(dweight + i, n), n);

@@ -1,10 +1,10 @@
 /* linear.c: y = x W + b, with the GELU or the residual addition that follows it in a block.
  *
- * The three products are matmul.c's; here they get what else belongs to the layer, which is done
- * while a tile of the result is still in registers or L1:
+ * The three products are matmul.c's. The rest of the layer is computed while a tile of the result
+ * is still in registers or L1:
  *   forward        + bias, + residual; or the GELU, keeping the sum before it for the backward pass
- *   backward, dx   * gelu'(pre): the chain rule through the GELU that made x; and that x itself,
- *                  which the forward pass did not keep and dW needs: both come from one exp
+ *   backward, dx   * gelu'(pre): the chain rule through the GELU that made x. x itself, which the
+ *                  forward pass did not keep and dW needs, comes from the same exp.
  *   backward, dW   db_j = sum_r dy_rj, summed as the rows of dy are packed
  */
 #include "internal.h"
@@ -19,6 +19,7 @@ int linear_forward(float *out, float *pre, const float *inp, const float *weight
     });
 }
 
+/* dx = dy W^T, times gelu'(pre) where x = gelu(pre). */
 int linear_backward_input(float *dinp, float *act, const float *dout, const float *weight,
                           const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate) {
     return gemm_run((gemm){
@@ -29,6 +30,7 @@ int linear_backward_input(float *dinp, float *act, const float *dout, const floa
     });
 }
 
+/* dW = x^T dy,  db_j = sum_r dy_rj. */
 int linear_backward_weight(float *dweight, float *dbias, const float *inp, const float *dout,
                            int64_t R, int64_t IN, int64_t OUT, int accumulate) {
     return gemm_run((gemm){

@@ -1,4 +1,4 @@
-/* machine.c: what this machine can do, measured: the yardsticks of `pygpt bench`. */
+/* machine.c: measures the machine's limits, the yardsticks of `pygpt bench`. */
 #include "internal.h"
 
 double pygpt_measure_fma(int64_t n) {

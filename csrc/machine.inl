@@ -1,6 +1,6 @@
 /* machine.inl: loops that do nothing but multiply and add, or nothing but read. */
 
-/* So many independent chains that neither the latency of an addition nor a load holds them up. */
+/* Enough independent chains to hide the latency of an addition, all in registers. */
 #define CHAINS (REGISTERS - 4)
 
 static float fma_chain(int64_t n) {

@@ -24,7 +24,7 @@
  *   dW = x^T dy    A = x^T,  B = dy         dL/dW_ij = sum_r x_ri dL/dy_rj
  *
  * Threads share out blocks of C; the sum over k of an element is always one thread's, in the order
- * of k, cut at the same multiples of kc. Where the blocks begin and end does not change a bit.
+ * of k, split at the same multiples of kc. Where the blocks begin and end does not change a bit.
  *
  * Tried on AVX-512 and dropped: fetching the next tile's rows of A ahead, or the next panel of B
  * (no gain); packing the rows of a transposed A (4 to 18 % slower); fetching the lines of C that a
@@ -43,21 +43,21 @@
 #define KC_ACROSS 256
 #define NC 256
 _Static_assert(KC * NC * sizeof(float) <= 1 << 20, "a panel fits in a megabyte of L2");
-/* What a block costs beside its rows * columns of sums, in rows of it for packing its panel (less
- * where B is read in place) and in columns of it for reading its part of A; and how much of a block
- * goes by in waiting for the last one, twice that where the threads do not get equally many. Found
- * by trial on shapes of widths 64 to 768, on AVX-512 and AVX2. */
+/* The cost of a block besides its rows * columns of sums: packing its panel costs as much as this
+ * many rows (fewer where B is read in place), reading its part of A as much as this many columns.
+ * Waiting for the last block costs this part of a block, twice that where the threads do not get
+ * the same number. Found by trial on shapes of widths 64 to 768, on AVX-512 and AVX2. */
 #define PACKING 16
 #define IN_PLACE 8
 #define READING 16
 #define WAITING 0.25
 /* Blocks for each thread beyond which shorter ones gain nothing. */
 #define BLOCKS_PER_THREAD 8
-/* Up to so many rows of A against a transposed B are taken as dot products: B is
- * read once, in place. */
+/* Up to this many rows of A against a transposed B are computed as dot products: B is read once, in
+ * place. */
 #define DOT_ROWS 4
 
-/* K is cut into equal parts no longer than that. */
+/* The length of the equal parts that K is split into: at most KC or KC_ACROSS. */
 static int64_t k_block(const gemm *g) {
     const int64_t longest = g->a_col == 1 ? KC : KC_ACROSS;
     int64_t parts = max64(1, (g->K + longest - 1) / longest);
@@ -68,13 +68,13 @@ static int64_t k_block(const gemm *g) {
     return max64(1, (g->K + parts - 1) / parts);
 }
 
-/* Floats that gemm_block needs for blocks of so many columns: a panel, and a tile's rows of A. */
+/* The floats that gemm_block needs for blocks of `columns`: a panel, and a tile's rows of A. */
 static int64_t panel_floats(const gemm *g, int64_t columns) {
     return g->kc * (columns + isa_in_use->tile_rows);
 }
 
-/* What a block of so many rows costs for packing B. Few rows read it in place; that is cheap where
- * all of B stays in L2, else each block fetches it again. */
+/* The cost of packing B for a block of `rows`. Few rows read B in place, which is cheap where all
+ * of B stays in L2; otherwise each block fetches it again. */
 static int64_t packing_cost(const gemm *g, int64_t rows) {
     const int in_place = rows <= FEW_TILES * isa_in_use->tile_rows && g->b_col == 1;
     return in_place && g->K * g->N <= KC * NC ? IN_PLACE : PACKING;
@@ -89,11 +89,10 @@ static int run_dots(const gemm *g) {
     return PYGPT_OK;
 }
 
-/* Into blocks of how many rows and columns C is cut: of the cuts along tiles, the one that should
- * be done first. One bound of the time is the work of all blocks shared out evenly, the other one
- * thread's share of the blocks of about full size: nine equal blocks take two threads as long as
- * ten. */
-static void cut(const gemm *g, int threads, int64_t *rows, int64_t *columns) {
+/* Chooses the blocks' rows and columns, multiples of the tile, that should take the least time. One
+ * bound of the time is the work of all blocks shared out evenly; the other is one thread's share of
+ * the blocks of about full size: nine equal blocks take two threads as long as ten. */
+static void choose_blocks(const gemm *g, int threads, int64_t *rows, int64_t *columns) {
     const int64_t MR = isa_in_use->tile_rows, NR = isa_in_use->tile_columns;
     const int64_t tiles = max64(1, (g->M + MR - 1) / MR);
     const int64_t strips = max64(1, (g->N + NR - 1) / NR);
@@ -101,27 +100,28 @@ static void cut(const gemm *g, int threads, int64_t *rows, int64_t *columns) {
     *columns = min64(NC / NR, strips) * NR;
     if (threads == 1) return;
     double least = INFINITY;
-    int64_t before = 0;
-    for (int64_t most = NC / NR; most > 0; most -= max64(1, most / 4)) {
-        int64_t across = (strips + most - 1) / most;
-        const int64_t n = (strips + across - 1) / across * NR;
-        if (n == before) continue;
-        before = n;
-        across = (strips * NR + n - 1) / n;
+    int64_t width_before = 0;
+    for (int64_t most_strips = NC / NR; most_strips > 0; most_strips -= max64(1, most_strips / 4)) {
+        int64_t across = (strips + most_strips - 1) / most_strips;
+        const int64_t width = (strips + across - 1) / across * NR;
+        if (width == width_before) continue;
+        width_before = width;
+        across = (strips * NR + width - 1) / width;
         for (int64_t parts = 1; parts <= tiles; parts += 1 + parts / 8) {
-            const int64_t m = (tiles + parts - 1) / parts * MR, down = (tiles * MR + m - 1) / m;
-            const int64_t packing = packing_cost(g, m);
-            const double block = (double)((m + packing) * (n + READING));
+            const int64_t height = (tiles + parts - 1) / parts * MR;
+            const int64_t down = (tiles * MR + height - 1) / height;
+            const int64_t packing = packing_cost(g, height);
+            const double block = (double)((height + packing) * (width + READING));
             const double all = (double)(g->M + down * packing) * (double)(g->N + across * READING);
-            const int64_t full = (g->M + m / 4) / m * ((g->N + n / 4) / n);
+            const int64_t full = (g->M + height / 4) / height * ((g->N + width / 4) / width);
             const double uneven = block * (double)((full + threads - 1) / threads);
             const double even = all / threads;
             const double waiting = down * across % threads ? 2 * WAITING : WAITING;
             const double cost = (even > uneven ? even : uneven) + waiting * block;
             if (cost < least) {
                 least = cost;
-                *rows = m;
-                *columns = n;
+                *rows = height;
+                *columns = width;
             }
             if (down * across >= BLOCKS_PER_THREAD * threads) break;
         }
@@ -136,7 +136,7 @@ int gemm_run(gemm g) {
 
     int threads = worth_threads((double)g.M * g.N * max64(g.K, 1));
     int64_t rows, columns;
-    cut(&g, threads, &rows, &columns);
+    choose_blocks(&g, threads, &rows, &columns);
     const int64_t down = max64(1, (g.M + rows - 1) / rows);
     const int64_t blocks = down * ((g.N + columns - 1) / columns);
     const int64_t panel = (panel_floats(&g, columns) + 15) / 16 * 16;

@@ -47,7 +47,7 @@ NOINLINE void tile_any(int64_t mr, int64_t nv, float *c, int64_t ldc, int64_t K,
 }
 _Static_assert(MR == 6, "tile_any lists the tiles of 1 to 6 rows");
 
-/* The full tile, with what a layer adds to it: c = AB [+ addend] [+ bias]. A function of its own:
+/* The full tile, with the layer's additions: c = AB [+ addend] [+ bias]. A function of its own:
  * inlined into gemm_block, GCC 12 kept one of the 24 sums in memory, at the cost of a quarter of
  * the speed (73 % of peak instead of 97 %). */
 NOINLINE void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_t a_row,
@@ -71,7 +71,8 @@ NOINLINE void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_
         UNROLL for (int j = 0; j < NV; j++) vstore(c + i * ldc + j * VW, acc[i][j]);
 }
 
-/* What follows the last partial sum, from the tile t (mr, NR) to row m, column n of g's outputs. */
+/* Adds the partial sums t (mr, NR) to row m, column n of g's outputs, and after the last part of K
+ * applies the rest of the layer. */
 static void tile_finish(const gemm *g, const float *t, int64_t mr, int64_t nr, int64_t m, int64_t n,
                         int first, int last) {
     for (int64_t i = 0; i < mr; i++) {
@@ -89,7 +90,7 @@ static void tile_finish(const gemm *g, const float *t, int64_t mr, int64_t nr, i
                 x *= vgelu_slope(vload_n(g->slope_of + at, lanes), &gelu);
                 if (g->act) vstore_n(g->act + at, gelu, lanes);
             }
-            /* What is added untouched by GELU comes last where there is one, else first. */
+            /* The addend is not an argument of the GELU: with a GELU it comes last, else first. */
             if (g->pre || g->slope_of ? last : first) {
                 if (g->accumulate) x += vload_n(g->c + at, lanes);
                 if (g->addend) x += vload_n(g->addend + at, lanes);
@@ -183,6 +184,8 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
     do { /* at least once: with K = 0 the product is 0, and the bias still arrives */
         const int64_t kc = min64(g->kc, g->K - k0);
         const int first = k0 == 0, last = k0 + kc >= g->K;
+
+        /* Phase 1: pack kc rows of B, strip by strip, and add up their columns. */
         for (int64_t n = n0; n < n1; n += NR) {
             int64_t nr = min64(NR, n1 - n);
             float *strip = panel + (n - n0) * g->kc;
@@ -190,6 +193,8 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                 pack_strip(strip, g, k0, kc, n, nr);
             if (g->column_sum && m0 == 0) strip_sums(g, strip, kc, n, nr, first);
         }
+
+        /* Phase 2: for each MR rows of A, read in place or packed, and each strip: a tile. */
         for (int64_t m = m0; m < m1; m += MR) {
             int64_t mr = min64(MR, m1 - m);
             const float *a = pack_a ? packed : g->a + m * g->a_row + k0 * g->a_col;
@@ -200,6 +205,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                 int64_t ldb = NR;
                 if (in_place && nr == NR) b = g->b + k0 * g->b_row + n, ldb = g->b_row;
                 float *c = g->c + m * g->ldc + n;
+                /* Sums, bias and addend fit the full tile; edges and GELU take a detour by t. */
                 if (plain && mr == MR && nr == NR && !(first && g->accumulate && g->addend)) {
                     const float *addend = !first || g->accumulate ? c
                                           : g->addend ? g->addend + m * g->ldc + n : NULL;
@@ -221,7 +227,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
 }
 
 /* Columns n0..n1 of a product with few rows, both operands contiguous along k: dot products, four
- * columns at a time so that four sums are under way. For generation, where memory sets the pace. */
+ * columns at a time so that no sum waits. For generation, where memory sets the pace. */
 static void gemm_dots(const gemm *g, int64_t n0, int64_t n1) {
     for (int64_t n = n0; n < n1; n += 4) {
         int64_t columns = min64(4, n1 - n);

@@ -2,7 +2,7 @@
  *
  * This is the only C that cffi reads (build_ffi.py strips the lines that start with '#'), so it is
  * plain C declarations and nothing else. The same names, in the same argument order, are defined as
- * Python loops in pygpt/reference.py: formula there, speed here.
+ * Python loops in pygpt/backend/reference.py: formula there, speed here.
  *
  * Glossary (Python name -> C name)
  *   batch size -> B      sequence length -> T     n_embd -> C        n_head -> NH
@@ -24,12 +24,12 @@
  *     number of threads.
  *   - A NaN reaches every output that depends on it, except through a dropped element; in attention
  *     it may also reach earlier positions of the same block of 64.
- *   - No result depends on an earlier call. What the library keeps between calls is the number of
- *     threads, whether small jobs are shared out too, among how many threads jobs were, the
- *     instruction set, how many bytes were refused, and up to eight blocks of returned scratch
- *     memory, the contents of which are never read again (runtime.c).
- *   - No kernel prints or exits. The result is PYGPT_OK or one of the codes below; after an error
- *     the outputs hold no promise.
+ *   - No result depends on an earlier call. Between calls the library keeps the number of threads,
+ *     whether small jobs are shared out too, the numbers that pygpt_sharing reports, the
+ *     instruction set, the number of bytes refused, and up to eight scratch buffers, whose contents
+ *     are never read again (runtime.c).
+ *   - No kernel prints or exits. It returns PYGPT_OK or one of the codes below; after an error the
+ *     contents of the outputs are undefined.
  */
 #ifndef PYGPT_H
 #define PYGPT_H
@@ -37,7 +37,7 @@
 #include <stdint.h>
 
 #define PYGPT_OK 0
-#define PYGPT_ENOMEM 1  /* scratch memory could not be had */
+#define PYGPT_ENOMEM 1  /* there is no memory for a scratch buffer */
 #define PYGPT_ERANGE 2  /* an id in ids or targets is not in 0..V-1 */
 #define PYGPT_EOVERFLOW 3  /* a finite number is too large for a smaller type */
 
@@ -46,24 +46,24 @@
 /* 64-byte aligned memory, huge pages advised for large blocks; NULL when there is none. */
 void *pygpt_alloc(int64_t bytes);
 void pygpt_free(void *memory);
-/* How many bytes the calling thread last asked for in vain, and 0 until the next time. */
+/* The bytes of the calling thread's last refused allocation. Reading it resets it to 0. */
 int64_t pygpt_refused_bytes(void);
 
 /* The number of threads kernels may use (1..PYGPT_MAX_THREADS), for the whole process. They start
  * when a kernel first needs them. Where the system refuses one (a limit on processes, as ulimit -u
- * or a control group's pids.max), the OpenMP runtime prints a line and ends the process: this is
- * the one exception to the last rule above, and nothing here can prevent it. */
+ * or a control group's pids.max), the OpenMP runtime prints a line and ends the process. This is
+ * the only exception to the last rule above, and the library cannot prevent it. */
 #define PYGPT_MAX_THREADS 256
 void pygpt_set_num_threads(int n);
 int pygpt_get_num_threads(void);
 
-/* For tests, which could not see otherwise that a result was made by several threads. A job is what
- * a kernel shares out at once, over the rows of an output for example; a kernel has one or more.
- * pygpt_share_all(1) lets all threads share jobs that are too small to repay it; 0 ends that. */
+/* For tests, which could not see otherwise that several threads made a result. A job is a piece of
+ * work that a kernel shares out at once, over the rows of an output for example; a kernel has one
+ * job or more. pygpt_share_all(1) shares out jobs that are too small to repay it; 0 ends that. */
 void pygpt_share_all(int on);
-/* The fewest and the most threads that one job was shared out among, of the jobs of all kernels
- * since this was last called; 0 and 0 when there was none. A thread counts when there is a part of
- * the job for it. */
+/* The fewest and the most threads that shared one job, over the jobs of all kernels since the last
+ * call of this function; 0 and 0 when there was no job. A thread counts when it has a part of the
+ * job. */
 void pygpt_sharing(int *least, int *greatest);
 
 const char *pygpt_compiler(void);  /* e.g. "gcc 12.2.0" */
@@ -180,7 +180,7 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
 /* ----------------------------------------------------------- cross-entropy (crossentropy.*) --- */
 
 /* losses (R) = logsumexp(logits_r) - logits_r[targets_r], and 0 in a row whose target is
- * ignore_index;  loss (1) = the sum of losses / N, N being the number of other rows (0 when N is 0).
+ * ignore_index;  loss (1) = the sum of losses / N, N the number of other rows (0 when N is 0).
  * logits (R,V), targets (R). PYGPT_ERANGE when another target is outside 0..V-1. */
 int cross_entropy_forward(float *loss, float *losses, const float *logits, const int32_t *targets,
                           int64_t R, int64_t V, int64_t ignore_index);
@@ -259,10 +259,17 @@ int transpose(float *out, const float *inp, int64_t R, int64_t C);
 
 /* -------------------------------------------------------------------------- AdamW (adamw.*) --- */
 
-/* One step over flat buffers of n elements, of which the first n_decay are decayed. With
- * h = { lr, beta1, beta2, eps, weight_decay, 1 - beta1^t, 1 - beta2^t, grad_scale }:
+/* The places of adamw_step's numbers in h. ADAMW_UNBIAS_M is 1 - beta1^t and ADAMW_UNBIAS_V is
+ * 1 - beta2^t, in step t = 1, 2, ... */
+enum {
+    ADAMW_LR, ADAMW_BETA1, ADAMW_BETA2, ADAMW_EPS, ADAMW_WEIGHT_DECAY,
+    ADAMW_UNBIAS_M, ADAMW_UNBIAS_V, ADAMW_GRAD_SCALE, ADAMW_NUMBERS
+};
+
+/* One step over flat buffers of n elements, of which the first n_decay are decayed. With the
+ * numbers h (8) in the order above:
  *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
- *   param -= lr * (m / h5) / (sqrt(v / h6) + eps) + lr * weight_decay * param
+ *   param -= lr * (m / unbias_m) / (sqrt(v / unbias_v) + eps) + lr * weight_decay * param
  * Moments smaller than the smallest normal float become 0: with gradients of 0 they get there in
  * about 80 / (1-beta) steps. Parameters are left as they are, however small: one that only decays
  * takes 80 / (lr * weight_decay) steps, 800,000 at 1e-3 and 0.1; lr = 0 changes no bit of any. */
@@ -274,8 +281,8 @@ int sum_squares(double *out, const float *x, int64_t n);
 
 /* ----------------------------------------------------------------- byte-level BPE (bpe_*.c) --- */
 
-/* The definition in Python is pygpt/tokenizer/reference.py. Texts are bytes, any bytes: those that
- * are valid UTF-8 are characters, and each byte that is not part of one is a character of class 0.
+/* The definition in Python is pygpt/tokenizer/bpe_python.py. A text may hold any bytes: valid UTF-8
+ * becomes characters, and each byte that is not part of one is a character of class 0.
  * `classes` (0x110000) holds each code point's class: 0 other, 1 letter, 2 number, 3 space. A text
  * becomes pieces by GPT-2's rule (see bpe_split.c), and no token reaches across pieces. */
 
@@ -283,12 +290,12 @@ int sum_squares(double *out, const float *x, int64_t n);
 int bpe_split(int64_t *ends, int64_t *count, const uint8_t *text, const uint8_t *classes,
               int64_t n);
 
-/* *cut, 0..n, is a place where text (n) may be cut: whatever follows it, the pieces of text[:cut]
- * and those of the rest are together the pieces of the whole. It is the last such place that the
- * classes on its two sides tell; 0 when there is none. */
+/* *cut, 0..n, is a place where text (n) may be cut: the pieces of text[:cut] and the pieces of the
+ * rest are together the pieces of the whole, also when more text follows. It is the last such place
+ * that the classes of the characters on its two sides prove; 0 when there is none. */
 int bpe_cut(int64_t *cut, const uint8_t *text, const uint8_t *classes, int64_t n);
 
-/* The bytes that a table takes for V tokens of `bytes` bytes in all and M merges; -1: too many. */
+/* The size in bytes of a table for V tokens of `bytes` bytes in all and M merges; -1: too large. */
 int64_t bpe_table_size(int64_t V, int64_t M, int64_t bytes);
 
 /* Makes a vocabulary ready for bpe_encode. table has room for bpe_table_size bytes and is aligned

@@ -1,4 +1,4 @@
-/* runtime.c: memory, threads and what the library knows of itself. */
+/* runtime.c: memory, threads, and facts about the build. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #ifdef __linux__
@@ -11,7 +11,7 @@
 #include "internal.h"
 
 /* Blocks of this size and more are aligned to it, and the kernel is asked to back them with huge
- * pages: one entry of the TLB then covers what 512 did. */
+ * pages: one entry of the TLB then covers as much memory as 512 entries did. */
 #define HUGE_PAGE ((int64_t)2 << 20)
 
 static _Thread_local int64_t refused;
@@ -42,14 +42,14 @@ void pygpt_free(void *memory) { free(memory); }
 /* ---------------------------------------------------------------------------------- scratch --- */
 
 /* A free list, the only memory the library keeps between calls: returned scratch waits in a few
- * slots, each a block with its size in front, and what a block holds is not read again. There are
- * never more than SLOTS of them and none is larger than the largest that a call asked for; two are
- * in use at once when one Python thread calls kernels. There is no call to free them: they are what
- * the next training step or token needs.
+ * slots, each a block with its size in front, and its contents are not read again. There are never
+ * more than SLOTS of them and none is larger than the largest that a call asked for; two are in use
+ * at once when one Python thread calls kernels. No call frees them: the next training step or token
+ * needs them.
  *
- * A block is touched only by who got it out of its slot with an atomic exchange, so any number of
- * callers may take and give at once. A block goes in only where a slot is seen empty (compare and
- * exchange); who finds the slot taken again meanwhile frees the block. */
+ * A caller takes a block out of its slot with an atomic exchange and then owns it alone, so any
+ * number of callers may take and give at once. A block is put only into an empty slot (compare and
+ * exchange); a caller that finds the slot filled meanwhile frees the block. */
 #define SLOTS 8
 #define HEADER 16 /* floats in front of a block: its size, and the alignment */
 static _Atomic(float *) slots[SLOTS];
@@ -114,8 +114,8 @@ int pygpt_get_num_threads(void) {
 #endif
 }
 
-/* A region costs a few microseconds to enter and leave; from so many operations on, two threads
- * repay that. It is then all threads, however many there are, and not as many as have work: GCC's
+/* A region costs a few microseconds to enter and leave; from this many operations on, two threads
+ * repay that. A job then uses all threads, not only as many as have work, because GCC's
  * OpenMP keeps the team of the last region, and to make it smaller it ends threads, which the next
  * larger region starts anew. On two cores, empty regions of 2 and 3 threads by turns took 54 to
  * 102 us each, of 3 always 21 to 38. */
@@ -163,7 +163,7 @@ int64_t chunk_for(int64_t total, int64_t least, int threads) {
     return max64(max64(chunk, least), 1);
 }
 
-/* ------------------------------------------------------------------------------- what it is --- */
+/* -------------------------------------------------------------------------------- the build --- */
 
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)

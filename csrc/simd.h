@@ -22,7 +22,7 @@ typedef float vf_unaligned __attribute__((vector_size(4 * VW), may_alias, aligne
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
 
-/* Full unrolling of a short loop with a constant bound: what keeps a tile in registers. */
+/* Unrolls a short loop with a constant bound completely, which keeps a tile in registers. */
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -114,9 +114,9 @@ INLINE float vmax_lanes(vf x) {
 }
 #endif
 
-/* A VW x VW square turned over: log2(VW) rounds, each exchanging what lies `d` rows and `d` lanes
- * apart. In round d, lane l of the upper row keeps its own when bit d of l is clear, and takes the
- * lower row's lane l - d when it is set; the lower row likewise with l + d. */
+/* Transposes a VW x VW square in log2(VW) rounds, each of which exchanges elements `d` rows and `d`
+ * lanes apart. In round d, lane l of the upper row keeps its own when bit d of l is clear, and
+ * takes the lower row's lane l - d when it is set; the lower row likewise with l + d. */
 #if VW == 16
 #define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d), \
                     f(8, d), f(9, d), f(10, d), f(11, d), f(12, d), f(13, d), f(14, d), f(15, d)

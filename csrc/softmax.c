@@ -8,7 +8,7 @@
  */
 #include "internal.h"
 
-#define COST 12.0 /* multiply-adds an element is worth */
+#define COST 12.0 /* an element takes as long as this many multiply-adds */
 
 int softmax_forward(float *out, const float *inp, int64_t R, int64_t C) {
     int threads = threads_for(COST * R * C, R);
@@ -19,6 +19,7 @@ int softmax_forward(float *out, const float *inp, int64_t R, int64_t C) {
     return PYGPT_OK;
 }
 
+/* dx_i = p_i (dp_i - sum_j dp_j p_j), in the contract's names dinp, out, dout. */
 int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R, int64_t C,
                      int accumulate) {
     int threads = threads_for(COST * R * C, R);

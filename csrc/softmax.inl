@@ -1,6 +1,6 @@
 /* softmax.inl: a range of rows. Derivation: softmax.c. */
 
-/* The largest of n floats, -inf of none, NaN if there is one; with the sum of exp(x - it). */
+/* The largest of n floats: -inf of none, NaN if one of them is NaN. */
 static float row_max(const float *x, int64_t n) {
     vf best = vset1(-INFINITY);
     int64_t i = 0;
@@ -10,6 +10,7 @@ static float row_max(const float *x, int64_t n) {
     return m;
 }
 
+/* p_j = exp(x_j - max x) / sum_k exp(x_k - max x). */
 static void softmax_forward_rows(float *out, const float *inp, int64_t r0, int64_t r1, int64_t C) {
     for (int64_t r = r0; r < r1; r++) {
         const float *x = inp + r * C;
@@ -34,6 +35,7 @@ static void softmax_forward_rows(float *out, const float *inp, int64_t r0, int64
     }
 }
 
+/* dx_i = p_i (dp_i - sum_j dp_j p_j). */
 static void softmax_backward_rows(float *dinp, const float *dout, const float *out, int64_t r0,
                                   int64_t r1, int64_t C, int accumulate) {
     for (int64_t r = r0; r < r1; r++) {

@@ -38,7 +38,7 @@ def test_the_rungs_agree(ladder):
 
 
 def test_a_wrong_rung_is_named(ladder, tmp_path):
-    source = tmp_path / "csrc" / "ladder" / "ladder.c"
+    source = tmp_path / "csrc" / "ladder" / "rungs.inl"
     text = source.read_text(encoding="utf-8")
     right, wrong = "memcpy(strip + k * NR, b + k * N + n,", "memcpy(strip + k * NR, b + k * N,"
     assert text.count(right) == 1
