@@ -1,0 +1,40 @@
+"""Draws a run's loss as a self-contained SVG: python docs/draw_loss.py OUT docs/loss.svg.
+
+The chart is that of `pygpt plot`. Its colors stand in the file, and follow the reader's light or
+dark setting, because a repository page gives an image no style of its own.
+"""
+
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
+from pygpt.training import plot, run_log  # noqa: E402
+
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #57606a }
+.y { text-anchor: end } .x { text-anchor: middle }
+.grid, .tick { stroke: #8b949e; stroke-opacity: .35; fill: none }
+.thin { stroke: #4393c3; stroke-opacity: .6; fill: none }
+.thick { stroke: #d6604d; stroke-width: 2.2; fill: none }
+circle { fill: #d6604d }
+@media (prefers-color-scheme: dark) { text { fill: #adbac7 } }
+"""
+LABELS = ('<text x="330" y="40" style="fill:#4393c3">training loss, nats per token</text>'
+          '<text x="330" y="60" style="fill:#d6604d">validation loss</text>')
+
+
+def draw(out, target):
+    """Write the SVG of the run in the directory `out`."""
+    records = run_log.read_log(os.path.join(out, "log.jsonl"))
+    html, _ = plot.chart(0, *plot.CHARTS[0], [("", 0, records)])
+    svg = re.search(r"<svg .*?</svg>", html, re.DOTALL)[0]
+    svg = svg.replace('<path class="cursor" d=""/>', LABELS)
+    head, body = svg.split(">", 1)
+    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    with open(target, "w", encoding="utf-8") as file:
+        file.write(f"{head}><style>{STYLE}</style>{body}\n")
+
+
+if __name__ == "__main__":
+    draw(*sys.argv[1:])
