@@ -1,6 +1,13 @@
-"""AdamW over a model's flat buffers: clipping and a step are one kernel call each.
+"""Optimizers over a model's flat buffers. Each call below is one pass over one buffer.
 
-Uses nn.py, kernels.py; used by trainer.py.
+    model.loss_and_grad(ids, targets)    adds to the gradients
+    optimizer.clip_grad_norm(1.0)        measures them, and limits their norm
+    optimizer.step()                     updates the parameters and the state buffers
+    optimizer.zero_grad()                forgets the gradients
+
+Optimizer holds all that does not depend on the rule of the update. A rule is one class derived
+from it: see AdamW, and the contract in Optimizer's docstring. Training, checkpoints and the
+prediction of memory work from that contract alone.
 """
 
 import math
@@ -10,60 +17,68 @@ from array import array
 from pygpt.backend.kernels import Memory, check, in_float32, lib
 from pygpt.autograd.launch import one_at_a_time
 
+OPTIMIZERS = {}  # {name of a class in small letters: the class}, of every class with a rule
 
-class AdamW:
-    """Adam with decoupled weight decay, which is applied to matrices only.
 
-    Parameters that are frozen (`requires_grad = False`) and their moments stay as they are.
+class Optimizer:
+    """Updates the parameters of a model by a rule that a derived class gives.
 
-    Args:
-        model: the Module whose parameters are trained; the whole of it, where it is one of several
-            that lie in the same flat buffers.
-        lr: the step size, 0 or more; may be changed between steps.
-        betas: the decay rates of the mean gradient and the mean squared gradient, in [0, 1), also
-            after rounding to single precision.
-        eps: added to the root of the mean square.
-        weight_decay: each step takes lr * weight_decay of a matrix away.
+    Parameters that are frozen (`requires_grad = False`) and their state stay as they are.
+
+    A derived class gives:
+        settings: the names of its settings, which are attributes; `lr` is the step size.
+        buffers: the names of its state buffers. Each becomes an attribute, a Memory of zeros that
+            is laid out as the parameters are, and a checkpoint holds it as "<parameter>.<name>".
+        checked_settings(): the settings as the kernel computes with them; raises ValueError.
+        update(settings, gradients): one update of every stretch that layout.trained_spans() lists,
+            by those settings. The gradients are gradients.memory times gradients.factor.
+        from_config(model, config): an optimizer with the settings of a TrainConfig; a class method.
 
     Attributes:
-        m, v: the two means (Memory), laid out as `layout` says.
+        model: the Module whose parameters are updated.
+        layout: where each parameter lies in the flat buffers.
         steps: how many steps were taken.
-
-    Raises:
-        ValueError: one of them is out of range, or model is a part of a larger one.
-
-    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, algorithm 2.
     """
 
-    def __init__(self, model, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
-        self.model, self.lr, self.betas, self.eps = model, lr, betas, eps
-        self.weight_decay, self.steps = weight_decay, 0
-        self._settings()
+    settings, buffers = ("lr",), ()
+
+    def __init_subclass__(cls):
+        OPTIMIZERS[cls.__name__.lower()] = cls
+
+    def __init__(self, model, **settings):
+        self.model, self.steps = model, 0
+        vars(self).update(settings)
+        self.checked_settings()
         self._take_layout()
-        self.m, self.v = self.layout.buffer(), self.layout.buffer()
+        for name in self.buffers:
+            setattr(self, name, self.layout.buffer())
+
+    @classmethod
+    def bytes_per_parameter(cls):
+        """The memory that the state buffers take for each float of the parameters' buffer."""
+        return 4 * len(cls.buffers)
 
     def _take_layout(self):
-        """Be ready for steps on the model's flat buffers."""
+        """Place the parameters and their gradients in the model's flat buffers."""
         self.layout, self._gradients = self.model.layout(), self.model.gradients()
-        self._h = Memory(8 * 4)
         self._sum = Memory(8)
 
     def __getstate__(self):
-        """What a copy is made of: the model, the settings and the moments."""
-        names = "model", "lr", "betas", "eps", "weight_decay", "steps"
-        return ({name: getattr(self, name) for name in names},
-                self.m.view.tobytes(), self.v.view.tobytes())
+        """The model, the settings and the state buffers, from which a copy is made."""
+        return ({name: getattr(self, name) for name in ("model", *self.settings, "steps")},
+                {name: getattr(self, name).view.tobytes() for name in self.buffers})
 
     def __setstate__(self, state):
-        settings, m, v = state
-        vars(self).update(settings)
+        attributes, buffers = state
+        vars(self).update(attributes)
         self._take_layout()
-        self.m, self.v = Memory(len(m)), Memory(len(v))
-        self.m.view[:], self.v.view[:] = m, v
+        for name, data in buffers.items():
+            setattr(self, name, Memory(len(data)))
+            getattr(self, name).view[:] = data
 
     @one_at_a_time
     def clip_grad_norm(self, max_norm):
-        """Scale the gradients down together so that their norm is at most max_norm.
+        """Scale all gradients by one factor so that their norm is at most max_norm.
 
         The scaling itself happens in the next step, or when a gradient is read (`p.grad`) or added
         to. A tensor taken before (`g = p.grad`) shows unscaled values until the next such reading.
@@ -82,7 +97,7 @@ class AdamW:
             raise ValueError(f"clip_grad_norm: max_norm={max_norm!r} is not a number above 0")
         if max_norm < math.inf:
             in_float32("clip_grad_norm: max_norm", max_norm, 0.0)
-        if not self._ready():
+        if not self._has_gradients():
             return 0.0
         gradients, squares = self._gradients, 0.0
         gradients.apply_factor()
@@ -97,48 +112,81 @@ class AdamW:
 
     @one_at_a_time
     def step(self):
-        """Move every parameter that is not frozen against its gradient; one that got no gradient
-        counts as having 0.
+        """Update every parameter that is not frozen; the gradient of one that got none is 0.
 
         Raises:
             ValueError: lr or another setting was changed to something out of range, or the model
                 has parameters that it did not have when the optimizer was made.
         """
-        lr, (beta1, beta2), eps, weight_decay = self._settings()
-        is_ready = self._ready()
+        settings, has_gradients = self.checked_settings(), self._has_gradients()
         if not self.layout.holds(self.model):
-            raise ValueError("AdamW: the model has parameters that it did not have when the "
-                             "optimizer was made; make a new optimizer")
-        if not is_ready:
-            return
-        self.steps += 1
-        self._h.view.cast("f")[:] = memoryview(array("f", [
-            lr, beta1, beta2, eps, weight_decay, 1 - beta1 ** self.steps, 1 - beta2 ** self.steps,
-            self._gradients.factor]))
-        buffers = self.layout.values, self.m, self.v, self._gradients.memory
-        for start, n, n_decay in self.layout.trained_spans():
-            check(lib.adamw_step(*(buffer.pointer("f", 4 * start) for buffer in buffers),
-                                 self._h.pointer("f"), n, n_decay))
-        self.layout.changed()
+            raise ValueError(f"{type(self).__name__}: the model has parameters that it did not "
+                             "have when the optimizer was made; make a new optimizer")
+        if has_gradients:
+            self.steps += 1
+            self.update(settings, self._gradients)
+            self.layout.changed()
 
     @one_at_a_time
     def zero_grad(self):
-        """Forget the gradients: the next backward pass writes instead of adding."""
+        """Forget the gradients: the next backward pass overwrites them instead of adding."""
         self._gradients.forget()
 
-    def _ready(self):
-        """Whether there are gradients to work with."""
+    def _has_gradients(self):
         if not self.layout.current:
-            raise ValueError("AdamW: the model's parameters have come to other memory, as when it "
-                             "became part of a larger model; make a new optimizer")
+            raise ValueError(f"{type(self).__name__}: the model's parameters have come to other "
+                             "memory, as when it became part of a larger model; make a new "
+                             "optimizer")
         return self._gradients.complete()
 
-    def _settings(self):
-        """lr, betas, eps and weight_decay as the kernel computes with them, each checked."""
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay, which is applied to matrices only.
+
+    Args:
+        model: the Module whose parameters are trained. Where it is one of several that lie in the
+            same flat buffers, give the module that holds them all.
+        lr: the step size, 0 or more; may be changed between steps.
+        betas: the decay rates of the mean gradient and the mean squared gradient, in [0, 1), also
+            after rounding to single precision.
+        eps: added to the root of the mean square.
+        weight_decay: each step takes lr * weight_decay of a matrix away.
+
+    Attributes:
+        m, v: the mean gradient and the mean squared gradient (Memory), laid out as `layout` says.
+
+    Raises:
+        ValueError: a setting is out of range, or model is a part of a larger one.
+
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, algorithm 2.
+    """
+
+    settings, buffers = ("lr", "betas", "eps", "weight_decay"), ("m", "v")
+
+    def __init__(self, model, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+        super().__init__(model, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    @classmethod
+    def from_config(cls, model, config):
+        return cls(model, config.learning_rate, (config.beta1, config.beta2),
+                   weight_decay=config.weight_decay)
+
+    def checked_settings(self):
         if not (isinstance(self.betas, (tuple, list)) and len(self.betas) == 2):
             raise ValueError(f"AdamW: betas={self.betas!r} are not two numbers in [0, 1)")
         return (in_float32("AdamW: lr", self.lr, 0.0),
-                [in_float32(f"AdamW: betas={self.betas!r}: beta", beta, 0.0, 1.0)
-                 for beta in self.betas],
+                *[in_float32(f"AdamW: betas={self.betas!r}: beta", beta, 0.0, 1.0)
+                  for beta in self.betas],
                 in_float32("AdamW: eps", self.eps, 0.0),
                 in_float32("AdamW: weight_decay", self.weight_decay, 0.0))
+
+    def update(self, settings, gradients):
+        lr, beta1, beta2, eps, weight_decay = settings
+        scalars = Memory(8 * 4)  # in the order of adamw_step's h
+        scalars.view.cast("f")[:] = memoryview(array("f", [
+            lr, beta1, beta2, eps, weight_decay, 1 - beta1 ** self.steps, 1 - beta2 ** self.steps,
+            gradients.factor]))
+        memories = self.layout.values, self.m, self.v, gradients.memory
+        for start, n, n_decay in self.layout.trained_spans():
+            check(lib.adamw_step(*(memory.pointer("f", 4 * start) for memory in memories),
+                                 scalars.pointer("f"), n, n_decay))

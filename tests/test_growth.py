@@ -9,7 +9,7 @@ from pygpt.backend import kernels
 from pygpt.bench import growth
 from pygpt.cli import main
 from pygpt.bench.growth import Case
-from pygpt.training.cost import work_per_token
+from pygpt.training.cost import flops_per_token
 
 TINY = {
     "round and not": [Case("width 16", 1, 8, 1, 2, 16, 8),
@@ -76,7 +76,7 @@ def test_measuring_tiny_sizes(kernels):
             assert 0 < row["ms_low"] <= row["ms"] <= row["ms_high"]
             config = GPTConfig(vocab_size=case.vocab, n_positions=case.T, n_embd=case.width,
                                n_layer=case.layers, n_head=case.heads)
-            work = work_per_token(config, case.T)
+            work = flops_per_token(config, case.T)
             assert row["gflops"] * row["us_per_token"] == pytest.approx(work / 1e3)
             assert row["of_peak"] == pytest.approx(row["gflops"] / row["peak_gflops"])
     text = growth.report(result)

@@ -402,7 +402,7 @@ def test_nothing_to_resume(tiny, tmp_path):
     pytest.param("seconds", 10**400, "must be finite", id="seconds-huge"),
     ("train_tokens", 7, "train_tokens=7 is not a text"),
     ("config", [], "config=[] is not an object"),
-    ("sep", 1, "'sep' is no field"),
+    ("sep", 1, "'sep' is an unknown field"),
     ("config", {"n_heads": 3}, "'n_heads' is no setting"),
     ("config", {"n_head": 3}, "n_embd=16 is not divisible by n_head=3"),
 ])

@@ -130,7 +130,7 @@ def test_the_first_bad_number_is_found(model_and_batch, values, kernel, scope):
     model, batch = model_and_batch
     for name, value in values.items():
         spoil(model, f"transformer.{name}", value)
-    sentence = find_nonfinite.replay(model, [batch, batch], 0.5)
+    sentence = find_nonfinite.locate(model, [batch, batch], 0.5)
     assert re.fullmatch(rf"the first number that is not finite is -?(inf|nan) at index \d+ of "
                         rf"\w+, from {kernel} in the forward pass of {re.escape(scope)}, "
                         "batch 1 of 2", sentence)
@@ -141,7 +141,7 @@ def test_a_bad_gradient_is_found(model_and_batch):
     spoil(model, "transformer.ln_f.weight", 1e4)  # the loss is fine, its gradients are not
     assert re.search(r"of the gradient of transformer\.wte\.weight, from "
                      "linear_cross_entropy_backward in the backward pass of the loss$",
-                     find_nonfinite.replay(model, [batch], 3e38))
+                     find_nonfinite.locate(model, [batch], 3e38))
 
 
 @pytest.mark.parametrize("kernel, number, scope", [
@@ -170,22 +170,22 @@ def test_a_backward_call_is_placed(model_and_batch, monkeypatch, kernel, number,
     ops_lib, broken.__name__ = ops.layers.lib, kernel
     monkeypatch.setattr(ops.layers, "lib", Broken())
     assert re.search(rf"is nan at index 5 of \w+, from {kernel} in the backward pass of "
-                     rf"{re.escape(scope)}$", find_nonfinite.replay(model, [batch], 1.0))
+                     rf"{re.escape(scope)}$", find_nonfinite.locate(model, [batch], 1.0))
 
 
 def test_a_bad_parameter_and_a_good_step(model_and_batch):
     model, batch = model_and_batch
-    assert "all numbers are finite" in find_nonfinite.replay(model, [batch], 1.0)
+    assert "all numbers are finite" in find_nonfinite.locate(model, [batch], 1.0)
     before = model.loss_and_grad(*batch)
     assert math.isfinite(before) and type(model.transformer.h[0]).__call__.__name__ == "__call__"
     spoil(model, "transformer.h.1.ln_2.bias", math.nan, 3)
-    assert find_nonfinite.replay(model, [batch], 1.0).startswith(
+    assert find_nonfinite.locate(model, [batch], 1.0).startswith(
         "transformer.h.1.ln_2.bias is not finite at index 3 from the beginning")
 
 
 def test_the_error_of_a_run_holds_the_diagnosis(tiny, tmp_path):
     train(tiny(dropout=0.1, grad_accumulation_steps=2), [lambda record: record["step"] == 4])
-    with pytest.raises(TrainingError, match=r"in step \d, run again and watched, .*transformer\."):
+    with pytest.raises(TrainingError, match=r"running step \d again .*transformer\."):
         train(tiny(dropout=0.1, grad_accumulation_steps=2, learning_rate=1e30, grad_clip=0,
                    max_steps=50), resume=True, force=True)
     assert trainer_state.load(tmp_path / "out" / "last").step == 4
@@ -207,7 +207,7 @@ def test_memory_is_predicted_to_the_byte(dropout, recompute):
         model.loss(ids, ids)
     assert parts["activations"] == sum(step.program.pool.nbytes for step in model._steps)
     assert parts["weights"] == parts["gradients"] == 4 * model.layout().n
-    assert parts["moments"] == 2 * parts["weights"]
+    assert parts["state"] == 2 * parts["weights"]
 
 
 def test_the_memory_predicted_with_init_is_that_of_its_model(tiny, tmp_path):
@@ -258,11 +258,11 @@ def test_the_limits_of_this_machine():
     assert cost.gigabytes(1_940_000_000) == "1.9 GB"
 
 
-def test_work_per_token_counts_every_multiply_add():
+def test_flops_per_token_counts_every_multiply_add():
     config = GPTConfig(vocab_size=7, n_positions=10, n_embd=4, n_layer=3, n_head=2)
     matrices = sum(p.size for name, p in GPT(config).named_parameters()
                    if len(p.shape) == 2 and "wpe" not in name)
-    assert cost.work_per_token(config, 10) == 6 * matrices + 6 * 3 * 10 * 4
+    assert cost.flops_per_token(config, 10) == 6 * matrices + 6 * 3 * 10 * 4
     assert cost.peak_flops(0.01) > 1e8
 
 
@@ -360,11 +360,11 @@ def test_no_samples_means_none_at_the_end_either(tiny, max_steps):
 
 
 def test_every_field_of_the_log_is_documented(tiny, tmp_path):
-    from pygpt.training import trainer
+    from pygpt.training import events
     train(tiny(sample_interval=3))
     for record in read_log(tmp_path / "out" / "log.jsonl"):
         for field in record.keys() - {"time", "event", "step"}:
-            assert re.search(rf"\b{field}\b", trainer.__doc__), field
+            assert re.search(rf"\b{field}\b", events.__doc__), field
     assert json.loads((tmp_path / "out" / "train.json").read_text())["n_embd"] == 16
 
 

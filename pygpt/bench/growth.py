@@ -2,7 +2,7 @@
 
 Four tables of whole steps (forward, backward, clipping, AdamW): over the length of a sequence with
 the number of tokens fixed, over the width, over threads, and of sizes that fill no tile beside
-round neighbours that do. The work counted is what the model asks for (machine.work_per_token: 6
+round neighbours that do. The work counted is what the model asks for (machine.flops_per_token: 6
 operations a weight and token, attention's causal half), so that a size's share of the peak says
 what it loses, whatever the size.
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pygpt.backend import kernels
 from pygpt.bench.kernels import Step
 from pygpt.backend.kernels import lib
-from pygpt.training.cost import work_per_token
+from pygpt.training.cost import flops_per_token
 
 TURN = 0.03        # seconds; a step that takes less is run several times
 LEAST_TURNS = 3
@@ -144,7 +144,7 @@ def _take_turn(step, taken):
 def _row(case, threads, step, taken, peak):
     low, middle, high = statistics.quantiles(taken, n=4)
     tokens = case.B * case.T
-    work = work_per_token(step.model.config, case.T) * tokens
+    work = flops_per_token(step.model.config, case.T) * tokens
     return {"label": case.label, **case.shape(), "threads": threads,
             "runs": len(taken), "ms": 1e3 * middle, "ms_low": 1e3 * low, "ms_high": 1e3 * high,
             "us_per_token": 1e6 * middle / tokens, "gflops": work / middle / 1e9,

@@ -17,7 +17,7 @@ from functools import partial
 from pygpt.backend import kernels
 from pygpt.config import PRESETS, GPTConfig
 from pygpt.backend.kernels import NULL, Memory, lib
-from pygpt.training.cost import work_per_token
+from pygpt.training.cost import flops_per_token
 from pygpt.model import GPT
 from pygpt.optim import AdamW
 from pygpt.autograd.replay import run
@@ -169,7 +169,7 @@ class Step:
 
     def operations(self):
         """Floating-point operations that a step asks for."""
-        return work_per_token(self.model.config, self.T) * self.B * self.T
+        return flops_per_token(self.model.config, self.T) * self.B * self.T
 
     def by_kernel(self, runs):
         """(quartiles of whole steps, {kernel: median seconds a step}, median seconds of Python): a

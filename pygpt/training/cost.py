@@ -1,31 +1,31 @@
-"""What this machine has and what a training step asks of it: memory, and multiply-adds a second.
-
-Uses kernels, limits, running, tensor, step, model; used by train.
-"""
+"""Predicts what a training run asks of this machine: memory, and operations a second."""
 
 import time
 
 from pygpt.backend.kernels import ffi, lib
-from pygpt.backend.cpu import gigabytes, memory_limits  # noqa: F401  asked of a machine
+from pygpt.backend.cpu import gigabytes, memory_limits
 from pygpt.model import GPT
 from pygpt.autograd.launch import calling
 from pygpt.autograd.ops import IGNORED
 from pygpt.autograd.recorded_step import Key, TrainingStep
 from pygpt.autograd.tape import no_grad
+from pygpt.optim import AdamW
 
-MOST_LAYERS = 10_000  # that memory_needed goes through
+MOST_LAYERS = 10_000      # deeper models are estimated, for recording a step of them takes long
 PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a batch
 
 # ---------------------------------------------------------------------------------------- speed
 
 
 def peak_flops(seconds=0.05):
-    """Floating-point operations a second of all threads in use, a multiply-add being two.
+    """Measures the floating-point operations a second of all threads in use.
+
+    A multiply-add counts as two.
 
     Args:
         seconds: how long to measure, about.
     Returns:
-        A float; None with the reference backend, which has no such peak.
+        A float; None with the reference backend, which is not measured.
     """
     if ffi is None:
         return None
@@ -33,20 +33,20 @@ def peak_flops(seconds=0.05):
     while True:
         start = time.perf_counter()
         done = lib.pygpt_measure_fma(n)
-        now = time.perf_counter()
-        best = max(best, done / (now - start))
-        if now >= end:
+        stop = time.perf_counter()
+        best = max(best, done / (stop - start))
+        if stop >= end:
             return best
-        if now - start < seconds / 10:
+        if stop - start < seconds / 10:
             n *= 2
 
 
-def work_per_token(config, T):
-    """Floating-point operations that training on one token asks for.
+def flops_per_token(config, T):
+    """Counts the floating-point operations that training on one token takes.
 
-    Each weight of a matrix meets a token in one multiply-add forward and two backward, 6 operations
-    in all. A position's attention looks back at T/2 positions on average: 2 multiply-adds forward,
-    4 backward for each channel, 6 * T * C operations a layer.
+    Each weight of a matrix takes one multiply-add forward and two backward: 6 operations. A
+    position attends to T/2 positions on average, and each of them takes 2 multiply-adds forward and
+    4 backward for each channel: 6 * T * C operations a layer.
 
     Args:
         config: a GPTConfig.
@@ -58,8 +58,8 @@ def work_per_token(config, T):
 
 # --------------------------------------------------------------------------------------- memory
 
-class _Nothing:
-    """Stands for memory while a step is gone through without computing."""
+class _NoMemory:
+    """Takes the place of memory while a step is recorded and nothing is computed."""
 
     def __init__(self, nbytes=0):
         self.view = memoryview(b"")
@@ -68,43 +68,78 @@ class _Nothing:
         return self
 
 
-def memory_needed(config, B, T, recompute=False):
-    """Bytes that training takes: exact for the model and its steps, an allowance for the process.
+def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
+    """Predicts the bytes that training takes: exact for the model and its steps, an allowance for
+    the process.
 
-    A step is recorded, forward and backward, on memory that is only counted; beyond MOST_LAYERS,
-    which would take long, the largest parts are computed.
+    A step is recorded, forward and backward, on memory that is only counted. Beyond MOST_LAYERS the
+    largest parts are estimated.
 
     Args:
         config: a GPTConfig.
         B, T: the shape of a batch.
         recompute: as in GPT.
+        optimizer: the class of the optimizer.
     Returns:
-        {"weights": bytes, "gradients": bytes, "moments": bytes, "activations": bytes,
-        "total": bytes}.
+        {"weights": bytes, "gradients": bytes, "state": bytes of the optimizer's buffers,
+        "activations": bytes, "total": bytes}.
     """
     L, C = config.n_layer, config.n_embd
     if L > MOST_LAYERS:
         of_a_block = (4 * C + 2 * config.mlp_width + 13) * C
         flat = 4 * (L * of_a_block + (config.vocab_size + config.n_positions + 2) * C)
-        return _memory_parts(flat, 4 * B * T * C * L * (1 if recompute else 10))
+        return _memory_parts(flat, optimizer, 4 * B * T * C * L * (1 if recompute else 10))
     model = GPT.__new__(GPT)
     model._build(config)
     model.recompute = recompute
-    nothing, model.gradients = _Nothing(), lambda: None  # there are none to make room for
+    no_memory, model.gradients = _NoMemory(), lambda: None  # the gradients get no buffer either
     for _, parameter in model.named_parameters():
-        parameter.place(nothing)
-        parameter.leaf.memory = nothing
+        parameter.place(no_memory)
+        parameter.leaf.memory = no_memory
     flat = 4 * sum(-(-p.size // 16) * 16 for _, p in model.named_parameters())
-    with calling(lambda kernel, args: None, _Nothing):
-        training = TrainingStep(model, Key(B, T, IGNORED, True, model.dropout_shares(), recompute))
+    with calling(lambda kernel, args: None, _NoMemory):
+        shares = model.dropout_shares()
+        training = TrainingStep(model, Key(B, T, IGNORED, True, shares, recompute))
         training.forward_backward(1.0)
         with no_grad():
-            evaluation = TrainingStep(model, Key(B, T, IGNORED, False, model.dropout_shares(), False))
+            evaluation = TrainingStep(model, Key(B, T, IGNORED, False, shares, False))
             evaluation.forward()
     activations = training.program.pool.nbytes + evaluation.program.pool.nbytes
-    return _memory_parts(flat, activations)
+    return _memory_parts(flat, optimizer, activations)
 
 
-def _memory_parts(flat, activations):
-    parts = {"weights": flat, "gradients": flat, "moments": 2 * flat, "activations": activations}
+def _memory_parts(flat, optimizer, activations):
+    parts = {"weights": flat, "gradients": flat,
+             "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations}
     return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
+
+
+def check_memory(config, model_config, optimizer, has_fixed_width):
+    """Checks that a run fits into this machine.
+
+    Args:
+        config: its TrainConfig.
+        model_config: the GPTConfig of its model.
+        optimizer: the class of its optimizer.
+        has_fixed_width: whether the model's width is that of existing weights.
+    Returns:
+        (bytes needed, bytes free or None, None or why they don't fit, None or how to need less).
+    """
+    def predicted(recompute):
+        return memory_needed(model_config, config.batch_size, config.n_positions, recompute,
+                             optimizer)
+
+    parts, (most, free) = predicted(config.recompute), memory_limits()
+    needed = parts["total"]
+    if most is None or needed <= most:
+        return needed, free, None, None
+    problem = (f"training needs {gigabytes(needed)} of memory, and this machine has "
+               f"{gigabytes(most)}")
+    smaller = " or n_positions" if has_fixed_width else ", n_positions or n_embd"
+    recomputed = most + 1 if config.recompute else predicted(True)["total"]
+    recompute = f"recompute ({gigabytes(recomputed)}), " if recomputed <= most else ""
+    return needed, free, problem, (
+        f"weights, gradients and {optimizer.__name__}'s state take "
+        f"{gigabytes(2 * parts['weights'] + parts['state'])}, activations "
+        f"{gigabytes(parts['activations'])}; {recompute}a smaller batch_size with "
+        f"grad_accumulation_steps{smaller} needs less")

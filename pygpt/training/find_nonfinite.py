@@ -37,7 +37,7 @@ def _first_bad(memory, n, offset=0):
     return next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
 
 
-def replay(model, batches, scale):
+def locate(model, batches, scale):
     """Run a step's batches forward and backward, watching every kernel call.
 
     Args:

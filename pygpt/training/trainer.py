@@ -1,30 +1,8 @@
-"""The training loop, a plain function: a TrainConfig in, a trained model and its checkpoints out.
+"""Trains a model: a TrainConfig in, a trained model and its checkpoints out.
 
-It prints nothing. What happens is told to callbacks, each called with one dict, a record; the same
-records, one a line, are config.out/log.jsonl. A callback that returns True ends the run after the
-step, as Ctrl-C does. Every record has "event" and "step", the steps taken so far, and:
-
-    prepare  while a text of many megabytes is read, before start: purpose ("encoding":
-             whether it is UTF-8; "vocabulary"; "tokens"; "integrity": whether tokens of a run
-             before are as they were; "fingerprint"), bytes_read, bytes
-    start    before step 1, or the first after a resume: parameters, train_tokens, val_tokens,
-             vocab_size, max_steps, isa, threads, out, earlier (where an earlier run in out was
-             moved, or None), resumed (bool), memory_needed and memory_free (bytes or None),
-             peak_flops (measured, or None), config (the TrainConfig as a dict)
-    warning  after start, of what may not be as it was meant, such as files that were skipped: text
-             (a sentence)
-    step     after each step: loss (mean over the step's batches, nats), learning_rate, grad_norm
-             (before clipping), tokens_per_second, peak_share (of peak_flops, or None), seconds_left
-    eval     after each validation: val_loss (nats), is_best
-    save     after each checkpoint: path
-    sample   now and then, and at the end: prompt, text (its continuation)
-    warning  after start, or while a text is read: text (a sentence about what a user may not
-             expect: a difference that a forced resume passed over, a file system without links)
-    finished instead of all before it, when the run to resume has taken its steps: out
-    end      after all: val_loss (None unless it is the last step's), best_val_loss, interrupted
-             (bool), seconds, out
-
-Used by the command line and by whoever trains from Python. May import everything but cli.
+The loop prints nothing: callbacks are called with a record of each event (events.py lists them),
+and the same records are the lines of config.out/log.jsonl. A callback that returns True ends the
+run after the step, as Ctrl-C does.
 """
 
 import errno
@@ -36,6 +14,7 @@ from pygpt.backend import kernels
 from pygpt.checkpoint import model_files, saved
 from pygpt.training import cost, find_nonfinite, resume as resuming, trainer_state
 from pygpt.training.clock import Clock
+from pygpt.training.events import Events
 from pygpt.config import ConfigError, TrainConfig
 from pygpt.data.corpus import DataError
 from pygpt.data.batches import TrainingBatches, validation_batches
@@ -44,7 +23,7 @@ from pygpt.generate import generate
 from pygpt.training.interrupts import first_signal_is_noted
 from pygpt.training.run_log import RunLog, rewind
 from pygpt.model import GPT
-from pygpt.optim import AdamW
+from pygpt.optim import OPTIMIZERS
 from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
 from pygpt.autograd.tape import no_grad
 from pygpt.tokenizer import Tokenizer
@@ -72,7 +51,7 @@ class TrainResult:
     signal: int | None
 
 
-def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
+def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimizer="adamw"):
     """Train a model, saving checkpoints in config.out.
 
     The first Ctrl-C or SIGTERM (in the main thread) ends the run after the step it is in, with a
@@ -81,13 +60,14 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
 
     Args:
         config: a TrainConfig.
-        callbacks: callables, called with each record (see the top of this file).
+        callbacks: callables, called with each record (see events.py).
         resume: go on from config.out/last instead of beginning anew; the steps taken are the very
             ones that the run would have taken if it had not stopped. With another max_steps the
             learning rate follows the new schedule from there on. A run that has taken its steps
             is left as it is.
         force: resume although settings, text or kernels differ, train although memory does not
             suffice; a warning tells of each difference.
+        optimizer: a name in optim.OPTIMIZERS. A resume must be given the same one.
     Returns:
         A TrainResult.
     Raises:
@@ -97,7 +77,7 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False):
         TrainingError: a loss or a gradient is not finite; the last checkpoint stays.
     """
     with kernels.use_threads(config.threads):
-        run = _Run(config, callbacks, resume, force)
+        run = _Run(config, callbacks, resume, force, optimizer)
         try:
             if run.is_finished:
                 run.tell_finished()
@@ -145,8 +125,11 @@ def evaluate(model, batches, is_stopped=lambda: False):
 class _Run:
     """One run: everything it needs, made in the order in which trouble is cheapest to find."""
 
-    def __init__(self, config, callbacks, resume, force):
-        self.callbacks, self.signals, self.is_ended = list(callbacks), [], False
+    def __init__(self, config, callbacks, resume, force, optimizer):
+        if optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer={optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
+        self.optimizer_class = OPTIMIZERS[optimizer]
+        self.events, self.signals = Events(callbacks), []
         self.step, self.force, self.warnings = 0, force, []
         self.log = self.directory = self.dataset = self.last = state = None
         if resume:
@@ -159,12 +142,12 @@ class _Run:
         if self.is_finished:
             self._open_finished(state)
             return
-        like = self.last or config.init
-        if like:
-            like = model_files.read_config(model_files.find_model(like))
-            self.config = config.shaped_like(like)
+        base_config = self.last or config.init
+        if base_config:
+            base_config = model_files.read_config(model_files.find_model(base_config))
+            self.config = config.shaped_like(base_config)
         try:
-            self._prepare(state, like)
+            self._prepare(state, base_config)
         except BaseException:
             self.close()
             raise
@@ -211,16 +194,17 @@ class _Run:
         self.tell("finished", out=self.config.out)
         self._tell_end(self.seconds_before)
 
-    def _prepare(self, state, like):
+    def _prepare(self, state, base_config):
         config = self.config
-        self.dataset = Dataset(config, self.last, like, self._open_directory, self._tell_reading)
+        self.dataset = Dataset(config, self.last, base_config, self._open_directory,
+                               self._tell_reading)
         self.tokenizer = self.dataset.tokenizer
         if state:
             self._pass_over(self.dataset.changes(state), DataError, "{}")
         shape = config.batch_size, config.n_positions
-        if like:
-            model_config = replace(like, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
-                                   resid_pdrop=config.dropout)
+        if base_config:
+            model_config = replace(base_config, embd_pdrop=config.dropout,
+                                   attn_pdrop=config.dropout, resid_pdrop=config.dropout)
         else:
             model_config = config.model_config(self.tokenizer.vocab_size)
         needed, free = self._check_memory(model_config)
@@ -233,7 +217,7 @@ class _Run:
         self._restore(state)
         info, peak = kernels.info(), cost.peak_flops()
         self.clock = Clock(config, self.step, self.seconds_before)
-        self.peak_tokens = peak and peak / cost.work_per_token(model_config, config.n_positions)
+        self.peak_tokens = peak and peak / cost.flops_per_token(model_config, config.n_positions)
         earlier = self._take_over(is_new=state is None)
         self.tell("start", parameters=self.model.num_parameters(),
                   train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
@@ -262,7 +246,7 @@ class _Run:
         self.dataset.keep()
         trainer_state.write_settings(self.directory.file(SETTINGS_FILE), self.config)
         self.log = RunLog(log, self.config.log_interval)
-        self.callbacks.insert(0, self.log)
+        self.events.callbacks.insert(0, self.log)
         return earlier
 
     def _tell_reading(self, purpose, bytes_read, nbytes):
@@ -278,29 +262,14 @@ class _Run:
                                       "directory; resume again", self.config.out)
 
     def _check_memory(self, model_config):
-        """(bytes needed, bytes free or None)."""
-        shape, recompute = (self.config.batch_size, self.config.n_positions), self.config.recompute
-        parts = cost.memory_needed(model_config, *shape, recompute)
-        most, free = cost.memory_limits()
-        if most is not None and parts["total"] > most and self.force:
-            self.warnings.append(f"training needs {cost.gigabytes(parts['total'])} of memory, "
-                                 f"and this machine has {cost.gigabytes(most)}; forced to go on "
-                                 "all the same")
-        elif most is not None and parts["total"] > most:
-            gigabytes, less = cost.gigabytes, ""
-            if not recompute:
-                with_it = cost.memory_needed(model_config, *shape, recompute=True)["total"]
-                if with_it <= most:
-                    less = f"recompute ({gigabytes(with_it)}), "
-            is_shaped = self.last or self.config.init  # its width is not to be chosen any more
-            smaller = " or n_positions" if is_shaped else ", n_positions or n_embd"
-            raise MemoryError(
-                f"training needs {gigabytes(parts['total'])} of memory, and this machine has "
-                f"{gigabytes(most)}: weights, gradients and AdamW's moments take "
-                f"{gigabytes(2 * parts['weights'] + parts['moments'])}, activations "
-                f"{gigabytes(parts['activations'])}; {less}a smaller batch_size with "
-                f"grad_accumulation_steps{smaller} needs less (force: try all the same)")
-        return parts["total"], free
+        """Refuse a run that needs too much memory; return bytes needed, and bytes free or None."""
+        needed, free, problem, remedy = cost.check_memory(
+            self.config, model_config, self.optimizer_class, self.last or self.config.init)
+        if problem and not self.force:
+            raise MemoryError(f"{problem}: {remedy} (force: try all the same)")
+        if problem:
+            self.warnings.append(f"{problem}; forced to go on all the same")
+        return needed, free
 
     def _make_model(self, model_config):
         config = self.config
@@ -311,9 +280,7 @@ class _Run:
             self.model.dropout_seed = config.seed
         else:
             self.model = GPT(model_config, seed=config.seed)
-        self.optimizer = AdamW(self.model, lr=config.learning_rate,
-                               betas=(config.beta1, config.beta2),
-                               weight_decay=config.weight_decay)
+        self.optimizer = self.optimizer_class.from_config(self.model, config)
         self.model.recompute = config.recompute
         if self.dataset.tokenizer.end_of_text is not None:
             self.model.end_of_text = self.dataset.tokenizer.end_of_text
@@ -346,16 +313,14 @@ class _Run:
             self.directory.close()
 
     def tell(self, event, **fields):
-        for callback in self.callbacks:
-            if callback({"event": event, "step": self.step, **fields}) is True:
-                self.is_ended = True
+        self.events.tell(event, self.step, **fields)
 
     def train(self):
         """Run until max_steps, a signal, or a callback that has seen enough."""
-        self.look_around()  # what a signal during the validation of this step left out
+        self.validate_and_sample()  # in case a signal cut short the validation of this step
         while not self.is_done() and not self.is_stopped():
             self.take_step()
-            self.look_around()
+            self.validate_and_sample()
         if self.saved_step != self.step:
             self.save(is_best=False)
         self._tell_end(self.clock.seconds())
@@ -369,28 +334,29 @@ class _Run:
         return self.step >= self.config.max_steps
 
     def is_stopped(self):
-        return self.is_ended or bool(self.signals)
+        return self.events.end_requested or bool(self.signals)
 
-    def look_around(self):
-        """Validate, save and write samples, where the step asks for it."""
+    def validate_and_sample(self):
+        """Validate, save and write samples, if they are due at this step."""
         config, step = self.config, self.step
-        if self.val_step != step and (self.is_done() or _is_due(step, config.eval_interval)):
+        if self.val_step != step and (self.is_done() or _is_multiple(step, config.eval_interval)):
             is_best = self.validate()
             if is_best is not None:
                 self.save(is_best)
                 if (config.sample_interval and self.is_done()
-                        or _is_due(step, config.sample_interval)):
+                        or _is_multiple(step, config.sample_interval)):
                     self.sample()
-        elif self.saved_step != step and _is_due(step, config.sample_interval):
+        elif self.saved_step != step and _is_multiple(step, config.sample_interval):
             self.sample()
 
     def take_step(self):
-        config, k = self.config, self.config.grad_accumulation_steps
-        learning_rate = self.optimizer.lr = config.learning_rate_at(self.step)
-        forward_passes, loss = self.model.forward_passes, 0.0
-        for index in range(self.step * k, self.step * k + k):
-            loss += self.model.loss_and_grad(*self.batches[index], scale=1 / k) / k
-        grad_norm = self.optimizer.clip_grad_norm(config.grad_clip or math.inf)
+        """Move the parameters against the mean gradient of the step's batches."""
+        batches, forward_passes = self.batches_of_step(), self.model.forward_passes
+        learning_rate = self.optimizer.lr = self.config.learning_rate_at(self.step)
+        loss = 0.0
+        for ids, targets in batches:
+            loss += self.model.loss_and_grad(ids, targets, scale=1 / len(batches)) / len(batches)
+        grad_norm = self.optimizer.clip_grad_norm(self.config.grad_clip or math.inf)
         if not math.isfinite(loss + grad_norm):
             self.model.forward_passes = forward_passes
             self.fail(f"step {self.step + 1}: the loss is {loss} and the gradient's norm "
@@ -398,6 +364,13 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+        self.tell_step(loss, learning_rate, grad_norm)
+
+    def batches_of_step(self):
+        k = self.config.grad_accumulation_steps
+        return [self.batches[index] for index in range(self.step * k, self.step * k + k)]
+
+    def tell_step(self, loss, learning_rate, grad_norm):
         self.clock.step_taken()
         speed = self.clock.tokens_per_second
         self.tell("step", loss=loss, learning_rate=learning_rate, grad_norm=grad_norm,
@@ -405,15 +378,15 @@ class _Run:
                   peak_share=self.peak_tokens and speed / self.peak_tokens,
                   seconds_left=self.clock.seconds_left(self.step))
 
-    def fail(self, what):
-        """End the run that cannot go on: say where its numbers stopped being finite."""
-        k, step = self.config.grad_accumulation_steps, self.step
-        batches = [self.batches[index] for index in range(step * k, step * k + k)]
+    def fail(self, problem):
+        """End a run whose numbers are not finite: find the first such number, and name it."""
+        batches = self.batches_of_step()
         self.optimizer.zero_grad()
-        where = find_nonfinite.replay(self.model, batches, 1 / k)
+        where = find_nonfinite.locate(self.model, batches, 1 / len(batches))
         raise TrainingError(
-            f"{what}; in step {step + 1}, run again and watched, {where}. The last checkpoint is "
-            f"as it was; a lower learning rate than {self.optimizer.lr:g} may help")
+            f"{problem}; running step {self.step + 1} again and checking every kernel call showed: "
+            f"{where}. The last checkpoint is unchanged; a lower learning rate than "
+            f"{self.optimizer.lr:g} may help")
 
     def validate(self):
         """Measure the validation loss; whether it is the lowest so far, None when interrupted."""
@@ -461,5 +434,5 @@ class _Run:
         self.clock.pause()
 
 
-def _is_due(step, interval):
+def _is_multiple(step, interval):
     return step > 0 and interval > 0 and step % interval == 0

@@ -1,12 +1,13 @@
-"""What a run must know to go on as if it had never stopped, beside the model in a checkpoint.
+"""Saves and reads all that a run needs besides its model to continue as if it had never stopped.
 
-    DIR/optimizer.safetensors   AdamW's moments: each parameter's name with ".m" and with ".v"
-    DIR/trainer.json            steps taken, random state, losses, the data's fingerprint, settings,
-                                and the kernels that took the steps
+    DIR/optimizer.safetensors   the optimizer's state buffers, "<parameter>.<buffer>": with AdamW
+                                each parameter's name with ".m" and with ".v"
+    DIR/trainer.json            steps taken, random state, losses, the data's fingerprints, the
+                                settings, and the kernels that took the steps
 
-The place in the data and the learning rate are functions of the step and the settings, so they are
-not stored. What a resumed run may change stands in resume.py. Imports checkpoint, config, files,
-safetensors, saved; used by train, resume and the command line.
+The position in the data and the learning rate are functions of the step and the settings, so they
+are not stored. resume.py says which settings a resumed run may change. A settings file (train.json,
+--config) is read and written here too.
 """
 
 import math
@@ -21,16 +22,15 @@ from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.checkpoint.saved import STATE_FILE
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-MOMENTS = "m", "v"
-MOST_SETTINGS_BYTES = MOST_JSON_BYTES - (1 << 12)  # trainer.json holds them and numbers besides
+MOST_SETTINGS_BYTES = MOST_JSON_BYTES - (1 << 12)  # trainer.json holds numbers besides them
 
 
 @dataclass
 class TrainerState:
-    """A run between two steps; trainer.json holds these fields."""
+    """The state of a run between two steps: the fields of trainer.json."""
 
     step: int                      # steps taken
-    optimizer_steps: int           # of AdamW's bias correction
+    optimizer_steps: int           # steps of the optimizer, which counts none without gradients
     forward_passes: int            # with dropout_seed: the state of the dropout masks
     dropout_seed: int
     val_step: int                  # the step of the last validation, 0 before the first
@@ -47,36 +47,37 @@ class TrainerState:
 
 
 def save(directory, state, optimizer):
-    """Write the two files into a checkpoint's directory.
+    """Writes the two files into a checkpoint's directory.
 
     Raises:
         OSError: they cannot be written.
     """
-    safetensors.write(os.path.join(directory, OPTIMIZER_FILE), _moments(optimizer), {})
+    safetensors.write(os.path.join(directory, OPTIMIZER_FILE), _buffers(optimizer), {})
     write_json_object(os.path.join(directory, STATE_FILE), asdict(state), indent=1)
 
 
 def check_readable(optimizer):
-    """Hold the file of an AdamW's moments, whose header is the longest of a checkpoint, to what is
-    read again, before a run spends hours on what it could not save.
+    """Checks that the file of an optimizer's state could be read again, before a run spends hours.
+
+    Its header is the longest of a checkpoint.
 
     Raises:
         ValueError: there are too many tensors.
     """
-    safetensors.header(_moments(optimizer), {})
+    safetensors.header(_buffers(optimizer), {})
 
 
-def _moments(optimizer):
-    return ((f"{name}.{moment}", "F32", parameter.shape,
-             getattr(optimizer, moment).view[offset : offset + 4 * parameter.size])
-            for moment in MOMENTS for name, parameter, offset in optimizer.layout.entries)
+def _buffers(optimizer):
+    return ((f"{name}.{buffer}", "F32", parameter.shape,
+             getattr(optimizer, buffer).view[offset : offset + 4 * parameter.size])
+            for buffer in optimizer.buffers for name, parameter, offset in optimizer.layout.entries)
 
 
 def find_last(out):
-    """The checkpoint that a run in an output directory goes on from.
+    """Finds the checkpoint that a run in an output directory continues from.
 
     Returns:
-        `last`, or else the newest whole checkpoint; `last` as well when there is none.
+        The path of `last`; where that is missing, of the newest complete checkpoint, if any.
     """
     last = saved.named(out, "last")
     if os.path.isdir(last):
@@ -85,7 +86,7 @@ def find_last(out):
 
 
 def _is_whole(directory):
-    """Whether a run can go on from a directory; a copy that was cut off is not whole."""
+    """Whether a run can continue from a directory: a copy that was cut off is incomplete."""
     try:
         load(directory)
         safetensors.read(os.path.join(directory, OPTIMIZER_FILE))
@@ -95,32 +96,33 @@ def _is_whole(directory):
 
 
 def load_optimizer(directory, optimizer, steps):
-    """Bring an AdamW to the state that a checkpoint holds.
+    """Gives an optimizer the state that a checkpoint holds.
 
     Raises:
         OSError: the file cannot be read.
-        CheckpointError: it is damaged or of another model.
+        CheckpointError: it is damaged, or of another model or optimizer.
     """
     path = os.path.join(directory, OPTIMIZER_FILE)
     tensors, _ = safetensors.read(path)
-    for moment in MOMENTS:
+    for buffer in optimizer.buffers:
         for name, parameter, offset in optimizer.layout.entries:
-            entry = tensors.pop(f"{name}.{moment}", None)
+            entry = tensors.pop(f"{name}.{buffer}", None)
             if entry is None or entry.dtype != "F32" or entry.shape != parameter.shape:
-                raise CheckpointError(f"{path}: {name}.{moment} is missing or is not F32 of shape "
+                raise CheckpointError(f"{path}: {name}.{buffer} is missing or is not F32 of shape "
                                       f"{list(parameter.shape)}")
-            flat = getattr(optimizer, moment).view
+            flat = getattr(optimizer, buffer).view
             flat[offset : offset + len(entry.buffer)] = entry.buffer
     if tensors:
-        raise CheckpointError(f"{path}: {shown(next(iter(tensors)))} is not asked for")
+        raise CheckpointError(f"{path}: {shown(next(iter(tensors)))} is no part of the state of "
+                              f"{type(optimizer).__name__}")
     optimizer.steps = steps
 
 
 def load(directory):
-    """Read a checkpoint's trainer.json.
+    """Reads a checkpoint's trainer.json, and checks it.
 
     Raises:
-        OSError: it cannot be read, as when a checkpoint was not written by training.
+        OSError: it cannot be read, for example because no training wrote the checkpoint.
         CheckpointError: it is damaged.
     """
     path = os.path.join(directory, STATE_FILE)
@@ -141,7 +143,7 @@ def _check_fields(path, document):
     needed = {f.name for f in fields(TrainerState) if f.default is MISSING}
     for name in sorted(needed - document.keys() | document.keys() - names):
         raise ValueError(f"{path}: {shown(name)} is "
-                         + ("missing" if name in names else "no field of it"))
+                         + ("missing" if name in names else "an unknown field"))
 
 
 def _config(path, settings):
@@ -151,7 +153,7 @@ def _config(path, settings):
         config = TrainConfig(**settings)
     except ConfigError as error:
         raise ValueError(f"{path}: config: {error}") from None
-    for name in SHAPE:  # a run with init has taken its shape from there
+    for name in SHAPE:  # they are known by then, also when init gave them
         if getattr(config, name) is None:
             raise ValueError(f"{path}: config: {name} is missing")
     return config
@@ -162,7 +164,7 @@ _NOUNS = {int: "an integer", float: "a number", float | None: "a number or null"
 
 
 def _checked(path, field, value):
-    """The value of a field of trainer.json, brought to the field's type; floats are finite."""
+    """Converts a value to the type of its field in trainer.json; refuses floats not finite."""
     kind = field.type
     is_float = kind in (float, float | None)
     if isinstance(value, bool) or not isinstance(value, kind | int if is_float else kind):
@@ -179,7 +181,7 @@ def _checked(path, field, value):
 
 
 def _check_ranges(path, state):
-    """Hold the numbers to what a run can have counted; the C code takes two of them as uint64_t."""
+    """Refuses numbers that no run can have counted; C takes two of them as uint64_t."""
     def refuse(name, must_be):
         raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
 
@@ -196,15 +198,15 @@ def _check_ranges(path, state):
 
 
 def settings_file(path):
-    """The settings in a file of them, TOML or JSON: what --config reads and a run leaves.
+    """Reads a settings file, TOML or JSON: a run leaves one, and --config takes it.
 
     Args:
-        path: of the file; TOML when its name ends in .toml.
+        path: its path; TOML when the name ends in .toml.
     Returns:
         {name of a TrainConfig field: value}.
     Raises:
         OSError: it cannot be read.
-        ConfigError: it is neither, or has a key that is no setting.
+        ConfigError: it is neither TOML nor JSON, or a key in it is no setting.
     """
     path = os.fspath(path)
     try:
@@ -222,7 +224,7 @@ def _read_toml(path):
     try:
         import tomllib
     except ImportError:
-        raise ValueError(f"{path}: Python 3.11 and later read TOML; write JSON for this one"
+        raise ValueError(f"{path}: TOML needs Python 3.11 or later; with this one, use JSON"
                          ) from None
     data = read_bytes(path, MOST_JSON_BYTES, is_pipe_allowed=True)
     try:
@@ -234,10 +236,10 @@ def _read_toml(path):
 
 
 def check_names(path, settings):
-    """Hold the keys of a dict to the names of settings.
+    """Checks that each key of a dict names a setting.
 
     Raises:
-        ValueError: naming those that are none.
+        ValueError: some don't; the message names them.
     """
     unknown = settings.keys() - {f.name for f in fields(TrainConfig)}
     if unknown:
@@ -246,23 +248,23 @@ def check_names(path, settings):
 
 
 def check_settings_readable(config):
-    """Hold a TrainConfig to what settings_file reads, before a run begins with it.
+    """Checks that settings_file could read a TrainConfig again, before a run begins with it.
 
     Raises:
-        ConfigError: as JSON it is too long, as with a hundred thousand paths.
+        ConfigError: it is too long as JSON, for example because of a hundred thousand paths.
     """
     try:
         json_bytes(asdict(config), MOST_SETTINGS_BYTES, indent=1)
     except ValueError as error:
         longest = max(("data", "val_data", "sample_prompts"),
                       key=lambda name: sum(map(len, getattr(config, name))))
-        raise ConfigError(f"the run's settings: the text of them {error}; {longest} has "
+        raise ConfigError(f"the run's settings: their text {error}; {longest} has "
                           f"{len(getattr(config, longest))} entries: name a directory or a "
                           "pattern instead of each file") from None
 
 
 def write_settings(path, config):
-    """Write a TrainConfig so that settings_file reads it.
+    """Writes a TrainConfig so that settings_file reads it.
 
     Raises:
         OSError: the file cannot be written.

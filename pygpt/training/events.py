@@ -1,0 +1,49 @@
+"""The events of a run, which callbacks and OUT/log.jsonl receive, each as a dict called a record.
+
+Every record has "event" and "step", the number of steps taken so far. The other fields:
+
+    prepare   while a long text is read, before start
+                purpose       "encoding" (is it UTF-8?), "vocabulary", "tokens", "integrity" (are
+                              the tokens of an earlier run intact?) or "fingerprint"
+                bytes_read, bytes
+    start     before the first step, also after a resume
+                parameters, train_tokens, val_tokens, vocab_size, max_steps, isa, threads, out
+                earlier       the path that an earlier run in out was moved to, or None
+                resumed       whether the run continues one
+                memory_needed, memory_free    bytes; free is None where it is unknown
+                peak_flops    measured, or None
+                config        the TrainConfig as a dict
+    warning   after start
+                text          a sentence, for example about a difference that force accepted
+    step      after each step
+                loss          the mean over the step's batches, in nats
+                learning_rate
+                grad_norm     before clipping
+                tokens_per_second
+                peak_share    the share of peak_flops, or None
+                seconds_left
+    eval      after each validation: val_loss (nats), is_best
+    save      after each checkpoint: path
+    sample    at sample_interval and at the end: prompt, text (its continuation)
+    finished  in place of all before it, when the run to resume has no step left: out
+    end       after all
+                val_loss      None unless the last step was validated
+                best_val_loss, interrupted (bool), seconds, out
+"""
+
+
+class Events:
+    """Calls the callbacks of a run with each record.
+
+    Attributes:
+        callbacks: functions of one record; one that returns True asks the run to end.
+        end_requested: whether one did.
+    """
+
+    def __init__(self, callbacks):
+        self.callbacks, self.end_requested = list(callbacks), False
+
+    def tell(self, event, step, **fields):
+        for callback in self.callbacks:
+            if callback({"event": event, "step": step, **fields}) is True:
+                self.end_requested = True
