@@ -8,6 +8,7 @@ import math
 import operator
 import os
 import reprlib
+import struct
 from dataclasses import dataclass, field, fields, replace
 from typing import get_args
 
@@ -70,6 +71,19 @@ def check_settings(config):
         if not _is_within(number, f.metadata["within"]):
             must_be = describe_range(f.metadata["within"]) if number != math.inf else "finite"
             raise ConfigError(f"{f.name}={reprlib.repr(value)} must be {must_be}")
+        if kind is float:
+            _check_single_precision(f, number)
+
+
+def _check_single_precision(field, number):
+    """Refuse a number that is out of its range, or 0, as the kernels will take it."""
+    try:
+        rounded = struct.unpack("=f", struct.pack("=f", number))[0]
+    except OverflowError:
+        rounded = math.inf
+    if not _is_within(rounded, field.metadata["within"]) or number and not rounded:
+        raise ConfigError(f"{field.name}={number!r} becomes {rounded:g} in single precision, in "
+                          "which the kernels compute")
 
 
 def is_whole_number(value):

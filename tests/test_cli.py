@@ -309,7 +309,7 @@ def test_without_a_command_the_commands_are_listed(words, commands):
     ("train --n-layer 0", "--n-layer 0"),
     ("train --batch-size -3", "--batch-size -3"),
     ("train --max-steps 0", "--max-steps 0"),
-    ("train --n-positions x", "--n-positions: invalid int value: 'x'"),
+    ("train --n-positions x", "--n-positions: 'x' is not a whole number"),
     ("train --dropout 1", "--dropout 1"),
     ("train --learning-rate nan", "--learning-rate nan"),
     ("train --learning-rate 0.1 --min-learning-rate 0.2", "--min-learning-rate 0.2"),

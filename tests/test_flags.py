@@ -278,3 +278,26 @@ def test_help_imports_nothing_that_takes_time():
         assert ours == {"pygpt.config", "pygpt.cli", *(f"pygpt.cli.{name}" for name in (
             "main flags messages streams train sample export bench plot tokenizer info").split())}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}
+
+
+@pytest.mark.parametrize("words, message", [
+    ("train --beta2 0.99999999", "--beta2 0.99999999 becomes 1 in single precision"),
+    ("train --learning-rate 1e-50", "--learning-rate 1e-50 becomes 0 in single precision"),
+    ("train --weight-decay 1e39", "--weight-decay 1e+39 becomes inf in single precision"),
+    ("train --dropout 0.99999999", "--dropout 0.99999999 becomes 1 in single precision"),
+    ("train --grad-clip 1e-60", "--grad-clip 1e-60 becomes 0 in single precision"),
+    ("train --n-embd abc", "argument --n-embd: 'abc' is not a whole number"),
+    ("train --dropout x", "argument --dropout: 'x' is not a number"),
+    ("bench --seconds x", "argument --seconds: 'x' is not a number"),
+])
+def test_numbers_that_do_not_fit_are_told_by_flag(words, message, capsys):
+    assert main.main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_directory_without_a_run_is_named(tmp_path, capsys):
+    for out, told in ((tmp_path, "holds no run to resume"),
+                      (tmp_path / "no", "there is no such directory")):
+        assert main.main(["train", "--resume", "--out", str(out)]) == 1
+        assert capsys.readouterr().err == f"pygpt: error: {out}: {told}\n"

@@ -2,6 +2,7 @@
 
 import math
 
+from pygpt.cli.flags import real_number, whole_number
 from pygpt.config import PRESETS, ConfigError
 
 
@@ -13,9 +14,9 @@ def add_command(add):
     command.add_argument("--growth", action="store_true",
                          help="measure instead how a step's cost grows with length, width and "
                          "threads, and what awkward sizes cost")
-    command.add_argument("--seconds", type=float, metavar="X",
+    command.add_argument("--seconds", type=real_number, metavar="X",
                          help="measure for about this many seconds (default 20; with --growth 60)")
-    command.add_argument("--threads", type=int, default=0, metavar="N",
+    command.add_argument("--threads", type=whole_number, default=0, metavar="N",
                          help="threads to compute with; 0: one for each physical core (default 0)")
     command.add_argument("--json", action="store_true", help="print one JSON object instead")
 

@@ -110,6 +110,23 @@ def nearest(word, names):
     return found and by_name[found]
 
 
+def whole_number(word):
+    """The type of a flag that takes an integer."""
+    return _number(int, word, "a whole number")
+
+
+def real_number(word):
+    """The type of a flag that takes a number."""
+    return _number(float, word, "a number")
+
+
+def _number(kind, word, told):
+    try:
+        return kind(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not {told}") from None
+
+
 def text(value):
     """The type of a flag that takes text: refuses bytes that are not UTF-8."""
     try:
@@ -168,6 +185,10 @@ def add_settings(parser, config_class, groups=None):
         word = f.metadata["metavar"] or {int: "N", float: "X", None: "PATH"}[kind]
         if f.metadata["choices"]:
             word = "|".join(f.metadata["choices"])
+        if kind is int:
+            kind = whole_number
+        if kind is float:
+            kind = real_number
         if f.metadata["metavar"] == "TEXT":
             kind = text
         takes = {"type": kind, "metavar": word}

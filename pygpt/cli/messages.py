@@ -86,7 +86,7 @@ def _translated(message, parser, file, in_file):
 
     message = re.sub(rf"{_NOT_WITHIN}(?P<name>{names})=(?P<value>{_VALUE})", typed, message)
     message = re.sub(rf"(?<=\()(?:{names})(?=: )", bare, message)  # (force: ...)
-    message = re.sub(rf"^(?:{names})(?=: the )", bare, message)  # data: the text is too short
+    message = re.sub(rf"^(?:{names})(?=: (?:the|\d))", bare, message)  # data: the text is too short
     switches = "|".join(name for name, action in actions.items()
                         if isinstance(action, argparse.BooleanOptionalAction))
     if switches:

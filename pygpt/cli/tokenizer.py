@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from pygpt.cli.flags import commands_of, text
+from pygpt.cli.flags import commands_of, text, whole_number
 from pygpt.config import ConfigError
 
 BLOCK = 1 << 16
@@ -24,7 +24,7 @@ def add_command(add):
                          "standard input (unset: Python's own reference)")
     command.add_argument("--out", metavar="DIR", required=True,
                          help="directory for tokenizer.json, vocab.json and merges.txt")
-    command.add_argument("--vocab-size", metavar="N", type=int, default=4096,
+    command.add_argument("--vocab-size", metavar="N", type=whole_number, default=4096,
                          help="tokens, the special ones included (at least 257; default 4096)")
     command.add_argument("--special-token", metavar="TEXT", type=text, action="append",
                          dest="special_tokens", help="a string that becomes one token; may be "

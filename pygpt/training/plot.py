@@ -127,7 +127,7 @@ def chart(index, title, event, field, unit, runs):
                   for title, kind, points in kinds if points]
     steps = [step for *_, points, _ in lines for step, _ in points]
     values = [value for *_, points, _ in lines for _, value in points]
-    x_axis = Axis(0, max(steps, default=1), LEFT, WIDTH - RIGHT, 6)
+    x_axis = Axis(0, max([1, *steps]), LEFT, WIDTH - RIGHT, 6)
     low, high = span(values, from_zero=field in ("tokens_per_second", "learning_rate"))
     y_axis = Axis(low, high, HEIGHT - BOTTOM, TOP, 5, round_out=True)
     parts = []

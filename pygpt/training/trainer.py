@@ -97,7 +97,11 @@ def last_settings(out):
     Raises:
         OSError, CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    return trainer_state.load(trainer_state.find_last(out)).config
+    last = trainer_state.find_last(out)
+    if not os.path.isdir(last):
+        what = "holds no run to resume" if os.path.isdir(out) else "there is no such directory"
+        raise FileNotFoundError(errno.ENOENT, what, os.fspath(out))
+    return trainer_state.load(last).config
 
 
 def evaluate(model, batches, is_stopped=lambda: False):
