@@ -15,7 +15,7 @@ train: build  ## train on the Python language reference, then write some text
 	@$(PY) -m pygpt train
 
 test: build $(VENV)/.installed-test  ## run every test
-	@$(PY) -m pytest
+	@$(PY) tests/halves.py
 
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install with pip: minutes
 	@$(PY) -m pytest tests/install

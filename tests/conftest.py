@@ -72,7 +72,7 @@ from pygpt.backend import kernels as library  # noqa: E402
 from pygpt.config import TrainConfig  # noqa: E402
 
 hypothesis.settings.register_profile(
-    "pygpt", derandomize=True, database=None, deadline=None, max_examples=35,
+    "pygpt", derandomize=True, database=None, deadline=None, max_examples=25,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("pygpt")
 

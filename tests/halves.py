@@ -1,0 +1,33 @@
+"""Runs the tests in two processes, one for each half of them, for two cores: `make test`.
+
+The first half are the tests of numbers (kernels, ops, tape, tokenizers), the second those of runs,
+files and the command line. Arguments go to both. The second half's output is shown as it comes, the
+first's after it. `python -m pytest` runs all tests in one process.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "tape", "edits", "model", "bpe",
+           "tokenizer", "tokenizer_files", "added_tokens", "generate", "nn", "optim", "recompute",
+           "program", "tensor", "convert", "ladder", "layers", "docs")
+
+
+def main():
+    """Run both halves; the status is the first that is not 0."""
+    tests = pathlib.Path(__file__).parent
+    first = [str(tests / f"test_{name}.py") for name in NUMBERS]
+    second = sorted({str(path) for path in tests.glob("test_*.py")} - set(first))
+    command = [sys.executable, "-m", "pytest", *sys.argv[1:]]
+    with subprocess.Popen([*command, *first], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as numbers:
+        status = subprocess.run([*command, *second]).returncode
+        output, _ = numbers.communicate()
+    sys.stdout.buffer.write(output)
+    sys.stdout.flush()
+    return status or numbers.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
