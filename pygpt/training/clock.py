@@ -1,17 +1,14 @@
-"""How fast a run is, and how long it still takes.
-
-Standard library only; used by train.
-"""
+"""Measures the speed of a run, and estimates the time that it still takes."""
 
 import time
 
 
 class Clock:
-    """Tokens per second, and the time a run has left."""
+    """Measures tokens per second, and estimates the time that a run has left."""
 
     def __init__(self, config, first_step=0, seconds_before=0.0):
-        """Start, for a run that has taken first_step steps in seconds_before already."""
-        self._first_step, self._before = first_step, seconds_before
+        """Starts, for a run that has already taken first_step steps in seconds_before seconds."""
+        self._first_step, self._seconds_before = first_step, seconds_before
         self._max_steps = config.max_steps
         self._tokens = config.batch_size * config.n_positions * config.grad_accumulation_steps
         self._start = self._last = time.perf_counter()
@@ -19,22 +16,24 @@ class Clock:
         self.tokens_per_second = 0.0
 
     def step_taken(self):
+        """Counts the time since the last step or pause as one step."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._steps += 1
-        # a moving average; the first step, in which all memory is new, is forgotten at the second
-        share = 1.0 if self._steps <= 2 else 0.1
-        self._step_seconds += share * (seconds - self._step_seconds)
+        # This is a moving average. The second step replaces the first, in which all memory is new.
+        weight = 1.0 if self._steps <= 2 else 0.1
+        self._step_seconds += weight * (seconds - self._step_seconds)
         self.tokens_per_second = self._tokens / self._step_seconds
 
     def pause(self):
-        """What took time until now was not part of a step."""
+        """Leaves the time since the last step out of the next one."""
         self._last = time.perf_counter()
 
     def seconds(self):
-        return self._before + time.perf_counter() - self._start
+        """Returns the seconds of the run so far, with those of its earlier parts."""
+        return self._seconds_before + time.perf_counter() - self._start
 
     def seconds_left(self, step):
-        """From the whole time so far, validations and samples included."""
-        here = time.perf_counter() - self._start
-        return here / (step - self._first_step) * (self._max_steps - step)
+        """Estimates the seconds left from all the time so far, with validations and samples."""
+        elapsed = time.perf_counter() - self._start
+        return elapsed / (step - self._first_step) * (self._max_steps - step)

@@ -1,4 +1,4 @@
-"""Predicts what a training run asks of this machine: memory, and operations a second."""
+"""Predicts a run's memory, counts its operations, and measures the speed of this machine."""
 
 import time
 
@@ -11,21 +11,21 @@ from pygpt.autograd.recorded_step import Key, TrainingStep
 from pygpt.autograd.tape import no_grad
 from pygpt.optim import AdamW
 
-MOST_LAYERS = 10_000      # deeper models are estimated, for recording a step of them takes long
+MOST_LAYERS = 10_000      # deeper models are estimated, because recording them takes long
 PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a batch
 
 # ---------------------------------------------------------------------------------------- speed
 
 
 def peak_flops(seconds=0.05):
-    """Measures the floating-point operations a second of all threads in use.
+    """Measures the floating-point operations per second of all threads in use.
 
     A multiply-add counts as two.
 
     Args:
-        seconds: how long to measure, about.
+        seconds: the approximate time of the measurement.
     Returns:
-        A float; None with the reference backend, which is not measured.
+        A float, or None with the reference backend, which is not measured.
     """
     if ffi is None:
         return None
@@ -46,7 +46,7 @@ def flops_per_token(config, T):
 
     Each weight of a matrix takes one multiply-add forward and two backward: 6 operations. A
     position attends to T/2 positions on average, and each of them takes 2 multiply-adds forward and
-    4 backward for each channel: 6 * T * C operations a layer.
+    4 backward for each channel: 6 * T * C operations per layer.
 
     Args:
         config: a GPTConfig.
@@ -69,11 +69,11 @@ class _NoMemory:
 
 
 def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
-    """Predicts the bytes that training takes: exact for the model and its steps, an allowance for
-    the process.
+    """Predicts the bytes that training takes.
 
-    A step is recorded, forward and backward, on memory that is only counted. Beyond MOST_LAYERS the
-    largest parts are estimated.
+    The prediction is exact for the model and its steps, and adds an allowance for the process. A
+    step is recorded, forward and backward, with memory that is counted but not allocated. With more
+    than MOST_LAYERS layers, the largest parts are estimated.
 
     Args:
         config: a GPTConfig.
@@ -92,7 +92,7 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
     model = GPT.__new__(GPT)
     model._build(config)
     model.recompute = recompute
-    no_memory, model.gradients = _NoMemory(), lambda: None  # the gradients get no buffer either
+    no_memory, model.gradients = _NoMemory(), lambda: None  # no buffer for the gradients
     for _, parameter in model.named_parameters():
         parameter.place(no_memory)
         parameter.leaf.memory = no_memory
@@ -118,12 +118,13 @@ def check_memory(config, model_config, optimizer, has_fixed_width):
     """Checks that a run fits into this machine.
 
     Args:
-        config: its TrainConfig.
+        config: the TrainConfig of the run.
         model_config: the GPTConfig of its model.
         optimizer: the class of its optimizer.
-        has_fixed_width: whether the model's width is that of existing weights.
+        has_fixed_width: whether existing weights determine the model's width.
     Returns:
-        (bytes needed, bytes free or None, None or why they don't fit, None or how to need less).
+        (bytes needed, bytes free or None, problem, remedy). The problem and the remedy are texts,
+        or None if the run fits.
     """
     def predicted(recompute):
         return memory_needed(model_config, config.batch_size, config.n_positions, recompute,

@@ -1,4 +1,4 @@
-"""The events of a run, which callbacks and OUT/log.jsonl receive, each as a dict called a record.
+"""Sends the events of a run to the callbacks and OUT/log.jsonl, each as a dict called a record.
 
 Every record has "event" and "step", the number of steps taken so far. The other fields:
 
@@ -25,8 +25,8 @@ Every record has "event" and "step", the number of steps taken so far. The other
     eval      after each validation: val_loss (nats), is_best
     save      after each checkpoint: path
     sample    at sample_interval and at the end: prompt, text (its continuation)
-    finished  in place of all before it, when the run to resume has no step left: out
-    end       after all
+    finished  instead of all events above, when the run to resume has no step left: out
+    end       as the last event
                 val_loss      None unless the last step was validated
                 best_val_loss, interrupted (bool), seconds, out
 """
@@ -36,14 +36,15 @@ class Events:
     """Calls the callbacks of a run with each record.
 
     Attributes:
-        callbacks: functions of one record; one that returns True asks the run to end.
-        end_requested: whether one did.
+        callbacks: functions that take a record. A callback that returns True asks the run to end.
+        end_requested: whether a callback has returned True.
     """
 
     def __init__(self, callbacks):
         self.callbacks, self.end_requested = list(callbacks), False
 
     def tell(self, event, step, **fields):
+        """Calls each callback with a new record of an event."""
         for callback in self.callbacks:
             if callback({"event": event, "step": step, **fields}) is True:
                 self.end_requested = True

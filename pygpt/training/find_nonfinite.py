@@ -1,10 +1,9 @@
-"""Finds where a number first stopped being finite, by running a step again and watching it.
+"""Finds the first number of a training step that is not finite, by running the step again.
 
-    every kernel call -> were its float arguments finite before and are they still?
+    each kernel call -> check: are all numbers in its arguments' memory still finite?
 
-The first call after which a block of memory holds a NaN or an infinity is the culprit; the module
-that made the call, the argument's name and the place in it go into the sentence. Nothing of this
-costs a normal run anything. Uses kernels, running, tensor, nn; used by train.
+The first call that leaves a NaN or an infinity in a block of memory is the cause. The message names
+the module that made the call, the argument, and the index in it. A normal run is not slowed down.
 """
 
 import contextlib
@@ -19,85 +18,86 @@ from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import entering_nodes, next_serial
 
 
-class Found(Exception):
-    """Ends the watch: args[0] is the sentence."""
+class NonFiniteFound(Exception):
+    """Ends the search; args[0] is the message."""
 
 
 def is_finite(memory, n, offset=0):
     """Whether the n floats at an offset (bytes) of memory hold no NaN and no infinity."""
-    return _first_bad(memory, n, offset) is None
+    return _first_nonfinite(memory, n, offset) is None
 
 
-def _first_bad(memory, n, offset=0):
+def _first_nonfinite(memory, n, offset=0):
     total = Memory(8)
     check(lib.sum_squares(total.pointer("d"), memory.pointer("f", offset), n))
-    if math.isfinite(total.view.cast("d")[0]):  # of finite floats it is, in double precision
+    if math.isfinite(total.view.cast("d")[0]):  # a double holds the sum for any finite floats
         return None
     values = memory.view[offset : offset + 4 * n].cast("f")
     return next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
 
 
 def locate(model, batches, scale):
-    """Run a step's batches forward and backward, watching every kernel call.
+    """Runs a step's batches forward and backward, and checks memory after every kernel call.
 
     Args:
-        model: a GPT, with the weights and the random state from before the step. It is left
-            without gradients.
-        batches: sequence of (ids, targets).
-        scale: of the loss, as the step had it.
+        model: a GPT, with the weights and the random state from before the step. Its gradients are
+            marked as invalid.
+        batches: a sequence of (ids, targets).
+        scale: the factor of the loss, the same as in the step.
     Returns:
         A sentence without a full stop that names the first number that is not finite.
     """
     for name, parameter, offset in model.layout().entries:
-        place = _first_bad(model.values(), parameter.size, offset)
+        place = _first_nonfinite(model.values(), parameter.size, offset)
         if place is not None:
             return (f"{name} is not finite at index {place} from the beginning: the update before "
                     "was too large")
     watch = _Watch(model)
-    _forget_gradients(model)
+    _invalidate_gradients(model)
     try:
         with _named_calls(model, watch), calling(watch.call, watch.block):
             for watch.batch, (ids, targets) in enumerate(batches, 1):
                 model.loss_and_grad(ids, targets, scale=scale)
-    except Found as found:
+    except NonFiniteFound as found:
         return str(found) + (f", batch {watch.batch} of {len(batches)}" if len(batches) > 1 else "")
     finally:
-        _forget_gradients(model)
+        _invalidate_gradients(model)
     return "all numbers are finite, so look for a fault of the machine"
 
 
-def _forget_gradients(model):
+def _invalidate_gradients(model):
     for _, parameter in model.named_parameters():
         parameter.leaf.valid = False
 
 
 class _Watch:
-    """Looks at what each kernel call leaves in memory."""
+    """Checks the memory of each kernel call's arguments after the call."""
 
     def __init__(self, model):
-        # address -> (a weak reference to memory, offset, floats, name of a parameter's gradient)
+        # address -> (weak reference to the memory, offset, number of floats, name or None)
         self._blocks = {}
         self.scope, self.phase, self.batch = "", "forward", 0
         model.gradients()
         for name, parameter in model.named_parameters():
             gradient = parameter.leaf.gradient()
-            self._note(gradient.memory, gradient.offset, gradient.size, f"the gradient of {name}")
+            self._register(gradient.memory, gradient.offset, gradient.size,
+                           f"the gradient of {name}")
 
     def block(self, nbytes):
-        """New memory for the step, of zeros."""
+        """Allocates memory for the step, and fills it with zeros."""
         memory = Memory(nbytes)
         memory.view[:] = bytes(nbytes)
         if nbytes:
-            self._note(memory, 0, nbytes // 4, None)
+            self._register(memory, 0, nbytes // 4, None)
         return memory
 
-    def _note(self, memory, offset, n, name):
+    def _register(self, memory, offset, n, name):
         start = address(memory.pointer("f", offset))
-        gone = weakref.ref(memory, lambda _: self._blocks.pop(start, None))
-        self._blocks[start] = gone, offset, n, name
+        weak_memory = weakref.ref(memory, lambda _: self._blocks.pop(start, None))
+        self._blocks[start] = weak_memory, offset, n, name
 
     def _block_at(self, place):
-        """The block that an address lies in, or None."""
+        """Returns the block that contains an address, or None."""
         starts = [start for start in self._blocks if place is not None and start <= place]
         if not starts:
             return None
@@ -105,46 +105,48 @@ class _Watch:
         return self._blocks[start] if place < start + 4 * self._blocks[start][2] else None
 
     def call(self, kernel, args):
+        """Calls a kernel, and raises NonFiniteFound if it left a number that is not finite."""
         check(kernel(*args))
         for place, argument in enumerate(args):
-            known = self._block_at(address(argument))
-            if known is None:
+            block = self._block_at(address(argument))
+            if block is None:
                 continue
-            memory, offset, n, name = known[0](), *known[1:]
-            index = _first_bad(memory, n, offset)
+            memory, offset, n, name = block[0](), *block[1:]
+            index = _first_nonfinite(memory, n, offset)
             if index is not None:
                 value = memory.view[offset : offset + 4 * n].cast("f")[index]
-                raise Found(f"the first number that is not finite is {value} at index {index} of "
-                            f"{name or _argument(kernel, place)}, from {kernel.__name__} in the "
-                            f"{self.phase} pass of {self.scope or 'the loss'}")
+                raise NonFiniteFound(
+                    f"the first number that is not finite is {value} at index {index} of "
+                    f"{name or _argument_name(kernel, place)}, from {kernel.__name__} in the "
+                    f"{self.phase} pass of {self.scope or 'the loss'}")
 
 
-def _argument(kernel, place):
-    """The name of a kernel's argument, which the reference of the same name and order has."""
+def _argument_name(kernel, place):
+    """Returns the name of a kernel's argument, which is the same in the reference backend."""
     names = list(inspect.signature(getattr(reference, kernel.__name__)).parameters)
     return names[place]
 
 
 @contextlib.contextmanager
 def _named_calls(model, watch):
-    """Within the block, watch.scope is the name of the module whose kernels are being called.
+    """Keeps watch.scope, within the block, at the name of the module that calls the kernels.
 
-    In the backward pass a node's module is the innermost one whose call the node was made in.
+    In the backward pass, a node belongs to the innermost module whose call made the node.
     """
     names = {id(module): name for name, module in model.named_modules()}
-    made_in = []  # (first serial, serial behind the last, name): outer calls end later
+    calls = []  # (first serial, last serial + 1, name); inner calls come first
 
-    def entered(module, inputs):
+    def call_module(module, inputs):
         before, watch.scope = watch.scope, names.get(id(module), "")
         watch.phase, first = "forward", next_serial()
         out = module.forward(*inputs)
-        made_in.append((first, next_serial(), watch.scope))
+        calls.append((first, next_serial(), watch.scope))
         watch.scope = before
         return out
 
-    def entering(node):
+    def enter_node(node):
         watch.phase = "backward"
-        watch.scope = next((name for first, end, name in made_in if first <= node.serial < end), "")
+        watch.scope = next((name for first, end, name in calls if first <= node.serial < end), "")
 
-    with watching(entered), entering_nodes(entering):
+    with watching(call_module), entering_nodes(enter_node):
         yield

@@ -1,42 +1,43 @@
-"""Signals that end a run in good order: the first is noted, a second does what it always did.
+"""Lets a signal end a run in good order.
 
-Standard library only; used by train.
+The first signal is only noted, so that the run can save a checkpoint. A second one has its usual
+effect.
 """
 
 import signal
 import threading
 from contextlib import contextmanager
 
-# Ctrl-C, what `kill` and a machine that shuts down send, and a terminal that is closed.
+# Ctrl-C sends SIGINT, `kill` and a shutdown send SIGTERM, and a closed terminal sends SIGHUP.
 ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
           if hasattr(signal, name)]
 
 
 @contextmanager
 def first_signal_is_noted():
-    """Yield a list that the first of the ENDING signals is put into.
+    """Yields a list to which the first of the ENDING signals is appended, as its number.
 
-    From then on each does again what it did before, so a second one leaves at once. A signal that
-    the process ignores (nohup) stays ignored. In other threads than the main one nothing is noted,
-    for signals reach only that.
+    After that the former handlers are restored, so a second signal ends the process at once. A
+    signal that the process ignores (nohup) stays ignored. Outside the main thread nothing is noted,
+    because signals reach only the main thread.
     """
     noted = []
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    before = {number: signal.getsignal(number) for number in ENDING}
-    before = {number: handler for number, handler in before.items()
-              if handler not in (signal.SIG_IGN, None)}
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    handlers = {number: handler for number, handler in handlers.items()
+                if handler not in (signal.SIG_IGN, None)}
 
     def restore():
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
     def note(number, frame):
         noted.append(number)
         restore()
 
-    for number in before:
+    for number in handlers:
         signal.signal(number, note)
     try:
         yield noted

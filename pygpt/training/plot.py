@@ -1,10 +1,10 @@
-"""Curves of one or more runs as one HTML page that needs nothing else: `python -m pygpt plot OUT`.
+"""Draws the curves of one or more runs on one HTML page: `python -m pygpt plot OUT`.
 
-    log.jsonl -> series of (step, value) -> at most POINTS of them -> SVG drawn here, in Python
+    log.jsonl -> series of (step, value) -> at most POINTS of them -> SVG
 
-The page has a chart each for the loss (training thin, validation thick with dots), the learning
-rate, the gradient's norm and the throughput. The script in it only shows the values under the
-pointer. Uses files, log, plot_page; used by the command line.
+The page needs no other file. It has four charts: the loss (training is a thin line, validation a
+thick line with dots), the learning rate, the gradient's norm and the throughput. The page's script
+only shows the values under the pointer.
 """
 
 import html
@@ -16,12 +16,12 @@ from pygpt.files import replacing
 from pygpt.training.run_log import read_log
 from pygpt.training.plot_page import PAGE
 
-POINTS = 500                             # of a curve; more steps than that are averaged
-WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's own units
-LEFT, RIGHT, TOP, BOTTOM = 66, 26, 10, 40  # its margins
-LARGEST = 1e30                           # a value that is drawn; none that a run measures is larger
-FINEST = 1e-12                           # of a range beside its values: finer is one value
-COLORS, DASHES = 6, 5                    # that the page's style has; 30 runs look different
+POINTS = 500                             # of a curve; longer curves are averaged
+WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's units
+LEFT, RIGHT, TOP, BOTTOM = 66, 26, 10, 40  # the margins of a chart
+LARGEST = 1e30                           # value that is drawn; a run measures no larger ones
+FINEST = 1e-12                           # range that is drawn, relative to its values
+COLORS, DASHES = 6, 5                    # in the page's style; 30 runs look different
 
 CHARTS = [  # (title, the records' event, field, unit)
     ("Loss", "step", "loss", "nats per token"),
@@ -32,17 +32,17 @@ CHARTS = [  # (title, the records' event, field, unit)
 
 
 class PlotError(ValueError):
-    """There is nothing to draw; the message says where."""
+    """Says that a log has nothing to draw; the message names the log."""
 
 
 def plot(directories, target):
-    """Write the page.
+    """Writes the page.
 
     Args:
-        directories: of the runs, each with a log.jsonl.
-        target: path of the HTML file.
+        directories: the output directories of the runs, each with a log.jsonl.
+        target: the path of the HTML file.
     Raises:
-        OSError: a log cannot be read or the page not written.
+        OSError: a log cannot be read, or the page cannot be written.
         ValueError: a log is damaged or has no step in it.
     """
     runs = []
@@ -57,12 +57,12 @@ def plot(directories, target):
 
 
 def page(runs):
-    """The HTML text of a page.
+    """Returns the HTML text of a page.
 
     Args:
-        runs: sequence of (name, number, records).
+        runs: a sequence of (name, number, records).
     """
-    legend = "".join(f'<span><svg class="key {look(number)}">'
+    legend = "".join(f'<span><svg class="key {line_classes(number)}">'
                      '<path class="thick" d="M0 5H40"/></svg>'
                      f"<span>{html.escape(name)}"
                      f" <small>{html.escape(summary(records))}</small></span></span>"
@@ -77,13 +77,13 @@ def page(runs):
             .replace("@GEOMETRY@", geometry).replace("@VALUES@", values))
 
 
-def look(number):
-    """The classes that tell a run's lines from others: by color, and without it by dashes."""
+def line_classes(number):
+    """Returns the CSS classes of a run's lines: one sets the color, the other the dashes."""
     return f"c{number % COLORS} d{number % DASHES}"
 
 
 def summary(records):
-    """A run in a few words."""
+    """Describes a run in a few words."""
     steps = [record for record in records if record["event"] == "step"]
     losses = [loss for _, loss in series(records, "eval", "val_loss")]
     text = f"{steps[-1]['step']:,} steps"
@@ -91,19 +91,19 @@ def summary(records):
 
 
 def series(records, event, field):
-    """The (step, value) pairs of a field, those that are numbers an axis can show."""
+    """Lists the (step, value) pairs of a field whose values an axis can show."""
     return [(record["step"], float(record[field])) for record in records
             if record["event"] == event and type(record.get(field)) in (int, float)
-            and abs(record[field]) <= LARGEST]  # a NaN is not
+            and abs(record[field]) <= LARGEST]  # false for a NaN
 
 
 def group_size(points, most):
-    """How many neighbours become one of at most `most` points."""
+    """Returns how many neighbours to average so that at most `most` points are left."""
     return -(-len(points) // most)
 
 
 def thinned(points, most=POINTS):
-    """At most `most` points: each the mean of as many neighbours as it takes."""
+    """Averages neighbouring points so that at most `most` points are left."""
     size = group_size(points, most)
     if size <= 1:
         return points
@@ -113,18 +113,19 @@ def thinned(points, most=POINTS):
 
 
 def chart(index, title, event, field, unit, runs):
-    """One chart.
+    """Draws one chart.
 
     Returns:
-        (HTML text, what the page's script shows: a list of {"name", "look", "mean_of", "points"}).
+        (HTML text, data for the page's script: {"last": the last step on the axis, "lines": a list
+        of {"name", "look": CSS classes, "mean_of": values averaged in a point, "points"}}).
     """
-    lines = []  # (name, look, class, points, how many values a point is the mean of)
+    lines = []  # (name, classes, kind, points, number of values averaged in a point)
     for name, number, records in runs:
         kinds = [(name, "thin" if field == "loss" else "line", series(records, event, field))]
         if field == "loss":
             kinds.append((f"{name}, validation", "thick", series(records, "eval", "val_loss")))
-        lines += [(title, look(number), kind, thinned(points), group_size(points, POINTS))
-                  for title, kind, points in kinds if points]
+        lines += [(title, line_classes(number), kind, thinned(points),
+                   group_size(points, POINTS)) for title, kind, points in kinds if points]
     steps = [step for *_, points, _ in lines for step, _ in points]
     values = [value for *_, points, _ in lines for _, value in points]
     x_axis = Axis(0, max([1, *steps]), LEFT, WIDTH - RIGHT, 6)
@@ -158,9 +159,10 @@ def chart(index, title, event, field, unit, runs):
 
 
 def span(values, from_zero):
-    """The lowest and the highest value that an axis is to show.
+    """Returns the lowest and the highest value that an axis shows.
 
-    A few values far above the rest (a gradient's spikes) are cut off: they would flatten the curve.
+    A few values far above the rest (a gradient's spikes) are cut off, for they would flatten the
+    curve.
     """
     ordered = sorted(values) or [0.0]
     low, high = ordered[0], ordered[-1]
@@ -181,9 +183,9 @@ class Axis:
 
     Args:
         low, high: the values at the ends, low < high.
-        start, end: their places.
-        count: about how many ticks.
-        round_out: whether the ends move out to the next tick.
+        start, end: the places of the ends on the page.
+        count: the approximate number of ticks.
+        round_out: whether the ends are moved outward to the next tick.
     """
 
     def __init__(self, low, high, start, end, count, round_out=False):
@@ -194,12 +196,12 @@ class Axis:
         self.low, self.high, self._start, self._end = low, high, start, end
 
     def place(self, value):
-        """Where a value is."""
+        """Returns the place of a value."""
         share = (value - self.low) / (self.high - self.low)
         return self._start + share * (self._end - self._start)
 
     def ticks(self):
-        """(place, label) of each tick."""
+        """Lists (place, label) of each tick."""
         first = math.ceil(self.low / self.step - 1e-9)
         last = math.floor(self.high / self.step + 1e-9)
         return [(self.place(i * self.step), tick_label(i * self.step, self.step))
@@ -207,14 +209,14 @@ class Axis:
 
 
 def tick_step(length, count):
-    """The round number (1, 2 or 5 times a power of ten) that divides a length in about count."""
+    """Returns the round step (1, 2 or 5 times a power of 10) for about count ticks in a length."""
     rough = length / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
 
 
 def tick_label(value, step):
-    """A tick's number, with as many digits as its neighbours need: "1,500", "0.002", "1.5e-4"."""
+    """Formats a tick's value with enough digits for its step: "1,500", "0.002", "1.5e-4"."""
     if abs(value) < step / 2:
         return "0"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -1,6 +1,6 @@
-"""The page that plot.py fills: its style, light and dark, and the script that shows values.
+"""Holds the HTML page that plot.py fills: its light and dark style, and its script.
 
-@TITLE@, @LEGEND@, @CHARTS@, @GEOMETRY@ and @VALUES@ are replaced. Used by plot.
+plot.py replaces @TITLE@, @LEGEND@, @CHARTS@, @GEOMETRY@ and @VALUES@.
 """
 
 PAGE = """<!DOCTYPE html>

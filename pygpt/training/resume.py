@@ -1,10 +1,13 @@
-"""What a run that goes on may change, and what is held against it.
+"""Finds the differences between a resumed run and the run that wrote the checkpoint.
 
-Three things decide the steps still to come beside the checkpoint: the settings, the text, which
-dataset.py holds to its fingerprint, and the kernels. Each function names the differences in one of
-them; the trainer refuses them, or passes over them when it is forced to.
+Besides the checkpoint, three things determine the steps that follow:
 
-Uses checkpoint, config, model, tokenizer, trainer_state; used by train.
+    settings   changed_settings
+    kernels    changed_kernels
+    text       data/dataset.py compares its fingerprint
+
+Each function lists the differences in one of them. The trainer refuses to continue, or with force
+gives a warning for each difference.
 """
 
 import hashlib
@@ -16,46 +19,46 @@ from pygpt.model import GPT
 from pygpt.tokenizer import Tokenizer
 from pygpt.tokenizer.choice import parse
 
-# Settings that a resumed run may change and still take the very steps that the first would have.
-FREE = {"out", "threads", "recompute", "keep", "log_interval", "eval_interval", "sample_interval",
-        "sample_length", "sample_prompts"}
-# They only say where the text is; it is held to its fingerprint, wherever it lies now.
-BY_TEXT = {"data", "val_data", "errors"}
-# They made the checkpoint what it is, so that another value would be a lie about it.
-IN_CHECKPOINT = {"n_layer", "n_head", "n_embd", "tokenizer", "init"}
-WAYS_OUT = {"backend": "set PYGPT_BACKEND={}", "isa": "set PYGPT_ISA={}",
+# A resumed run may change these settings: its steps stay exactly the same.
+CHANGEABLE = {"out", "threads", "recompute", "keep", "log_interval", "eval_interval",
+              "sample_interval", "sample_length", "sample_prompts"}
+# These settings select the text. They may differ, because its fingerprint is compared instead.
+TEXT_SETTINGS = {"data", "val_data", "errors"}
+# These settings are built into the checkpoint, so another value would contradict it.
+FIXED_BY_CHECKPOINT = {"n_layer", "n_head", "n_embd", "tokenizer", "init"}
+REMEDIES = {"backend": "set PYGPT_BACKEND={}", "isa": "set PYGPT_ISA={}",
             "compiler": "build with {}"}
 
 
 def with_shape_of(config, state):
-    """A run's config whose shape, where init leaves it open, is that of the run to resume."""
+    """Returns the config with each shape setting that is None taken from the run to resume."""
     return replace(config, **{name: state.config[name] for name in SHAPE
                               if getattr(config, name) is None})
 
 
 def changed_settings(config, state, last):
-    """The settings that would let a resumed run take other steps.
+    """Lists the changed settings that would make a resumed run take different steps.
 
     Args:
-        config: the TrainConfig it is to go on with.
-        state: the TrainerState that it goes on from.
-        last: path of the checkpoint.
+        config: the TrainConfig of the resumed run.
+        state: the TrainerState that it continues from.
+        last: the path of the checkpoint.
     Returns:
         A list of sentences, "name=new (it was old)".
     Raises:
-        ConfigError: a setting contradicts the checkpoint, so that none can pass over it.
-        OSError, ValueError: a tokenizer or a model that is named now cannot be read.
+        ConfigError: a setting contradicts the checkpoint, which force cannot allow either.
+        OSError, ValueError: the tokenizer or the model named by config cannot be read.
     """
     stored = TrainConfig(**state.config)
     others = {name: f"{name}={getattr(config, name)!r} (it was {getattr(stored, name)!r})"
               for name in TrainConfig.__dataclass_fields__
               if getattr(config, name) != getattr(stored, name)
-              and name not in FREE | BY_TEXT | {"max_steps"}}
+              and name not in CHANGEABLE | TEXT_SETTINGS | {"max_steps"}}
     if "tokenizer" in others and _is_tokenizer_of(config.tokenizer, last):
         del others["tokenizer"]
     if "init" in others and stored.init and config.init and _is_init_of(config.init, state):
         del others["init"]
-    fixed = [name for name in others if name in IN_CHECKPOINT
+    fixed = [name for name in others if name in FIXED_BY_CHECKPOINT
              or name == "n_positions" and config.n_positions > stored.n_positions]
     if fixed:
         raise ConfigError(f"the run to resume was begun with other settings: "
@@ -68,7 +71,7 @@ def changed_settings(config, state, last):
 
 
 def new_schedule(config, state):
-    """A sentence about a resumed run that is to be longer or shorter; else None."""
+    """Returns a sentence when the resumed run has another max_steps, else None."""
     before = state.config["max_steps"]
     if config.max_steps == before:
         return None
@@ -77,24 +80,25 @@ def new_schedule(config, state):
 
 
 def changed_kernels(info, state):
-    """How the kernels differ from those of the run to resume, so that steps differ in their last
-    bits.
+    """Lists how the kernels differ from those of the run to resume.
+
+    Other kernels round differently, so the steps would differ in their last bits.
 
     Args:
         info: kernels.info().
-        state: the TrainerState; what it does not record is not compared.
+        state: the TrainerState. A property that it does not record is not compared.
     Returns:
         A list of sentences.
     """
-    names = [name for name in WAYS_OUT if getattr(state, name) not in ("", info[name])]
-    if "backend" in names:  # the others follow from it
+    names = [name for name in REMEDIES if getattr(state, name) not in ("", info[name])]
+    if "backend" in names:  # the other differences follow from this one
         names = ["backend"]
     return [f"{name}={info[name]!r} (it was {getattr(state, name)!r}) rounds otherwise; to take "
-            f"the very steps, {WAYS_OUT[name].format(getattr(state, name))}" for name in names]
+            f"the very steps, {REMEDIES[name].format(getattr(state, name))}" for name in names]
 
 
 def fingerprint_of_weights(model):
-    """A text that two models share when their weights are the same: 1 GB takes about a second."""
+    """Computes a hash of a model's weights, as hex digits; 1 GB takes about a second."""
     hash = hashlib.blake2b(digest_size=16)
     for name, parameter in model.named_parameters():
         hash.update(name.encode())
@@ -103,7 +107,7 @@ def fingerprint_of_weights(model):
 
 
 def _is_tokenizer_of(choice, last):
-    """Whether a choice of a tokenizer is a directory that holds the one in a checkpoint."""
+    """Whether the tokenizer setting names a directory that holds a checkpoint's tokenizer."""
     if choice is None or parse(choice)[0] != "directory":
         return False
     return (Tokenizer.from_pretrained(choice)._document()
@@ -111,5 +115,5 @@ def _is_tokenizer_of(choice, last):
 
 
 def _is_init_of(init, state):
-    """Whether a model is the one that a run began with, wherever it lies now."""
+    """Whether the model at the path init has the weights that the run started from."""
     return state.init == fingerprint_of_weights(GPT.from_pretrained(find_model(init)))

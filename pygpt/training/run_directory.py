@@ -1,19 +1,19 @@
-"""The output directory of a training run.
+"""Manages the output directory of a training run.
 
-    OUT/step-00000500/         a checkpoint: a directory that checkpoint.py describes
-    OUT/last -> step-00000500  links, so that each names a complete directory at every instant
-    OUT/best -> step-00000250  the checkpoint of lowest validation loss
+    OUT/step-00000500/         a checkpoint: a model (checkpoint/model_files.py) and the state of
+                               the run (trainer_state.py)
+    OUT/last -> step-00000500  a link to the newest checkpoint
+    OUT/best -> step-00000250  a link to the checkpoint of lowest validation loss
     OUT/train.json             the run's settings, for --config
-    OUT/log.jsonl              what happened (log.py)
-    OUT/tokens/                the text as tokens when it is long (tokens.py)
-    OUT/stdin.txt, pipe-1.txt  what standard input and pipes held (streams.py)
-    OUT/earlier-1/             what an earlier run left in OUT
+    OUT/log.jsonl              the records of the run's events (run_log.py)
+    OUT/tokens/                the text as tokens, if it is long (data/token_file.py)
+    OUT/stdin.txt, pipe-1.txt  copies of standard input and pipes (data/stream_copies.py)
+    OUT/earlier-1/             the files of an earlier run in OUT
 
-Where a file system has no links, `last` and `best` are small files (saved.py). A process that
-writes here holds a lock on the directory, where there are locks. Nothing is moved, replaced or
-removed but entries whose names only a run gives.
-
-Imports files, saved and stream_copies; used by train.
+Each link names a complete directory at every instant. Where a file system has no links, `last` and
+`best` are small files (checkpoint/saved.py). A process that writes here holds a lock on the
+directory, if the file system has locks. A run moves, replaces and removes only entries that have
+the names above or are its own temporary files.
 """
 
 import errno
@@ -22,7 +22,7 @@ import shutil
 
 try:
     import fcntl
-except ImportError:  # where there is none, nothing keeps two runs apart
+except ImportError:  # on such a system nothing prevents two runs at once
     fcntl = None
 
 from pygpt.checkpoint import saved
@@ -31,61 +31,62 @@ from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
 
 SETTINGS_FILE, LOG_FILE = "train.json", "log.jsonl"
-OF_A_RUN = SETTINGS_FILE, LOG_FILE  # beside the checkpoints, and the copies of streams (COPY)
-# The final names of temporary files, for files.is_temporary_name: what a process that
-# was killed may have left of them.
-WRITTEN = rf"\.writable|train\.json|log\.jsonl|{COPY.pattern}|last|best"
-TOKENS = r"tokens-new\.bin"  # the same of OUT/tokens
+RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
+# Files whose temporary versions a killed process may have left in OUT, as files.is_temporary_name
+# takes them.
+TEMPORARY = rf"\.writable|train\.json|log\.jsonl|{COPY.pattern}|last|best"
+TEMPORARY_TOKENS = r"tokens-new\.bin"  # the same for OUT/tokens
 
 
 class RunDirectory:
     """Saves checkpoints so that `last` and `best` are complete at every instant.
 
     Attributes:
-        path: of the directory.
-        warnings: sentences about what the file system lacks.
+        path: the path of the directory.
+        warnings: sentences about missing features of the file system.
     """
 
     def __init__(self, path, keep=0):
-        """Make the directory, or prove that one that exists can be written; clear out what a
-        process that was killed left half written.
+        """Makes the directory, or checks that an existing one can be written.
+
+        It also removes the unfinished files that a killed process left.
 
         Args:
-            path: of the directory.
-            keep: how many older checkpoints stay besides those that `last` and `best` name.
+            path: the path of the directory.
+            keep: the number of older checkpoints to keep besides `last` and `best`.
         Raises:
-            OSError: it cannot be made or written, another process is writing to it, or something
-                in it that is no run's has the name of a run's.
+            OSError: the directory cannot be made or written, another process is writing to it, or
+                it holds an entry that no run made under a name that a run uses.
         """
         self.path, self.keep, self.warnings = os.fspath(path), keep, []
         self._lock, self._is_locked, self._has_links = None, False, True
-        self._made = _missing(self.path)
+        self._made_directories = _missing_directories(self.path)
         self._make()
         try:
             self._take_lock()
-            self._refuse_others()
-            if self._is_locked:  # else it might be another process's that is still writing
+            self._refuse_foreign_entries()
+            if self._is_locked:  # without a lock, another process may still be writing them
                 self._clear_unfinished()
-            self._prove_writable()
-            self._prove_links()
+            self._check_writable()
+            self._check_links()
         except BaseException:
             self.close()
             raise
 
     def file(self, name):
-        """The path of a file in the directory."""
+        """Returns the path of a file in the directory."""
         return os.path.join(self.path, name)
 
     def close(self):
-        """Let other processes write here; a directory that was made for nothing goes."""
+        """Releases the lock, and removes the directories that were made if they are still empty."""
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
-        made, self._made = self._made, []
+        made, self._made_directories = self._made_directories, []
         try:
             for path in made:
                 os.rmdir(path)
-        except OSError:  # something is in it
+        except OSError:  # it is not empty
             pass
 
     __del__ = close
@@ -94,9 +95,9 @@ class RunDirectory:
         try:
             os.makedirs(self.path, exist_ok=True)
         except FileExistsError:
-            what = ("is a link that leads nowhere" if os.path.islink(self.path)
-                    else "is a file, not a directory")
-            raise FileExistsError(errno.EEXIST, what, self.path) from None
+            problem = ("is a link that leads nowhere" if os.path.islink(self.path)
+                       else "is a file, not a directory")
+            raise FileExistsError(errno.EEXIST, problem, self.path) from None
 
     def _take_lock(self):
         self._lock = os.open(self.path, os.O_RDONLY)
@@ -112,11 +113,11 @@ class RunDirectory:
             self.warnings.append(f"{self.path}: the file system has no locks ({error.strerror}); "
                                  "nothing keeps a second run out of the directory")
 
-    def _refuse_others(self):
-        """Refuse entries that a run would have to replace although no run made them."""
+    def _refuse_foreign_entries(self):
+        """Refuses entries that no run made but that this run would have to replace."""
         for name in NAMES:
             saved.target(self.path, name)
-        for name in [*OF_A_RUN, *filter(COPY.fullmatch, os.listdir(self.path))]:
+        for name in [*RUN_FILES, *filter(COPY.fullmatch, os.listdir(self.path))]:
             path = self.file(name)
             if os.path.lexists(path) and not os.path.isfile(path):
                 raise FileExistsError(errno.EEXIST, "is no file, and a run would write one; move "
@@ -125,17 +126,17 @@ class RunDirectory:
     def _clear_unfinished(self):
         for name in os.listdir(self.path):
             path = self.file(name)
-            if is_temporary_name(name, WRITTEN):
+            if is_temporary_name(name, TEMPORARY):
                 _remove_file(path)
             elif (name.startswith(".") and name.endswith(".tmp") and STEP.fullmatch(name[1:-4])
                   and saved.is_directory(path)):
                 shutil.rmtree(path, ignore_errors=True)
         tokens = self.file("tokens")
         for name in os.listdir(tokens) if saved.is_directory(tokens) else ():
-            if is_temporary_name(name, TOKENS):
+            if is_temporary_name(name, TEMPORARY_TOKENS):
                 _remove_file(os.path.join(tokens, name))
 
-    def _prove_writable(self):
+    def _check_writable(self):
         probe = self.file(".writable")
         try:
             with open(temporary_path(probe), "wb") as file:
@@ -145,7 +146,7 @@ class RunDirectory:
             error.filename = self.path
             raise
 
-    def _prove_links(self):
+    def _check_links(self):
         probe = temporary_path(self.file("last"))
         _remove_file(probe)
         try:
@@ -159,28 +160,30 @@ class RunDirectory:
                 "are files that name a checkpoint")
 
     def set_aside(self):
-        """Move the checkpoints of an earlier run, its log, its settings and its copy of standard
-        input to a directory of their own, from which it can go on.
+        """Moves an earlier run to a directory of its own, from which it can be resumed.
 
-        At every instant `last` is complete, here or there, and beside it all that a resume needs:
-        the files are there before the checkpoint that `last` names is, and here until it is gone.
+        The checkpoints, the log, the settings and the copies of streams are moved.
+
+        At every instant one of the two directories has a complete `last` and all the files that a
+        resume needs: the files are put into the new directory before the checkpoint that `last`
+        names, and they are removed from the old one after it.
 
         Returns:
-            Its path, OUT/earlier-N; None when there was nothing.
+            The path of the new directory, OUT/earlier-N, or None if there was nothing to move.
         """
         copies = [name for name in NAMES if saved.is_directory(self.file(name))]
         links = {name: target for name in NAMES if (target := saved.target(self.path, name))}
         named = [links[name] for name in ("best", "last") if name in links]
         steps = saved.steps(self.path)
-        texts = [name for name in os.listdir(self.path) if COPY.fullmatch(name)]
-        files = [name for name in OF_A_RUN if os.path.lexists(self.file(name))]
+        copied_streams = [name for name in os.listdir(self.path) if COPY.fullmatch(name)]
+        files = [name for name in RUN_FILES if os.path.lexists(self.file(name))]
         if not (copies or links or steps or files):
             return None
-        earlier, files = self._new_directory(), files + texts
+        earlier, files = self._new_directory(), files + copied_streams
         for name in files:
             _link_or_copy(self.file(name), os.path.join(earlier, name))
-        for name, target in links.items():  # they lead nowhere until the checkpoints have followed
-            self._point(os.path.join(earlier, name), target)
+        for name, target in links.items():  # dangling until the checkpoints have moved
+            self._make_link(os.path.join(earlier, name), target)
         sync_directory(earlier)
         last_of_all = [*(name for name in dict.fromkeys(named) if name in steps),
                        *sorted(copies)]  # "best" before "last"
@@ -198,85 +201,86 @@ class RunDirectory:
         os.mkdir(path)
         return path
 
-    def adopt(self):
-        """Where the directory was copied with its links followed, give the checkpoints that stand
-        in their places the names of their steps, and make the links again.
+    def restore_links(self):
+        """Turns `last` and `best` back into links if they are directories.
 
-        While `last` is missing for an instant, its checkpoint is the newest.
+        They are directories after a copy that followed the links. Each is renamed to its step, and
+        a link to it is made. `last` is missing for an instant, in which its checkpoint is the
+        newest.
         """
         for link in NAMES:
             path = self.file(link)
             if saved.is_directory(path):
                 name = self._free_name(saved.step_of(path) or 0)
                 os.rename(path, self.file(name))
-                self._point(path, name)
+                self._make_link(path, name)
 
     def save(self, step, is_best, write):
-        """Save a checkpoint, which becomes `last`, then drop those that are not to be kept.
+        """Saves a checkpoint, points `last` to it, and then removes the oldest checkpoints.
 
         Args:
-            step: how many steps the run has taken.
-            is_best: whether it becomes `best` as well.
-            write: called with a directory to write the checkpoint's files into.
+            step: the number of steps that the run has taken.
+            is_best: whether `best` is to name the checkpoint as well.
+            write: a function that writes the checkpoint's files into a directory.
         Returns:
             The checkpoint's path.
         Raises:
-            OSError: it cannot be written; `last` and `best` are what they were.
+            OSError: it cannot be written. `last` and `best` are unchanged.
         """
         name = self._free_name(step)
-        target, aside = self.file(name), self.file(f".{name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
+        target, temporary = self.file(name), self.file(f".{name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            os.mkdir(aside)
-            write(aside)
-            sync_directory(aside)
-            os.rename(aside, target)
+            os.mkdir(temporary)
+            write(temporary)
+            sync_directory(temporary)
+            os.rename(temporary, target)
         except BaseException as error:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             if isinstance(error, OSError) and error.errno:
                 error.filename, error.filename2 = target, None
             raise
         sync_directory(self.path)
-        self.adopt()
+        self.restore_links()
         for link in NAMES if is_best else ("last",):
-            self._point(self.file(link), name)
-        self._drop_old()
+            self._make_link(self.file(link), name)
+        self._remove_old()
         return target
 
     def _free_name(self, step):
-        """The name of a checkpoint that is not taken."""
+        """Returns a name for a checkpoint that is not in use yet."""
         name, number = f"step-{step:08d}", 1
-        while os.path.lexists(self.file(name)):  # the same step again, after a resume
+        while os.path.lexists(self.file(name)):  # a resumed run may save the same step again
             number += 1
             name = f"step-{step:08d}-{number}"
         return name
 
-    def _point(self, path, name):
-        """Let a link, or a file where there are no links, name a checkpoint beside it."""
+    def _make_link(self, path, name):
+        """Makes a link to a checkpoint beside it, or without links a file that names it."""
         if not self._has_links:
             with replacing(path) as file:
                 file.write(name.encode() + b"\n")
             return
-        aside = temporary_path(path)
-        _remove_file(aside)
-        os.symlink(name, aside)
-        os.replace(aside, path)
+        temporary = temporary_path(path)
+        _remove_file(temporary)
+        os.symlink(name, temporary)
+        os.replace(temporary, path)
         sync_directory(os.path.dirname(path))
 
-    def _drop_old(self):
+    def _remove_old(self):
         named = {saved.target(self.path, link) for link in NAMES}
         others = [name for name in saved.steps(self.path) if name not in named]
         for name in others[: max(0, len(others) - self.keep)]:
-            doomed = self.file(f".{name}.tmp")  # half deleted it must not look like a checkpoint
+            doomed = self.file(f".{name}.tmp")  # half deleted, it must not look like a checkpoint
             try:
                 os.rename(self.file(name), doomed)
             except OSError:
-                continue  # one checkpoint too many is no reason to end a run
+                continue  # an extra checkpoint is no reason to end a run
             shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _missing(path):
-    """The directories that makedirs makes for a path, the innermost first."""
+def _missing_directories(path):
+    """Lists the directories that makedirs will make for a path, the innermost first."""
     made, path = [], os.path.abspath(path)
     while not os.path.lexists(path):
         made.append(path)
@@ -285,15 +289,15 @@ def _missing(path):
 
 
 def _remove_file(path):
-    """Remove a file or a link, if it is there; a directory stays."""
+    """Removes a file or a link, if there is one; leaves a directory in place."""
     if os.path.lexists(path) and not saved.is_directory(path):
         os.unlink(path)
 
 
 def _link_or_copy(source, target):
-    """Let a file be in a second place as well; neither is written to any more, only replaced."""
+    """Links or copies a file; both are only ever replaced, never written to again."""
     try:
         os.link(source, target)
-    except (OSError, NotImplementedError, AttributeError):  # a file system without links
+    except (OSError, NotImplementedError, AttributeError):  # the file system has no links
         with replacing(target) as copy, open(source, "rb") as file:
             shutil.copyfileobj(file, copy)

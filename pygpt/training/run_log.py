@@ -1,8 +1,9 @@
-"""OUT/log.jsonl: every record of a run, one JSON object a line, for people's own tools and `plot`.
+"""Writes and reads OUT/log.jsonl, the log of a run, for `plot` and for other tools.
 
-The records are those that trainer.py's head describes, each with the time (seconds since 1970) it
-was written. A resumed run takes out what was written after its checkpoint and goes on, so a step is
-there once. Imports files; used by train and plot.
+    {"time": 1700000000.123, "event": "step", "step": 12, "loss": 2.5, ...}
+
+Each line is a record as a JSON object: "time" (seconds since 1970) and the fields that events.py
+lists. A resumed run first removes the records after its checkpoint, so the log has each step once.
 """
 
 import json
@@ -11,26 +12,26 @@ import time
 
 from pygpt.files import open_regular, replacing
 
-MOST_STEPS = 1 << 63  # as trainer.json's
+MOST_STEPS = 1 << 63  # the same limit as in trainer.json
 
 
 class RunLog:
-    """A callback that appends the records to a file."""
+    """Appends the records of a run to a file; it is one of the run's callbacks."""
 
     def __init__(self, path, interval=1):
-        """Open the file, which is made if it is missing.
+        """Opens the file, and makes it if it is missing.
 
         Args:
-            path: of the file.
-            interval: of the records of steps, only every interval-th is written.
+            path: the path of the file.
+            interval: the log keeps only the steps that are multiples of this number.
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         self._interval, self._path = interval, path
         self._file = open(path, "a", encoding="utf-8")
 
     def __call__(self, record):
-        """Write one record."""
+        """Writes one record."""
         if record["event"] == "step" and record["step"] % self._interval:
             return
         try:
@@ -41,11 +42,11 @@ class RunLog:
             raise
 
     def sync(self):
-        """Make what was written durable."""
+        """Makes sure that the records written so far are on the disk."""
         os.fsync(self._file.fileno())
 
     def close(self):
-        """Close the file, whatever its disk says."""
+        """Closes the file and ignores errors of the disk."""
         try:
             self._file.close()
         except OSError:
@@ -53,20 +54,20 @@ class RunLog:
 
 
 def read_log(path):
-    """The records of a log; a last line that was cut off is left out.
+    """Reads the records of a log, without a last line that is incomplete.
 
     Returns:
-        A list of dicts, each with an event, which is text, and a step, an integer in [0, 2^63).
-        Nothing is known of the other fields: a person or another program may have written them.
+        A list of dicts. In each, "event" is a text and "step" an integer in [0, 2^63). The other
+        fields are not checked: a person or another program may have written them.
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no log; the message names file and line.
+        ValueError: it is not a log; the message names the file and the line.
     """
     return [record for record, _ in _lines(path)]
 
 
 def _lines(path):
-    """Yield (record, its line as bytes)."""
+    """Yields pairs of a record and its line as bytes."""
     with open_regular(path) as file:
         for number, line in enumerate(file, 1):
             try:
@@ -83,10 +84,11 @@ def _lines(path):
 
 
 def rewind(path, step):
-    """Take out of a log what happened after a step, for a run that goes on from there.
+    """Removes the records after a step from a log, for a run that continues from that step.
 
     Raises:
-        OSError, ValueError: as read_log; or the file cannot be written.
+        OSError: the file cannot be read or written.
+        ValueError: it is not a log; the message names the file and the line.
     """
     if not os.path.exists(path):
         return

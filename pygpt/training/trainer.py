@@ -1,8 +1,10 @@
-"""Trains a model: a TrainConfig in, a trained model and its checkpoints out.
+"""Trains a model.
 
-The loop prints nothing: callbacks are called with a record of each event (events.py lists them),
-and the same records are the lines of config.out/log.jsonl. A callback that returns True ends the
-run after the step, as Ctrl-C does.
+    TrainConfig -> train() -> TrainResult, and in config.out checkpoints, settings and a log
+
+The loop prints nothing. It calls the callbacks with a record of each event (events.py lists them),
+and run_log.py writes the same records as the lines of config.out/log.jsonl. A callback that returns
+True ends the run after the step, as Ctrl-C does.
 """
 
 import errno
@@ -31,15 +33,15 @@ from pygpt.training.trainer_state import TrainerState
 
 
 class TrainingError(ArithmeticError):
-    """The run cannot go on: its numbers are no longer finite."""
+    """Says that the run cannot continue because its numbers are no longer finite."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves: the model as last trained, and how well it did.
+    """Holds the result of a run: the model with its last weights, and its losses.
 
-    Losses are nats per token. val_loss is that of the last validation, None before the first.
-    signal is the number of the signal that ended the run early, or None.
+    Losses are in nats per token. val_loss is the loss of the last validation, or None before the
+    first. signal is the number of the signal that ended the run early, or None.
     """
 
     model: GPT
@@ -52,29 +54,29 @@ class TrainResult:
 
 
 def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimizer="adamw"):
-    """Train a model, saving checkpoints in config.out.
+    """Trains a model, and saves checkpoints in config.out.
 
-    The first Ctrl-C or SIGTERM (in the main thread) ends the run after the step it is in, with a
-    checkpoint but no validation, which may take minutes; a second one ends the process as it would
-    any other.
+    The first Ctrl-C or SIGTERM (in the main thread) ends the run after the current step. The run
+    then saves a checkpoint, but it does not validate, for that may take minutes. A second signal
+    ends the process at once, as it would end any other process.
 
     Args:
         config: a TrainConfig.
-        callbacks: callables, called with each record (see events.py).
-        resume: go on from config.out/last instead of beginning anew; the steps taken are the very
-            ones that the run would have taken if it had not stopped. With another max_steps the
-            learning rate follows the new schedule from there on. A run that has taken its steps
-            is left as it is.
-        force: resume although settings, text or kernels differ, train although memory does not
-            suffice; a warning tells of each difference.
-        optimizer: a name in optim.OPTIMIZERS. A resume must be given the same one.
+        callbacks: functions that are called with each record (see events.py).
+        resume: whether to continue from config.out/last instead of starting a new run. The run
+            takes exactly the steps that it would have taken if it had not stopped. If max_steps
+            has changed, the learning rate follows the new schedule from there on. A run that has
+            already taken all its steps is left unchanged.
+        force: whether to resume although settings, text or kernels differ, and to train although
+            there is too little memory. A warning names each difference.
+        optimizer: a name in optim.OPTIMIZERS. A resumed run must be given the same one.
     Returns:
         A TrainResult.
     Raises:
-        OSError: a text cannot be read, or config.out not written.
-        ValueError: a text is empty, too short or not UTF-8; the run to resume differs.
+        OSError: a text cannot be read, or config.out cannot be written.
+        ValueError: a text is empty, too short or not UTF-8, or the run to resume differs.
         MemoryError: the machine has less memory than the run needs.
-        TrainingError: a loss or a gradient is not finite; the last checkpoint stays.
+        TrainingError: a loss or a gradient is not finite. The last checkpoint is kept.
     """
     with kernels.use_threads(config.threads):
         run = _Run(config, callbacks, resume, force, optimizer)
@@ -92,7 +94,7 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimiz
 
 
 def last_settings(out):
-    """The settings of the run in an output directory, as its last checkpoint has them, a dict.
+    """Reads the settings of the run in an output directory from its last checkpoint, as a dict.
 
     Raises:
         OSError, CheckpointError: there is no such checkpoint, or it is damaged.
@@ -105,12 +107,13 @@ def last_settings(out):
 
 
 def evaluate(model, batches, is_stopped=lambda: False):
-    """The mean loss of a model over batches, in nats per token, without dropout.
+    """Computes the mean loss of a model over batches, in nats per token, without dropout.
 
     Args:
-        model: a GPT; its training flag is left as it was.
-        batches: sequence of (ids, targets), all of one shape.
-        is_stopped: called before each batch; when it says True, the result is None.
+        model: a GPT. Its training flag is restored afterwards.
+        batches: a sequence of (ids, targets), all of the same shape.
+        is_stopped: a function that is called before each batch; once it returns True, the result
+            is None.
     """
     was_training = model.training
     model.eval()
@@ -127,7 +130,7 @@ def evaluate(model, batches, is_stopped=lambda: False):
 
 
 class _Run:
-    """One run: everything it needs, made in the order in which trouble is cheapest to find."""
+    """Holds everything that one run needs; the cheapest parts to check are made first."""
 
     def __init__(self, config, callbacks, resume, force, optimizer):
         if optimizer not in OPTIMIZERS:
@@ -140,7 +143,7 @@ class _Run:
             self.last = trainer_state.find_last(config.out)
             state = trainer_state.load(self.last)
             self.step = state.step
-            config = self._hold_to(state, config)
+            config = self._check_resumed_config(state, config)
         self.config = config
         self.is_finished = state is not None and self._is_finished(state, config)
         if self.is_finished:
@@ -156,16 +159,20 @@ class _Run:
             self.close()
             raise
 
-    def _hold_to(self, state, config):
-        """The config of a run that goes on, once it is held to the state it goes on from."""
-        if config.init:  # what was fitted to its model then
+    def _check_resumed_config(self, state, config):
+        """Checks the config of a resumed run against the state that it continues from.
+
+        Returns:
+            The config, with the model's shape filled in.
+        """
+        if config.init:  # the first part of the run took these settings from its model
             config = resuming.with_shape_of(config, state)
-        self._pass_over(resuming.changed_settings(config, state, self.last), ConfigError,
-                        "the run to resume was begun with other settings: {}; it would not go on "
-                        "as it began")
-        if not self._is_finished(state, config):  # else no kernel takes a step
-            self._pass_over(resuming.changed_kernels(kernels.info(), state), ConfigError,
-                            "the run to resume was begun on other kernels: {}")
+        self._refuse_or_warn(resuming.changed_settings(config, state, self.last), ConfigError,
+                             "the run to resume was begun with other settings: {}; it would not go "
+                             "on as it began")
+        if not self._is_finished(state, config):  # a finished run calls no kernel
+            self._refuse_or_warn(resuming.changed_kernels(kernels.info(), state), ConfigError,
+                                 "the run to resume was begun on other kernels: {}")
         if new_schedule := resuming.new_schedule(config, state):
             self.warnings.append(new_schedule)
         if self.last != saved.named(config.out, "last"):
@@ -177,8 +184,8 @@ class _Run:
     def _is_finished(state, config):
         return state.val_step == state.step >= config.max_steps
 
-    def _pass_over(self, differences, kind, sentence):
-        """Refuse differences in one sentence, or warn of each when forced to go on."""
+    def _refuse_or_warn(self, differences, kind, sentence):
+        """Refuses all differences in one sentence, or with force adds a warning for each."""
         if differences and not self.force:
             raise kind(sentence.format(", ".join(differences))
                        + " (force: go on all the same)")
@@ -186,7 +193,7 @@ class _Run:
                           for difference in differences]
 
     def _open_finished(self, state):
-        """Be where a run ended, without a change to any file."""
+        """Loads the model, the tokenizer and the losses of a finished run; changes no file."""
         self.model = GPT.from_pretrained(self.last)
         self.model.recompute = self.config.recompute
         self.model.train()
@@ -194,7 +201,7 @@ class _Run:
         self._restore_losses(state)
 
     def tell_finished(self):
-        """Say that there is nothing to do."""
+        """Tells the callbacks that the run has no step left to take."""
         self.tell("finished", out=self.config.out)
         self._tell_end(self.seconds_before)
 
@@ -204,7 +211,7 @@ class _Run:
                                self._tell_reading)
         self.tokenizer = self.dataset.tokenizer
         if state:
-            self._pass_over(self.dataset.changes(state), DataError, "{}")
+            self._refuse_or_warn(self.dataset.changes(state), DataError, "{}")
         shape = config.batch_size, config.n_positions
         if base_config:
             model_config = replace(base_config, embd_pdrop=config.dropout,
@@ -222,7 +229,7 @@ class _Run:
         info, peak = kernels.info(), cost.peak_flops()
         self.clock = Clock(config, self.step, self.seconds_before)
         self.peak_tokens = peak and peak / cost.flops_per_token(model_config, config.n_positions)
-        earlier = self._take_over(is_new=state is None)
+        earlier = self._begin_writing(is_new=state is None)
         self.tell("start", parameters=self.model.num_parameters(),
                   train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
                   vocab_size=model_config.vocab_size, max_steps=config.max_steps,
@@ -233,20 +240,20 @@ class _Run:
             self.tell("warning", text=text)
         self.dataset.remove_unused()
 
-    def _take_over(self, is_new):
-        """Move an earlier run aside, or take out of the log what this one will do again.
+    def _begin_writing(self, is_new):
+        """Moves an earlier run aside, or removes the log's records that this run will repeat.
 
-        Until here nothing in the directory was changed, and all that can be refused was looked at.
+        This is the first change to the directory. Every check that can refuse the run comes before.
 
         Returns:
-            Where the earlier run is now, or None.
+            The path that the earlier run was moved to, or None.
         """
         earlier, log = None, self.directory.file(LOG_FILE)
         if is_new:
             earlier = self.directory.set_aside()
         else:
             rewind(log, self.step)
-            self.directory.adopt()
+            self.directory.restore_links()
         self.dataset.keep()
         trainer_state.write_settings(self.directory.file(SETTINGS_FILE), self.config)
         self.log = RunLog(log, self.config.log_interval)
@@ -257,16 +264,20 @@ class _Run:
         self.tell("prepare", purpose=purpose, bytes_read=bytes_read, bytes=nbytes)
 
     def _open_directory(self):
-        """Make config.out, or take it over; the first time it is needed."""
+        """Makes or opens config.out, and locks it, when it is first needed."""
         if self.directory is None:
             self.directory = RunDirectory(self.config.out, self.config.keep)
-            # until now another run may have held the directory, and gone on with what was read
+            # Before the lock was taken, another run may have continued from the same checkpoint.
             if self.last and saved.step_of(trainer_state.find_last(self.config.out)) != self.step:
                 raise BlockingIOError(errno.EWOULDBLOCK, "another run has just saved to this "
                                       "directory; resume again", self.config.out)
 
     def _check_memory(self, model_config):
-        """Refuse a run that needs too much memory; return bytes needed, and bytes free or None."""
+        """Refuses a run that needs too much memory.
+
+        Returns:
+            (bytes needed, bytes free or None).
+        """
         needed, free, problem, remedy = cost.check_memory(
             self.config, model_config, self.optimizer_class, self.last or self.config.init)
         if problem and not self.force:
@@ -291,7 +302,7 @@ class _Run:
         self.model.train()
 
     def _restore(self, state):
-        """Be where a run was between two steps; without a state, at its beginning."""
+        """Restores the state of a run between two steps, or without one sets up the first step."""
         self.saved_step = self.step
         self._restore_losses(state)
         self.init = state.init if state else ""
@@ -320,8 +331,8 @@ class _Run:
         self.events.tell(event, self.step, **fields)
 
     def train(self):
-        """Run until max_steps, a signal, or a callback that has seen enough."""
-        self.validate_and_sample()  # in case a signal cut short the validation of this step
+        """Takes steps until max_steps, until a signal, or until a callback asks the run to end."""
+        self.validate_and_sample()  # a signal may have interrupted this step's validation
         while not self.is_done() and not self.is_stopped():
             self.take_step()
             self.validate_and_sample()
@@ -341,7 +352,7 @@ class _Run:
         return self.events.end_requested or bool(self.signals)
 
     def validate_and_sample(self):
-        """Validate, save and write samples, if they are due at this step."""
+        """Validates, saves and writes samples, each if it is due at this step."""
         config, step = self.config, self.step
         if self.val_step != step and (self.is_done() or _is_multiple(step, config.eval_interval)):
             is_best = self.validate()
@@ -354,7 +365,7 @@ class _Run:
             self.sample()
 
     def take_step(self):
-        """Move the parameters against the mean gradient of the step's batches."""
+        """Updates the parameters with the mean gradient over the step's batches."""
         batches, forward_passes = self.batches_of_step(), self.model.forward_passes
         learning_rate = self.optimizer.lr = self.config.learning_rate_at(self.step)
         loss = 0.0
@@ -383,7 +394,7 @@ class _Run:
                   seconds_left=self.clock.seconds_left(self.step))
 
     def fail(self, problem):
-        """End a run whose numbers are not finite: find the first such number, and name it."""
+        """Ends the run with an error that names the first number that is not finite."""
         batches = self.batches_of_step()
         self.optimizer.zero_grad()
         where = find_nonfinite.locate(self.model, batches, 1 / len(batches))
@@ -393,7 +404,11 @@ class _Run:
             f"{self.optimizer.lr:g} may help")
 
     def validate(self):
-        """Measure the validation loss; whether it is the lowest so far, None when interrupted."""
+        """Measures the validation loss.
+
+        Returns:
+            Whether it is the lowest so far, or None when a signal or a callback interrupted it.
+        """
         val_loss = evaluate(self.model, self.val_batches, self.is_stopped)
         if val_loss is None:
             return None

@@ -22,28 +22,28 @@ from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.checkpoint.saved import STATE_FILE
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-MOST_SETTINGS_BYTES = MOST_JSON_BYTES - (1 << 12)  # trainer.json holds numbers besides them
+MOST_SETTINGS_BYTES = MOST_JSON_BYTES - (1 << 12)  # trainer.json holds numbers too
 
 
 @dataclass
 class TrainerState:
-    """The state of a run between two steps: the fields of trainer.json."""
+    """Holds the state of a run between two steps: the fields of trainer.json."""
 
-    step: int                      # steps taken
-    optimizer_steps: int           # steps of the optimizer, which counts none without gradients
-    forward_passes: int            # with dropout_seed: the state of the dropout masks
+    step: int                      # number of steps taken
+    optimizer_steps: int           # the optimizer's steps; it counts none without gradients
+    forward_passes: int            # with dropout_seed, the state of the dropout masks
     dropout_seed: int
-    val_step: int                  # the step of the last validation, 0 before the first
+    val_step: int                  # the step of the last validation; 0 before the first
     val_loss: float | None
     best_val_loss: float | None
-    seconds: float                 # trained, over all parts of the run
+    seconds: float                 # training time, over all parts of the run
     train_tokens: str              # fingerprints of the data
     val_tokens: str
     config: dict                   # the TrainConfig
-    backend: str = ""              # of the kernels that took the last steps; "": not recorded
+    backend: str = ""              # of the kernels of the last steps; "" when not recorded
     isa: str = ""
     compiler: str = ""
-    init: str = ""                 # fingerprint of the weights that init gave
+    init: str = ""                 # fingerprint of the weights loaded from init
 
 
 def save(directory, state, optimizer):
@@ -57,9 +57,9 @@ def save(directory, state, optimizer):
 
 
 def check_readable(optimizer):
-    """Checks that the file of an optimizer's state could be read again, before a run spends hours.
+    """Checks, before a run spends hours, that its optimizer's state file will be readable.
 
-    Its header is the longest of a checkpoint.
+    That file has the longest header of a checkpoint.
 
     Raises:
         ValueError: there are too many tensors.
@@ -77,7 +77,8 @@ def find_last(out):
     """Finds the checkpoint that a run in an output directory continues from.
 
     Returns:
-        The path of `last`; where that is missing, of the newest complete checkpoint, if any.
+        The path of `last`. If that is missing, the path of the newest complete checkpoint, if
+        there is one.
     """
     last = saved.named(out, "last")
     if os.path.isdir(last):
@@ -86,7 +87,7 @@ def find_last(out):
 
 
 def _is_whole(directory):
-    """Whether a run can continue from a directory: a copy that was cut off is incomplete."""
+    """Whether a run can continue from a directory; an interrupted copy is incomplete."""
     try:
         load(directory)
         safetensors.read(os.path.join(directory, OPTIMIZER_FILE))
@@ -100,7 +101,7 @@ def load_optimizer(directory, optimizer, steps):
 
     Raises:
         OSError: the file cannot be read.
-        CheckpointError: it is damaged, or of another model or optimizer.
+        CheckpointError: it is damaged, or belongs to another model or optimizer.
     """
     path = os.path.join(directory, OPTIMIZER_FILE)
     tensors, _ = safetensors.read(path)
@@ -147,13 +148,13 @@ def _check_fields(path, document):
 
 
 def _config(path, settings):
-    """The TrainConfig that trainer.json holds."""
+    """Makes and checks the TrainConfig that trainer.json holds."""
     check_names(path, settings)
     try:
         config = TrainConfig(**settings)
     except ConfigError as error:
         raise ValueError(f"{path}: config: {error}") from None
-    for name in SHAPE:  # they are known by then, also when init gave them
+    for name in SHAPE:  # a run stores them all, also when they came from init
         if getattr(config, name) is None:
             raise ValueError(f"{path}: config: {name} is missing")
     return config
@@ -164,7 +165,7 @@ _NOUNS = {int: "an integer", float: "a number", float | None: "a number or null"
 
 
 def _checked(path, field, value):
-    """Converts a value to the type of its field in trainer.json; refuses floats not finite."""
+    """Converts a value to the type of its field in trainer.json; refuses NaN and infinity."""
     kind = field.type
     is_float = kind in (float, float | None)
     if isinstance(value, bool) or not isinstance(value, kind | int if is_float else kind):
@@ -181,7 +182,7 @@ def _checked(path, field, value):
 
 
 def _check_ranges(path, state):
-    """Refuses numbers that no run can have counted; C takes two of them as uint64_t."""
+    """Refuses numbers that no run can reach; C takes two of them as uint64_t."""
     def refuse(name, must_be):
         raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
 
@@ -198,15 +199,15 @@ def _check_ranges(path, state):
 
 
 def settings_file(path):
-    """Reads a settings file, TOML or JSON: a run leaves one, and --config takes it.
+    """Reads a settings file, TOML or JSON. A run writes one, and --config reads one.
 
     Args:
-        path: its path; TOML when the name ends in .toml.
+        path: its path. The file is TOML if its name ends in .toml, else JSON.
     Returns:
         {name of a TrainConfig field: value}.
     Raises:
         OSError: it cannot be read.
-        ConfigError: it is neither TOML nor JSON, or a key in it is no setting.
+        ConfigError: it is neither TOML nor JSON, or one of its keys is not a setting.
     """
     path = os.fspath(path)
     try:
@@ -239,7 +240,7 @@ def check_names(path, settings):
     """Checks that each key of a dict names a setting.
 
     Raises:
-        ValueError: some don't; the message names them.
+        ValueError: some keys do not; the message names them.
     """
     unknown = settings.keys() - {f.name for f in fields(TrainConfig)}
     if unknown:
@@ -248,7 +249,7 @@ def check_names(path, settings):
 
 
 def check_settings_readable(config):
-    """Checks that settings_file could read a TrainConfig again, before a run begins with it.
+    """Checks, before a run begins, that settings_file will be able to read its TrainConfig.
 
     Raises:
         ConfigError: it is too long as JSON, for example because of a hundred thousand paths.
@@ -264,10 +265,10 @@ def check_settings_readable(config):
 
 
 def write_settings(path, config):
-    """Writes a TrainConfig so that settings_file reads it.
+    """Writes a TrainConfig as a file that settings_file can read.
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: the file could not be read again.
+        ValueError: the file could not be read again, for example because it is too long.
     """
     write_json_object(path, asdict(config), MOST_SETTINGS_BYTES, indent=1)
