@@ -1,18 +1,18 @@
-"""Reads a pickle of dicts, lists, texts and numbers as data: nothing in it is run or looked up.
+"""Reads a pickle of dicts, lists, texts and numbers as data: it never runs or imports anything.
 
-The opcodes are parted by pickletools, which takes no length on trust. Those that would ask for a
-class, call something or nest without end are refused. Standard library only; used by tokens.
+The standard library's pickletools splits the bytes into opcodes and checks every length. An opcode
+that would look up a class, call something or nest without end is refused.
 """
 
 import pickletools
 
 
 class PickleError(ValueError):
-    """The bytes are no such pickle."""
+    """The bytes are not a pickle of dicts, lists, texts and numbers."""
 
 
 def loads(data):
-    """The object that a pickle of any protocol describes.
+    """Return the object that a pickle of any protocol describes.
 
     Args:
         data: bytes.
@@ -20,7 +20,7 @@ def loads(data):
         A dict, list, str, int, float, bool or None; keys of dicts are str, int, float, bool or
         None.
     Raises:
-        PickleError: in a few words, whatever the bytes are.
+        PickleError: the bytes are not such a pickle; no other error is raised, whatever they are.
     """
     try:
         return _Reader().read(pickletools.genops(data))
@@ -40,7 +40,7 @@ _IGNORED = {"PROTO", "FRAME"}
 
 
 class _Reader:
-    """The stack machine of a pickle, without the instructions that do something."""
+    """A stack machine for pickles that knows only the opcodes that build plain data."""
 
     def __init__(self):
         self._stack, self._memo = [], {}
@@ -49,10 +49,10 @@ class _Reader:
         for opcode, argument, _ in operations:
             if opcode.name == "STOP":
                 return self._pop()
-            self._take(opcode.name, argument)
+            self._execute(opcode.name, argument)
         raise PickleError("it ends before its end")
 
-    def _take(self, name, argument):
+    def _execute(self, name, argument):
         stack = self._stack
         if name in _VALUES:
             stack.append(argument)
