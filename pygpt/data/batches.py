@@ -68,7 +68,7 @@ class TrainingBatches:
         self._epoch = None, None
 
     def __getitem__(self, index):
-        """Return batch number `index`, from 0: (ids, targets), int32 memoryviews of shape (B, T)."""
+        """Return batch `index`, from 0: (ids, targets), int32 memoryviews of shape (B, T)."""
         B = self._shape[0]
         first = index * B
         return _batch(self._tokens, map(self._start, range(first, first + B)), self._shape)

@@ -33,8 +33,8 @@ class Corpus:
 
         Args:
             paths: names of files and pipes; directories, which stand for every file in and below
-                them whose name does not begin with a dot; patterns with * ? [ and **; and "-", which
-                is standard input. A file that is not text is skipped when a directory or a pattern
+                them whose name does not begin with a dot; patterns with * ? [ and **; and "-" for
+                standard input. A file that is not text is skipped when a directory or a pattern
                 gave it, and refused when a path names it.
             errors: "strict" refuses bytes that are not UTF-8; "replace" reads them as U+FFFD.
             out: the directory that the run writes to; its files are never found by a directory or
