@@ -99,7 +99,7 @@ class Dataset:
         self._files.remove_unused()
 
     def close(self):
-        """Remove the files that were written since the last keep: the run did not start."""
+        """Remove the files that were written, unless keep made them part of the run."""
         self._streams.discard()
         self._files.discard()
 

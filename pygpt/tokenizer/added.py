@@ -55,7 +55,7 @@ class AddedToken(NamedTuple):
 
     index: object            # the id; formats.check_added checks it against the vocabulary
     is_special: bool | None  # None when the file does not say
-    is_normalized: bool      # whether the tokenizers library looks for it in a second pass
+    is_normalized: bool      # whether the tokenizers library matches it in its second pass
     where: str               # the file or field; error messages begin with it
 
 

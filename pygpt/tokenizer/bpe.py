@@ -38,7 +38,7 @@ def _backend():
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE over GPT-2's pieces.
+    """Byte-level BPE within the pieces into which GPT-2 cuts a text.
 
     Example: with the one merge (b"a", b"n"), "banana" is b, an, an, a.
     """
@@ -99,7 +99,7 @@ class BPETokenizer(Tokenizer):
         return other
 
     def __getstate__(self):
-        """Leave the compiled table out of a pickle or a deep copy; __setstate__ compiles it anew."""
+        """Leave the compiled table out of a pickle or deep copy; __setstate__ compiles it anew."""
         return {name: value for name, value in vars(self).items()
                 if name not in ("_tokens", "_algorithm", "_codec")}
 
@@ -113,8 +113,8 @@ class BPETokenizer(Tokenizer):
     def train(cls, source, vocab_size=4096, special_tokens=()):
         """Learn merges from a text.
 
-        The most frequent pair of neighbours becomes a token and is merged in the text; then the most
-        frequent pair of that text becomes a token, and so on. Of equally frequent pairs, the
+        The most frequent pair of neighbours becomes a token and is merged in the text; then the
+        most frequent pair of that text becomes a token, and so on. Of equally frequent pairs, the
         lexicographically greatest is taken (by left bytes, then by right bytes). The result depends
         only on the arguments.
 

@@ -313,13 +313,13 @@ def _check_post_processor(step, field="post_processor"):
 
 
 def read_document(document, roles=()):
-    """Read (vocab, merges, added tokens) from a tokenizer.json, or None if it is another kind.
+    """Read byte-level BPE from a tokenizer.json.
 
     Args:
         document: the tokenizer.json.
         roles: the contents of added tokens that are special, even if the document denies it.
     Returns:
-        The three, or None when the document is not byte-level BPE.
+        (vocab, merges, added tokens), or None when the document is not byte-level BPE.
     Raises:
         ValueError: a field is damaged, not known or not supported.
     """

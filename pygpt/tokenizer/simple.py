@@ -20,7 +20,7 @@ class CharTokenizer(Tokenizer):
         "behavior": "Isolated",
         "invert": False,
     }
-    _NO_TOKEN = "<unknown>"  # not a character, so never in the vocabulary
+    _NO_TOKEN = "<unknown>"  # it is more than one character, so it is never in the vocabulary
 
     def __init__(self, characters, unknown="error"):
         """Give the i-th character the id i.
@@ -97,7 +97,8 @@ class CharTokenizer(Tokenizer):
                          f"{self.vocab_size}")
 
     def _has_special(self, content):
-        return content in self._ids or content == self._NO_TOKEN  # it is matched as a character, or never
+        # A character of the vocabulary is matched anyway, and _NO_TOKEN never is.
+        return content in self._ids or content == self._NO_TOKEN
 
     def _document(self) -> dict:
         # The tokenizers library too raises an error when unk_token is not in vocab, and its BPE
