@@ -50,7 +50,7 @@ class _Reader:
             if opcode.name == "STOP":
                 return self._pop()
             self._execute(opcode.name, argument)
-        raise PickleError("it ends before its end")
+        raise PickleError("it ends before its STOP opcode")
 
     def _execute(self, name, argument):
         stack = self._stack
@@ -79,14 +79,14 @@ class _Reader:
             self._memo[argument] = self._top()
         elif name in _GETS:
             if argument not in self._memo:
-                raise PickleError("it refers to what it does not hold")
+                raise PickleError("it reads a memo entry that it did not store")
             stack.append(self._memo[argument])
         elif name not in _IGNORED:
             raise PickleError(f"it holds more than dicts, lists, texts and numbers: {name}")
 
     def _top(self):
         if not self._stack or self._stack[-1] is _MARK:
-            raise PickleError("it takes more than it holds")
+            raise PickleError("it pops from an empty stack")
         return self._stack[-1]
 
     def _pop(self):
@@ -99,12 +99,12 @@ class _Reader:
             if (item := self._stack.pop()) is _MARK:
                 return items[::-1]
             items.append(item)
-        raise PickleError("it takes more than it holds")
+        raise PickleError("it pops from an empty stack")
 
     def _set(self, items):
         target = self._top()
         if not isinstance(target, dict) or len(items) % 2:
-            raise PickleError("it sets items of no dict")
+            raise PickleError("it sets items of an object that is not a dict, or a lone key")
         for key, value in zip(items[::2], items[1::2]):
             if isinstance(key, (dict, list)):
                 raise PickleError("a dict or list is the key of a dict")
@@ -113,5 +113,5 @@ class _Reader:
     def _append(self, items):
         target = self._top()
         if not isinstance(target, list):
-            raise PickleError("it appends to no list")
+            raise PickleError("it appends to an object that is not a list")
         target += items
