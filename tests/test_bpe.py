@@ -404,7 +404,7 @@ def test_a_stream_takes_little_memory():
 def test_the_reference_backend_gives_the_same_ids():
     code = ("from pygpt import BPETokenizer\n"
             "t = BPETokenizer.train('the theme of these', 270, ['<s>'])\n"
-            "print(t._work.__name__, t.encode('these themes <s>', 'all'))\n")
+            "print(t._algorithm.__name__, t.encode('these themes <s>', 'all'))\n")
     outputs = {}
     for backend in ("c", "reference"):
         environment = os.environ | {"PYGPT_BACKEND": backend,

@@ -93,7 +93,7 @@ def test_a_pickle_opens_on_another_backend(backend):
     """It goes there and comes back."""
     code = ("import pickle, sys\n"
             "tokenizer, decoder = pickle.load(sys.stdin.buffer)\n"
-            "work, text = tokenizer._work.__name__, decoder.feed(0xa9)\n"
+            "work, text = tokenizer._algorithm.__name__, decoder.feed(0xa9)\n"
             f"ids = tokenizer.encode({PARTED!r}, 'all')\n"
             "pickle.dump((tokenizer, work, text, ids), sys.stdout.buffer)\n")
     decoder = StreamDecoder(ByteTokenizer())

@@ -61,7 +61,7 @@ def test_a_batch_depends_on_seed_and_index_alone():
 
 
 def test_validation_is_spread_over_the_tokens():
-    batches = validation_batches(tokens(1000), 4, 10, most=5)
+    batches = validation_batches(tokens(1000), 4, 10, max_batches=5)
     starts = [row[0] for ids, _ in batches for row in ids.tolist()]
     assert len(batches) == 5 and len(starts) == 20
     assert starts[0] == 0 and starts[-1] == 1000 - 11

@@ -327,12 +327,12 @@ def library(path):
 
 
 def test_files_of_a_directory_that_are_no_text_are_skipped_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("pygpt.data.sources.NAMES_TOLD", 99)
+    monkeypatch.setattr("pygpt.data.sources.NAMES_SHOWN", 99)
     reasons = library(tmp_path / "lib") | {"deep/up": "is a link to a directory"}
     found = Corpus([str(tmp_path / "lib")])
     assert "".join(found.joined()) == "a" * 99 + "\n" + "b" * 99
     assert {os.path.relpath(name, tmp_path / "lib") for name, *_ in found.skipped} == {*reasons}
-    sentence = found.skipping()
+    sentence = found.describe_skipped()
     assert sentence.startswith(f"{len(reasons)} files are skipped: ")
     for name, reason in reasons.items():
         assert f"{tmp_path / 'lib' / name} ({reason}" in sentence
@@ -457,7 +457,7 @@ def test_directories_and_files_that_cannot_be_read_are_skipped(tmp_path, monkeyp
         refuse(path) if str(path).endswith("c.txt") else read_text(path, *rest, **options)))
     found = Corpus([str(tmp_path)])
     assert "".join(found.joined()) == "a"
-    assert found.skipping() == (f"2 files are skipped: {tmp_path}/closed (Permission denied), "
+    assert found.describe_skipped() == (f"2 files are skipped: {tmp_path}/closed (Permission denied), "
                                 f"{tmp_path}/ok/c.txt (Permission denied)")
 
 
@@ -560,7 +560,7 @@ def test_the_offset_is_that_of_the_byte(bad, place):
         except UnicodeDecodeError as error:
             with pytest.raises(DataError, match=f"at offset {error.start} "):
                 list(decode_text(io.BytesIO(bytes(data)), "x", part_bytes=part,
-                                 is_replacing_known=True))
+                                 may_suggest_replace=True))
 
 
 # ----------------------------------------------------------------- fingerprints and files of tokens
@@ -578,7 +578,7 @@ def test_every_token_counts_in_a_fingerprint(data, n):
 
 def test_a_fingerprint_of_many_tokens_tells_how_far_it_is():
     told = []
-    size = 2 * token_file.TOLD_EVERY * token_file.PIECE + 100
+    size = 2 * token_file.REPORTED_EVERY * token_file.PIECE + 100
     token_file.fingerprint(memoryview(bytearray(size)), lambda *args: told.append(args))
     assert [purpose for purpose, *_ in told] == ["fingerprint"] * 2
     assert told[0][1] < told[1][1] <= size and told[0][2] == told[1][2] == size

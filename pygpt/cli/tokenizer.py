@@ -74,8 +74,8 @@ def _documents(paths):
                         "text")
     streams_of([corpus], "--data names")
     corpus.select()
-    if skipping := corpus.skipping():
-        print("pygpt: warning:", skipping, file=sys.stderr)
+    if skipped := corpus.describe_skipped():
+        print("pygpt: warning:", skipped, file=sys.stderr)
     return ["".join(decode_text(standard_input(), source.name)) if paths[source.place] == STDIN
             else Path(source.path or source.name) for source in corpus.sources]
 

@@ -1,15 +1,16 @@
-"""Where the text of a run comes from: files, directories, patterns, standard input and pipes.
+"""Reads the text of a run from files, directories, patterns, standard input and pipes.
 
-A corpus is a sequence of documents, one for each file, and a document a sequence of parts of about
-a megabyte, so that a text of any size passes through without being held. Uses sources and the
-tokenizers' reading of text files; used by streams, tokens, dataset and the command line.
+A corpus is a sequence of documents, one for each file. A document is a sequence of parts of about
+a megabyte, so a text of any size is read without being held in memory.
+
+    paths  ->  sources.Finder  ->  Corpus.sources  ->  Corpus.documents()  ->  parts (str)
 """
 
 import glob
 import hashlib
 import os
 
-from pygpt.data.sources import STDIN, Finder, Source, is_readable_twice, named, stdin_key
+from pygpt.data.sources import STDIN, Finder, Source, is_readable_twice, source_at, stdin_key
 from pygpt.tokenizer.reading import STDIN_NAME, DataError, read_text
 
 PART_BYTES = 1 << 20
@@ -19,38 +20,40 @@ class Corpus:
     """The text that paths stand for.
 
     Attributes:
-        sources: each Source, in order; empty: Python's own reference.
+        sources: each Source, in order. If there is none, the text is Python's own reference.
         tokens_file: the path of a .bin file of tokens instead of text, or None.
-        skipped: of each file that was found but is no text: its name, the reason, and the path
-            that it was found by.
-        skipping: a method that says so in a sentence: Finder's.
-        watch: called, as the text is read, with the bytes that this reading has taken.
+        skipped: a (name, reason, path that found it) for each file that was found but is not text.
+        describe_skipped: Finder's method, which returns a sentence about these files.
+        watch: called while the text is read, with the number of bytes read so far.
     """
 
-    def __init__(self, paths, errors="strict", out=None, first_place=0, kept=lambda place: None):
+    def __init__(self, paths, errors="strict", out=None, first_place=0,
+                 find_copy=lambda place: None):
         """Find the files.
 
         Args:
-            paths: of files, pipes, directories (every file in and below them whose name does not
-                begin with a dot) and patterns with * ? [ and **; "-" is standard input. A file
-                that a directory or a pattern gives is skipped when it is no text; one that is
-                named itself is refused.
-            errors: "strict" or "replace": what becomes of bytes that are not UTF-8.
-            out: the directory that the run writes to, which no directory or pattern gives.
-            first_place: the number of the first of the paths.
-            kept: the file that holds, from a run before, the text of the stream of a place, or
-                None.
+            paths: names of files and pipes; directories, which stand for every file in and below
+                them whose name does not begin with a dot; patterns with * ? [ and **; and "-" for
+                standard input. A file that is not text is skipped when a directory or a pattern
+                gave it, and refused when a path names it.
+            errors: "strict" refuses bytes that are not UTF-8; "replace" reads them as U+FFFD.
+            out: the directory that the run writes to; its files are never found by a directory or
+                a pattern.
+            first_place: the number of the first path; the settings of a run share one count.
+            find_copy: called with a path's number; returns the file to which an earlier run copied
+                the stream of that path, or None.
         Raises:
             OSError: there is no such file.
-            DataError: a directory or a pattern gives no file, a path is of something that has no
-                text, or tokens are mixed with text.
+            DataError: a directory or a pattern gives no file, a path leads to something that holds
+                no text, or a file of tokens is mixed with text.
         """
         self.errors, self.watch = errors, lambda taken: None
         self.sources, self._finder = [], Finder(out)
-        self.skipped, self.skipping = self._finder.skipped, self._finder.skipping
+        self.skipped = self._finder.skipped
+        self.describe_skipped = self._finder.describe_skipped
         self._digests, self._is_selected = {}, False
         for place, path in enumerate(paths, first_place):
-            copy = kept(place)
+            copy = find_copy(place)
             if copy and not is_readable_twice(path):
                 self.sources.append(Source(copy, copy, place, size=os.path.getsize(copy)))
             elif path == STDIN:
@@ -58,7 +61,7 @@ class Corpus:
             elif os.path.isdir(path) or glob.has_magic(path) and not os.path.exists(path):
                 self.sources += self._finder.find(path, place)
             else:
-                self.sources.append(named(path, place))
+                self.sources.append(source_at(path, place))
         tokens = [source.path for source in self.sources if (source.path or "").endswith(".bin")]
         if tokens and len(self.sources) > 1:
             raise DataError(f"{tokens[0]}: a file of tokens cannot be joined with other files")
@@ -66,21 +69,21 @@ class Corpus:
 
     @property
     def files(self):
-        """The path of each file, in order."""
+        """List the path of each file, in order."""
         return [source.path for source in self.sources]
 
     def size(self):
-        """The bytes of its text files."""
+        """Return the number of bytes in the text files."""
         return 0 if self.tokens_file else sum(source.size for source in self.sources)
 
     def candidates_size(self):
-        """The bytes that select reads."""
+        """Return the number of bytes that select reads."""
         return sum(source.size for source in self.sources if source.found_in is not None)
 
     def select(self):
-        """Skip the files that a directory or a pattern gave and that are no text.
+        """Skip the files that a directory or a pattern gave and that are not text.
 
-        Every such file is read to its end, so the choice depends on nothing but the files.
+        Every file that was given so is read to its end: the choice depends only on the files.
 
         Raises:
             DataError: a directory or a pattern gives no text at all.
@@ -98,19 +101,19 @@ class Corpus:
                 self._finder.skip(source.name, error.strerror or error, source.found_in)
             except DataError as error:
                 self._finder.skip(source.name, str(error).removeprefix(f"{source.name}: "),
-                           source.found_in)
+                                  source.found_in)
             else:
                 if length:  # a byte order mark alone adds nothing
                     kept.append(source)
             before += source.size
-        left = {source.found_in for source in kept}
+        still_used = {source.found_in for source in kept}
         for source in self.sources:
-            if source.found_in not in left:
-                self._finder.refuse_nothing(source.found_in, "text")
+            if source.found_in not in still_used:
+                self._finder.refuse_empty(source.found_in, "text")
         self.sources = kept
 
     def documents(self):
-        """Yield each document, an iterable of its parts (str), to be used up before the next.
+        """Yield each document as an iterable of parts (str); use it up before taking the next.
 
         Raises:
             OSError: a file cannot be read.
@@ -136,28 +139,28 @@ class Corpus:
                             + ("the file is empty" if source.stream is None else "is empty"))
 
     def _read(self, source, before):
-        """Yield the text of a file, and know its digest when it was read to the end."""
+        """Yield the text of a file; keep the digest of its bytes once it is read to the end."""
         digest, taken = _hash(), 0
 
-        def see(data):
+        def count_bytes(data):
             nonlocal taken
             digest.update(data)
             taken += len(data)
             self.watch(before + taken)
 
-        yield from read_text(source.path, source.name, errors=self.errors, see=see,
-                             is_replacing_known=True, part_bytes=PART_BYTES)
+        yield from read_text(source.path, source.name, errors=self.errors, on_bytes=count_bytes,
+                             may_suggest_replace=True, part_bytes=PART_BYTES)
         self._digests[source.path] = digest.hexdigest()
 
     def joined(self):
-        """Yield the parts of all documents, a newline between two documents."""
+        """Yield the parts of all documents, with a newline between two documents."""
         for number, document in enumerate(self.documents()):
             if number:
                 yield "\n"
             yield from document
 
     def read_through(self):
-        """Read the files that were not read to their end before, so that a bad byte is found early.
+        """Read every file that was not yet read to its end, so that a bad byte is found early.
 
         Raises:
             OSError: a file cannot be read.
@@ -171,11 +174,11 @@ class Corpus:
                     pass
             before += source.size
 
-    def identity(self):
-        """What tells other texts from this one: a digest of the bytes of each document.
+    def content_digests(self):
+        """Return [digest of the bytes of each document, errors]: it differs when the text does.
 
         Raises:
-            OSError, DataError: as read_through, which this may call for.
+            OSError, DataError: as read_through, which is called first.
         """
         self.read_through()
         if not self.sources and None not in self._digests:
@@ -184,9 +187,10 @@ class Corpus:
 
 
 def python_reference():
-    """The Python language reference, which every CPython carries: half a megabyte of text.
+    """Return the Python language reference, half a megabyte of text that comes with CPython.
 
-    Its tables, drawn with dashes and bars, are left out: a small model would learn to draw them.
+    The tables that it draws with dashes and bars are left out: a small model would learn to draw
+    them.
     """
     try:
         from pydoc_data.topics import topics

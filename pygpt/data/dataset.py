@@ -1,6 +1,7 @@
-"""The tokens that a run learns from and is held to, and the tokenizer that they come from.
+"""Prepares the data of a run: the tokenizer, the training tokens and the validation tokens.
 
-Uses config, corpus, streams, tokens, data and tokenizer; used by train.
+    config.data      ->  Corpus  ->  tokenizer, tokens  ->  train
+    config.val_data  ->  Corpus  ->             tokens  ->  val     (else the end of data is val)
 """
 
 import os
@@ -14,33 +15,33 @@ from pygpt.tokenizer.base import prompt_ids
 from pygpt.tokenizer.choice import choose, parse
 from pygpt.data.token_file import IN_MEMORY, TokenFiles, characters_beside, fingerprint
 
-BPE_TEXT = 64 << 20  # characters that a BPE is learned from, at most
+MOST_BPE_TEXT = 64 << 20  # a BPE is learned from at most this many characters
 
 
 class Dataset:
     """The text of a run as tokens.
 
-    What it writes is provisional: keep makes it the run's, else close takes it away.
+    The files that it writes are provisional: close removes them, unless keep was called before.
 
     Attributes:
         tokenizer: a Tokenizer.
-        train, val: memoryviews of tokens.
-        train_fingerprint, val_fingerprint: what tells other tokens from them.
-        prompts: (text, ids) of each sample prompt.
+        train, val: memoryviews of token ids.
+        train_fingerprint, val_fingerprint: digests of these tokens.
+        prompts: a pair (text, ids) for each sample prompt.
         warnings: sentences about the files that were skipped.
     """
 
     def __init__(self, config, last, model_config, open_directory, watch=lambda *_: None):
-        """Read the text.
+        """Read the text and encode it.
 
         Args:
-            config: a TrainConfig whose shape is known.
-            last: the checkpoint that the run goes on from, or None.
-            model_config: the GPTConfig of the model that the run begins with, or None.
-            open_directory: called before something is written to config.out.
-            watch: called, while a long text is read, with what for ("encoding", "vocabulary",
-                "tokens", "integrity", "fingerprint": trainer.py says more), the bytes taken and
-                those of all.
+            config: a TrainConfig whose model shape is filled in.
+            last: the checkpoint directory that the run continues from, or None.
+            model_config: the GPTConfig of the model that the run starts from, or None.
+            open_directory: called before the first file is written to config.out.
+            watch: called while a long text is read, with the purpose of the reading ("encoding",
+                "vocabulary", "tokens", "integrity" or "fingerprint"; trainer.py explains them), the
+                bytes read so far and all bytes to read.
         Raises:
             OSError: a file cannot be read or written.
             ValueError: a text or a setting cannot be used.
@@ -48,7 +49,7 @@ class Dataset:
         self._watch, self._purpose, self.warnings = watch, None, []
         self._streams = Streams(config.out, (*config.data, *config.val_data), bool(last))
         self._files = TokenFiles(os.path.join(config.out, "tokens"), open_directory,
-                                 self._begin_reading)
+                                 self._set_purpose)
         try:
             self._prepare(config, last, model_config, open_directory)
         except BaseException:
@@ -63,21 +64,21 @@ class Dataset:
             raise ConfigError(f"tokenizer={config.tokenizer!r} has {self.tokenizer.vocab_size} "
                               f"tokens, but the model in init={config.init!r} has "
                               f"vocab_size={model_config.vocab_size}")
-        self.prompts = self._prompts(config)  # refused before the work
+        self.prompts = self._prompts(config)  # bad prompts are refused before the long work
         self._purpose = "encoding"
         for corpus in corpora:
             if corpus.size() > IN_MEMORY:
-                corpus.read_through()  # a bad byte is found before the work
+                corpus.read_through()  # a bad byte is found before the long work
         tokens = [self._files.encode(corpus, self.tokenizer) for corpus in corpora]
         try:
-            self.train, self.val = self._parted(config, tokens)
+            self.train, self.val = self._train_and_val(config, tokens)
         except DataError as error:
             raise DataError("; ".join([str(error), *self.warnings])) from None
         self.train_fingerprint, self.val_fingerprint = (
             fingerprint(part, self._watch) for part in (self.train, self.val))
 
-    def _parted(self, config, tokens):
-        """The tokens to learn from, and those held out."""
+    def _train_and_val(self, config, tokens):
+        """Return the tokens to learn from and those to validate on."""
         if not config.val_data:
             return split(*tokens, config.val_fraction, config.n_positions)
         for part, name in zip(tokens, ("data", "val_data")):
@@ -85,7 +86,7 @@ class Dataset:
         return tokens
 
     def keep(self):
-        """Make what was written the run's, which starts now.
+        """Make the written files part of the run, which starts now.
 
         Raises:
             OSError: a copy cannot be renamed.
@@ -94,55 +95,56 @@ class Dataset:
         self._files.keep()
 
     def remove_unused(self):
-        """Remove the files of tokens in the run's directory that are of other texts."""
+        """Remove the tokens files in the run's directory that belong to other texts."""
         self._files.remove_unused()
 
     def close(self):
-        """Take away what was written, if the run has not started."""
+        """Remove the files that were written, unless keep made them part of the run."""
         self._streams.discard()
         self._files.discard()
 
     def changes(self, state):
-        """How the tokens differ from those that a run began with: a list of sentences."""
+        """List, as sentences, how the tokens differ from those in a run's saved state."""
         return [f"{name}: the text is no longer the one that the run to resume was begun with"
                 for name, ours, theirs in (
                     ("data", self.train_fingerprint, state.train_tokens),
                     ("val_data", self.val_fingerprint, state.val_tokens)) if ours != theirs]
 
     def _corpora(self, config, open_directory):
-        """The corpus of data, and that of val_data when it is given."""
+        """Return the corpus of data, and that of val_data when it is given."""
         settings = [("data", config.data, 0)]
         if config.val_data:
             settings.append(("val_data", config.val_data, len(config.data)))
-        corpora = [Corpus(paths, config.errors, config.out, first, self._streams.kept)
+        corpora = [Corpus(paths, config.errors, config.out, first, self._streams.find_copy)
                    for _, paths, first in settings]
         self._streams.copy(corpora, open_directory)
         self._purpose = "encoding"
         for corpus, (name, *_) in zip(corpora, settings):
-            self._tell(corpus, corpus.candidates_size())
+            self._watch_long(corpus, corpus.candidates_size())
             corpus.select()
-            if skipping := corpus.skipping():
-                self.warnings.append(f"{name}: {skipping}")
-            self._tell(corpus, corpus.size())
+            if skipped := corpus.describe_skipped():
+                self.warnings.append(f"{name}: {skipped}")
+            self._watch_long(corpus, corpus.size())
         if any(corpus.size() > IN_MEMORY for corpus in corpora):
-            open_directory()  # the tokens go there; refused before the work
+            open_directory()  # the tokens go there; it is refused before the long work
         return corpora
 
-    def _tell(self, corpus, size):
-        """Have a corpus tell how far its reading is, when it is long."""
+    def _watch_long(self, corpus, size):
+        """Let a long corpus report how far it has been read."""
         if size > IN_MEMORY:
             corpus.watch = lambda taken: self._watch(self._purpose, taken, size)
         else:
             corpus.watch = lambda taken: None
 
-    def _begin_reading(self, purpose, *progress):
-        """Tell what the text is read for from now on, or how far a file of tokens is checked."""
+    def _set_purpose(self, purpose, *progress):
+        """Set the purpose of the next reading, or pass on how much of a tokens file is checked."""
         if progress:
             self._watch(purpose, *progress)
         else:
             self._purpose = purpose
 
     def _prompts(self, config):
+        """Encode the sample prompts: a list of (text, ids)."""
         prompts = []
         for text in config.sample_prompts or ("",):
             try:
@@ -157,7 +159,7 @@ class Dataset:
 
 
 def _tokenizer(config, last, corpus):
-    """The tokenizer of a run: opened where there is one, else learned from the text."""
+    """Open the tokenizer that the settings name, or learn one from the text."""
     if last:
         return Tokenizer.from_pretrained(last)
     if config.tokenizer is None and config.init:
@@ -172,8 +174,8 @@ def _tokenizer(config, last, corpus):
             raise DataError(f"{corpus.tokens_file}: what its tokens stand for is not known: there "
                             "is no meta.pkl beside it, and no tokenizer was named")
         return CharTokenizer(characters)
-    if kind == "bpe":  # learned from the beginning of a text that memory should not hold
-        return choose(config.tokenizer, _beginning(corpus, BPE_TEXT))
+    if kind == "bpe":  # it is learned from the beginning: the whole text may not fit in memory
+        return choose(config.tokenizer, _beginning(corpus, MOST_BPE_TEXT))
     characters = set()
     for part in corpus.joined():
         characters.update(part)
@@ -181,7 +183,7 @@ def _tokenizer(config, last, corpus):
 
 
 def _beginning(corpus, length):
-    """At most about `length` characters of a corpus."""
+    """Return about `length` characters from the beginning of a corpus, or all of a shorter one."""
     parts, total = [], 0
     for part in corpus.joined():
         parts.append(part)

@@ -1,18 +1,18 @@
-"""Reads a pickle of dicts, lists, texts and numbers as data: nothing in it is run or looked up.
+"""Reads a pickle of dicts, lists, texts and numbers as data: it never runs or imports anything.
 
-The opcodes are parted by pickletools, which takes no length on trust. Those that would ask for a
-class, call something or nest without end are refused. Standard library only; used by tokens.
+The standard library's pickletools splits the bytes into opcodes and checks every length. An opcode
+that would look up a class, call something or nest without end is refused.
 """
 
 import pickletools
 
 
 class PickleError(ValueError):
-    """The bytes are no such pickle."""
+    """The bytes are not a pickle of dicts, lists, texts and numbers."""
 
 
 def loads(data):
-    """The object that a pickle of any protocol describes.
+    """Return the object that a pickle of any protocol describes.
 
     Args:
         data: bytes.
@@ -20,7 +20,7 @@ def loads(data):
         A dict, list, str, int, float, bool or None; keys of dicts are str, int, float, bool or
         None.
     Raises:
-        PickleError: in a few words, whatever the bytes are.
+        PickleError: the bytes are not such a pickle; no other error is raised, whatever they are.
     """
     try:
         return _Reader().read(pickletools.genops(data))
@@ -40,7 +40,7 @@ _IGNORED = {"PROTO", "FRAME"}
 
 
 class _Reader:
-    """The stack machine of a pickle, without the instructions that do something."""
+    """A stack machine for pickles that knows only the opcodes that build plain data."""
 
     def __init__(self):
         self._stack, self._memo = [], {}
@@ -49,10 +49,10 @@ class _Reader:
         for opcode, argument, _ in operations:
             if opcode.name == "STOP":
                 return self._pop()
-            self._take(opcode.name, argument)
-        raise PickleError("it ends before its end")
+            self._execute(opcode.name, argument)
+        raise PickleError("it ends before its STOP opcode")
 
-    def _take(self, name, argument):
+    def _execute(self, name, argument):
         stack = self._stack
         if name in _VALUES:
             stack.append(argument)
@@ -79,14 +79,14 @@ class _Reader:
             self._memo[argument] = self._top()
         elif name in _GETS:
             if argument not in self._memo:
-                raise PickleError("it refers to what it does not hold")
+                raise PickleError("it reads a memo entry that it did not store")
             stack.append(self._memo[argument])
         elif name not in _IGNORED:
             raise PickleError(f"it holds more than dicts, lists, texts and numbers: {name}")
 
     def _top(self):
         if not self._stack or self._stack[-1] is _MARK:
-            raise PickleError("it takes more than it holds")
+            raise PickleError("it pops from an empty stack")
         return self._stack[-1]
 
     def _pop(self):
@@ -99,12 +99,12 @@ class _Reader:
             if (item := self._stack.pop()) is _MARK:
                 return items[::-1]
             items.append(item)
-        raise PickleError("it takes more than it holds")
+        raise PickleError("it pops from an empty stack")
 
     def _set(self, items):
         target = self._top()
         if not isinstance(target, dict) or len(items) % 2:
-            raise PickleError("it sets items of no dict")
+            raise PickleError("it sets items of an object that is not a dict, or a lone key")
         for key, value in zip(items[::2], items[1::2]):
             if isinstance(key, (dict, list)):
                 raise PickleError("a dict or list is the key of a dict")
@@ -113,5 +113,5 @@ class _Reader:
     def _append(self, items):
         target = self._top()
         if not isinstance(target, list):
-            raise PickleError("it appends to no list")
+            raise PickleError("it appends to an object that is not a list")
         target += items

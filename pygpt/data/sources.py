@@ -1,7 +1,8 @@
-"""Finds the files that the paths of a corpus stand for: named ones, and those of directories.
+"""Finds the files that the paths of a corpus stand for.
 
-What a directory or a pattern gives and is no file of text is skipped by name; what a path names
-itself is refused. Uses the tokenizers' reading of text files; used by corpus.
+A path may name a file or a pipe itself, or be a directory or a pattern that gives many files. A
+file that is not text is skipped, and listed, when a directory or a pattern gave it; it is refused
+when a path names it.
 """
 
 import fnmatch
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pygpt.tokenizer.reading import DataError, standard_input
 
 STDIN = "-"
-NAMES_TOLD = 3  # of the files that are skipped; the others are counted
+NAMES_SHOWN = 3  # a message names this many of the skipped files and counts the others
 
 
 @dataclass
@@ -21,12 +22,13 @@ class Source:
     """A file of a corpus.
 
     Attributes:
-        path: the file to read; None: the copy of a stream that is not made yet.
-        name: that messages call it by.
-        place: the number of the path that it comes from, in the settings' order.
-        found_in: the directory or pattern it was found by; None: it was named itself.
-        stream: what tells a pipe, or what else can be read only once, from others; None: a file.
-        size: in bytes.
+        path: the file to read, or None for a stream that has not been copied to a file yet.
+        name: the name that messages use.
+        place: the number of the path that it comes from, in the order of the settings.
+        found_in: the directory or pattern that gave it, or None when a path names it.
+        stream: None for a file. For a pipe, or another source that can be read only once, a key
+            that is equal for two names of the same stream.
+        size: the number of bytes.
     """
 
     path: str | None
@@ -41,22 +43,22 @@ class Finder:
     """Finds the files of directories and patterns.
 
     Attributes:
-        skipped: of each file that was left out: its name, the reason, the directory or pattern.
+        skipped: a (name, reason, directory or pattern) for each file that was left out.
     """
 
     def __init__(self, out=None):
         """Prepare to find files.
 
         Args:
-            out: the directory that the run writes to, which no directory or pattern gives.
+            out: the directory that the run writes to; its files are never found.
         """
         self.skipped, self._out = [], out
 
     def find(self, path, place):
-        """The sources that a directory or a pattern gives, in the order of their names.
+        """Return the sources that a directory or a pattern gives, in the order of their names.
 
         Raises:
-            DataError: there is none.
+            DataError: it gives none.
         """
         names, found = self._walk(path) if os.path.isdir(path) else self._match(path), []
         for name in _without_repetition(names):
@@ -71,11 +73,11 @@ class Finder:
             except OSError as error:  # a link that leads nowhere
                 self.skip(name, error.strerror, path)
         if not found:
-            self.refuse_nothing(path, "file")
+            self.refuse_empty(path, "file")
         return found
 
     def _walk(self, top, found_in=None):
-        """The files in and below a directory, sorted; those that cannot be reached are skipped."""
+        """List the files in and below a directory, sorted; skip those that cannot be reached."""
         found_in, out = found_in or top, self._out and os.path.realpath(self._out)
         if out == os.path.realpath(top):
             raise DataError(f"{top}: is the directory that the run writes to (out); its own files "
@@ -92,11 +94,11 @@ class Finder:
         return sorted(files)
 
     def _match(self, pattern):
-        """The files that a pattern fits; what is in out counts only if all of the pattern is."""
+        """List the files that a pattern fits; those in out only if the whole pattern is in out."""
         parts = pattern.split(os.sep)
         if "**" not in parts:
             return _matches(pattern, self._out)
-        # Not by glob, which follows links to directories above without an end.
+        # glob would follow a link to a directory above itself without end, so walk instead.
         before, after = parts[: parts.index("**")], parts[parts.index("**") :]
         files = []
         for top in sorted(glob.glob(os.sep.join([*before, ""]))) if before else [os.curdir]:
@@ -105,42 +107,42 @@ class Finder:
         return files if before else [os.path.normpath(name) for name in files]
 
     def skip(self, name, reason, found_in):
-        """Leave a file out, for a reason that is the end of a sentence about it."""
+        """Leave a file out; the reason reads as the end of a sentence that begins with its name."""
         self.skipped.append((name, str(reason), found_in))
 
-    def skipping(self, found_in=None):
-        """A sentence about the files that were skipped, or None when there are none.
+    def describe_skipped(self, found_in=None):
+        """Return a sentence about the files that were skipped, or None when there are none.
 
         Args:
-            found_in: of one directory or pattern; None: of all.
+            found_in: count only the files of this directory or pattern; None counts all.
         """
         skipped = sorted((name, reason) for name, reason, where in self.skipped
                          if found_in in (None, where))
         if not skipped:
             return None
-        told = [f"{name if name.isprintable() else ascii(name)} ({reason})"
-                for name, reason in skipped[:NAMES_TOLD]]
-        more = len(skipped) - len(told)
+        shown = [f"{name if name.isprintable() else ascii(name)} ({reason})"
+                for name, reason in skipped[:NAMES_SHOWN]]
+        more = len(skipped) - len(shown)
         return (f"{len(skipped)} {'file is' if len(skipped) == 1 else 'files are'} skipped: "
-                + ", ".join(told) + (f", and {more} more" if more else ""))
+                + ", ".join(shown) + (f", and {more} more" if more else ""))
 
-    def refuse_nothing(self, path, noun):
-        """Refuse a directory or a pattern that gives nothing of a kind.
+    def refuse_empty(self, path, noun):
+        """Refuse a directory or a pattern that gives no file of the kind that noun names.
 
         Raises:
             DataError: always.
         """
-        what = "the directory holds" if os.path.isdir(path) else "the pattern fits"
-        skipped = self.skipping(path)
-        raise DataError(f"{path}: {what} no {noun} that is not empty"
+        subject = "the directory holds" if os.path.isdir(path) else "the pattern fits"
+        skipped = self.describe_skipped(path)
+        raise DataError(f"{path}: {subject} no {noun} that is not empty"
                         + (f"; {skipped}" if skipped else ""))
 
 
-def named(path, place):
-    """The source that a path of no directory and no pattern stands for.
+def source_at(path, place):
+    """Return the source that a path names when it is neither a directory nor a pattern.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such file.
         DataError: it is a socket, or a device that is neither a terminal nor empty.
     """
     status = os.stat(path)
@@ -155,7 +157,7 @@ def named(path, place):
 
 
 def _is_finite_device(path, status):
-    """Whether a path is of a terminal, whose text ends with Ctrl-D, or of the empty device."""
+    """Tell whether a path is a terminal, whose text ends with Ctrl-D, or the empty device."""
     if not stat.S_ISCHR(status.st_mode):
         return False
     if os.path.exists(os.devnull) and status.st_rdev == os.stat(os.devnull).st_rdev:
@@ -168,21 +170,21 @@ def _is_finite_device(path, status):
 
 
 def is_readable_twice(path):
-    """Whether a path stands for files, which a run that goes on reads again."""
+    """Tell whether a path stands for files, which a resumed run can read again."""
     if path == STDIN:
         return False
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # there is nothing any more, unless it is a pattern
+    except OSError:  # the path is gone, or it is a pattern
         return glob.has_magic(path)
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def stdin_key():
-    """What standard input and a path of the same stream have in common."""
+    """Return the key of standard input; a path that leads to the same stream has an equal key."""
     try:
         return _stream_key(os.fstat(standard_input().fileno()))
-    except OSError:  # a program has put something in its place
+    except OSError:  # a program has replaced sys.stdin by an object without a file
         return (STDIN,)
 
 
@@ -199,7 +201,7 @@ def _kind(mode):
 
 
 def _matches(pattern, out):
-    """What a pattern fits, sorted, without directories and what is in out, which is below it."""
+    """List the files that a pattern fits, sorted, without those in out when out is below it."""
     fixed = pattern
     while glob.has_magic(fixed):
         fixed = os.path.dirname(fixed)
@@ -210,7 +212,7 @@ def _matches(pattern, out):
 
 
 def _fits(names, parts):
-    """Whether the names of a path, from the top, fit the parts of a pattern; ** fits any number."""
+    """Tell whether the names in a path fit the parts of a pattern; ** fits any number of names."""
     if not parts:
         return not names
     if parts[0] == "**":
@@ -225,7 +227,7 @@ def _is_inside(path, directory):
 
 
 def _without_repetition(names):
-    """Of names of one file, which links make, the shortest; a link to above has no end of them."""
+    """Keep the shortest of the names that links give one file; there may be endlessly many."""
     shortest = {}
     for name in names:
         file = os.path.realpath(name)

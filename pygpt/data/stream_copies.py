@@ -1,8 +1,9 @@
-"""What can be read only once, standard input and pipes, as files that a run can read again.
+"""Copies standard input and pipes, which can be read only once, to files that a run can read again.
 
-A stream is copied aside, into the run's directory, and the copy gets its name when the run is known
-to start: until then, what an earlier run left there is as it was. Imports files and corpus; used by
-dataset and run_directory.
+    stream  --copy-->  a temporary file in the run's directory  --keep-->  stdin.txt or pipe-N.txt
+
+The copy gets its final name only when the run is known to start. Until then the files of an earlier
+run in that directory stay as they were.
 """
 
 import os
@@ -25,50 +26,50 @@ class Streams:
 
         Args:
             out: the run's directory.
-            paths: those of data and of val_data, joined.
-            is_resumed: whether the copies of a run before are to be read.
+            paths: the paths in data, then those in val_data.
+            is_resumed: whether the run reads the copies that its earlier part made.
         """
         self._out, self._paths, self._is_resumed = out, paths, is_resumed
-        self._asides = {}  # path of a copy -> where it is until it is kept
+        self._temporary = {}  # final path of a copy: its temporary path
 
-    def kept(self, place):
-        """The path of the copy that a run before kept of the stream at a place, or None."""
+    def find_copy(self, place):
+        """Return the path of the copy that an earlier run kept of stream `place`, or None."""
         path = os.path.join(self._out, self._name(place))
         return path if self._is_resumed and os.path.isfile(path) else None
 
     def copy(self, corpora, open_directory):
-        """Copy the streams of all corpora, each of which gets the path of its copy.
+        """Copy the streams of all corpora; the source of each gets the path of its copy.
 
         Args:
-            corpora: of one run.
-            open_directory: called before something is written into the run's directory.
+            corpora: every Corpus of one run.
+            open_directory: called before the first file is written into the run's directory.
         Raises:
-            OSError: a stream cannot be read, or its copy not be written.
+            OSError: a stream cannot be read, or its copy cannot be written.
             ConfigError: a stream is named more than once.
-            DataError: it holds no text.
+            DataError: a stream holds no text.
         """
         streams = streams_of(corpora, "data and val_data name")
         if streams:
             open_directory()
         for corpus, source in streams:
             path = os.path.join(self._out, self._name(source.place))
-            aside = self._asides[path] = temporary_path(path)
-            self._copy(source, path, aside, corpus.errors)
-            source.path, source.size = aside, os.path.getsize(aside)
+            temporary = self._temporary[path] = temporary_path(path)
+            self._copy(source, path, temporary, corpus.errors)
+            source.path, source.size = temporary, os.path.getsize(temporary)
 
-    def _copy(self, source, path, aside, errors):
-        """Copy a stream as it is; what is no text is refused as soon as that is seen."""
+    def _copy(self, source, path, temporary, errors):
+        """Copy the bytes of a stream unchanged; refuse it at the first sign that it is not text."""
         is_stdin = self._paths[source.place] == STDIN
-        with _named(path), open(aside, "wb") as file:
+        with _errors_naming(path), open(temporary, "wb") as file:
 
             def write(data):
-                with _named(path):
+                with _errors_naming(path):
                     file.write(data)
 
-            with _named(source.name), (nullcontext(standard_input()) if is_stdin
-                                       else open(source.name, "rb")) as stream:
-                for _ in decode_text(stream, source.name, errors, is_replacing_known=True,
-                                     see=write, part_bytes=PART_BYTES):
+            with _errors_naming(source.name), (nullcontext(standard_input()) if is_stdin
+                                               else open(source.name, "rb")) as stream:
+                for _ in decode_text(stream, source.name, errors, may_suggest_replace=True,
+                                     on_bytes=write, part_bytes=PART_BYTES):
                     pass
             file.flush()
             os.fsync(file.fileno())
@@ -79,42 +80,42 @@ class Streams:
         Raises:
             OSError: they cannot be renamed.
         """
-        for path, aside in self._asides.items():
-            os.replace(aside, path)
-        if self._asides:
+        for path, temporary in self._temporary.items():
+            os.replace(temporary, path)
+        if self._temporary:
             sync_directory(self._out)
-        self._asides = {}
+        self._temporary = {}
 
     def discard(self):
         """Remove the copies that were not kept."""
-        for aside in self._asides.values():
-            with suppress(OSError):  # what has brought us here is more important
-                os.unlink(aside)
-        self._asides = {}
+        for temporary in self._temporary.values():
+            with suppress(OSError):  # the error that led here is more important
+                os.unlink(temporary)
+        self._temporary = {}
 
     def _name(self, place):
         return "stdin.txt" if self._paths[place] == STDIN else f"pipe-{place + 1}.txt"
 
 
 @contextmanager
-def _named(name):
-    """Let an error of the system name a file: that of a full disk, or of reading, names none."""
+def _errors_naming(file):
+    """Add the name of a file to an OSError without one, as a full disk or a read error raises."""
     try:
         yield
     except OSError as error:
         if error.errno and not error.filename:
-            error.filename = name
+            error.filename = file
         raise
 
 
-def streams_of(corpora, who_name):
-    """The streams in corpora: (corpus, source) of each.
+def streams_of(corpora, subject):
+    """List the streams in corpora: a (corpus, source) for each.
 
     Args:
-        corpora: whose sources are found.
-        who_name: the settings they come from, and a verb.
+        corpora: the corpora to look into.
+        subject: begins a refusal: the settings that name the streams, and the verb.
     Raises:
-        ConfigError: a stream is named more than once, under one name or two.
+        ConfigError: a stream is named more than once, under one name or under two.
     """
     streams = [(corpus, source) for corpus in corpora for source in corpus.sources
                if source.stream is not None]
@@ -122,6 +123,6 @@ def streams_of(corpora, who_name):
     for _, source in streams:
         if source.stream in names:
             both = " and ".join(sorted({names[source.stream], source.name}))
-            raise ConfigError(f"{who_name} {both} more than once, which can be read only once")
+            raise ConfigError(f"{subject} {both} more than once, which can be read only once")
         names[source.stream] = source.name
     return streams

@@ -1,10 +1,11 @@
-"""Tokens of a text: encoded in one pass, in a mapped file when there are many.
+"""Encodes a text in one pass; more tokens than memory should hold go to a mapped file.
 
-A tokens file has no header: uint16 numbers where the vocabulary allows it, else uint32, in the
-machine's byte order. The uint16 form is what nanoGPT's preparation scripts write as train.bin, and
-such files are taken as they are. The files that encode makes carry in their names what they were
-made from and a digest of their content. Imports corpus, files,
-plain_pickle and tokenizer; used by dataset.
+A tokens file has no header. It holds uint16 numbers where the vocabulary allows it, else uint32, in
+the machine's byte order. nanoGPT's preparation scripts write the uint16 form as train.bin, and such
+files are read as they are. A file that encode makes has two digests in its name:
+
+    tokens-KEY-CONTENT.bin    KEY: of the text, the tokenizer and the versions (32 hex digits)
+                              CONTENT: of the tokens in the file (32 hex digits)
 """
 
 import hashlib
@@ -21,21 +22,21 @@ from pygpt.files import map_bytes, open_regular, replacing
 from pygpt.tokenizer import CharTokenizer
 from pygpt.tokenizer.added import END_OF_TEXT
 
-IN_MEMORY = 1 << 24  # tokens; more go to a file
-CHECKED_AT_ONCE = 1 << 20
-MOST_META_BYTES = 1 << 24  # of meta.pkl: all of Unicode takes less
+IN_MEMORY = 1 << 24  # at most this many tokens stay in memory; more go to a file
+CHECKED_AT_ONCE = 1 << 20  # tokens whose range is checked at once
+MOST_META_BYTES = 1 << 24  # the largest meta.pkl that is read; all of Unicode takes less
 PIECE = 1 << 16  # bytes of tokens that are hashed at once
-TOLD_EVERY = 1 << 10  # pieces
+REPORTED_EVERY = 1 << 10  # pieces between two reports of progress
 
-# Part of every file's name: a change of how text becomes tokens raises it. (The version of the
-# package is in the name too, so files of an earlier release are made anew.)
+# KEY covers this number: raise it when the way that text becomes tokens changes. (KEY covers the
+# version of the package too, so the files of an earlier release are made anew.)
 ENCODING = 2
 UNFINISHED = "tokens-new.bin"
 _FILE = re.compile(r"tokens-(?:new|[0-9a-f]{32}-[0-9a-f]{32})\.bin")
 
 
 def code_for(vocab_size):
-    """The array code of a token: "H" (uint16) or "I" (uint32)."""
+    """Return the array code of a token: "H" (uint16) or "I" (uint32)."""
     return "H" if vocab_size <= 1 << 16 else "I"
 
 
@@ -43,28 +44,28 @@ class TokenFiles:
     """The tokens files in a directory of a run.
 
     Attributes:
-        used: the paths of those whose tokens were asked for.
+        used: the paths of the files whose tokens encode has returned.
     """
 
     def __init__(self, directory, prepare=lambda: None, watch=lambda purpose, *_: None):
         """Prepare to encode.
 
         Args:
-            directory: of the files; made when there is one to write.
-            prepare: called before something is written there.
-            watch: called with "encoding" or "tokens" before the text is read to find a file of it
-                again, or is encoded; and with "integrity", the bytes checked and those of all while
-                such a file is checked.
+            directory: the directory of the files; it is made before the first file is written.
+            prepare: called before a file is written there.
+            watch: called with "encoding" before the text is read to look for an earlier file of
+                its tokens; with "tokens" before the text is encoded; and with "integrity", the
+                bytes checked so far and all bytes to check, while a tokens file is checked.
         """
         self.directory, self.used, self._made = directory, set(), set()
         self._prepare, self._watch = prepare, watch
 
     def encode(self, corpus, tokenizer):
-        """The tokens of a corpus: see the function encode, which does this once."""
+        """Return the tokens of a corpus, as the function encode does."""
         code = code_for(tokenizer.vocab_size)
         if corpus.tokens_file:
             return map_tokens(corpus.tokens_file, code, tokenizer.vocab_size)
-        tokens = self._found_again(corpus, tokenizer, code)
+        tokens = self._find_earlier(corpus, tokenizer, code)
         if tokens is not None:
             return tokens
         self._watch("tokens")
@@ -86,7 +87,7 @@ class TokenFiles:
                 array(code, ids).tofile(file)
         self._made.add(unfinished)
         tokens = map_tokens(unfinished, code)
-        # Only now is it known which text was read: it may have changed since it was read before.
+        # The text may have changed since it was first read, so its key is computed only now.
         path = os.path.join(self.directory, f"tokens-{_key(corpus, tokenizer)}-"
                             f"{fingerprint(tokens, self._watch, 'integrity')}.bin")
         if not os.path.lexists(path):
@@ -95,8 +96,8 @@ class TokenFiles:
         self.used.add(path)
         return tokens
 
-    def _found_again(self, corpus, tokenizer, code):
-        """The tokens that were made of this text before, or None."""
+    def _find_earlier(self, corpus, tokenizer, code):
+        """Map the file of tokens that was made from this text earlier; None when there is none."""
         names = self._names()
         if not names:
             return None
@@ -108,7 +109,7 @@ class TokenFiles:
             path = os.path.join(self.directory, name)
             try:
                 tokens = map_tokens(path, code)
-            except DataError:  # it was cut off
+            except DataError:  # the file was cut off
                 continue
             if name == f"{start}{fingerprint(tokens, self._watch, 'integrity')}.bin":
                 self.used.add(path)
@@ -116,24 +117,25 @@ class TokenFiles:
         return None
 
     def keep(self):
-        """Let the files that were made stay, whatever comes."""
+        """Keep the files that were made: discard no longer removes them."""
         self._made.clear()
 
     def discard(self):
-        """Remove the files that were made here, as if they never had been."""
+        """Remove the files that encode has made since the last keep."""
         self._remove(self._made)
 
     def remove_unused(self):
-        """Remove the files that earlier runs made of texts that are no longer used."""
+        """Remove the files that earlier runs made from texts that are no longer used."""
         self._remove({os.path.join(self.directory, name) for name in self._names()} - self.used)
 
     def _remove(self, paths):
+        """Remove files, and then the directory if it is empty."""
         for path in [*paths, None]:
-            with suppress(OSError):  # one is gone already, or something else is in the directory
+            with suppress(OSError):  # the file is already gone, or the directory holds other files
                 os.unlink(path) if path else os.rmdir(self.directory)
 
     def _names(self):
-        """The names of the files that this class has made, at any time."""
+        """List the names of the files that this or an earlier run made in the directory."""
         if not os.path.isdir(self.directory):
             return []
         return sorted(name for name in os.listdir(self.directory) if _FILE.fullmatch(name)
@@ -141,27 +143,27 @@ class TokenFiles:
 
 
 def encode(corpus, tokenizer, directory):
-    """The tokens of a corpus.
+    """Return the tokens of a corpus.
 
-    A tokenizer that has the special token <|endoftext|> gets one behind every document; with others
-    a newline parts two documents. Special tokens written in the text are read as tokens.
+    If the tokenizer has the special token <|endoftext|>, one follows every document; otherwise a
+    newline separates two documents. Special tokens that the text spells out are read as tokens.
 
     Args:
         corpus: a Corpus.
         tokenizer: a Tokenizer.
-        directory: where the tokens go when they are more than IN_MEMORY; found there again by
-            a later run on the same text, unless the file was damaged.
+        directory: gets a file of the tokens when there are more than IN_MEMORY; a later run on the
+            same text finds that file and uses it, unless it was damaged.
     Returns:
         A memoryview of format "H" or "I".
     Raises:
         OSError: a file cannot be read or written.
-        DataError: a file is not what it should be.
+        DataError: a file is not text, or is not a file of tokens.
     """
     return TokenFiles(directory).encode(corpus, tokenizer)
 
 
 def _parts(corpus, tokenizer):
-    """Yield the ids of a corpus, a list at a time."""
+    """Yield the ids of a corpus, one list after another."""
     special = getattr(tokenizer, "special_tokens", {})
     if END_OF_TEXT in special:
         for document in corpus.documents():
@@ -172,8 +174,8 @@ def _parts(corpus, tokenizer):
 
 
 def _key(corpus, tokenizer):
-    """What names the tokens of a text: the text, the tokenizer and the way they are made."""
-    about = [corpus.identity(), tokenizer._document(), ENCODING, pygpt.__version__]
+    """Return the KEY in a file's name: a digest of the text, the tokenizer and the versions."""
+    about = [corpus.content_digests(), tokenizer._document(), ENCODING, pygpt.__version__]
     text = json.dumps(about, sort_keys=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
@@ -182,14 +184,14 @@ def map_tokens(path, code, vocab_size=None):
     """Map a tokens file.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         code: "H" or "I".
-        vocab_size: when given, every token is held to it; a hundred million take a second.
+        vocab_size: when given, every token must be below it; checking 100 million takes a second.
     Returns:
-        A memoryview of that format; its pages are read when they are used.
+        A memoryview of that format; a page of the file is read when it is first used.
     Raises:
         OSError: the file cannot be read.
-        DataError: it is empty, ends within a token, or holds a token out of range.
+        DataError: the file is empty, ends within a token, or holds a token out of range.
     """
     with _opened(path) as file:
         size, width = os.fstat(file.fileno()).st_size, array(code).itemsize
@@ -209,39 +211,39 @@ def map_tokens(path, code, vocab_size=None):
 def _opened(path):
     try:
         return open_regular(path)
-    except ValueError as error:  # a pipe, which would be waited for
+    except ValueError as error:  # for example a pipe, which would block
         raise DataError(str(error)) from None
 
 
 def fingerprint(tokens, watch=lambda *_: None, purpose="fingerprint"):
-    """A text that two sequences of tokens share when they are the same: a digest of all of them.
+    """Return a digest of all tokens, as text: two sequences that are the same have the same one.
 
     A processor hashes about 0.7 GB/s, which is 350 million tokens of uint16 in a second.
 
     Args:
         tokens: a memoryview of one dimension.
-        watch: called, when there are many, with the purpose, the bytes hashed and those of all.
-        purpose: of the digest.
+        watch: called every REPORTED_EVERY pieces with purpose, the bytes hashed and all bytes.
+        purpose: the first argument of watch.
     """
     data = tokens.cast("B")
     digest = hashlib.blake2b(f"{tokens.format}{len(tokens)}".encode(), digest_size=16)
     pieces = -(-len(data) // PIECE)
-    for number in range(pieces):  # the last two overlap, as all do a little
+    for number in range(pieces):  # spread evenly, so neighbours overlap a little
         start = number * max(0, len(data) - PIECE) // max(1, pieces - 1)
         digest.update(data[start : start + PIECE])
-        if number % TOLD_EVERY == TOLD_EVERY - 1:
+        if number % REPORTED_EVERY == REPORTED_EVERY - 1:
             watch(purpose, start + PIECE, len(data))
     return digest.hexdigest()
 
 
 def characters_beside(path):
-    """The vocabulary that nanoGPT's character scripts leave in meta.pkl beside a tokens file.
+    """Read the vocabulary that nanoGPT's character scripts leave in meta.pkl beside a tokens file.
 
     Returns:
-        The characters in the order of their ids; None when there is no meta.pkl.
+        The characters in the order of their ids, or None when there is no meta.pkl.
     Raises:
         OSError: meta.pkl cannot be read.
-        DataError: meta.pkl holds something else. It is read as data: nothing in it is run.
+        DataError: meta.pkl does not hold such a vocabulary. It is read as data: nothing in it runs.
     """
     path = os.path.join(os.path.dirname(path), "meta.pkl")
     if not os.path.lexists(path):
@@ -258,10 +260,10 @@ def characters_beside(path):
 
 
 def _characters(meta):
-    """The characters in what meta.pkl holds, in the order of their ids.
+    """Return the characters of the object in meta.pkl, in the order of their ids.
 
     Raises:
-        ValueError: they are not one for each id, and each another.
+        ValueError: an id has no character, or two ids have the same one.
     """
     itos = meta.get("itos") if isinstance(meta, dict) else None
     if isinstance(itos, dict):

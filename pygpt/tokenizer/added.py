@@ -1,15 +1,15 @@
-"""Added tokens: strings that are one token each, whatever merging would make of them.
+"""Reads added tokens: strings that are one token each, however merging would split them.
 
-Special ones are tokens only where a call of encode allows them; the others are tokens wherever
-they occur. Beside a vocabulary, three files name them:
+A special token counts as one only where a call of encode allows it; the other added tokens count
+wherever they occur. Three files beside a vocabulary list them:
 
     added_tokens.json         {"[PAD]": 50258}
     tokenizer_config.json     {"added_tokens_decoder": {"50258": {"content": "[PAD]", ...}},
                                "pad_token": "[PAD]", and settings}
     special_tokens_map.json   {"pad_token": "[PAD]"}
 
-A token that has a role (pad_token, ...) is special. Whatever else in these files changes ids or
-text is refused by file, key and value. Uses files; used by base.py, formats.py and bpe.py.
+A token that has a role (pad_token, ...) is special. Every other setting in these files that would
+change ids or text is refused; the message has the file, the key and the value.
 """
 
 import os
@@ -19,51 +19,51 @@ from typing import NamedTuple
 
 from pygpt.files import read_json_object, shown
 
-MOST_BYTES = 1 << 27  # a vocabulary of a million tokens takes half of this
+MOST_BYTES = 1 << 27  # the largest file that is read; a million tokens take half of this
 ADDED_FILE, CONFIG_FILE = "added_tokens.json", "tokenizer_config.json"
 ROLES_FILE = "special_tokens_map.json"
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's token between two texts
 
-# The settings that change ids or text, and the values with which they change none. Not among them
-# is clean_up_tokenization_spaces: transformers 4 wrote true for every tokenizer, and it only
-# changes the text that is printed there. transformers hands every other key to a class that does
-# not know it (or that only warns, pads or truncates when it is asked to), so it is passed over.
-_COMPUTED = {
+# The settings that can change ids or text, and the values with which they change nothing.
+# clean_up_tokenization_spaces is not among them: transformers 4 wrote true for every tokenizer, and
+# it only changes the text that transformers prints. Every other key is ignored: the classes of
+# transformers do not know it, or they only warn, pad or truncate by it when they are asked to.
+_SUPPORTED_VALUES = {
     "add_prefix_space": (None, False),
     "add_bos_token": (None, False),
     "add_eos_token": (None, False),
-    "auto_map": (None,),  # code of their own
+    "auto_map": (None,),  # code that the files bring along
     "do_lower_case": (None, False),
     "errors": (None, "replace"),
     "split_special_tokens": (None, False),
 }
-# The tokenizers of transformers that cut and merge a text as this package does.
+# These classes of transformers cut and merge a text as this package does.
 _CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast",
             "TokenizersBackend")
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
           "mask_token")
 _ROLE_LISTS = ("additional_special_tokens", "extra_special_tokens",
                "model_specific_special_tokens")
-# Settings that change no id, and are written again so that programs that use them still can.
-_KEPT = ("chat_template", "model_max_length", "padding_side", "truncation_side")
+# These settings change no id. They are written back, for the programs that use them.
+_WRITTEN_BACK = ("chat_template", "model_max_length", "padding_side", "truncation_side")
 _FLAGS = ("single_word", "lstrip", "rstrip")
-_MOST_COMPARED = 1 << 22  # pairs of characters: a second
+_MOST_COMPARED = 1 << 22  # pairs of characters; comparing them takes a second
 
 
 class AddedToken(NamedTuple):
     """An added token as a file describes it."""
 
-    index: object            # the id; formats.check_added holds it to the vocabulary
-    is_special: bool | None  # None: the file does not say
-    is_normalized: bool      # whether the tokenizers library looks for it in a second pass
-    where: str               # the file or field, as a refusal begins
+    index: object            # the id; formats.check_added checks it against the vocabulary
+    is_special: bool | None  # None when the file does not say
+    is_normalized: bool      # whether the tokenizers library matches it in its second pass
+    where: str               # the file or field; error messages begin with it
 
 
 def read_token(token, where, index=None):
-    """The (content, AddedToken) of an object.
+    """Return the (content, AddedToken) that a JSON object describes.
 
     Raises:
-        ValueError: it is no such object, or asks for more than its content to be matched.
+        ValueError: the object describes no token, or one that matches more than its content.
     """
     if not isinstance(token, dict) or not isinstance(token.get("content"), str):
         raise ValueError(f"{where}: is not an object with a content")
@@ -79,16 +79,16 @@ def read_token(token, where, index=None):
 
 
 def refuse_two_passes(tokens):
-    """Refuse tokens that the tokenizers library finds in two passes with another result.
+    """Refuse tokens for which the two passes of the tokenizers library give another result.
 
-    Tokens that are not normalized are matched first there, then the normalized ones in what is
-    left; here the first in the text is matched first. The two differ where a token of the second
-    kind begins before, or is longer than, one of the first kind that it overlaps.
+    That library first matches the tokens that are not normalized, then the normalized ones in the
+    rest of the text; this package matches in one pass, from left to right. The results differ where
+    a normalized token overlaps one that is not, and begins before it or is longer.
 
     Args:
         tokens: {content: AddedToken}.
     Raises:
-        ValueError: naming two of them.
+        ValueError: two tokens overlap so; the message names them.
     """
     first = {token for token in tokens if not tokens[token].is_normalized}
     second = [token for token in tokens if tokens[token].is_normalized]
@@ -110,19 +110,19 @@ def refuse_two_passes(tokens):
 
 
 class SideFiles:
-    """What the files beside a vocabulary say.
+    """The contents of the files beside a vocabulary.
 
     Args:
-        directory: Path; each of the files may be missing.
+        directory: the Path of their directory; each of the files may be missing.
     Raises:
         OSError: a file cannot be read.
-        ValueError: a file is damaged, or says something that is not computed here.
+        ValueError: a file is damaged, or asks for something that this package does not compute.
     """
 
     def __init__(self, directory):
         self.tokens = {}    # content: AddedToken
-        self.roles = {}     # content of a token that is special: the file and field that say so
-        self.settings = {}  # of tokenizer_config.json, to be written again
+        self.roles = {}     # content of a special token: the file and field that make it special
+        self.settings = {}  # the settings of tokenizer_config.json that are written back
         path = directory / ADDED_FILE
         for content, index in _read(path).items():
             where = f"{path}: {shown(content)}"
@@ -159,14 +159,14 @@ class SideFiles:
         self.tokens |= listed
 
     def _read_setting(self, path, key, value):
-        if key in _COMPUTED and value not in _COMPUTED[key]:
+        if key in _SUPPORTED_VALUES and value not in _SUPPORTED_VALUES[key]:
             raise ValueError(f"{path}: {key}={shown(value)} is not supported; it must be "
-                             f"{_COMPUTED[key][-1]!r}")
-        if key in _KEPT:
+                             f"{_SUPPORTED_VALUES[key][-1]!r}")
+        if key in _WRITTEN_BACK:
             self.settings[key] = value
-        # transformers 5 takes any key that ends in _token for a role
+        # transformers 5 reads any key that ends in _token as a role
         is_other = key.endswith("_token") and not isinstance(value, bool)
-        if key in (*_ROLES, *_ROLE_LISTS) or is_other and key not in _COMPUTED:
+        if key in (*_ROLES, *_ROLE_LISTS) or is_other and key not in _SUPPORTED_VALUES:
             self._read_role(path, key, value)
 
     def _read_role(self, path, key, value):
@@ -193,10 +193,10 @@ class SideFiles:
         return token
 
     def require_gpt2(self):
-        """Refuse merges or ranks that are for another class of tokenizer, which cuts other pieces.
+        """Refuse merges or ranks of another class of tokenizer, which cuts text into other pieces.
 
         Raises:
-            ValueError: naming it.
+            ValueError: the files name such a class; the message has its name.
         """
         name, where = self._class
         if name not in _CLASSES:
@@ -204,13 +204,13 @@ class SideFiles:
                              f"it must be {' or '.join(map(repr, _CLASSES[1:]))}")
 
     def complete(self, special=(), words=()):
-        """The added tokens of a vocab.json, which has no list of its own.
+        """Return the added tokens of a vocab.json, which has no list of its own.
 
         Args:
-            special: {content: AddedToken} of those that look special.
-            words: its words and their ids.
+            special: {content: AddedToken} of the words that look special.
+            words: the words of vocab.json and their ids.
         Returns:
-            {content: AddedToken}: each is special or not.
+            {content: AddedToken}, where is_special is never None.
         Raises:
             ValueError: the files contradict one another, or a token that has a role has no id.
         """
@@ -228,32 +228,32 @@ class SideFiles:
         return self.with_roles(tokens)
 
     def with_roles(self, tokens):
-        """Added tokens, of which those that have a role are special, and <|endoftext|> is.
+        """Return added tokens, with those that have a role and <|endoftext|> marked as special.
 
         Raises:
-            ValueError: transformers would find other ones of them in a text.
+            ValueError: transformers would match other tokens than this package in a text.
         """
         completed = {}
         for content, token in tokens.items():
             is_special = bool(token.is_special or content in self.roles or content == END_OF_TEXT)
-            if token.is_special is None:  # of added_tokens.json: so transformers fills it in
+            if token.is_special is None:  # it is from added_tokens.json; transformers adds the same
                 token = token._replace(is_normalized=not is_special)
             completed[content] = token._replace(is_special=is_special)
         refuse_two_passes(completed)
         return completed
 
-    def without_roles(self):
-        """The settings to keep for a vocabulary that names no special token."""
-        return {key: value for key, value in self.settings.items() if key in _KEPT}
+    def settings_without_roles(self):
+        """Return the settings to write back for a vocabulary that names no special token."""
+        return {key: value for key, value in self.settings.items() if key in _WRITTEN_BACK}
 
     def require(self, tokenizer, file):
-        """Hold what the files say to a tokenizer that was opened from another one.
+        """Check these files against a tokenizer that was opened from another file.
 
         Args:
             tokenizer: a Tokenizer.
-            file: the name of the one that it was opened from.
+            file: the name of the file that it was opened from.
         Raises:
-            ValueError: they contradict one another.
+            ValueError: these files contradict it.
         """
         special, added = tokenizer.special_tokens, tokenizer.added_tokens
         for content, token in self.tokens.items():

@@ -1,4 +1,4 @@
-"""Byte-level BPE: GPT-2's tokenizer, or one of the same kind that is trained here.
+"""Defines byte-level BPE: opens GPT-2's tokenizer, or trains one of the same kind.
 
     text    "It's lowest"
     pieces  "It" "'s" " lowest"               words with the space before them, numbers, punctuation
@@ -6,13 +6,13 @@
     tokens  I t   ' s   ␣lowe s t             the learned pairs of neighbours are joined
 
 Training counts the pieces of a text and joins the most frequent pair of neighbours, again and
-again; encoding joins the same pairs in the same order. Because it starts from bytes, any text has
-ids and is decoded unchanged; because it joins frequent pairs, a token is about four characters of
-English.
+again. Encoding joins the same pairs in the same order. Because both start from bytes, any text has
+ids and is decoded unchanged. Because frequent pairs are joined, a token is about four characters
+of English.
 
-bpe_python.py is the algorithm, 60 lines with an example by hand: begin there. bpe_c.py is the
-same, fast, and does the work unless PYGPT_BACKEND is `reference`. The class here gives the
-algorithm a vocabulary, special tokens, long texts and files.
+Begin with bpe_python.py: it is the algorithm, 60 lines with an example by hand. bpe_c.py has the
+same functions from the C library and is used unless PYGPT_BACKEND is `reference`. The class here
+gives the algorithm a vocabulary, special tokens, long texts and files.
 """
 
 import os
@@ -27,7 +27,7 @@ from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, utf8
 
 
 def _backend():
-    """The module with the algorithm, bpe_c or bpe_python; imported for the first tokenizer."""
+    """Return the module with the algorithm, bpe_c or bpe_python, imported on first use."""
     from pygpt.backend import kernels
 
     if kernels.ffi is None:
@@ -38,29 +38,30 @@ def _backend():
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE over GPT-2's pieces.
+    """Byte-level BPE within the pieces into which GPT-2 cuts a text.
 
     Example: with the one merge (b"a", b"n"), "banana" is b, an, an, a.
     """
 
     def __init__(self, vocab, merges, special_tokens=None, added_tokens=None):
-        """Put a vocabulary to use.
+        """Make a tokenizer from a vocabulary and its merges.
 
         Args:
             vocab: dict from the bytes of each token to its id; every single byte is a token.
             merges: sequence of (left, right) tokens, as bytes, the first merged first.
-            special_tokens: dict from string to id, of the tokens that a text holds only where
-                encode allows them. The ids of all three are 0..vocab_size-1.
-            added_tokens: the same, of the strings that are a token wherever they occur.
+            special_tokens: dict from string to id; these strings are tokens only where a call of
+                encode allows them.
+            added_tokens: dict from string to id; these strings are tokens wherever they occur. The
+                ids in the three dicts together are 0..vocab_size-1.
         Raises:
-            ValueError: these do not fit together; the message says where.
+            ValueError: the arguments do not fit together; the message says where.
         """
         self._vocab, self._merges = vocab, merges
         self._special, self._added = dict(special_tokens or {}), dict(added_tokens or {})
         self._compile()
 
     def _compile(self):
-        """Make what follows from the vocabulary, for the backend that is in use."""
+        """Build the tables that the backend in use needs, from the vocabulary and the merges."""
         vocab = self._vocab
         super().__init__(_by_id(vocab, self._special, self._added))
         for byte in range(256):
@@ -71,58 +72,59 @@ class BPETokenizer(Tokenizer):
         tokens = [b""] * self.vocab_size
         for token, index in vocab.items():
             if len(token) != 1 and token not in made:
-                raise ValueError(f"vocab: no merge makes the token {_name(token)} (id {index})")
+                raise ValueError(f"vocab: no merge makes the token {_show(token)} (id {index})")
             tokens[index] = token
-        self._work = _backend()
-        self._codec = self._work.Codec(tokens, codes)
+        self._algorithm = _backend()
+        self._codec = self._algorithm.Codec(tokens, codes)
 
     def _merge_codes(self):
-        """(left, right, result) ids of each merge."""
+        """Return the ids (left, right, result) of each merge."""
         vocab, codes, seen = self._vocab, [], set()
         for i, (left, right) in enumerate(self._merges):
             try:
                 pair = vocab[left], vocab[right], vocab[left + right]
             except KeyError as error:
-                raise ValueError(f"merges[{i}]: {_name(error.args[0])} is not a token of the "
+                raise ValueError(f"merges[{i}]: {_show(error.args[0])} is not a token of the "
                                  "vocabulary") from None
             codes.append(pair)
             seen.add(pair[:2])
             if len(seen) <= i:
-                raise ValueError(f"merges[{i}]: the pair {_name(left)} {_name(right)} comes twice")
+                raise ValueError(f"merges[{i}]: the pair {_show(left)} {_show(right)} comes twice")
         return codes
 
     def __copy__(self):
-        """A shallow copy shares the compiled table, which never changes."""
+        """Return a copy that shares the compiled table, which never changes."""
         other = type(self).__new__(type(self))
         vars(other).update(vars(self))
         return other
 
     def __getstate__(self):
-        """A pickle or a deep copy holds the vocabulary, and is compiled where it is opened."""
+        """Leave the compiled table out of a pickle or deep copy; __setstate__ compiles it anew."""
         return {name: value for name, value in vars(self).items()
-                if name not in ("_tokens", "_work", "_codec")}
+                if name not in ("_tokens", "_algorithm", "_codec")}
 
     def __setstate__(self, state):
         vars(self).update(state)
         self._compile()
 
-    # --------------------------------------------------------------------- where it comes from ---
+    # ------------------------------------------------------------------- training and opening ----
 
     @classmethod
     def train(cls, source, vocab_size=4096, special_tokens=()):
-        """Learn the merges that a text asks for.
+        """Learn merges from a text.
 
-        The pair of neighbours that is most frequent becomes a token, then the next in the text so
-        merged, and so on; of equally frequent pairs, the lexicographically greater one (left bytes,
-        then right bytes). The result is a function of the text alone.
+        The most frequent pair of neighbours becomes a token and is merged in the text; then the
+        most frequent pair of that text becomes a token, and so on. Of equally frequent pairs, the
+        lexicographically greatest is taken (by left bytes, then by right bytes). The result depends
+        only on the arguments.
 
         Args:
             source: the text, or a pathlib.Path of a file of UTF-8 text, or an iterable of texts and
                 Paths; each is a document of its own, and files may be of any size.
-            vocab_size: of the result, special tokens included, 256 + their number or more. It is
-                smaller when the text has no pair left to merge.
-            special_tokens: strings that are one token each, with the last ids. Where they occur in
-                the text, it is parted and nothing is learned from them.
+            vocab_size: the number of tokens in the result, special tokens included; at least 256 +
+                len(special_tokens). The result has fewer when no pair is left to merge.
+            special_tokens: strings that are one token each, with the last ids. Where one occurs in
+                the text, the text is split there, and nothing is learned from it.
         Returns:
             A BPETokenizer: ids 0..255 are the bytes, then come the merges, then special_tokens.
         Raises:
@@ -140,21 +142,21 @@ class BPETokenizer(Tokenizer):
         if len(set(special_tokens)) < len(special_tokens):
             raise ValueError(f"special_tokens={special_tokens!r} holds a token twice")
         tokens, merges = [bytes([byte]) for byte in range(256)], []
-        _by_id(_numbered(tokens, 0), _numbered(special_tokens, 256), {})  # refused before the work
-        work = _backend()
+        _by_id(_numbered(tokens, 0), _numbered(special_tokens, 256), {})  # refuses bad ones early
+        algorithm = _backend()
         sources = [source] if isinstance(source, (str, os.PathLike)) else source
-        counts = _count_pieces(sources, SpecialTokens(special_tokens), work)
-        for left, right in work.train(counts, vocab_size - least):
+        counts = _count_pieces(sources, SpecialTokens(special_tokens), algorithm)
+        for left, right in algorithm.train(counts, vocab_size - least):
             merges.append((tokens[left], tokens[right]))
             tokens.append(tokens[left] + tokens[right])
         return cls(_numbered(tokens, 0), merges, _numbered(special_tokens, len(tokens)))
 
     @classmethod
     def from_gpt2(cls, directory):
-        """Open GPT-2's vocab.json and merges.txt, and the files of added.py beside them.
+        """Open GPT-2's vocab.json and merges.txt, and the files beside them that added.py reads.
 
-        A word that looks like <this> and is made by no merge is a special token, unless those
-        files say that it is none.
+        A word that looks like <this> and that no merge makes is a special token, unless those
+        files deny it.
 
         Raises:
             OSError: a file is missing.
@@ -188,12 +190,12 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_tiktoken(cls, path, special_tokens=()):
-        """Open a rank file as tiktoken has them, for a vocabulary that uses GPT-2's pieces.
+        """Open a rank file of tiktoken; its vocabulary must be made for GPT-2's pieces.
 
         Args:
-            path: of a file with a token in base64 and its rank on each line.
-            special_tokens: strings, which get the ids that follow the last rank: ["<|endoftext|>"]
-                makes GPT-2's tokenizer of GPT-2's ranks. The file does not name them.
+            path: the path of a file with a token in base64 and its rank on each line.
+            special_tokens: strings, which the file does not list; they get the ids that follow the
+                last rank. GPT-2's ranks and ["<|endoftext|>"] give GPT-2's tokenizer.
         Raises:
             OSError: the file cannot be read.
             ValueError: the file is damaged; the message names it and the line.
@@ -213,8 +215,8 @@ class BPETokenizer(Tokenizer):
             return None
         side.require_gpt2()
         vocab, merges = formats.read_tiktoken(ranks[0])
-        # A rank file names no special token, so a role alone gives none either.
-        added, side.settings = side.with_roles(side.tokens), side.without_roles()
+        # A rank file lists no special tokens, so a role does not make one either.
+        added, side.settings = side.with_roles(side.tokens), side.settings_without_roles()
         formats.check_added(added, vocab)
         try:
             return cls(vocab, merges, *formats.split_added(added))
@@ -237,7 +239,7 @@ class BPETokenizer(Tokenizer):
         config = (config if END_OF_TEXT in self._special else {}) | super()._config()
         words = formats.spelled(self._vocab, self._special | self._added)
         if formats.find_special(words, self._merges) != self._special or self._added:
-            # vocab.json alone would not tell which they are
+            # vocab.json alone would not show which tokens are special or added
             config["added_tokens_decoder"] = formats.added_tokens_decoder(self._special,
                                                                           self._added)
         return config
@@ -257,8 +259,8 @@ class BPETokenizer(Tokenizer):
         return dict(self._added)
 
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
-        """The ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
-        special = self._special_in(allowed_special, disallowed_special)
+        """Return the ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
+        special = self._special_in_call(allowed_special, disallowed_special)
         if next(special.matches(text), None) is None:
             return self._codec.encode(utf8(text))
         ids = []
@@ -269,12 +271,13 @@ class BPETokenizer(Tokenizer):
     def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
         """Encode a text that comes in chunks, as Tokenizer.encode_parts.
 
-        A single word of many megabytes is held whole, for no part of it has ids of its own.
+        A single word of many megabytes is held in memory, because its ids depend on all of it.
         """
-        special = self._special_in(allowed_special, disallowed_special)
+        special = self._special_in_call(allowed_special, disallowed_special)
         return self._encoded_parts(chunks, special)
 
-    def _special_in(self, allowed, disallowed):
+    def _special_in_call(self, allowed, disallowed):
+        """Return the SpecialTokens that a call of encode looks for."""
         every = self._special.keys()
         allowed = every if allowed == "all" else every & set(allowed)
         return SpecialTokens(allowed | self._added.keys(),
@@ -282,31 +285,32 @@ class BPETokenizer(Tokenizer):
 
     def _encoded_parts(self, chunks, special):
         ids = self._special | self._added
-        for part in parts(chunks, special, self._work.last_boundary):
+        for part in parts(chunks, special, self._algorithm.last_boundary):
             yield [ids[part]] if isinstance(part, str) else self._codec.encode(part)
 
 
-def _count_pieces(sources, special, work):
-    """How often each piece comes in texts and files together, in the order they first appear."""
+def _count_pieces(sources, special, algorithm):
+    """Count each piece in all texts and files together, in the order of first appearance."""
     counts = {}
     for source in sources:
         chunks = read_text(source) if isinstance(source, os.PathLike) else (source,)
-        for part in parts(chunks, special, work.last_boundary, 16 * BLOCK):
+        for part in parts(chunks, special, algorithm.last_boundary, 16 * BLOCK):
             if isinstance(part, bytes):
-                for piece, times in work.count(part).items():
+                for piece, times in algorithm.count(part).items():
                     counts[piece] = counts.get(piece, 0) + times
     return counts
 
 
 def _numbered(tokens, first):
+    """Give tokens the ids first, first + 1, ...: {token: id}."""
     return {token: first + i for i, token in enumerate(tokens)}
 
 
 def _by_id(vocab, special_tokens, added_tokens):
-    """The bytes of each id, in order.
+    """Return {id: the bytes of its token}, in the order of the ids.
 
     Raises:
-        ValueError: the ids are not 0, 1, 2, ... or a special or added token is no text.
+        ValueError: the ids are not 0, 1, 2, ... or a special or added token is not text.
     """
     own = {}
     for field, named, others in (("special_tokens", special_tokens, ()),
@@ -325,13 +329,14 @@ def _by_id(vocab, special_tokens, added_tokens):
     tokens = dict.fromkeys(range(size))
     for token, index in (*vocab.items(), *own.items()):
         if type(index) is not int or not 0 <= index < size:
-            raise ValueError(f"vocab: the id {shown(index)} of {_name(token)} is not in "
+            raise ValueError(f"vocab: the id {shown(index)} of {_show(token)} is not in "
                              f"0..{size - 1}")
         if tokens[index] is not None:
-            raise ValueError(f"vocab: two tokens have the id {index}, {_name(token)} is one")
+            raise ValueError(f"vocab: two tokens have the id {index}, {_show(token)} is one")
         tokens[index] = token if isinstance(token, bytes) else utf8(token)
     return tokens
 
 
-def _name(token):
+def _show(token):
+    """Show a token in an error message, spelled as in the files."""
     return shown(formats.spell(token) if isinstance(token, bytes) else token)

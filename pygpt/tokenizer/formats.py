@@ -1,9 +1,13 @@
-"""The files of byte-level BPE: GPT-2's pair, tokenizer.json, and tiktoken's rank file.
+"""Reads and writes the files of byte-level BPE.
+
+    vocab.json + merges.txt   GPT-2's pair
+    tokenizer.json            the format of the tokenizers library
+    *.tiktoken                tiktoken's rank file (only read)
 
 Each is read into the same three things: vocab (token bytes to id), merges (pairs of token bytes,
-the first merged first) and added tokens (see added.py). A reader checks what its format adds,
-such as the spelling of bytes; BPETokenizer checks that the three fit together. Every refusal is a
-ValueError that begins with the field or line. Uses files; used by bpe.py and simple.py.
+the first merged first) and added tokens (see added.py). A reader checks the rules of its own
+format, such as the spelling of bytes; BPETokenizer checks that the three fit together. Every
+refusal is a ValueError whose message begins with the field or line.
 """
 
 import base64
@@ -15,39 +19,40 @@ from pygpt.tokenizer.added import MOST_BYTES, read_token, refuse_two_passes
 from pygpt.tokenizer.base import json_bytes
 from pygpt.tokenizer.text import utf8
 
-# The files spell a token's bytes as printable characters: a byte that is one in Latin-1 is itself,
-# the others are the characters from U+0100 on, in order. So ' ' is 'Ġ' and newline is 'Ċ'.
+# The files spell a token's bytes as printable characters. A byte that is a printable character in
+# Latin-1 is spelled as that one; the others, in order, are spelled as the characters from U+0100.
+# So ' ' is spelled 'Ġ' and a newline is spelled 'Ċ'.
 _PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _others = count(0x100)
 BYTE_TO_CHAR = "".join(chr(b if b in _PRINTABLE else next(_others)) for b in range(256))
 _SPELLING = str.maketrans(dict(enumerate(BYTE_TO_CHAR)))
-_READING = dict.fromkeys(range(0x100), 0xFFFF) | {ord(c): b for b, c in enumerate(BYTE_TO_CHAR)}
+_UNSPELLING = dict.fromkeys(range(0x100), 0xFFFF) | {ord(c): b for b, c in enumerate(BYTE_TO_CHAR)}
 
 _VERSION = "#version: 0.2"  # the first line of merges.txt
-_LONGEST_RANKED = 128       # bytes, in a rank file
+_LONGEST_RANKED = 128       # the most bytes of a token in a rank file
 
 
 def spell(token: bytes) -> str:
-    """A token's bytes as the characters that stand for them."""
+    """Spell a token's bytes as the characters that stand for them."""
     return token.decode("latin-1").translate(_SPELLING)
 
 
 def unspell(word: str):
-    """The bytes that characters stand for; None when one of them stands for none."""
+    """Return the bytes that characters stand for, or None if one of them stands for no byte."""
     try:
-        return word.translate(_READING).encode("latin-1")
+        return word.translate(_UNSPELLING).encode("latin-1")
     except UnicodeEncodeError:
         return None
 
 
 def empty_document() -> dict:
-    """A tokenizer.json without its model."""
+    """Return a tokenizer.json without its model."""
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
             "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None}
 
 
 def byte_level(use_regex: bool) -> dict:
-    """The step of a tokenizer.json that spells bytes as characters.
+    """Return the step of a tokenizer.json that spells bytes as characters.
 
     Args:
         use_regex: whether it also cuts the text into pieces.
@@ -57,7 +62,7 @@ def byte_level(use_regex: bool) -> dict:
 
 
 def is_bytes(document) -> bool:
-    """Whether a tokenizer.json gives each byte an id and merges none, as ByteTokenizer's does."""
+    """Tell whether a tokenizer.json gives each byte an id and has no merges, as ByteTokenizer's."""
     return (document.get("pre_tokenizer") == byte_level(use_regex=False)
             and _value_of(document, "model", "merges") == [])
 
@@ -65,8 +70,8 @@ def is_bytes(document) -> bool:
 # -------------------------------------------------------------------------------------- writing ---
 
 def document(vocab, merges, special_tokens, added_tokens) -> dict:
-    """A tokenizer.json."""
-    added = [{"id": index} | _described(token, token in special_tokens)
+    """Return a tokenizer.json of byte-level BPE."""
+    added = [{"id": index} | _token_entry(token, token in special_tokens)
              for token, index in _by_index(special_tokens | added_tokens)]
     model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
              "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
@@ -77,25 +82,25 @@ def document(vocab, merges, special_tokens, added_tokens) -> dict:
 
 
 def gpt2_files(vocab, merges, tokens) -> dict:
-    """GPT-2's two files, name to bytes; `tokens` are the added ones, string to id."""
+    """Return GPT-2's two files, name to bytes; `tokens` are the added tokens, string to id."""
     lines = [_VERSION, *_merge_lines(merges), ""]
     return {"vocab.json": json_bytes(spelled(vocab, tokens)),
             "merges.txt": "\n".join(lines).encode("utf-8")}
 
 
 def added_tokens_decoder(special_tokens, added_tokens) -> dict:
-    """The entry of tokenizer_config.json that lists the added tokens."""
-    return {str(index): _described(token, token in special_tokens)
+    """Return the entry of tokenizer_config.json that lists the added tokens."""
+    return {str(index): _token_entry(token, token in special_tokens)
             for token, index in _by_index(special_tokens | added_tokens)}
 
 
-def _described(token, is_special):
+def _token_entry(token, is_special):
     return {"content": token, "single_word": False, "lstrip": False, "rstrip": False,
             "normalized": False, "special": is_special}
 
 
 def spelled(vocab, tokens) -> dict:
-    """{word: id} of a vocabulary and its added tokens, in the order of the ids."""
+    """Return {word: id} of a vocabulary and its added tokens, in the order of the ids."""
     return dict(_by_index({spell(token): index for token, index in vocab.items()} | tokens))
 
 
@@ -110,19 +115,20 @@ def _merge_lines(merges):
 # -------------------------------------------------------------------------------------- reading ---
 
 def read_vocab(words, field, added, merges):
-    """vocab, from an object of spelled tokens and ids, which may hold the added tokens too.
+    """Read vocab from an object of spelled tokens and ids, which may hold the added tokens too.
 
     Args:
         words: the object.
-        field: what to call it in a refusal.
+        field: the name of the object in a refusal.
         added: {content: AddedToken}.
-        merges: pairs of tokens. An added token that they make is a token of the vocabulary too.
+        merges: pairs of tokens. An added token that a merge makes is in the vocabulary too.
     Raises:
-        ValueError: it is no object, or a token is spelled with a character that is no byte.
+        ValueError: words is not an object, a token is spelled with a character that stands for no
+            byte, or an added token has another id here.
     """
     if not isinstance(words, dict):
         raise ValueError(f"{field}: is not an object of tokens and ids")
-    made = _made(merges)
+    made = _merge_results(merges)
     vocab = {}
     for word, index in words.items():
         token = unspell(word)
@@ -140,18 +146,19 @@ def read_vocab(words, field, added, merges):
 
 
 def shares_id(token, index, vocab):
-    """Whether an added token is a token of the vocabulary too, and so needs no id of its own."""
+    """Tell whether an added token is in the vocabulary too, and so needs no id of its own."""
     return vocab.get(utf8(token)) == index and unspell(token) == utf8(token)
 
 
 def check_added(added, vocab):
-    """Hold the ids of added tokens to those of a vocabulary.
+    """Check the ids of added tokens against those of a vocabulary.
 
     Args:
         added: {content: AddedToken}.
         vocab: token bytes to id.
     Raises:
-        ValueError: a token is no text, or its id is no id, too large, or another token's.
+        ValueError: a token is not text, or its id is not an int, is out of range, or belongs to
+            another token.
     """
     own = {content: token for content, token in added.items()
            if not shares_id(content, token.index, vocab)}
@@ -172,18 +179,18 @@ def check_added(added, vocab):
 
 
 def split_added(added):
-    """(special tokens, other added tokens) of {content: AddedToken}, each string to id."""
+    """Split {content: AddedToken} into (special tokens, other added tokens), each string to id."""
     return tuple({content: token.index for content, token in added.items()
                   if bool(token.is_special) is is_special} for is_special in (True, False))
 
 
 def read_merges(entries, field, first=0):
-    """merges, from "left right" strings or [left, right] lists.
+    """Read merges from "left right" strings or [left, right] lists.
 
     Args:
-        entries: list of them.
-        field: what to call an entry in a refusal, with a {} for its number.
-        first: the number of the first.
+        entries: a list of such strings or lists.
+        field: the name of an entry in a refusal, with a {} for its number.
+        first: the number of the first entry.
     """
     merges = []
     for number, entry in enumerate(entries, first):
@@ -202,7 +209,7 @@ _MISSPELLED = "holds a character that stands for no byte"
 
 
 def read_merges_txt(path):
-    """merges, from a merges.txt: after a line with its version, one "left right" a line."""
+    """Read merges from a merges.txt: a line with its version, then "left right" on each line."""
     lines = _read_lines(path)
     has_version = bool(lines) and lines[0].startswith("#version")
     try:
@@ -212,18 +219,19 @@ def read_merges_txt(path):
 
 
 def find_special(words, merges):
-    """The words of a vocab.json that look like <this> and are made by no merge: special tokens."""
-    made = _made(merges)
+    """Find the special tokens of a vocab.json: words like <this> that no merge makes."""
+    made = _merge_results(merges)
     return {word: index for word, index in words.items()
             if word[:1] == "<" and word[-1:] == ">" and len(word) > 2 and unspell(word) not in made}
 
 
-def _made(merges):
+def _merge_results(merges):
+    """Return the set of the tokens that merges make."""
     return {left + right for left, right in merges}
 
 
-# The fields of a tokenizer.json. Those that are named here without a value change no id of a
-# tokenizer that has a token for each byte.
+# The known fields of a tokenizer.json. A field whose values are not checked below changes no id of
+# a tokenizer that has a token for each byte.
 _FIELDS = {
     "": ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
          "post_processor", "decoder", "model"),
@@ -250,12 +258,14 @@ _HARMLESS = {
 
 
 def _value_of(document, *path):
+    """Return the value at the end of a path of keys, or None when a key is missing."""
     for key in path:
         document = document.get(key) if isinstance(document, dict) else None
     return document
 
 
-def _refuse_others(document, harmless):
+def _refuse_harmful(document, harmless):
+    """Refuse a field in `harmless` that has another value than those listed there."""
     for path, values in harmless.items():
         value = _value_of(document, *path)
         if value not in values:
@@ -263,22 +273,23 @@ def _refuse_others(document, harmless):
 
 
 def _refuse_unknown(document, *path):
+    """Refuse a key of the object at a path that _FIELDS does not list."""
     for key in _value_of(document, *path) or ():
         if key not in _FIELDS[".".join(path)]:
             raise ValueError(f"{'.'.join((*path, shown(key)))}: is not known")
 
 
 def check_envelope(document, takes_added=True):
-    """Refuse the steps of a tokenizer.json that would change ids, but for its model's own.
+    """Refuse the steps of a tokenizer.json, other than its model, that would change ids.
 
     Args:
         document: the tokenizer.json.
-        takes_added: whether the kind of tokenizer has added tokens.
+        takes_added: whether this kind of tokenizer can have added tokens.
     Raises:
-        ValueError: naming the field and its value.
+        ValueError: there is such a step; the message has the field and its value.
     """
     _refuse_unknown(document)
-    _refuse_others(document, _HARMLESS_ENVELOPE)
+    _refuse_harmful(document, _HARMLESS_ENVELOPE)
     _check_post_processor(document.get("post_processor"))
     if not takes_added and document.get("added_tokens", []) != []:
         raise ValueError(f"added_tokens: {shown(document['added_tokens'])} are not supported by "
@@ -302,11 +313,15 @@ def _check_post_processor(step, field="post_processor"):
 
 
 def read_document(document, roles=()):
-    """(vocab, merges, added tokens) of a tokenizer.json; None when it is not byte-level BPE.
+    """Read byte-level BPE from a tokenizer.json.
 
     Args:
         document: the tokenizer.json.
-        roles: the contents of added tokens that are special whatever the document says.
+        roles: the contents of added tokens that are special, even if the document denies it.
+    Returns:
+        (vocab, merges, added tokens), or None when the document is not byte-level BPE.
+    Raises:
+        ValueError: a field is damaged, not known or not supported.
     """
     if not isinstance(document.get("model"), dict):
         return None
@@ -315,7 +330,7 @@ def read_document(document, roles=()):
     if _value_of(document, "pre_tokenizer", "type") != "ByteLevel" or is_bytes(document):
         return None
     check_envelope(document)
-    _refuse_others(document, _HARMLESS)
+    _refuse_harmful(document, _HARMLESS)
     _refuse_unknown(document, "model")
     _refuse_unknown(document, "pre_tokenizer")
     merges = _value_of(document, "model", "merges")
@@ -343,10 +358,10 @@ def _read_added(entries, roles):
 
 
 def read_tiktoken(path):
-    """(vocab, merges) of a rank file: one token a line, in base64, and its rank, which is its id.
+    """Read (vocab, merges) from a rank file: a line has a token in base64, and its rank, the id.
 
-    The file does not say which pair a token is made of. That is the pair left when its bytes are
-    merged by the ranks below its own; a token without one could never be made.
+    The file does not say which pair makes a token. It is the pair that is left when the token's
+    bytes are merged by the ranks below its own; if no pair is left, nothing can make the token.
 
     Raises:
         ValueError: a line is wrong or a token cannot be made; the message names path and line.
@@ -379,7 +394,7 @@ def read_tiktoken(path):
 
 
 def _merged_below(token, rank, vocab):
-    """The parts of a token that merging by the ranks below its own leaves."""
+    """Return the parts of a token that are left after merging by the ranks below its own."""
     parts = [token[i:i + 1] for i in range(len(token))]
     while len(parts) > 2:
         ranks = [vocab.get(left + right, rank) for left, right in zip(parts, parts[1:])]
@@ -392,7 +407,7 @@ def _merged_below(token, rank, vocab):
 
 
 def _read_lines(path):
-    """The lines of a text file, without their ends and without an empty last one."""
+    """Return the lines of a text file, without line ends and without an empty last line."""
     data = read_bytes(path, MOST_BYTES)
     try:
         lines = decode_utf8(data).split("\n")

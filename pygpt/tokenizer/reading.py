@@ -1,7 +1,7 @@
-"""Text files as people have them: UTF-8 decoded in parts, and a file that is no text named as such.
+"""Decodes text files: UTF-8, read in parts of a megabyte.
 
-The only place that decodes a text file. Standard library only. Used by bpe.py, by corpus and by the
-command line.
+This is the only place that decodes a text file. A file in another encoding, or one that is not text
+at all, is refused, and the message says which it seems to be.
 """
 
 import codecs
@@ -12,8 +12,9 @@ STDIN_NAME = "standard input"
 MARK = "\ufeff"  # the byte order mark, which some editors write in front of UTF-8
 _MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),  # the longer ones first
           (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
-_SAMPLE = 1 << 12  # bytes that are looked at to tell which kind of file has a bad byte
-_CONTROLS = bytes({*range(32), 127} - {*b"\a\b\t\n\v\f\r\x1b"})  # in no text, but in most pictures
+_SAMPLE = 1 << 12  # bytes near a bad byte, which show the kind of file that it is in
+# the control characters that texts do not hold and most pictures do
+_CONTROLS = bytes({*range(32), 127} - {*b"\a\b\t\n\v\f\r\x1b"})
 
 
 class DataError(ValueError):
@@ -21,7 +22,7 @@ class DataError(ValueError):
 
 
 def standard_input():
-    """The binary file of standard input.
+    """Return the binary file of standard input.
 
     Raises:
         DataError: it was closed before the program began.
@@ -35,43 +36,44 @@ def read_text(path, name=None, **options):
     """Read a file of UTF-8 text.
 
     Args:
-        path: of the file, or of a pipe.
-        name: that messages call it by; None: its path.
-        options: as those of decode_text.
+        path: the path of a file or a pipe.
+        name: the name that messages use; None stands for the path.
+        options: the keyword arguments of decode_text.
     Yields:
-        Its text, as decode_text does.
+        The text, in parts, as decode_text does.
     Raises:
-        OSError: it cannot be read.
-        DataError: as decode_text.
+        OSError: the file cannot be read.
+        DataError: the file is not UTF-8 text, as for decode_text.
     """
     with open(path, "rb") as file:
         yield from decode_text(file, path if name is None else name, **options)
 
 
-def decode_text(file, name, errors="strict", *, is_exact=False, is_replacing_known=False,
-                see=lambda data: None, part_bytes=PART_BYTES):
+def decode_text(file, name, errors="strict", *, is_exact=False, may_suggest_replace=False,
+                on_bytes=lambda data: None, part_bytes=PART_BYTES):
     """Decode an open binary file of UTF-8 text.
 
     Args:
-        file: to read to its end.
-        name: that messages call it by.
-        errors: "strict", or "replace": bytes that are not UTF-8 become U+FFFD.
-        is_exact: whether a byte order mark at the beginning stays, and bytes of 0 are text too,
-            so that encoding the parts gives the file back. Else a file with such a byte is refused.
-        is_replacing_known: whether the reader of a message may set errors=replace.
-        see: called with the bytes of each part before they are decoded.
-        part_bytes: the bytes read at once.
+        file: the file, which is read to its end.
+        name: the name that messages use.
+        errors: "strict" refuses bytes that are not UTF-8; "replace" reads them as U+FFFD.
+        is_exact: if True, a byte order mark at the beginning stays and zero bytes are text, so that
+            encoding the parts gives the file back. If False, the mark is removed and a zero byte is
+            refused.
+        may_suggest_replace: whether a message may suggest errors=replace to the user.
+        on_bytes: called with the bytes of each part before they are decoded.
+        part_bytes: the number of bytes read at once.
     Yields:
         The text, in parts; line ends are kept as they are.
     Raises:
         OSError: the file cannot be read.
-        DataError: it is not UTF-8 text; the message has the byte's offset, or the encoding.
+        DataError: the file is not UTF-8 text; the message has the byte's offset, or the encoding.
     """
     decoder, taken, is_begun = codecs.getincrementaldecoder("utf-8")(errors), 0, False
-    before = b""  # the end of the part before
+    before = b""  # the end of the previous part
     while True:
         data = file.read(part_bytes)
-        see(data)
+        on_bytes(data)
         if not taken:
             _refuse_other_encoding(name, data)
         if not is_exact:
@@ -80,10 +82,10 @@ def decode_text(file, name, errors="strict", *, is_exact=False, is_replacing_kno
         try:
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            # error.object is what was held back of the part before, and this part
+            # error.object is the incomplete character of the previous part, then this part
             near = before + data
             raise _refusal(name, near, len(near) - len(error.object) + error.start,
-                           taken - len(near), is_replacing_known) from None
+                           taken - len(near), may_suggest_replace) from None
         before = data[-_SAMPLE:]
         if text and not is_begun:
             is_begun = True
@@ -103,7 +105,7 @@ def _refuse_other_encoding(name, data):
 
 
 def _refuse_binary(name, data, before, errors):
-    """Refuse a part that holds a byte of 0, or that "replace" would make text of noise."""
+    """Refuse a part that holds a zero byte, or noise that "replace" would turn into text."""
     place = data.find(0)
     if place >= 0:
         if not before and (encoding := _utf16_without_mark(data)):
@@ -116,36 +118,36 @@ def _refuse_binary(name, data, before, errors):
         try:
             data[:_SAMPLE].decode("utf-8")
         except UnicodeDecodeError as error:
-            if error.end < len(data[:_SAMPLE]):  # else a character goes on behind the sample
+            if error.end < len(data[:_SAMPLE]):  # else the sample ends within a character
                 raise _refusal(name, data, error.start, before, False) from None
 
 
-def _refusal(name, data, start, before, is_replacing_known):
-    """The error of a byte that is not UTF-8: data[start], data being at offset `before`."""
+def _refusal(name, data, start, before, may_suggest_replace):
+    """Return the error for data[start], which is not UTF-8; data begins at offset `before`."""
     sample = _around(data, start)
     where = f"byte 0x{data[start]:02x} at offset {before + start}"
     if _is_noise(sample):
         return DataError(f"{name}: is not text: {where}")
     text = sample.decode("utf-8", "replace")
-    if is_replacing_known and 2 * text.count("\ufffd") <= len(text):
+    if may_suggest_replace and 2 * text.count("\ufffd") <= len(text):
         return DataError(f"{name}: is not UTF-8 text: {where} (errors=replace goes on)")
     return DataError(f"{name}: is not UTF-8 text: {where} (if it is text in another encoding, "
                      "convert it: iconv -f ENCODING -t UTF-8)")
 
 
 def _around(data, place):
-    """The bytes of a part that are near a place."""
+    """Return the bytes of a part that are near a place."""
     start = max(0, min(place - _SAMPLE // 2, len(data) - _SAMPLE))
     return data[start : start + _SAMPLE]
 
 
 def _is_noise(sample):
-    """Whether bytes hold too many control characters to be text in any encoding of bytes."""
+    """Tell whether over 2% of the bytes are control characters, too many for encoded text."""
     return 50 * (len(sample) - len(sample.translate(None, _CONTROLS))) > len(sample)
 
 
 def _utf16_without_mark(data):
-    """The encoding that data seems to have, "UTF-16LE" or "UTF-16BE"; None: neither."""
+    """Return "UTF-16LE" or "UTF-16BE" if data seems to be text in it, else None."""
     for encoding in "UTF-16LE", "UTF-16BE":
         try:
             text = codecs.getincrementaldecoder(encoding)().decode(data[: _SAMPLE])

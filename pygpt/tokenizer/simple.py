@@ -1,7 +1,4 @@
-"""The tokenizers that need no learning: one id a character, or one id a byte.
-
-Used through the package.
-"""
+"""Defines the two simplest tokenizers: one id for each character, or one id for each byte."""
 
 from pygpt.files import shown
 from pygpt.tokenizer.base import Tokenizer
@@ -11,30 +8,30 @@ from pygpt.tokenizer.text import utf8
 
 
 class CharTokenizer(Tokenizer):
-    """One id per character, for the characters it was given.
+    """Gives one id to each character of the vocabulary.
 
     Example: CharTokenizer.train("banana").encode("nab") == [2, 0, 1]
     """
 
-    # What tells this kind of tokenizer.json from others: every character is a word of its own.
+    # This pre-tokenizer makes every character a word; only this kind of tokenizer.json has it.
     _EACH_CHARACTER = {
         "type": "Split",
         "pattern": {"Regex": r"[\s\S]"},
         "behavior": "Isolated",
         "invert": False,
     }
-    _NO_TOKEN = "<unknown>"  # not a character, so never in the vocabulary
+    _NO_TOKEN = "<unknown>"  # it is more than one character, so it is never in the vocabulary
 
     def __init__(self, characters, unknown="error"):
         """Give the i-th character the id i.
 
         Args:
             characters: iterable of different one-character strings, no lone surrogates.
-            unknown: what encode does with any other character: "error" refuses it, "skip" leaves
-                it out, and one of the characters stands for it.
+            unknown: how encode treats any other character: "error" refuses it, "skip" leaves it
+                out, and one of the characters takes its place.
         Raises:
-            ValueError: one of them is not such a string, or comes twice, or unknown is none of
-                these.
+            ValueError: an item of characters is not such a string or comes twice, or unknown is
+                none of these.
         """
         self._ids, tokens = {}, {}
         for index, character in enumerate(characters):
@@ -58,18 +55,19 @@ class CharTokenizer(Tokenizer):
         """Give every character of a text an id, in code point order.
 
         Args:
-            text: any length.
-            unknown: as for CharTokenizer; a character that stands for unknown ones gets an id too.
+            text: a str of any length.
+            unknown: as for CharTokenizer; a character that replaces unknown ones gets an id too.
         Returns:
             A tokenizer whose vocab_size is the number of different characters.
         Raises:
-            ValueError: the text holds a lone surrogate (bytes that were not UTF-8).
+            ValueError: the text holds a lone surrogate, which Python makes of bytes that are not
+                UTF-8.
         """
         extra = {unknown} if isinstance(unknown, str) and len(unknown) == 1 else set()
         return cls(sorted(extra.union(text)), unknown)
 
     def encode(self, text: str, allowed_special=frozenset(), disallowed_special="all") -> list:
-        """The id of each character; there are no special tokens.
+        """Return the id of each character; there are no special tokens.
 
         Raises:
             ValueError: a character has no id, and `unknown` is "error".
@@ -84,7 +82,7 @@ class CharTokenizer(Tokenizer):
             position += len(chunk)
 
     def _encode(self, text, position):
-        """The ids of a text that begins at a position, for the error message."""
+        """Return the ids of a text; the error message counts positions from `position`."""
         try:
             return list(map(self._ids.__getitem__, text))
         except KeyError as error:
@@ -99,10 +97,12 @@ class CharTokenizer(Tokenizer):
                          f"{self.vocab_size}")
 
     def _has_special(self, content):
-        return content in self._ids or content == self._NO_TOKEN  # matched as ever, or never
+        # A character of the vocabulary is matched anyway, and _NO_TOKEN never is.
+        return content in self._ids or content == self._NO_TOKEN
 
     def _document(self) -> dict:
-        # An unknown token that is not in vocab is an error there too; BPE without one skips.
+        # The tokenizers library too raises an error when unk_token is not in vocab, and its BPE
+        # skips unknown characters when unk_token is None.
         model = {"type": "WordLevel", "vocab": self._ids, "unk_token": self.unknown}
         if self.unknown == "error":
             model["unk_token"] = self._NO_TOKEN
@@ -143,7 +143,7 @@ class CharTokenizer(Tokenizer):
 
 
 class ByteTokenizer(Tokenizer):
-    """One id per byte of UTF-8: 256 of them, any text, nothing to learn.
+    """Gives one id to each byte of UTF-8: 256 ids encode any text, and nothing is learned.
 
     Example: ByteTokenizer().encode("né") == [110, 195, 169]
     """
@@ -154,7 +154,7 @@ class ByteTokenizer(Tokenizer):
         super().__init__({byte: bytes([byte]) for byte in range(256)})
 
     def encode(self, text: str, allowed_special=frozenset(), disallowed_special="all") -> list:
-        """The bytes of text as UTF-8; a lone surrogate counts as U+FFFD, nothing is special."""
+        """Return the bytes of text as UTF-8; a lone surrogate counts as U+FFFD."""
         return list(utf8(text))
 
     def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
@@ -162,7 +162,7 @@ class ByteTokenizer(Tokenizer):
         held = ""
         for chunk in chunks:
             held += chunk
-            half = "\ud800" <= held[-1:] <= "\udbff"  # of a character, perhaps
+            half = "\ud800" <= held[-1:] <= "\udbff"  # the next chunk may complete it
             yield list(utf8(held[:len(held) - half]))
             held = held[len(held) - half:]
         yield list(utf8(held))

@@ -1,19 +1,19 @@
-"""Which characters are letters, numbers and spaces: Unicode 16.0, whatever Python runs.
+"""Lists the letters, numbers and spaces of Unicode 16.0, independently of the Python version.
 
 A tokenizer's ids must not change with the interpreter, but `unicodedata` does: Python 3.11 has
-Unicode 14, 3.13 has 15.1. So the tables are written out: LETTERS and NUMBERS are the code points
+Unicode 14, 3.13 has 15.1. So the tables are written out. LETTERS and NUMBERS are the code points
 of the general categories L* and N* (`\\p{L}` and `\\p{N}`), SPACES those of the property
 White_Space (`\\s`), as of Unicode 16.0, the version that tiktoken 0.14 and tokenizers 0.23 carry.
-A test compares them with the running `unicodedata`, character by character that it knows.
+A test compares them with the running `unicodedata` for every character that it knows.
 
-Uses nothing; read by bpe_python.py (as a pattern) and by the C splitter (as a table).
+bpe_python.py turns the tables into a pattern; the C splitter gets them as an array of classes.
 """
 
 from functools import cache
 
 OTHER, LETTER, NUMBER, SPACE = range(4)
 
-# Ranges of code points, hexadecimal, both ends included.
+# Each item is a code point or a range of them, in hexadecimal; both ends are included.
 SPACES = """\
 9-d 20 85 a0 1680 2000-200a 2028-2029 202f 205f 3000"""
 NUMBERS = """\
@@ -105,14 +105,14 @@ ffda-ffdc 10000-1000b 1000d-10026 10028-1003a 1003c-1003d 1003f-1004d 10050-1005
 
 
 def ranges(table: str) -> list[tuple[int, int]]:
-    """The (first, last) code points of each range of a table above."""
+    """Return the (first, last) code points of each range in a table above."""
     pairs = (item.partition("-") for item in table.split())
     return [(int(first, 16), int(last or first, 16)) for first, _, last in pairs]
 
 
 @cache
 def classes() -> bytes:
-    """The class of every code point: 0x110000 bytes, each OTHER, LETTER, NUMBER or SPACE."""
+    """Return the class of every code point: 0x110000 bytes, OTHER, LETTER, NUMBER or SPACE."""
     table = bytearray(0x110000)
     for number, text in ((LETTER, LETTERS), (NUMBER, NUMBERS), (SPACE, SPACES)):
         for first, last in ranges(text):
