@@ -7,7 +7,7 @@ fit. Also the small helpers that ops share.
 from math import prod
 
 from pygpt.autograd.launch import launch
-from pygpt.autograd.tape import ONE, Leaf, first_arrivals
+from pygpt.autograd.tape import ONE, Leaf, first_gradient_flag
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, lib
 
@@ -81,9 +81,9 @@ def give_gradients(nodes, gradient_kernel):
     wanted = [node for node in nodes if node is not None]
     if not wanted:
         return
-    if all(isinstance(node, Leaf) and node.is_first_arrival() for node in wanted):
-        flag = first_arrivals(wanted)
-        gradient_kernel([NULL if node is None else node.arrive() for node in nodes], flag)
+    if all(isinstance(node, Leaf) and node.awaits_first_gradient() for node in wanted):
+        flag = first_gradient_flag(wanted)
+        gradient_kernel([NULL if node is None else node.prepare_gradient() for node in nodes], flag)
         return
     places = [None if node is None else node.target() for node in nodes]
     flags = [place[1] for place in places if place is not None]
