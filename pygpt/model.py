@@ -361,7 +361,7 @@ class GPT(nn.Module):
         return dropout_shares(self.transformer.dropouts())
 
     def next_seed(self):
-        """Return a new seed for each forward pass, a function of dropout_seed and forward_passes."""
+        """Return a new seed for each forward pass, made from dropout_seed and forward_passes."""
         self.forward_passes += 1
         return (self.dropout_seed * 0x9E3779B97F4A7C15 + self.forward_passes) % 2 ** 64
 

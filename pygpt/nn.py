@@ -43,7 +43,7 @@ class Module:
         return self._entered(*inputs)
 
     def _unless_changed(self):
-        """Return a function that runs the module. It raises ValueError if the module has changed."""
+        """Return a function that runs the module. It raises ValueError if the module changed."""
         before = watched(self, with_places=False)
 
         def entered(*inputs):

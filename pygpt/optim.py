@@ -82,7 +82,7 @@ class Optimizer:
         """Scale all gradients by one factor so that their norm is at most max_norm.
 
         The scaling itself happens in the next step, or when a gradient is read (`p.grad`) or added
-        to. A tensor taken earlier (`g = p.grad`) shows unscaled values until such a reading or adding.
+        to. A tensor taken earlier (`g = p.grad`) shows unscaled values until then.
 
         Args:
             max_norm: the limit, above 0. With math.inf the norm is only measured.

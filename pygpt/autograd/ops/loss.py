@@ -12,8 +12,8 @@ IGNORED = -100  # the default target that cross-entropy leaves out
 def cross_entropy(logits, targets, ignore_index=IGNORED):
     """Return the mean of -log softmax(logits)[target] in nats.
 
-    logits (..., V), targets int32, one for each row of logits -> (). Rows whose target is ignore_index are left out of the mean. If no row
-    is left, the mean is 0.
+    logits (..., V), targets int32, one for each row of logits -> (). Rows whose target is
+    ignore_index are left out of the mean. If no row is left, the mean is 0.
     """
     check_floats("cross_entropy", logits=logits)
     check_ids("cross_entropy", targets=targets)
