@@ -1,11 +1,11 @@
-"""GPT, in the order of the lesson: attention, MLP, block, stack, head and loss.
+"""Defines GPT in the order of the lesson: attention, MLP, block, stack, head and loss.
 
     ids (B, T) -> wte[ids] + wpe[positions] -> n_layer blocks -> layer norm -> head -> (B, T, V)
     a block:  x = x + attn(ln_1(x));  x = x + mlp(ln_2(x))
 
-Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Names are GPT-2's. How
-a sum is fused with the product before it, how a step is recorded, and where a layer finds its
-dropout seed or its cache, stands in autograd/.
+Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Names are GPT-2's.
+autograd/ fuses a sum with the product before it, records steps, and gives a layer its dropout seed
+and its cache.
 """
 
 import copy
@@ -28,8 +28,9 @@ from pygpt.config import is_whole_number, token_ids
 
 @nn.recordable
 class CausalSelfAttention(nn.Module):
-    """n_head attentions side by side. Each looks back with queries, keys and values of its own, of
-    C / n_head channels; their results are concatenated to C channels and mixed by c_proj."""
+    """Runs n_head attentions side by side. Each head has queries, keys and values of its own, with
+    C / n_head channels, and sees a token and the tokens before it. The results of the heads are
+    concatenated to C channels and mixed by c_proj."""
 
     def __init__(self, config, streams):
         C, std = config.n_embd, 0.02 / (2 * config.n_layer) ** 0.5
@@ -45,7 +46,7 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y))                               # (B, T, C)
 
     def attend(self, qkv):
-        """softmax(q k^T / sqrt(C / n_head)) v in each head; with a cache, over its positions too."""
+        """Compute softmax(q k^T / sqrt(C / n_head)) v in each head. A cache adds its positions."""
         cache = current_cache()
         if cache is not None:
             return ops.attention_cached(qkv, *cache.next_layer(), self.n_head)
@@ -54,7 +55,8 @@ class CausalSelfAttention(nn.Module):
 
 @nn.recordable
 class MLP(nn.Module):
-    """Each token by itself: up to 4C channels (or n_inner), GELU, and down again."""
+    """Treats each token by itself: widens it to 4C channels (or n_inner), applies GELU, and
+    narrows it to C again."""
 
     def __init__(self, config, streams):
         C, std = config.n_embd, 0.02 / (2 * config.n_layer) ** 0.5
@@ -63,15 +65,16 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop, next(streams))
 
     def forward(self, x):
-        """c_proj(gelu(c_fc(x))), both layers in one op."""
+        """Return dropout(c_proj(gelu(c_fc(x)))), with both layers in one op."""
         y = ops.mlp(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
         return self.dropout(y)                                                  # (B, T, C)
 
 
 @nn.recordable
 class Block(nn.Module):
-    """Tokens talk (attention), then think (MLP). Each adds to x and x itself goes on unchanged, so
-    the gradient reaches the first block of any stack; each reads x through a layer norm."""
+    """Tokens talk (attention), then think (MLP). Each part reads x through a layer norm and adds
+    its result to x. x itself passes unchanged, so the gradient reaches the first block of any
+    stack."""
 
     def __init__(self, config, streams):
         self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
@@ -87,7 +90,7 @@ class Block(nn.Module):
 
 @nn.recordable
 class Transformer(nn.Module):
-    """From ids to the final vectors that the head reads."""
+    """Turns ids into the final vectors that the head reads."""
 
     def __init__(self, config):
         streams = itertools.count()
@@ -98,11 +101,11 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
 
     def dropouts(self):
-        """The Dropout modules, in a fixed order."""
+        """List the Dropout modules, in a fixed order."""
         return [module for module in self.modules() if isinstance(module, nn.Dropout)]
 
     def forward(self, ids):
-        """(B, T) ids -> (B, T, C): wte[ids] + wpe[positions], the blocks, the last layer norm."""
+        """Apply wte[ids] + wpe[positions], the blocks, the last layer norm: (B, T) -> (B, T, C)."""
         x = ops.embedding(ids, self.wte.weight, self.wpe.weight, past_positions())
         x = self.drop(x)                                                        # (B, T, C)
         for block in self.h:
@@ -111,10 +114,10 @@ class Transformer(nn.Module):
 
 
 class Cache:
-    """Keys and values of the positions already seen, so that generation computes new ones only.
+    """Holds the keys and values of earlier positions, so that generation computes only new ones.
 
     Attributes:
-        past: how many positions it holds, 0..n_positions.
+        past: the number of positions in it, 0..n_positions.
     """
 
     def __init__(self, config, batch=1):
@@ -122,12 +125,12 @@ class Cache:
         self.past, self._layers, self._next = 0, [], 0
 
     def from_first_layer(self):
-        """This cache, for a forward pass that begins."""
+        """Go back to the first layer, for a new forward pass; return the cache."""
         self._next = 0
         return self
 
     def next_layer(self):
-        """(keys, values, past): of the layer after the one that asked before in this pass."""
+        """Return (keys, values, past) of the next layer in this pass."""
         if self._next == len(self._layers):
             self._layers.append((Tensor.empty(self._shape), Tensor.empty(self._shape)))
         self._next += 1
@@ -140,17 +143,17 @@ class GPT(nn.Module):
 
     Args:
         config: a GPTConfig.
-        seed: the initial weights are a function of it: GPT-2's, normal of standard deviation 0.02,
-            residual projections 0.02 / sqrt(2 n_layer), biases 0, layer norms 1.
+        seed: the seed of the initial weights. As in GPT-2 they are normal with standard deviation
+            0.02, or 0.02 / sqrt(2 n_layer) in residual projections. Biases are 0, layer norms 1.
 
-    Its dropout is on after construction and off after from_pretrained(); train() and eval() switch.
+    Dropout is on after construction and off after from_pretrained(); train() and eval() switch it.
 
     Attributes:
-        end_of_text: the id of the token that ends a text, a tuple of ids, or None; generation stops
-            there. from_pretrained() takes it from config.json.
-        recompute: False; when True, a forward pass keeps only what goes into each block, and the
-            backward pass runs the block's forward again. Takes less memory and more time; every
-            number stays the same.
+        end_of_text: the id of the token that ends a text, a tuple of ids, or None. Generation stops
+            at such a token. from_pretrained() takes it from config.json.
+        recompute: if True, a forward pass keeps only the input of each block, and the backward
+            pass runs the block's forward again. This takes less memory and more time, and every
+            number stays the same. It is False at first.
     """
 
     def __init__(self, config, seed=1337):
@@ -176,22 +179,23 @@ class GPT(nn.Module):
 
     @one_at_a_time
     def __reduce_ex__(self, protocol):
-        state = copy.deepcopy(self.__getstate__())  # another thread may go on training meanwhile
+        state = copy.deepcopy(self.__getstate__())  # another thread may go on training
         return object.__new__, (type(self),), state
 
     @classmethod
     def from_pretrained(cls, directory, **changes):
-        """Open a Hugging Face GPT-2 directory, or one with nanoGPT's names (model_files.py).
+        """Open a Hugging Face GPT-2 directory, or one with nanoGPT's names
+        (checkpoint/model_files.py).
 
         F32 weights stay in the mapped file until training; others are converted to new memory.
 
         Args:
-            changes: fields of its GPTConfig to change: the three of dropout.
+            changes: fields of its GPTConfig to change: the three dropout shares.
         Raises:
             OSError: a file is missing or cannot be read.
-            CheckpointError: the directory does not hold such a model; the message names file and
-                field.
-            MemoryError: the weights to be converted do not fit.
+            CheckpointError: the directory does not hold such a model; the message names the file
+                and the field.
+            MemoryError: the converted weights do not fit.
         """
         config, weights = model_files.read_model(directory)
         self = cls.__new__(cls)
@@ -207,14 +211,14 @@ class GPT(nn.Module):
 
         Args:
             directory: made if it is missing.
-            dtype: of the weights there: "float32", "float16" or "bfloat16", rounded to nearest,
-                ties to even.
-            end_of_text: the id, or tuple of ids, at which generation is to stop; None: the model's
-                own.
+            dtype: the type of the weights in the file: "float32", "float16" or "bfloat16". Rounding
+                is to nearest, ties to even.
+            end_of_text: the id, or tuple of ids, at which generation stops; None: the model's
+                own end_of_text.
         Raises:
             OSError: the directory cannot be written.
             ValueError: dtype is none of these, or a weight is too large for it, or end_of_text is
-                no id of the vocabulary; it is named.
+                not in the vocabulary; the message names the value.
         """
         end = self.end_of_text if end_of_text is None else self._checked_end(end_of_text)
         model_files.write_model(directory, self.config, (
@@ -229,7 +233,7 @@ class GPT(nn.Module):
         self._end_of_text = self._checked_end(value)
 
     def _checked_end(self, value):
-        """The value of end_of_text as an int, a tuple or None; anything else is a ValueError."""
+        """Return end_of_text as an int, a tuple or None; raise ValueError for any other value."""
         if value is None:
             return None
         ids = token_ids("end_of_text", value, self.config.vocab_size)
@@ -238,24 +242,24 @@ class GPT(nn.Module):
     # ------------------------------------------------------------------------------- forward ---
 
     def forward(self, ids):
-        """The logits (B, T, V) of ids, an int32 Tensor (B, T)."""
+        """Return the logits (B, T, V) of ids, an int32 Tensor (B, T)."""
         x = self.transformer(ids)                                               # (B, T, C)
         return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
 
     def forward_loss(self, ids, targets, ignore_index=ops.IGNORED):
-        """cross_entropy(forward(ids), targets), in one op that never holds all logits."""
+        """Return cross_entropy(forward(ids), targets), by an op that never holds all logits."""
         x = self.transformer(ids)                                               # (B, T, C)
         return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
 
     def forward_pass(self, seed=None):
-        """The ForwardPass of this model. The last block is never recomputed: its second run would
-        follow the first at once and save no memory."""
+        """Return a ForwardPass of this model. The last block is never recomputed: its second run
+        would follow the first at once and save no memory."""
         recomputed = self.transformer.h[:-1] if self.recompute else ()
         return ForwardPass(seed, self.transformer.dropouts(), recomputed=recomputed)
 
     @one_at_a_time
     def __call__(self, ids):
-        """Logits (B, T, V) for ids, B lists of T ints or an int32 buffer of shape (B, T).
+        """Return the logits (B, T, V) of ids: B lists of T ints, or an int32 buffer (B, T).
 
         Raises:
             ValueError: T is 0 or more than n_positions, the lists differ in length, or an id is not
@@ -267,11 +271,14 @@ class GPT(nn.Module):
 
     @one_at_a_time
     def loss(self, ids, targets, ignore_index=ops.IGNORED):
-        """The mean cross-entropy in nats, of shape (), of predicting targets from ids, both (B, T).
+        """Return the mean cross-entropy in nats of targets (B, T) predicted from ids (B, T).
 
         Args:
-            ignore_index: targets of this value, -100, are left out: the mean is over the others,
-                and 0 where there are none.
+            ignore_index: the value of targets that are left out, -100. The mean is over the other
+                targets, and 0 if there are none.
+
+        Returns:
+            A Tensor of shape ().
 
         Raises:
             ValueError: as for a call, or targets differ from ids in shape.
@@ -282,8 +289,9 @@ class GPT(nn.Module):
 
     @one_at_a_time
     def loss_and_grad(self, ids, targets, scale=1.0, ignore_index=ops.IGNORED):
-        """loss = model.loss(ids, targets) and (loss * scale).backward() in one go, which is faster:
-        the head's logits are computed once instead of twice.
+        """Run loss = model.loss(ids, targets) and (loss * scale).backward() together.
+
+        This is faster, because the head's logits are computed once instead of twice.
 
         Returns:
             The loss, unscaled, a float.
@@ -294,15 +302,19 @@ class GPT(nn.Module):
             return float(step.loss)
 
     def new_cache(self):
-        """An empty Cache for decode()."""
+        """Make an empty Cache for decode()."""
         return Cache(self.config)
 
     @one_at_a_time
     def decode(self, ids, cache):
-        """Logits (V,) after the last of ids (a list of ints), which continue what the cache holds.
+        """Return the logits (V,) after the last of ids, which continue the text in the cache.
+
+        Args:
+            ids: a list of ints.
+            cache: a Cache; the new positions are added to it.
 
         Raises:
-            ValueError: the cache has no room for them, there are none, or one is out of range.
+            ValueError: ids is empty, an id is out of range, or the cache has no room for them.
         """
         new = self._ids([ids])
         (_, T), C, P = new.shape, self.config.n_embd, self.config.n_positions
@@ -318,38 +330,38 @@ class GPT(nn.Module):
         return Tensor.empty((self.config.vocab_size,), memory=logits.memory)
 
     def generate(self, ids, max_new_tokens=64, **options):
-        """The ids that follow ids (a list of ints); options and errors: generate.generate."""
+        """Return the ids that follow ids, a list of ints. Options and errors: generate.generate."""
         from pygpt.generate import generate
         return generate(self, ids, max_new_tokens, **options)
 
     def stream(self, ids, max_new_tokens=64, **options):
-        """Like generate(), yielding each id as soon as it is chosen."""
+        """Like generate(), but yield each id as soon as it is chosen."""
         from pygpt.generate import stream
         return stream(self, ids, max_new_tokens, **options)
 
     # --------------------------------------------------------------------------------- inside ---
 
     def _ids(self, ids):
-        """ids as an int32 Tensor (B, T), its shape checked."""
+        """Return ids as an int32 Tensor (B, T), after checking their shape."""
         B, T, flat = as_int32("ids", ids, self.config.n_positions)
         tensor = Tensor.empty((B, T), "i")
         tensor.memory.view[:4 * B * T] = flat
         return tensor
 
     def watched(self):
-        """What recorded steps depend on (nn.watched); None where steps are to run op by op: another
-        loss than this class's, or a function that looks at each call."""
+        """List all that recorded steps depend on (nn.watched), or return None if steps must run op
+        by op: forward_loss is not this class's own, or launch.calling is in force."""
         if nn.is_as_written(type(self), "forward_loss") and not is_watched():
             found = nn.watched(self.transformer)
             return found and [*map(vars(ops).get, ops.__all__), *found]
         return None
 
     def dropout_shares(self):
-        """The dropout shares in force now, one for each place; () when all are 0."""
+        """Return the dropout shares in force, one for each Dropout module, or () if all are 0."""
         return dropout_shares(self.transformer.dropouts())
 
     def next_seed(self):
-        """A new number for each forward pass; dropout_seed and forward_passes give it again."""
+        """Return a new seed for each forward pass, made from dropout_seed and forward_passes."""
         self.forward_passes += 1
         return (self.dropout_seed * 0x9E3779B97F4A7C15 + self.forward_passes) % 2 ** 64
 

@@ -1,4 +1,4 @@
-"""Modules: layers that own parameters, and find those of the layers inside them."""
+"""Defines modules: layers that own parameters and find the parameters of layers inside them."""
 
 import copy
 import dataclasses
@@ -10,12 +10,12 @@ from pygpt.autograd.tape import next_serial, recomputed
 from pygpt.backend.kernels import check, in_float32, lib
 from pygpt.parameters import Gradients, Layout, Parameter, fill
 
-_PLAIN = {int, float, bool, str, type(None)}  # types of attributes that hold no module
+_PLAIN = {int, float, bool, str, type(None)}  # types of attributes that contain no module
 
 
 def _inside(name, value, seen):
-    """Yield (dotted name, Parameter or Module) for value itself or what its containers hold; each
-    container is gone through once, for it may hold itself."""
+    """Yield (dotted name, Parameter or Module) for value itself, or for the items of a container.
+    Each container is visited once, because it may contain itself."""
     if isinstance(value, (Parameter, Module)):
         yield name, value
     elif isinstance(value, (list, tuple, dict)) and id(value) not in seen:
@@ -25,15 +25,17 @@ def _inside(name, value, seen):
 
 
 class Module:
-    """A layer. Parameters and modules set as attributes are found by name, and so are those in
-    lists, tuples and dicts: `h.0`, `h.key`. One that occurs twice counts once, by its first name.
+    """A layer. Parameters and modules that are set as attributes are found by name, also inside
+    lists, tuples and dicts: `h.0`, `h.key`. An object that occurs twice counts once, by its first
+    name.
     """
 
     training = True
     _gradients = None
 
     def __call__(self, *inputs):
-        """forward(*inputs); in a pass that recomputes this module, run again in the backward pass.
+        """Return forward(*inputs). If the pass recomputes this module, the backward pass runs it
+        again.
         """
         current = forward_pass.current()
         if current is not None and id(self) in current.recomputed:
@@ -41,7 +43,7 @@ class Module:
         return self._entered(*inputs)
 
     def _unless_changed(self):
-        """The function that enters the module, and refuses where it is no longer as it is now."""
+        """Return a function that runs the module. It raises ValueError if the module changed."""
         before = watched(self, with_places=False)
 
         def entered(*inputs):
@@ -64,7 +66,7 @@ class Module:
         return twin
 
     def __getstate__(self):
-        """What a copy of the module is made of: its attributes but for the gradients."""
+        """Return the attributes that a copy of the module gets: all except the gradients."""
         return {name: value for name, value in vars(self).items() if name != "_gradients"}
 
     def _walk(self, prefix, seen):
@@ -84,7 +86,8 @@ class Module:
                 yield name, item
 
     def parameter_ids(self):
-        """The id() of each parameter, a set: named_parameters() fast enough for every step."""
+        """Return the set of id()s of the parameters. It is fast enough to be called in every step,
+        which named_parameters() is not."""
         found, waiting, seen = set(), [self], set()
         while waiting:
             value = waiting.pop()
@@ -116,29 +119,29 @@ class Module:
                 yield name, item
 
     def num_parameters(self):
-        """How many numbers the parameters hold, the frozen ones included."""
+        """Count the numbers in the parameters, frozen ones included."""
         return sum(p.size for _, p in self.named_parameters())
 
     def train(self, mode=True):
-        """Turn dropout on (or off); returns the module."""
+        """Turn dropout on, or off if mode is False; return the module."""
         for module in self.modules():
             module.training = mode
         return self
 
     def eval(self):
-        """Turn dropout off; returns the module."""
+        """Turn dropout off; return the module."""
         return self.train(False)
 
     @one_at_a_time
     def initialise(self, seed=0):
-        """Give every parameter its initial values, a function of seed and of its place; returns the
-        module.
+        """Give every parameter its initial values, which depend on the seed and on its place among
+        the parameters; return the module.
 
         Args:
             seed: a whole number from 0 to 2^64 - 1.
 
         Raises:
-            ValueError: seed is not one.
+            ValueError: seed is not such a number.
         """
         cell, named = ops.Seed(seed), list(self.named_parameters())
         if any(p.layout is None for _, p in named):
@@ -154,11 +157,11 @@ class Module:
 
     @one_at_a_time
     def layout(self):
-        """The parameters' places in the flat buffers, after making sure that they are there.
+        """Return the Layout of the parameters; move them to flat buffers first if necessary.
 
         Raises:
-            ValueError: there are no parameters, or one has no values yet, or they are only a part
-                of a larger module's that lie in its buffers.
+            ValueError: there are no parameters, or one has no values yet, or they lie in the
+                buffers of a larger module, which has further parameters there.
         """
         named = list(self.named_parameters())
         layout = self._common_layout(named)
@@ -167,13 +170,13 @@ class Module:
         return layout
 
     def values(self):
-        """The flat buffer of all parameters (Memory); errors as for layout()."""
+        """Return the flat buffer of all parameters (Memory); it raises as layout() does."""
         return self.layout().values
 
     @one_at_a_time
     def gradients(self):
-        """The Gradients that the parameters' belong to: this module's own, or, where it is a part
-        of a larger model that is in flat buffers, that model's; errors as for layout()."""
+        """Return the Gradients of the parameters: those of this module or, if it is a part of a
+        larger model in flat buffers, those of that model. It raises as layout() does."""
         if self._gradients is None or not self._gradients.layout.holds(self):
             layout = self._common_layout(list(self.named_parameters())) or self.layout()
             layout.gradients = layout.gradients or Gradients(layout)
@@ -181,14 +184,14 @@ class Module:
         return self._gradients
 
     def _common_layout(self, named):
-        """The one Layout that all the parameters lie in, or None."""
+        """Return the one Layout that holds all the parameters, or None."""
         if not named:
             raise ValueError(f"{type(self).__name__} has no parameters")
         layout = named[0][1].layout
         return layout if all(p.layout is layout for _, p in named) else None
 
     def _flatten(self, named, copy):
-        """Move the parameters to flat buffers of this module's own."""
+        """Move the parameters to new flat buffers of this module."""
         own = {id(p) for _, p in named}
         for name, p in named:
             if p.layout and not p.layout.is_whole_of(own):
@@ -205,35 +208,36 @@ class Module:
 
 # ------------------------------------------------------------------------------------- watched ---
 
-_RECORDABLE = {}  # class -> its functions, as they were written
+_RECORDABLE = {}  # {class: its functions when it was defined}
 
 
 def recordable(cls):
-    """Promise, for a Module class, not its subclasses, that its calls may be recorded and replayed.
+    """Declare that the calls of a Module class may be recorded and replayed; not its subclasses'.
 
-    That is, what an instance computes from its inputs depends on nothing but its attributes and the
-    class's functions, both of which are watched, and all of it is computed by ops.
+    The class promises that its results depend only on the inputs, the instance's attributes and the
+    class's functions, and that ops compute all of them. The attributes and the functions are
+    watched.
     """
     _RECORDABLE[cls] = {name: value for name, value in vars(cls).items() if callable(value)}
     return cls
 
 
 def is_as_written(cls, name):
-    """Whether a class's function of that name is one of a recordable class, not replaced since."""
+    """Whether a class's function of this name is a recordable class's, and not replaced since."""
     return any(written.get(name) is getattr(cls, name) and vars(home).get(name) is written[name]
                for home, written in _RECORDABLE.items() if issubclass(cls, home))
 
 
 def watched(module, with_places=True):
-    """All that the results of a module depend on besides its inputs, to be compared with `==`.
+    """List all that the results of a module depend on besides its inputs, to compare with `==`.
 
-    Parameters are there with whether they are trained and (with_places) the memory that they and
-    their gradients lie in, not with their values. The flag `training` is left out: the dropout
-    shares in force are looked at apart.
+    The list has each parameter, whether it is trained, and (with_places) the memory of its values
+    and of its gradient, but not the values. It leaves out the flag `training`, because the dropout
+    shares in force are compared separately.
 
     Returns:
-        A list, which keeps alive what it names; None where something cannot be watched: a module of
-        a class that is not recordable or whose functions were replaced, or an attribute that is
+        A list, which keeps its objects alive; or None if something cannot be watched: a module
+        whose class is not recordable or has had a function replaced, or an attribute that is
         neither a module, a parameter, a plain value nor a list, tuple or dict of these.
     """
     found, known, seen = [], {}, set()
@@ -249,7 +253,7 @@ def watched(module, with_places=True):
             found.extend(entry_of(value))
         elif kind in (list, tuple, dict):
             found.extend((kind, len(value)))
-            if id(value) in seen:  # it is noted already, and may hold itself
+            if id(value) in seen:  # it is in the list already, and may contain itself
                 return True
             seen.add(id(value))
             items = value if kind is not dict else [x for pair in value.items() for x in pair]
@@ -292,7 +296,7 @@ def watched(module, with_places=True):
 
 @recordable
 class Linear(Module):
-    """y = x W + b; the weight is stored (in, out), as GPT-2 stores it."""
+    """Computes y = x W + b. The weight is stored as (in, out), like GPT-2's."""
 
     def __init__(self, n_in, n_out, std=0.02):
         self.weight = Parameter((n_in, n_out), std=std)
@@ -304,7 +308,7 @@ class Linear(Module):
 
 @recordable
 class LayerNorm(Module):
-    """Each vector brought to mean 0 and variance 1, then scaled and shifted by channel."""
+    """Brings each vector to mean 0 and variance 1, then scales and shifts each channel."""
 
     def __init__(self, n, eps=1e-5):
         self.weight, self.bias, self.eps = Parameter((n,), fill=1.0), Parameter((n,)), eps
@@ -326,18 +330,18 @@ class Embedding(Module):
 
 @recordable
 class Dropout(Module):
-    """While training, sets a share of the values to 0 and scales up the rest.
+    """In training, sets a share of the values to 0 and scales up the others.
 
     Args:
         share: the probability of 0, in [0, 1).
-        stream: a number that differs between the places of a model, so that their masks do.
+        stream: the number of this place in the model. Different numbers give different masks.
     """
 
     def __init__(self, share, stream=0):
         self.share, self.stream = share, stream
 
     def in_progress(self):
-        """(share, seed, stream): of the forward pass in progress; outside of one the share is 0."""
+        """Return (share, seed, stream) of the forward pass in progress; without one, share is 0."""
         current = forward_pass.current()
         if current is None:
             return 0.0, None, self.stream

@@ -1,13 +1,13 @@
-"""Optimizers over a model's flat buffers. Each call below is one pass over one buffer.
+"""Defines optimizers over a model's flat buffers. Each call below is one pass over a buffer.
 
     model.loss_and_grad(ids, targets)    adds to the gradients
     optimizer.clip_grad_norm(1.0)        measures them, and limits their norm
     optimizer.step()                     updates the parameters and the state buffers
     optimizer.zero_grad()                forgets the gradients
 
-Optimizer holds all that does not depend on the rule of the update. A rule is one class derived
+Optimizer holds all code that does not depend on the update rule. Each rule is one class derived
 from it: see AdamW, and the contract in Optimizer's docstring. Training, checkpoints and the
-prediction of memory work from that contract alone.
+prediction of memory use that contract alone.
 """
 
 import math
@@ -17,27 +17,28 @@ from array import array
 from pygpt.backend.kernels import Memory, check, in_float32, lib
 from pygpt.autograd.launch import one_at_a_time
 
-OPTIMIZERS = {}  # {name of a class in small letters: the class}, of every class with a rule
+OPTIMIZERS = {}  # {class name in small letters: the class} of every derived class
 
 
 class Optimizer:
     """Updates the parameters of a model by a rule that a derived class gives.
 
-    Parameters that are frozen (`requires_grad = False`) and their state stay as they are.
+    Frozen parameters (`requires_grad = False`) and their state do not change.
 
     A derived class gives:
         settings: the names of its settings, which are attributes; `lr` is the step size.
-        buffers: the names of its state buffers. Each becomes an attribute, a Memory of zeros that
-            is laid out as the parameters are, and a checkpoint holds it as "<parameter>.<name>".
-        checked_settings(): the settings as the kernel computes with them; raises ValueError.
-        update(settings, gradients): one update of every stretch that layout.trained_spans() lists,
-            by those settings. The gradients are gradients.memory times gradients.factor.
-        from_config(model, config): an optimizer with the settings of a TrainConfig; a class method.
+        buffers: the names of its state buffers. Each becomes an attribute: a Memory of zeros with
+            the layout of the parameters. A checkpoint holds it as "<parameter>.<name>".
+        checked_settings(): returns the settings as the kernel takes them, or raises ValueError.
+        update(settings, gradients): updates every stretch that layout.trained_spans() lists, by
+            these settings. The gradients are gradients.memory times gradients.factor.
+        from_config(model, config): a class method that makes an optimizer with the settings of a
+            TrainConfig.
 
     Attributes:
         model: the Module whose parameters are updated.
-        layout: where each parameter lies in the flat buffers.
-        steps: how many steps were taken.
+        layout: the Layout, which has the place of each parameter in the flat buffers.
+        steps: the number of steps taken.
     """
 
     settings, buffers = ("lr",), ()
@@ -55,7 +56,7 @@ class Optimizer:
 
     @classmethod
     def bytes_per_parameter(cls):
-        """The memory that the state buffers take for each float of the parameters' buffer."""
+        """Return the bytes of state buffers for each float in the buffer of the parameters."""
         return 4 * len(cls.buffers)
 
     def _take_layout(self):
@@ -64,7 +65,7 @@ class Optimizer:
         self._sum = Memory(8)
 
     def __getstate__(self):
-        """The model, the settings and the state buffers, from which a copy is made."""
+        """Return the model, the settings and the state buffers, from which a copy is made."""
         return ({name: getattr(self, name) for name in ("model", *self.settings, "steps")},
                 {name: getattr(self, name).view.tobytes() for name in self.buffers})
 
@@ -81,13 +82,13 @@ class Optimizer:
         """Scale all gradients by one factor so that their norm is at most max_norm.
 
         The scaling itself happens in the next step, or when a gradient is read (`p.grad`) or added
-        to. A tensor taken before (`g = p.grad`) shows unscaled values until the next such reading.
+        to. A tensor taken earlier (`g = p.grad`) shows unscaled values until then.
 
         Args:
-            max_norm: above 0; math.inf only measures.
+            max_norm: the limit, above 0. With math.inf the norm is only measured.
 
         Returns:
-            The norm before: the root of the sum of squares over all parameters.
+            The norm before scaling: the root of the sum of squares over all parameters.
 
         Raises:
             ValueError: max_norm is not above 0.
@@ -112,11 +113,11 @@ class Optimizer:
 
     @one_at_a_time
     def step(self):
-        """Update every parameter that is not frozen; the gradient of one that got none is 0.
+        """Update every parameter that is not frozen. A missing gradient counts as 0.
 
         Raises:
-            ValueError: lr or another setting was changed to something out of range, or the model
-                has parameters that it did not have when the optimizer was made.
+            ValueError: lr or another setting is now out of range, or the model has parameters that
+                it did not have when the optimizer was made.
         """
         settings, has_gradients = self.checked_settings(), self._has_gradients()
         if not self.layout.holds(self.model):
@@ -144,16 +145,16 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay, which is applied to matrices only.
 
     Args:
-        model: the Module whose parameters are trained. Where it is one of several that lie in the
-            same flat buffers, give the module that holds them all.
-        lr: the step size, 0 or more; may be changed between steps.
+        model: the Module whose parameters are trained. If it is one of several modules in the same
+            flat buffers, give the module that holds them all.
+        lr: the step size, 0 or more; it may be changed between steps.
         betas: the decay rates of the mean gradient and the mean squared gradient, in [0, 1), also
             after rounding to single precision.
-        eps: added to the root of the mean square.
-        weight_decay: each step takes lr * weight_decay of a matrix away.
+        eps: a number that is added to the root of the mean square.
+        weight_decay: each step subtracts lr * weight_decay times a matrix from the matrix.
 
     Attributes:
-        m, v: the mean gradient and the mean squared gradient (Memory), laid out as `layout` says.
+        m, v: the mean gradient and the mean squared gradient (Memory), with the layout `layout`.
 
     Raises:
         ValueError: a setting is out of range, or model is a part of a larger one.

@@ -1,12 +1,12 @@
-"""Parameters, and the flat buffers that they, their gradients and an optimizer's state lie in.
+"""Defines parameters, and flat buffers for them, their gradients and an optimizer's state.
 
     values      | matrices: wte.weight  h.0.attn.c_attn.weight ... | vectors: biases, layer norms |
     gradients   | the same places                                  |                              |
     m, v        | the same places                                  |                              |
                 0                                          n_decay                              n
 
-Each parameter begins at a multiple of 64 bytes, and gaps hold 0. Clipping, an optimizer's step and
-a checkpoint are each one pass over a buffer; a `Parameter` is a view of its place.
+Each parameter begins at a multiple of 64 bytes, and the gaps hold 0. Clipping, an optimizer's step
+and a checkpoint are each one pass over a buffer. A `Parameter` is a view of its place there.
 """
 
 import weakref
@@ -23,17 +23,19 @@ ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 class Parameter(Tensor):
     """A tensor to be trained. It has no memory until its module is initialised or loaded.
 
-    With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer leaves it as it
-    is. Pickling and copying one copies its values, not its gradient. Values that are written
-    through flat() or a memoryview between a loss and its backward pass are not noticed.
+    With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer does not change
+    it. Pickling and copying a parameter copies its values, not its gradient. Nothing detects a
+    write through flat() or a memoryview between a loss and its backward pass.
 
     Args:
         shape: its shape.
-        std: it starts as normal numbers of this standard deviation, or, when None, as `fill`.
+        std: the standard deviation of its initial values, which are normal numbers; None: they are
+            all `fill`.
+        fill: the initial value if std is None.
 
     Attributes:
-        leaf: the Leaf that its gradients arrive at, also while it is frozen.
-        layout: the Layout whose buffers it lies in; None while it lies elsewhere or nowhere.
+        leaf: the Leaf of its gradients, also while it is frozen.
+        layout: the Layout whose buffers hold it; None while it lies elsewhere or has no values.
     """
 
     __slots__ = ("std", "fill", "layout")
@@ -56,7 +58,7 @@ class Parameter(Tensor):
         return _restored, (self.shape, self.std, self.fill, self.requires_grad, data)
 
     def place(self, memory, offset=0, layout=None):
-        """Let its values be those at `offset` bytes of memory, the values of `layout` if given."""
+        """Make it a view of memory from byte `offset` on. Given a layout, memory is its `values`."""
         if self.layout is not None:
             self.layout.current = False
         self.memory, self.offset, self.layout = memory, offset, layout
@@ -71,7 +73,7 @@ def _has_values(parameter):
 
 
 def _restored(shape, std, fill, requires_grad, data):
-    """A parameter as it was pickled, in memory of its own."""
+    """Make a parameter from its pickled parts, in memory of its own."""
     parameter = Parameter(shape, std, fill)
     if data is not None:
         memory = Memory(len(data))
@@ -82,20 +84,20 @@ def _restored(shape, std, fill, requires_grad, data):
 
 
 def fill(pointer, n, value):
-    """Make each of the n floats at pointer `value`."""
+    """Set each of the n floats at pointer to `value`."""
     cell = Tensor(value)
-    check(lib.sum_backward(pointer, cell.ptr, n, 0))  # the gradient of a sum: one number to each
+    check(lib.sum_backward(pointer, cell.ptr, n, 0))  # this kernel copies one number to all places
 
 
 class Layout:
-    """Where each parameter stands in the flat buffers.
+    """Holds the place of each parameter in the flat buffers.
 
     Attributes:
-        entries: (name, Parameter, offset in bytes) of each, matrices first.
+        entries: (name, Parameter, offset in bytes) of each parameter, matrices first.
         n: the length of a buffer in floats, gaps (always 0) included.
-        n_decay: the length of its first part, the matrices, which weight decay applies to.
+        n_decay: the length of its first part, the matrices, to which weight decay applies.
         values: the flat buffer of the parameters (Memory).
-        gradients: their Gradients, once someone wanted them.
+        gradients: their Gradients, or None before a caller first needs them.
         current: whether the parameters still lie here.
     """
 
@@ -114,8 +116,8 @@ class Layout:
         self._ids = {id(parameter) for _, parameter, _ in self.entries}
 
     def is_whole_of(self, parameters):
-        """Whether all of the parameters that the module it was made for still has are among these,
-        a set of id()s: then nobody else needs them to stay where they are."""
+        """Whether the given parameters, a set of id()s, include all that its module still has. Then
+        no other module needs them to stay in their place."""
         module = self._module()
         return module is None or all(id(p) in parameters for _, p in module.named_parameters())
 
@@ -124,8 +126,8 @@ class Layout:
         return self.current and module.parameter_ids() <= self._ids
 
     def trained_spans(self):
-        """(first float, number of floats, those of them in matrices) of each stretch of the buffers
-        that holds no frozen parameter."""
+        """List (first float, number of floats, number of floats in matrices) of each stretch of the
+        buffers that holds no frozen parameter."""
         spans, start = [], 0
         edges = [(offset // 4, offset // 4 + -(-p.size // ALIGN) * ALIGN)
                  for _, p, offset in self.entries if not p.requires_grad]
@@ -137,40 +139,43 @@ class Layout:
         return spans
 
     def changed(self):
-        """Note that the parameters have other values from now on."""
-        now = next_serial()
+        """Record that the values of the parameters change at this point."""
+        serial = next_serial()
         for _, parameter, _ in self.entries:
-            parameter.leaf.changed_at = now
+            parameter.leaf.changed_at = serial
 
     def buffer(self):
-        """A new flat buffer of zeros."""
+        """Make a new flat buffer of zeros."""
         memory = Memory(4 * self.n)
         fill(memory.pointer("f"), self.n, 0.0)
         return memory
 
 
 class Gradients:
-    """The gradients of a layout's parameters in one flat buffer.
+    """Holds the gradients of a layout's parameters in one flat buffer.
 
-    Clipping multiplies them all by one factor, which would be a pass over memory of its own;
-    instead the factor waits here. An optimizer's step multiplies by it on the way; whoever reads a
-    gradient or adds to it before that has it applied first (Leaf.before_use).
+    Clipping multiplies all gradients by one factor. To save a pass over memory, the factor is
+    stored here, and the optimizer's step multiplies by it as it reads the gradients. A caller that
+    reads a gradient, or adds to it, before that step has the factor applied first
+    (Leaf.before_use).
 
     Attributes:
-        memory: the flat buffer (Memory), still to be multiplied by `factor`.
+        layout: the Layout of the parameters.
+        memory: the flat buffer (Memory), not yet multiplied by `factor`.
+        factor: the factor that clipping left, or 1.0.
     """
 
     def __init__(self, layout):
         self.layout, self.memory, self.factor = layout, layout.buffer(), 1.0
         for _, parameter, offset in layout.entries:
             leaf = parameter.leaf
-            if leaf.valid:  # it came before the buffer did
+            if leaf.valid:  # a gradient was computed before this buffer was made
                 self.memory.view[offset:offset + 4 * leaf.size()] = leaf.result().flat().cast("B")
             leaf.memory, leaf.offset, leaf.before_use = self.memory, offset, self.apply_factor
 
     def complete(self):
-        """Whether there are gradients; those of parameters that got none are then set to 0. Frozen
-        parameters have none and get none."""
+        """Set missing gradients to 0; return False if all are missing, and then change nothing. A
+        frozen parameter has no gradient and gets none."""
         leaves = [p.leaf for _, p, _ in self.layout.entries if p.requires_grad]
         missing = [leaf for leaf in leaves if not leaf.valid]
         if len(missing) == len(leaves):
@@ -182,13 +187,13 @@ class Gradients:
         return True
 
     def forget(self):
-        """The next gradient to arrive at a parameter is written instead of added."""
+        """Let the next gradient of each parameter overwrite the old one instead of being added."""
         self.factor = 1.0
         for _, parameter, _ in self.layout.entries:
             parameter.leaf.valid = False
 
     def apply_factor(self):
-        """Multiply the gradients in memory by the factor that waits."""
+        """Multiply the gradients in memory by the stored factor."""
         if self.factor == 1.0:
             return
         cell, self.factor = Tensor(self.factor), 1.0

@@ -1,9 +1,9 @@
-"""Arrays: shaped numbers in memory that kernels read and write, and computing them later.
+"""Holds shaped numbers in memory that kernels read and write, and can compute them later.
 
-An Array is dense and row-major. It may be put off: within `deferring`, an op leaves a function in
-place of its result's values, and the values are computed when a kernel needs their address. Until
-then another op may take the function and fuse with it: the sum of a residual and a product is
-computed by the product's kernel, in one pass over memory.
+An Array is dense and row-major. Its computation may be deferred: within `deferring`, an op leaves a
+function in place of its result's values, and the values are computed when a kernel needs their
+address. Until then another op may take the function and fuse with it. So the kernel of a product
+also adds a residual, in one pass over memory.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ from typing import Callable, NamedTuple
 
 from pygpt.autograd.launch import allocate
 
-CODES = {"float32": "f", "int32": "i"}  # dtype -> the code of struct, array and memoryview
+CODES = {"float32": "f", "int32": "i"}  # {dtype: the code of struct, array and memoryview}
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 
-_context = threading.local()  # .waiting: the arrays put off in this thread's deferring() block
+_context = threading.local()  # .waiting: the deferred arrays of this thread's deferring() block
 
 
 class Deferred(NamedTuple):
-    """How the values of an array will be computed.
+    """Describes how the values of an array will be computed.
 
     Attributes:
-        compute: a function of the array, which writes its values; and, with takes_residual, of an
-            array to be added to them, or None.
+        compute: a function of the array that writes its values.
+        takes_residual: whether compute takes a second argument, an array to add to the values.
     """
 
     compute: Callable
@@ -38,27 +38,27 @@ class Array:
     Attributes:
         shape, size: a tuple of lengths, and their product.
         code: "f" (float32) or "i" (int32).
-        memory, offset: the block it lies in, and the byte at which it begins.
+        memory, offset: the block that holds it, and the byte at which it begins.
         ptr: the address of its first value, as kernels take it.
-        deferred: the Deferred that will compute its values; None once they are there.
+        deferred: the Deferred that will compute its values, or None once they are computed.
     """
 
     __slots__ = ("shape", "size", "code", "memory", "offset", "ptr", "deferred", "__weakref__")
 
     def __new__(cls, *args, **kwargs):
-        return object.__new__(cls)  # for subclasses that also have a base written in C
+        return object.__new__(cls)  # needed by a subclass that also has a base written in C
 
     @classmethod
     def empty(cls, shape, code="f", memory=None, offset=0):
-        """An array of undefined contents."""
+        """Make an array of undefined contents."""
         self = cls.__new__(cls)
         self._place(tuple(shape), memory, offset, code)
         return self
 
     @classmethod
     def later(cls, shape, compute, takes_residual=True):
-        """An array whose values are computed at once or, within deferring(), when a kernel first
-        needs them. The arguments are those of Deferred."""
+        """Make an array whose values are computed at once or, within deferring(), when a kernel
+        first needs them. The arguments are those of Deferred."""
         self = cls.__new__(cls)
         self._describe(tuple(shape), "f")
         self.deferred = Deferred(compute, takes_residual)
@@ -83,24 +83,24 @@ class Array:
         self.ptr = self.memory.pointer(self.code)
         deferred.compute(self)
 
-    def __getattr__(self, name):  # only attributes that are not set yet come here
+    def __getattr__(self, name):  # Python calls this only for attributes that are not set yet
         if name in ("memory", "offset", "ptr") and self.deferred is not None:
             self._compute()
             return getattr(self, name)
         raise AttributeError(name)
 
     def flat(self):
-        """Its values in row-major order, a writable memoryview of one dimension."""
+        """Return its values in row-major order as a writable memoryview of one dimension."""
         return self.memory.view[self.offset:self.offset + 4 * self.size].cast(self.code)
 
 
 @contextlib.contextmanager
 def deferring(completely=True):
-    """Within the block (and thread), ops may put off computing their results.
+    """Within the block (and thread), ops may defer the computation of their results.
 
     Args:
-        completely: whether the block's end computes the results that are still put off. Otherwise
-            they are computed when they are needed, until which their inputs must stay as they are.
+        completely: whether the block's end computes the results that are still deferred. Otherwise
+            a result is computed when it is needed, and its inputs must stay unchanged until then.
     """
     before = getattr(_context, "waiting", None)
     waiting = _context.waiting = []

@@ -1,4 +1,4 @@
-"""Python's numbers and buffers to arrays' bytes and back."""
+"""Converts Python's numbers and buffers to the bytes of arrays and back."""
 
 import numbers
 import operator
@@ -9,12 +9,12 @@ from pygpt.autograd.arrays import CODES
 
 
 def is_number(value):
-    """Whether it is a real number of any kind, NumPy's included, and no Tensor."""
+    """Whether value is a real number of any kind, NumPy's included, and not a Tensor."""
     return isinstance(value, numbers.Real)
 
 
 def as_lists(data):
-    """Nested lists of what data holds."""
+    """Return data as a number or as nested lists."""
     if is_number(data) or isinstance(data, (list, tuple)):
         return data
     if isinstance(data, (str, dict, set, frozenset)) or data is None:
@@ -30,7 +30,7 @@ def as_lists(data):
 
 
 def _unpacked(view):
-    """The values of a buffer whose format memoryview itself does not read, such as float16's."""
+    """Unpack a buffer whose format memoryview itself does not read, such as float16."""
     try:
         if view.format[-1:] in "sp":
             raise struct.error
@@ -89,13 +89,14 @@ NUMBER_OF = {"float32": _float, "int32": _integer}
 
 
 def packed(values, dtype):
-    """The values in the bytes of a dtype.
+    """Pack the values as bytes of a dtype.
 
     Raises:
-        ValueError: one is out of range; it is named.
+        ValueError: a value is out of range; the message names it.
     """
     try:
-        return struct.pack(f"={len(values)}{CODES[dtype]}", *values)  # = refuses what is too large
+        # the "=" of the format makes struct refuse a value that is too large
+        return struct.pack(f"={len(values)}{CODES[dtype]}", *values)
     except (struct.error, OverflowError):
         for value in values:
             try:

@@ -1,4 +1,4 @@
-"""The circumstances of a forward pass, so that a module's own lines are its equation alone.
+"""Holds the settings of a forward pass, so that a module's own lines show only its equation.
 
 Within `with ForwardPass(...)` in a thread, Dropout finds its seed, attention finds its cache, ops
 may fuse (arrays.deferring), and modules that are to be recomputed keep only their input.
@@ -9,16 +9,16 @@ import threading
 
 from pygpt.autograd.arrays import deferring
 
-_context = threading.local()  # .forward_pass, .watcher: of the blocks below
+_context = threading.local()  # .forward_pass, .watcher: set by the blocks below
 
 
 class ForwardPass:
-    """What layers need to know of the forward pass they take part in, besides their input.
+    """Gives layers their settings in one forward pass: all that they use besides their input.
 
     Args:
-        seed: the ops.Seed of the dropout masks; None: nothing is dropped.
-        dropouts: the Dropout modules. Their shares are noted now, so that a module that is run
-            again in the backward pass drops the same, though eval() may come in between.
+        seed: the ops.Seed of the dropout masks, or None for no dropout.
+        dropouts: the Dropout modules. Their shares are stored now, so that a module that is
+            recomputed in the backward pass drops the same values, even after a call of eval().
         cache: the keys and values of earlier positions (model.Cache), or None.
         recomputed: the modules that keep only their input for the backward pass.
     """
@@ -31,7 +31,7 @@ class ForwardPass:
         self._blocks = []
 
     def __enter__(self):
-        is_watched = watcher() is not None  # wants each call in its place
+        is_watched = watcher() is not None  # a watcher needs each kernel call inside its module
         block = contextlib.nullcontext() if is_watched else deferring()
         block.__enter__()
         self._blocks.append((current(), block))
@@ -44,7 +44,7 @@ class ForwardPass:
         block.__exit__(*error)
 
     def resume(self, function, x):
-        """function(x), with this pass in progress once more."""
+        """Return function(x), computed as a part of this pass again."""
         before, _context.forward_pass = current(), self
         try:
             return function(x)
@@ -53,31 +53,31 @@ class ForwardPass:
 
 
 def current():
-    """The forward pass in progress in this thread, or None."""
+    """Return the forward pass in progress in this thread, or None."""
     return getattr(_context, "forward_pass", None)
 
 
 def watcher():
-    """The function that watching() has set in this thread, or None."""
+    """Return the function that watching() has set in this thread, or None."""
     return getattr(_context, "watcher", None)
 
 
 def current_cache():
-    """The cache of the forward pass in progress, or None."""
-    now = current()
-    return None if now is None else now.cache
+    """Return the cache of the forward pass in progress, or None."""
+    in_progress = current()
+    return None if in_progress is None else in_progress.cache
 
 
 def past_positions():
-    """How many positions came before those of the forward pass in progress."""
+    """Return the number of positions before those of the forward pass in progress."""
     cache = current_cache()
     return 0 if cache is None else cache.past
 
 
 @contextlib.contextmanager
 def watching(function):
-    """Within the block (and thread), function(module, inputs) is called in place of each module's
-    forward(*inputs), which it is to call."""
+    """Within the block (and thread), call function(module, inputs) in place of each module's
+    forward(*inputs). The function itself must call that forward."""
     before, _context.watcher = watcher(), function
     try:
         yield

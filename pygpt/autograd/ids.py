@@ -1,4 +1,4 @@
-"""Batches of ids on their way to the kernels: int32 of shape (B, T), every error named."""
+"""Converts batches of ids to int32 of shape (B, T) for the kernels, and names every bad id."""
 
 import contextlib
 from array import array
@@ -7,10 +7,10 @@ from pygpt.backend.kernels import IdRangeError
 
 
 def as_int32(name, ids, n_positions):
-    """(B, T, bytes) of B lists of T ints or of an int32 buffer of shape (B, T).
+    """Convert B lists of T ints, or an int32 buffer of shape (B, T), to (B, T, bytes).
 
     Raises:
-        ValueError: they are anything else, T is 0 or above n_positions, or B is 0.
+        ValueError: ids are of another kind, T is 0 or above n_positions, or B is 0.
     """
     if isinstance(ids, (list, tuple)):
         B, T, data = _int32_of_lists(name, ids)
@@ -53,7 +53,7 @@ def _int32_of_buffer(name, ids):
 
 @contextlib.contextmanager
 def named_bad_ids(vocab_size, ids, targets=None, ignore_index=None):
-    """Within the block, a kernel's IdRangeError becomes a ValueError that names the id."""
+    """Within the block, turn a kernel's IdRangeError into a ValueError that names the id."""
     try:
         yield
     except IdRangeError:

@@ -1,8 +1,8 @@
-"""The one place where kernels are called and memory is taken, so that both can be recorded.
+"""Calls every kernel and takes every block of memory, so that both can be recorded.
 
 `launch` makes a call. A program that is `listening` in the same thread records the call, and lends
-arrays their memory (replay.py). Within `calling`, another function makes the calls: to look at
-their results (find_nonfinite.py), or to count memory and compute nothing (cost.py).
+arrays their memory (replay.py). Within `calling`, another function makes the calls: to inspect
+their results (training/find_nonfinite.py), or to count memory without computing (training/cost.py).
 
 `one_at_a_time` keeps the calls of several threads apart. A kernel releases Python's lock, so two
 threads that use one model would otherwise read and write the same buffers at once.
@@ -15,15 +15,15 @@ import threading
 
 from pygpt.backend.kernels import Memory, check
 
-_context = threading.local()  # .recorder, .pool, .call, .memory: of the blocks below
-_turn = threading.RLock()     # held by the thread whose public call is computing
+_context = threading.local()  # .recorder, .pool, .call, .memory: set by the blocks below
+_turn = threading.RLock()     # the thread whose public call is computing holds it
 
 
 def one_at_a_time(function):
-    """Make a function wait until no other thread is inside one that was made so.
+    """Make a function wait until no other thread is inside a function that is so decorated.
 
-    A thread may enter another such function from within one. Kernels use every core by themselves,
-    so that waiting costs little; other threads of Python go on meanwhile.
+    A thread may call one such function from another. Waiting costs little, because kernels use
+    every core by themselves, and Python's other threads go on meanwhile.
     """
     @functools.wraps(function)
     def waiting(*args, **kwargs):
@@ -33,7 +33,7 @@ def one_at_a_time(function):
 
 
 def _after_fork():
-    global _turn  # its holder may be a thread that the child does not have
+    global _turn  # the child may lack the thread that holds the old lock
     _turn = threading.RLock()
 
 
@@ -44,8 +44,8 @@ if hasattr(os, "register_at_fork"):
 def launch(kernel, *args, also_in_backward=False):
     """Run a kernel and let the listening program, if any, record it.
 
-    `also_in_backward` marks a forward call whose outputs the backward pass computes once more, so
-    that a training step can leave the call out.
+    `also_in_backward` marks a forward call whose outputs the backward pass computes again. A
+    training step can then leave the forward call out.
     """
     getattr(_context, "call", _call)(kernel, args)
     recorder = getattr(_context, "recorder", None)
@@ -54,42 +54,42 @@ def launch(kernel, *args, also_in_backward=False):
 
 
 def _call(kernel, args):
-    with _turn:  # no kernel reads weights that an optimizer is writing
+    with _turn:  # no kernel reads weights while an optimizer writes them
         check(kernel(*args))
 
 
 @contextlib.contextmanager
 def calling(call, memory=None):
-    """Within the block (and thread), call(kernel, args) makes every launch in Python's place.
+    """Within the block (and thread), let call(kernel, args) make the call of every launch.
 
     Args:
-        call: may look at what a kernel did, or leave it out.
-        memory: makes the blocks that tensors lie in meanwhile, of a number of bytes; None: they are
-            made as before.
+        call: a function that may inspect the results of a kernel, or leave the kernel out.
+        memory: a function of a number of bytes that makes the blocks for tensors in the block;
+            None: they are made as before.
     """
     with _set(call=call) if memory is None else _set(call=call, memory=memory):
         yield
 
 
 def is_watched():
-    """Whether another function makes the calls in this thread, which a replay would go round."""
+    """Whether calling() is in force in this thread. A replay would bypass its function."""
     return getattr(_context, "call", None) is not None
 
 
 def new_block(nbytes):
-    """A block of memory, from the innermost calling()."""
+    """Make a block of memory by the function of the innermost calling()."""
     return getattr(_context, "memory", Memory)(nbytes)
 
 
 def allocate(nbytes):
-    """Memory for a tensor that kernels write: from the listening program's pool, if any."""
+    """Take memory for a tensor that kernels write: from the listening program's pool, if any."""
     pool = getattr(_context, "pool", None)
     return new_block(nbytes) if pool is None else pool.take(nbytes)
 
 
 def constant(nbytes):
-    """Memory for a tensor that Python writes. It is never lent again, and a program that records
-    calls meanwhile keeps it, for its calls will read these values in every run."""
+    """Take memory for a tensor that Python writes. It is never lent again. A program that is
+    recording keeps it alive, because the recorded calls read its values in every run."""
     memory, pool = Memory(nbytes), getattr(_context, "pool", None)
     if pool is not None:
         pool.keep(memory)
@@ -97,7 +97,7 @@ def constant(nbytes):
 
 
 def is_recording(pool):
-    """Whether a program records calls in this thread on the memory of that pool."""
+    """Whether the program that owns this pool is recording calls in this thread."""
     return getattr(_context, "pool", None) is pool
 
 
@@ -110,7 +110,7 @@ def listening(recorder, pool):
 
 @contextlib.contextmanager
 def _set(**values):
-    """Within the block, the thread's context holds these values; afterwards those from before."""
+    """Within the block, set values in the thread's context; restore the old values at the end."""
     before = dict(vars(_context))
     vars(_context).update(values)
     try:

@@ -1,13 +1,13 @@
-"""A model's training step, recorded for each shape of batch and replayed.
+"""Records a model's training step for each shape of batch, and replays it.
 
-The first loss of a shape is computed op by op while the kernel calls are recorded; later ones
+The first loss of a shape is computed op by op while the kernel calls are recorded. Later losses
 replay the calls (replay.py) on the same memory. A recorded step belongs to one loss at a time, from
-its forward pass until its backward pass has run or the loss is gone; another loss of that shape
+its forward pass until its backward pass has run or the loss is gone. Another loss of that shape
 meanwhile gets a step of its own. So the user sees ordinary tensors, and pays for planning once.
 
-A replay is right only while everything is as it was when the calls were recorded. A step is
-therefore looked up by its key, the batch's shape and the modes of the pass, and the rest is
-compared before every step: the model's modules, their settings, where its parameters lie, which of
+A replay is right only while nothing has changed since the calls were recorded. A step is therefore
+looked up by its key, which holds the batch's shape and the modes of the pass. All else is compared
+before every step: the model's modules, their settings, the places of its parameters, and which of
 them are trained (nn.watched). A model that holds anything that cannot be compared runs op by op.
 """
 
@@ -23,40 +23,40 @@ from pygpt.autograd.tape import (Node, grad_enabled, next_serial, refuse_changed
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory
 
-SHAPES_KEPT = 8  # recorded steps of other keys are dropped, the one used longest ago first
-SPARES_KEPT = 1  # steps of a key that are kept beside the one in use
+SHAPES_KEPT = 8  # keys whose steps are kept; the least recently used key is dropped first
+SPARES_KEPT = 1  # free steps of a key that are kept beside the step in use
 
 
 class Key(NamedTuple):
-    """What the calls of a step depend on besides the transformer itself."""
+    """Names one step of a model: its calls depend on these values and on the transformer alone."""
 
     B: int
     T: int
     ignore_index: int
     gradients: bool        # whether there will be a backward pass
-    dropout_shares: tuple  # those in force, () for none
+    dropout_shares: tuple  # the shares in force, () if all are 0
     recompute: bool
 
 
 def dropout_shares(dropouts):
-    """The shares in force now, one for each Dropout module; () when all are 0."""
-    now = tuple([module.share if module.training else 0.0 for module in dropouts])
-    return now if any(now) else ()
+    """Return the shares in force, one for each Dropout module, or () if all are 0."""
+    shares = tuple([module.share if module.training else 0.0 for module in dropouts])
+    return shares if any(shares) else ()
 
 
 class StepCache:
-    """The recorded steps of a model: which are free, and which to forget."""
+    """Keeps the recorded steps of a model, finds a free one, and forgets the outdated ones."""
 
     def __init__(self, model):
         self._model = weakref.ref(model)
-        self._by_key = {}     # in the order of last use
-        self._watched = None  # what all of them were recorded from
-        self._dropouts = ()   # the Dropout modules in there
+        self._by_key = {}     # {Key: steps}, in the order of last use
+        self._watched = None  # nn.watched's list, from which all steps were recorded
+        self._dropouts = ()   # the model's Dropout modules
         self._has_gradients = False  # whether the parameters' gradients lie in flat buffers
 
     @contextlib.contextmanager
     def take(self, ids, targets, ignore_index):
-        """A step for this batch that nobody else uses, the batch in place; errors name bad ids."""
+        """Within the block, give a free step that holds this batch; errors name bad ids."""
         model = self._model()
         B, T, flat = as_int32("ids", ids, model.config.n_positions)
         shape = as_int32("targets", targets, model.config.n_positions)
@@ -77,13 +77,13 @@ class StepCache:
             step.busy = False
 
     def _forget_if_changed(self, model):
-        """Forget the steps where the model is not as it was when they were recorded."""
-        now = model.watched()
-        if grad_enabled() and (now is None or now != self._watched or not self._has_gradients):
-            model.gradients()  # which may move the parameters to flat buffers
-            now, self._has_gradients = model.watched(), True
-        if now is None or now != self._watched:
-            self._by_key, self._watched = {}, now
+        """Forget the steps if the model has changed since they were recorded."""
+        found = model.watched()
+        if grad_enabled() and (found is None or found != self._watched or not self._has_gradients):
+            model.gradients()  # this may move the parameters to flat buffers
+            found, self._has_gradients = model.watched(), True
+        if found is None or found != self._watched:
+            self._by_key, self._watched = {}, found
             self._dropouts = model.transformer.dropouts()
 
     def _free_step(self, model, key):
@@ -107,7 +107,7 @@ class StepCache:
 
 
 class TrainingStep:
-    """One training step: its batch, its loss, and the recorded program that computes it.
+    """Holds one training step: its batch, its loss, and the recorded program that computes it.
 
     Args:
         model: a GPT.
@@ -115,10 +115,10 @@ class TrainingStep:
         is_recorded: whether the passes are recorded and replayed, or run op by op each time.
 
     Attributes:
-        ids, targets, seed, dloss: what differs between runs, in memory that the calls read.
+        ids, targets, seed, dloss: the inputs of a run, in memory that the calls read.
         loss: the loss of the last run, a Tensor of shape ().
-        program: the recorded Program, None before there is one.
-        busy: whether somebody is computing with it.
+        program: the recorded Program, or None if nothing is recorded.
+        busy: whether a caller is computing with it.
     """
 
     def __init__(self, model, key, is_recorded=True):
@@ -136,11 +136,11 @@ class TrainingStep:
         return not self.busy and (self._lent is None or self._lent() is None)
 
     def forward(self):
-        """The forward pass: the loss."""
+        """Run the forward pass, which computes the loss."""
         self._forward(lambda program: program.forward)
 
     def forward_backward(self, scale):
-        """Both passes, leaving out of the forward one what the backward one computes anyway."""
+        """Run both passes. The forward pass leaves out the calls that the backward pass repeats."""
         self._forward(lambda program: program.forward_in_training if program.recorded
                       else program.forward)
         if self._has_gradients:
@@ -154,7 +154,7 @@ class TrainingStep:
             run(calls_of(self.program))
 
     def _compute(self):
-        """The forward pass op by op, recorded if it is to be."""
+        """Run the forward pass op by op; record it if is_recorded was given."""
         program, model = Program() if self._is_recorded else None, self._model()
         with (program.record_forward() if program else contextlib.nullcontext(),
               model.forward_pass(self.seed)):
@@ -164,33 +164,34 @@ class TrainingStep:
         self.loss = Tensor.empty((), memory=graph.memory)
 
     def backward(self, scale):
-        """The backward pass of loss * scale; gradients are added to those that leaves hold."""
+        """Run the backward pass of loss * scale; add to the gradients that leaves hold."""
         self.refuse_stale()
         self.dloss.flat()[0] = scale
         if self.program is not None and self.program.recorded:
             self.program.run_backward()
             return
         program, graph = self.program, self._graph
-        self.program = self._graph = None  # an interrupted recording is none
+        self.program = self._graph = None  # an interrupted recording must not be replayed
         with program.record_backward() if program else contextlib.nullcontext():
             run_backward(graph.node, self.dloss, self._computed_at)
         self.program = program
 
     def refuse_stale(self):
-        """Refuse the backward pass where the parameters have changed or moved since the forward.
+        """Check that the backward pass may run.
 
         Raises:
-            ValueError: they have.
+            ValueError: the parameters have changed or moved since the forward pass.
         """
         if self.program is not None and self.program.recorded:
             for leaf in self.program.leaves:
                 refuse_changed(leaf, self._computed_at)
-            self.program.refuse_moved()
+            self.program.refuse_if_moved()
         else:
             refuse_stale(self._graph.node, self._computed_at)
 
     def lend_loss(self):
-        """The loss as a tensor of its own, which later runs of the step do not change."""
+        """Return a copy of the loss, which later runs of the step do not change. The step counts as
+        in use while the copy's node lives."""
         loss = Tensor(float(self.loss))
         if self._has_gradients:
             loss.node = LossNode(self)
@@ -199,7 +200,7 @@ class TrainingStep:
 
 
 class LossNode(Node):
-    """The node of a lent loss: its backward pass is that of the step."""
+    """The node of a lent loss, whose backward pass is the backward pass of its step."""
 
     __slots__ = ("_step",)
 
@@ -207,8 +208,8 @@ class LossNode(Node):
         super().__init__((), (), self._backward)
         self._step = step
 
-    def refuse(self, computed_at):
-        super().refuse(computed_at)
+    def refuse_if_stale(self, computed_at):
+        super().refuse_if_stale(computed_at)
         self._step.refuse_stale()
 
     def _backward(self, dout):

@@ -1,13 +1,14 @@
 """Records the kernel calls of one training step and replays them on memory that was planned once.
 
-The first run is an ordinary one whose calls are recorded. A tensor's memory comes from the
+The first run is an ordinary run whose calls are recorded. A tensor's memory comes from the
 program's pool and goes back to it when the last Python reference to the tensor is gone. So the
-reference counts that manage the first run plan the memory of all later ones: a block is used again
-exactly where the first run used it again. Later runs are a loop over bound calls; Python allocates
+reference counts of the first run plan the memory of all later runs: a block is used again exactly
+where the first run used it again. Later runs are a loop over bound calls, in which Python allocates
 nothing and checks no shape.
 
-A replay cannot leave anything out unseen: values that Python writes lie outside the pool
-(launch.constant), and a look at values inside it while recording marks the program.
+Work that Python does itself would be missing from a replay. So values that Python writes lie
+outside the pool (launch.constant), and a program is marked as not replayable if Python reads or
+writes memory of the pool during recording.
 """
 
 import contextlib
@@ -18,36 +19,36 @@ from pygpt.autograd.tape import AccumulateFlag
 from pygpt.backend.kernels import check
 
 
-SLAB = 16 << 20  # bytes: of a size that the system backs with huge pages
+SLAB = 16 << 20  # bytes, a size that the system backs with huge pages
 
 
 class Pool:
-    """Memory that is lent to tensors, and lent again when they give it back.
+    """Lends memory to tensors, and lends it again when they give it back.
 
-    What comes back joins its free neighbours, and a tensor gets a part of the smallest free range
-    that holds it: so the memory of what lived only during the forward pass serves the backward one
-    whatever the sizes. Small tensors are cut from slabs, so that they come to lie in huge pages
-    too: the activations of a small model are thousands of ordinary pages, more than the processor
-    keeps addresses of.
+    A range that comes back joins its free neighbours, and a tensor gets a part of the smallest free
+    range that holds it. So memory that was used only in the forward pass serves the backward pass,
+    whatever the sizes. Small tensors are cut from slabs, so that they lie in huge pages too: the
+    activations of a small model fill thousands of ordinary pages, more than the processor keeps
+    addresses of.
 
     Attributes:
-        nbytes: how much it has taken from the system to lend: all but the last slab's end.
+        nbytes: the number of bytes taken from the system, without the unused end of the last slab.
         is_touched: whether Python has read or written lent memory while calls were recorded.
     """
 
     def __init__(self):
         self.nbytes, self.is_touched = 0, False
-        self._kept = []                 # memory that is not lent, but that the calls read
-        self._free = []                 # (nbytes, memory, offset), none touching another
-        self._returned = []             # the same, not yet joined with their neighbours
+        self._kept = []                 # memory that is not lent, but is read by the calls
+        self._free = []                 # (nbytes, memory, offset); no two of them touch
+        self._returned = []             # the same, but not yet joined with their neighbours
         self._slab, self._used = None, SLAB
 
     def keep(self, memory):
-        """Keep memory that was not lent for as long as the pool lives."""
+        """Keep memory that was not lent alive as long as the pool lives."""
         self._kept.append(memory)
 
     def take(self, nbytes):
-        """Memory of nbytes for as long as the Loan lives."""
+        """Lend nbytes of memory for as long as the Loan lives."""
         nbytes = -(-nbytes // 64) * 64
         while self._returned:
             self._join(*self._returned.pop())
@@ -64,7 +65,7 @@ class Pool:
         return Loan(self, nbytes, memory, offset)
 
     def _join(self, nbytes, memory, offset):
-        """Let a range be free, as one with the free ranges that touch it."""
+        """Join a range with the free ranges that touch it, and let the whole be free."""
         for entry in list(self._free):
             size, other, start = entry
             if other is memory and start in (offset - size, offset + nbytes):
@@ -73,11 +74,11 @@ class Pool:
         self._free.append((nbytes, memory, offset))
 
     def _cut(self, nbytes):
-        """New memory and an offset in it."""
+        """Return new memory and an offset in it."""
         if nbytes > SLAB // 4:
             return new_block(nbytes), 0
         if self._used + nbytes > SLAB:
-            rest = SLAB - self._used    # the slab's end is lent later, to what fits in it
+            rest = SLAB - self._used    # the slab's end is lent later, to a tensor that fits
             if rest:
                 self.nbytes += rest
                 self._returned.append((rest, self._slab, self._used))
@@ -87,7 +88,7 @@ class Pool:
 
 
 class Loan:
-    """A part of a pool's memory while a tensor uses it."""
+    """A part of a pool's memory that a tensor is using."""
 
     __slots__ = ("_pool", "_returned", "_entry")
 
@@ -97,17 +98,17 @@ class Loan:
 
     @property
     def view(self):
-        """As Memory.view."""
+        """Like Memory.view. While the pool's program is recording, it marks the pool."""
         if is_recording(self._pool):
             self._pool.is_touched = True
         nbytes, memory, offset = self._entry
         return memory.view[offset:offset + nbytes]
 
     def pointer(self, code, offset=0):
-        """As Memory.pointer."""
+        """Like Memory.pointer."""
         return self._entry[1].pointer(code, self._entry[2] + offset)
 
-    def __del__(self):  # in any thread, at any moment: an append is all that it may do
+    def __del__(self):  # runs in any thread at any moment, so it may do no more than append
         self._returned.append(self._entry)
 
 
@@ -115,11 +116,11 @@ class Program:
     """Records the kernel calls of one forward and one backward pass, and replays them.
 
     Attributes:
-        pool: lends the memory that the calls write to.
+        pool: the Pool that lends the memory that the calls write to.
         forward: every call of the forward pass.
-        forward_in_training: those of them that are needed when the backward pass follows.
-        recorded: whether the backward pass has been recorded, to its end.
-        leaves: the Leafs that the backward pass brings a gradient to.
+        forward_in_training: the calls of it that are needed when the backward pass follows.
+        recorded: whether the backward pass has been recorded to its end.
+        leaves: the Leafs that get a gradient from the backward pass.
     """
 
     def __init__(self):
@@ -128,15 +129,15 @@ class Program:
         self.recorded, self.leaves = False, ()
         self._places = []       # the memory of each leaf's gradient, which the calls write to
         self._backward = []     # (kernel, args) of each call
-        self._bound = {}        # which leaves hold a gradient before -> (calls, flags)
+        self._bound = {}        # {which leaves hold a gradient before: (calls, flags)}
 
     def record_forward(self):
-        """Within the block, kernel calls become the forward pass."""
+        """Within the block, record kernel calls as the forward pass."""
         return listening(self._forward_call, self.pool)
 
     @contextlib.contextmanager
     def record_backward(self):
-        """Within the block, kernel calls become the backward pass."""
+        """Within the block, record kernel calls as the backward pass."""
         with listening(self._backward_call, self.pool):
             yield
         self.leaves = tuple(dict.fromkeys(
@@ -146,15 +147,15 @@ class Program:
         self.recorded = True
 
     def is_replayable(self):
-        """Whether a replay computes what the recorded passes did. Not so where Python read or wrote
-        a tensor of the pool meanwhile: a replay would leave that out."""
+        """Whether a replay repeats the recorded passes. It does not if Python read or wrote a
+        tensor of the pool meanwhile, because a replay leaves that out."""
         return not self.pool.is_touched
 
-    def refuse_moved(self):
-        """Refuse a replay of the backward pass that would write where no gradient is any more.
+    def refuse_if_moved(self):
+        """Check that the gradients still lie where the recorded calls write them.
 
         Raises:
-            ValueError: the gradients have come to other memory since the calls were recorded.
+            ValueError: they have moved to other memory since the calls were recorded.
         """
         if any(leaf.memory is not place for leaf, place in zip(self.leaves, self._places)):
             raise ValueError("backward(): the parameters have come to other memory since this was "
@@ -162,7 +163,7 @@ class Program:
                              "compute the loss again")
 
     def run_backward(self):
-        """Replay the backward pass; gradients are added to those that leaves hold."""
+        """Replay the backward pass; add to the gradients that leaves hold."""
         calls, flags = self.backward_calls()
         for leaf in self.leaves:
             if leaf.valid and leaf.before_use:
@@ -174,8 +175,8 @@ class Program:
             leaf.valid = True
 
     def backward_calls(self):
-        """The calls of the backward pass for leaves that hold gradients as they do now, and their
-        flags."""
+        """Return (calls, flags) of the backward pass. They depend on which leaves hold a gradient
+        when it begins."""
         holding = tuple(leaf.valid for leaf in self.leaves)
         if holding not in self._bound:
             self._bound[holding] = self._bind()
@@ -184,9 +185,9 @@ class Program:
     def _bind(self):
         calls, flags = [], []
         for kernel, args in self._backward:
-            now = [AccumulateFlag(a.leaves) if type(a) is AccumulateFlag else a for a in args]
-            flags += [a for a in now if type(a) is AccumulateFlag]
-            calls.append(functools.partial(kernel, *now))
+            args = [AccumulateFlag(a.leaves) if type(a) is AccumulateFlag else a for a in args]
+            flags += [a for a in args if type(a) is AccumulateFlag]
+            calls.append(functools.partial(kernel, *args))
         return calls, flags
 
     def _forward_call(self, kernel, args, also_in_backward):
@@ -203,7 +204,7 @@ def run(calls):
     """Make the calls in order.
 
     Raises:
-        MemoryError, IdRangeError: as the kernels report.
+        MemoryError, IdRangeError: a kernel reports it.
     """
     for call in calls:
         status = call()

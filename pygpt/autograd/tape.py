@@ -1,15 +1,15 @@
-"""The tape that differentiates: ops leave nodes, and a backward pass runs them in reverse.
+"""Records ops as nodes on a tape, and runs them in reverse to compute gradients.
 
-An op computes an array and leaves a `Node` with it: the nodes that its inputs came from, and a
-function that takes the gradient of the output and sends gradients on to the inputs. A node's
-serial number grows with time, so going through the reachable nodes from the highest down visits
-every node after all that depend on it. No recursion, so a graph may be of any depth.
+An op computes an array and leaves a `Node` with it. The node holds the nodes of the op's inputs,
+and a function that takes the gradient of the output and sends gradients on to the inputs. Serial
+numbers grow with time, so visiting the reachable nodes from the highest number down visits every
+node after all nodes that depend on it. There is no recursion, so a graph may have any depth.
 
     x ---> mul ---> sum ---> loss        forward: each op leaves a node, serial 1, 2, 3 ...
     Leaf <-- Node <-- Node <--- 1.0      backward: highest serial first; gradients end in leaves
 
-A gradient that arrives first is written, a later one added; which of the two is known when the call
-is made, so no memory is ever zeroed to be added to.
+The first gradient of a node is written, and a later one is added to it. The caller knows which of
+the two it is, so memory need not be zeroed before gradients are added.
 """
 
 import contextlib
@@ -22,24 +22,24 @@ from pygpt.autograd.launch import launch, one_at_a_time
 from pygpt.backend.kernels import Memory, lib
 
 _serials = itertools.count(1)
-_context = threading.local()  # .tape, .backward_pass, .entering: of the blocks below
+_context = threading.local()  # .tape, .backward_pass, .entering: set by the blocks below
 
 ONE = Array.empty((), memory=Memory(4))
 ONE.flat()[0] = 1.0
 
 
 class SharedGradient:
-    """A gradient on its way back, held by one or more nodes. Only a sole holder may add to it.
+    """A gradient of the backward pass, held by one or more nodes. Only a sole holder may add to it.
 
-    Views of it (`viewed_as`) lie in the same memory, so a view and the gradient that it was made
-    from count their holders together.
+    Views of it (`viewed_as`) lie in the same memory, so a view and its original count their holders
+    together.
     """
 
     __slots__ = ("array", "_holders")
 
     def __init__(self, array, holders=None):
         self.array = array
-        self._holders = [1] if holders is None else holders  # its maker's, until release()
+        self._holders = [1] if holders is None else holders  # its maker holds it until release()
 
     def hold(self):
         self._holders[0] += 1
@@ -52,16 +52,17 @@ class SharedGradient:
         return self._holders[0] > 1
 
     def viewed_as(self, shape):
-        """The same gradient under another shape."""
+        """Return the same gradient under another shape."""
         view = Array.empty(shape, memory=self.array.memory, offset=self.array.offset)
         return SharedGradient(view, self._holders)
 
 
 class Node:
-    """How a tensor came about: the nodes before it, and how its gradient is passed on to them.
+    """Records how a tensor was computed: the nodes of its inputs, and a function for the gradients.
 
-    `backward(dout)` is called once, with the complete gradient of the output; it gets the place for
-    each input's gradient from that input's node by `target()`, or hands one over by `receive()`.
+    `backward(dout)` is called once, with the complete gradient of the output. It asks each input's
+    node for the place of that input's gradient (`target()`), or passes a gradient to the node
+    (`receive()`).
     """
 
     __slots__ = ("serial", "shape", "parents", "backward", "shared", "__weakref__")
@@ -71,30 +72,30 @@ class Node:
         self.parents, self.backward, self.shared = parents, backward, None
 
     def target(self):
-        """Where a kernel shall put a gradient: (pointer, accumulate)."""
+        """Return (pointer, accumulate) for a kernel that writes a gradient."""
         if self.shared is None:
             self.shared = SharedGradient(Array.empty(self.shape))
             return self.shared.array.ptr, 0
-        self._separate()
+        self._copy_if_shared()
         return self.shared.array.ptr, 1
 
     def receive(self, shared):
-        """Take a gradient that exists already: kept as it is if it is the first."""
+        """Take an existing gradient: share it if it is the first, otherwise add it."""
         if self.shared is None:
             self.shared = shared.hold()
             return
-        self._separate()
+        self._copy_if_shared()
         mine = self.shared.array
         launch(lib.add_forward, mine.ptr, mine.ptr, shared.array.ptr, mine.size)
 
     def hand_over(self, array):
-        """Take a gradient just made, which nobody else holds."""
+        """Take a new gradient that has no other holder."""
         shared = SharedGradient(array)
         self.receive(shared)
         shared.release()
 
-    def _separate(self):
-        """Go on with a copy where another node still reads the gradient."""
+    def _copy_if_shared(self):
+        """Replace the gradient by a copy if another node still reads it."""
         old = self.shared
         if not old.is_shared():
             return
@@ -103,12 +104,14 @@ class Node:
         launch(lib.scale_forward, self.shared.array.ptr, old.array.ptr, ONE.ptr,
                old.array.size, 0)
 
-    def refuse(self, computed_at):
-        """Refuse to run where it ran before, or where a leaf has changed since it was made or,
-        later, computed once more.
+    def refuse_if_stale(self, computed_at):
+        """Check that the node may run.
+
+        Args:
+            computed_at: the serial number at which the values were last computed again, or 0.
 
         Raises:
-            ValueError: it is so.
+            ValueError: it ran before, or a leaf has changed since its values were computed.
         """
         if self.backward is _ran_before:
             _ran_before(None)
@@ -130,11 +133,12 @@ def _ran_before(shared):
 class AccumulateFlag(int):
     """The accumulate flag of the first gradient that leaves get in a backward pass.
 
-    0 when they hold none yet, 1 when they do: the one flag that differs between two runs of the
-    same tape. A kernel that writes the gradients of several leaves has one flag for them all.
+    It is 1 if a leaf holds a gradient from an earlier pass, and 0 if none does. Only this flag
+    differs between two runs of the same tape. A kernel that writes the gradients of several leaves
+    has one flag for all of them.
 
     Attributes:
-        leaves: the Leafs it speaks of.
+        leaves: the Leafs whose gradients the kernel writes.
     """
 
     def __new__(cls, leaves):
@@ -143,17 +147,17 @@ class AccumulateFlag(int):
         return self
 
     def zero_missing(self):
-        """Set the gradients to 0 that are added to although there are none."""
+        """Where the flag is 1, set the gradient of each leaf that holds none to 0."""
         for leaf in self.leaves if self else ():
             if not leaf.valid:
                 leaf.gradient().flat()[:] = memoryview(bytes(4 * leaf.size())).cast("f")
 
 
-def first_arrivals(leaves):
-    """The flag of a kernel that brings the first gradient of this backward pass to several leaves.
+def first_gradient_flag(leaves):
+    """Make the flag of a kernel that writes the first gradient of this pass for several leaves.
 
-    Where some of them hold a gradient and others do not, the others' memory is set to 0, so that
-    the kernel can add to all of them.
+    If some of them hold a gradient and others do not, the others' memory is set to 0, so that the
+    kernel can add to all of them.
     """
     flag = AccumulateFlag(leaves)
     flag.zero_missing()
@@ -161,21 +165,22 @@ def first_arrivals(leaves):
 
 
 class Leaf(Node):
-    """Where gradients end: a parameter, or a tensor made with requires_grad.
+    """The end of gradients: the node of a parameter, or of a tensor made with requires_grad.
 
     Attributes:
         valid: whether its memory holds a gradient.
-        changed_at: a serial number; results computed before it were computed from other values.
-        before_use: called before the gradient is read or added to, or None.
+        changed_at: the serial number of the last change of its values. Results with lower numbers
+            were computed from older values.
+        before_use: a function to call before the gradient is read or added to, or None.
     """
 
-    __slots__ = ("memory", "offset", "valid", "changed_at", "before_use", "_arrived_in")
+    __slots__ = ("memory", "offset", "valid", "changed_at", "before_use", "_last_pass")
 
     def __init__(self, shape):
         super().__init__(shape, (), None)
         self.memory, self.offset = None, 0
         self.valid, self.changed_at, self.before_use = False, 0, None
-        self._arrived_in = 0     # the backward pass that last brought a gradient
+        self._last_pass = 0     # the last backward pass that brought a gradient
 
     def size(self):
         return prod(self.shape)
@@ -193,26 +198,26 @@ class Leaf(Node):
             self.before_use()
         return self.gradient()
 
-    def is_first_arrival(self):
-        """Whether this backward pass has brought no gradient yet."""
-        return self._arrived_in != _context.backward_pass
+    def awaits_first_gradient(self):
+        """Whether this backward pass has brought no gradient to the leaf yet."""
+        return self._last_pass != _context.backward_pass
 
-    def arrive(self):
-        """Be ready for a gradient of this backward pass."""
-        if self.valid and self.before_use and self.is_first_arrival():
+    def prepare_gradient(self):
+        """Prepare for a gradient of this backward pass; return the pointer to its place."""
+        if self.valid and self.before_use and self.awaits_first_gradient():
             self.before_use()
-        self.valid, self._arrived_in = True, _context.backward_pass
+        self.valid, self._last_pass = True, _context.backward_pass
         return self.gradient().ptr
 
     def target(self):
-        flag = AccumulateFlag((self,)) if self.is_first_arrival() else 1
-        return self.arrive(), flag
+        flag = AccumulateFlag((self,)) if self.awaits_first_gradient() else 1
+        return self.prepare_gradient(), flag
 
     def receive(self, shared):
         ptr, flag = self.target()
         launch(lib.scale_forward, ptr, shared.array.ptr, ONE.ptr, shared.array.size, flag)
 
-    def refuse(self, computed_at):
+    def refuse_if_stale(self, computed_at):
         pass
 
     def run(self):
@@ -223,11 +228,11 @@ class Leaf(Node):
 def run_backward(root, grad, computed_at=0):
     """Send grad through the graph that ends in root, latest node first.
 
-    computed_at is a serial number, where the graph's values were computed once more at a later time
-    than its nodes were made.
+    A replay computes the values of a graph again, later than its nodes were made. computed_at is
+    then the serial number of that time, and otherwise 0.
 
-    A node's backward may run another pass inside (model.loss does, through its recorded program);
-    each pass has a number of its own, so a leaf knows the first gradient that each one brings.
+    A node's backward may run another pass inside, as that of model.loss does. Each pass has a
+    number of its own, so a leaf recognises the first gradient of each pass.
     """
     outer = getattr(_context, "backward_pass", 0)
     _context.backward_pass = next(_serials)
@@ -238,34 +243,34 @@ def run_backward(root, grad, computed_at=0):
 
 
 def refuse_stale(root, computed_at=0):
-    """Refuse to run backward from root, as Node.refuse does, before anything has run."""
+    """Check all nodes that root depends on, before any of them runs; see refuse_if_stale."""
     for node in _reachable(root, 0):
-        node.refuse(computed_at)
+        node.refuse_if_stale(computed_at)
 
 
 def _run_nodes(root, gradient, first=0, computed_at=0):
-    """Give root a gradient, and run the nodes that it depends on and whose serial is `first` or
-    above, latest first. What can be refused is refused before the first of them runs."""
+    """Give root a gradient, and run the nodes that it depends on whose serial is `first` or above,
+    latest first. All checks are made before the first of them runs."""
     entering = getattr(_context, "entering", None)
     nodes = _reachable(root, first)
     for node in nodes:
-        node.refuse(computed_at)
+        node.refuse_if_stale(computed_at)
     try:
         root.receive(gradient)
         if first:
-            gradient.release()  # the node that calls hands it on: those before may add to it
+            gradient.release()  # the caller gives up its hold, so the nodes below may add to it
         for node in nodes:
             if entering:
                 entering(node)
             node.run()
     except BaseException:
         for node in nodes:
-            node.shared = None  # else a later pass would add to what this one left
+            node.shared = None  # otherwise a later pass would add to these gradients
         raise
 
 
 def _reachable(root, first):
-    """The nodes that root depends on, itself included, highest serial first."""
+    """List the nodes that root depends on, root included, highest serial first."""
     found, waiting = {root.serial: root}, [root]
     while waiting:
         for parent in waiting.pop().parents:
@@ -276,10 +281,14 @@ def _reachable(root, first):
 
 
 def refuse_changed(leaf, serial):
-    """Refuse to differentiate what was computed, at a serial number, from other values of a leaf.
+    """Check that a result is still differentiable with respect to a leaf.
+
+    Args:
+        leaf: a Leaf.
+        serial: the serial number of the time at which the result was computed.
 
     Raises:
-        ValueError: the leaf has changed since.
+        ValueError: the leaf has changed since then.
     """
     if leaf.changed_at > serial:
         raise ValueError("backward(): a parameter has changed since this was computed from it, as "
@@ -287,7 +296,7 @@ def refuse_changed(leaf, serial):
 
 
 def attach(out, inputs, backward):
-    """Put a node on `out` if gradients are wanted and one of inputs (Tensor or None) needs one."""
+    """Put a node on `out` if the tape is on and one of the inputs (Tensor or None) has a node."""
     tape = getattr(_context, "tape", ON)
     if tape is not OFF:
         parents = tuple(t.node for t in inputs if t is not None and t.node is not None)
@@ -298,13 +307,14 @@ def attach(out, inputs, backward):
     return out
 
 
-# What becomes of the nodes: they are left (ON), or not (OFF), or not for now, and those that the
-# inputs came from are noted in a dict by their serial numbers: recomputed() is at work.
+# Values of _context.tape. ON: ops leave nodes. OFF: they leave none. A dict: they leave none, and
+# the nodes of their inputs are collected in it by serial number, for recomputed().
 ON, OFF = "on", "off"
 
 
 def grad_enabled():
-    """Whether ops leave nodes: not within no_grad(), nor when recomputed() first runs them."""
+    """Whether ops leave nodes. They leave none within no_grad(), and none in the first run of
+    recomputed()."""
     return getattr(_context, "tape", ON) is ON
 
 
@@ -319,26 +329,26 @@ def _taping(tape):
 
 
 def no_grad():
-    """Within the block (and thread), ops leave no nodes, so that memory is freed as they go."""
+    """Within the block (and thread), ops leave no nodes, so memory is freed as they go."""
     return _taping(OFF)
 
 
 def recomputed(function, x):
-    """function(x), of which the backward pass keeps x alone: it calls the function once more.
+    """Compute function(x), keep only x for the backward pass, and call the function again there.
 
-    The gradients are those of function(x) itself, bit for bit: the second call makes the nodes that
-    the first left out, and the same backward pass goes on through them.
+    The gradients equal those of function(x) bit for bit: the second call makes the nodes that the
+    first left out, and the same backward pass goes on through them.
 
     Args:
-        function: from a Tensor to a Tensor. The second call must do as the first did, so until then
-            x and whatever else it uses must stay as they are. Nobody reads the values of its
-            result, so those that ops put off (deferring) are never computed.
+        function: a function from a Tensor to a Tensor. The second call must repeat the first, so x
+            and all that the function uses must stay unchanged until then. The values of the second
+            result are never read, so the ones that ops defer (deferring) are never computed.
         x: a Tensor.
     """
     if not grad_enabled():
         return function(x)
-    noted = {}
-    with _taping(noted):
+    input_nodes = {}
+    with _taping(input_nodes):
         out = function(x)
 
     def backward(dout):
@@ -350,14 +360,14 @@ def recomputed(function, x):
         finally:
             dout.hold()
 
-    if noted:
-        out.node = Node(out.shape, tuple(noted.values()), backward)
+    if input_nodes:
+        out.node = Node(out.shape, tuple(input_nodes.values()), backward)
     return out
 
 
 @contextlib.contextmanager
 def entering_nodes(entering):
-    """Within the block (and thread), tell entering(node) of each node that is about to be run."""
+    """Within the block (and thread), call entering(node) before each node runs."""
     _context.entering = entering
     try:
         yield
@@ -366,5 +376,5 @@ def entering_nodes(entering):
 
 
 def next_serial():
-    """A number above those of the nodes made so far and below those of the ones to come."""
+    """Return a number above those of all earlier nodes and below those of all later nodes."""
     return next(_serials)

@@ -1,6 +1,6 @@
-"""Tensor: an array that remembers how it was computed, and behaves as Python's numbers do.
+"""Defines Tensor, an array that remembers how it was computed and behaves like a Python number.
 
-Its arithmetic (+, *, @ and their kin) is bound to it by ops/arithmetic.py, above this file.
+ops/arithmetic.py, above this file, binds its operators (+, -, *, / and @).
 """
 
 from pygpt.autograd.arrays import CODES, DTYPES, Array
@@ -12,29 +12,29 @@ from pygpt.backend.kernels import Memory
 
 try:
     from pygpt._buffer import Exporter
-except ImportError:  # Python 3.12 and later ask __buffer__ itself
+except ImportError:  # Python 3.12 and later call __buffer__ themselves
     Exporter = object
 
 
 class Tensor(Array, Exporter):
     """An array of float32 or int32, dense and row-major, in memory that kernels read and write.
 
-    A tensor of one value is a number where Python expects one: `float(loss)`, `loss < 2`,
-    `loss * 0.5`, `sum(losses)`. Pickling and copying a tensor copies its values, not its gradient;
-    the copy is a leaf, or depends on nothing.
+    A tensor of one value serves as a number where Python expects one: `float(loss)`, `loss < 2`,
+    `loss * 0.5`, `sum(losses)`. Pickling and copying a tensor copies its values, not its gradient.
+    The copy is a leaf, or has no node.
 
     Args:
         data: nested lists of numbers, all of one shape, a buffer of numbers, or a single number.
         requires_grad: whether backward() shall leave a gradient in `.grad`; float32 only.
-        dtype: "float32", or "int32", which ids and targets are.
+        dtype: "float32", or "int32" for ids and targets.
 
     Raises:
-        ValueError: the lists are ragged, or a number does not fit the dtype; it is named.
+        ValueError: the lists are ragged, or a number does not fit the dtype; the message names it.
         TypeError: data holds something that is not a number.
     """
 
     __slots__ = ("node", "leaf", "remake")
-    __array_ufunc__ = None  # NumPy's scalars leave the arithmetic to this class
+    __array_ufunc__ = None  # so NumPy's scalars leave arithmetic to this class
 
     def __init__(self, data, requires_grad=False, dtype="float32"):
         if dtype not in CODES:
@@ -55,12 +55,12 @@ class Tensor(Array, Exporter):
 
     @property
     def dtype(self):
-        """"float32" or "int32"."""
+        """The type of the values: "float32" or "int32"."""
         return DTYPES[self.code]
 
     def kept(self):
-        """What a backward pass holds on to in this tensor's place: a function that gives it, or its
-        values made again where the op that made them says that this is cheaper than keeping them.
+        """Return a function that gives this tensor to the backward pass. Where its op prefers to
+        compute the values again rather than keep them (`remake`), the function does that.
         """
         return self.remake or (lambda: self)
 
@@ -71,7 +71,7 @@ class Tensor(Array, Exporter):
 
     @one_at_a_time
     def tolist(self):
-        """Its values as nested lists, or a single number where the shape is ()."""
+        """Return its values as nested lists, or as a single number if the shape is ()."""
         return nest(self.flat().tolist(), self.shape)
 
     def __len__(self):
@@ -91,10 +91,10 @@ class Tensor(Array, Exporter):
     # --------------------------------------------------------------------- as a single number ---
 
     def item(self):
-        """The value of a tensor that has one, as a float or an int.
+        """Return the only value of this tensor, as a float or an int.
 
         Raises:
-            ValueError: it has none or several.
+            ValueError: it has no value, or several.
         """
         if self.size != 1:
             raise ValueError(f"a tensor of shape {self.shape} has {self.size} values and is not a "
@@ -130,7 +130,7 @@ class Tensor(Array, Exporter):
     def __ge__(self, other):
         return self.item() >= _value(other) if _is_comparable(other) else NotImplemented
 
-    def __eq__(self, other):  # of two tensors: whether they are the same one
+    def __eq__(self, other):  # two tensors are equal if they are the same object
         return self.item() == other if self.size == 1 and is_number(other) else NotImplemented
 
     __hash__ = Array.__hash__
@@ -139,8 +139,8 @@ class Tensor(Array, Exporter):
 
     @property
     def requires_grad(self):
-        """Whether gradients flow to or through it. Setting it makes a leaf of a tensor that was not
-        computed, or lets it be none: False also forgets the gradient that it holds.
+        """Whether gradients flow to or through this tensor. True makes it a leaf; False makes it no
+        leaf and drops its gradient.
 
         Raises:
             ValueError: it is set on the result of an op, or to True on an int32 tensor.
@@ -165,7 +165,7 @@ class Tensor(Array, Exporter):
 
     @property
     def grad(self):
-        """The gradient that backward() left, a Tensor of the same shape, or None."""
+        """The gradient that backward() left: a Tensor of the same shape, or None."""
         gradient = self.node.result() if isinstance(self.node, Leaf) else None
         if gradient is None:
             return None
@@ -177,12 +177,12 @@ class Tensor(Array, Exporter):
         Several threads may call it: one call waits for the other.
 
         Args:
-            grad: the derivative of the quantity of interest by this tensor, of the same shape;
-                left out, this tensor is the quantity, and must have one element.
+            grad: the derivative of the final quantity with respect to this tensor, of the same
+                shape. If it is left out, this tensor is the final quantity and must have one value.
 
         Raises:
-            ValueError: it depends on nothing that requires a gradient, backward() ran before, grad
-                is missing or of another shape or dtype, or a parameter has changed since this
+            ValueError: it depends on no tensor that requires a gradient, backward() ran before,
+                grad is missing or of another shape or dtype, or a parameter has changed since this
                 tensor was computed from it.
         """
         if self.node is None:
@@ -210,7 +210,7 @@ def _value(other):
 
 
 def _restored(shape, code, data, is_leaf):
-    """A tensor as it was pickled."""
+    """Make a tensor from its pickled parts."""
     tensor = Tensor.empty(shape, code, memory=Memory(len(data)))
     tensor.memory.view[:] = data
     tensor.requires_grad = is_leaf

@@ -1,14 +1,15 @@
 """Asks the system how many processors and how much memory this process may use.
 
-Reads Linux's /sys and /proc, control groups included; elsewhere there is little to ask. A function
-that takes a `root` looks for those directories below it: "/", except in tests.
+Reads Linux's /sys and /proc, control groups included. Other systems tell little. A function that
+takes a `root` looks for those directories below it; root is "/", except in tests.
 """
 
 import os
 
 
 def physical_cores(root: str = "/") -> int:
-    """Physical cores this process may use: its CPU affinity and its container's quota counted."""
+    """Count the physical cores that this process may use, within its CPU affinity and its
+    container's quota."""
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:
@@ -25,7 +26,7 @@ def physical_cores(root: str = "/") -> int:
 
 
 def logical_cpus() -> int:
-    """Hardware threads this process may use."""
+    """Count the hardware threads that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
@@ -33,13 +34,13 @@ def logical_cpus() -> int:
 
 
 def _quotas(root):
-    """How many whole processors' time each control group may use."""
+    """Yield the quota of each control group that has one, in whole processors."""
     for directory in control_groups("cpu", root):
-        try:  # version 2: "QUOTA PERIOD" in one file, "max PERIOD" where there is none
+        try:  # version 2: one file holds "QUOTA PERIOD", or "max PERIOD" for no quota
             with open(f"{directory}/cpu.max") as file:
                 quota, period = file.read().split()
         except (OSError, ValueError):
-            try:  # version 1: a file for each, and -1 where there is none
+            try:  # version 1: each has a file, and the quota is -1 for none
                 with open(f"{directory}/cpu.cfs_quota_us") as file:
                     quota = file.read()
                 with open(f"{directory}/cpu.cfs_period_us") as file:
@@ -54,17 +55,17 @@ def _quotas(root):
 
 
 def control_groups(controller: str, root: str = "/"):
-    """The directories of the control groups this process is in, each of which may limit it.
+    """Yield the directories of the control groups of this process, each of which may limit it.
 
-    Version 2 has one tree; version 1 has one for each controller, under its name. A process is in
-    the group that /proc/self/cgroup names and in all groups above. Within a container that path may
-    be the machine's, and what the container sees is its own group as the top of the tree: so the
-    top is always one of them, whether the path is there or not.
+    Version 2 has one tree; version 1 has a tree for each controller, under the controller's name. A
+    process is in the group that /proc/self/cgroup names and in all groups above it. Within a
+    container that path may be the machine's, while the container sees its own group as the top of
+    the tree. So the top is always yielded, whether the path exists or not.
 
     Args:
-        controller: its name in version 1: "cpu", "memory".
+        controller: its name in version 1, "cpu" or "memory".
     """
-    paths = {}  # top of a tree -> the process's path in it
+    paths = {}  # {top of a tree: the process's path in it}
     mount = os.path.join(root, "sys/fs/cgroup")
     try:
         with open(os.path.join(root, "proc/self/cgroup")) as file:
@@ -85,9 +86,9 @@ def control_groups(controller: str, root: str = "/"):
 
 
 def memory_limits():
-    """What this process may take: (bytes at most, bytes free now); None where it is not known.
+    """Return (most bytes that this process may use, bytes free now); each is None if unknown.
 
-    The machine's memory, and where it is less the limit of the control group.
+    The machine's memory counts, or the limit of the control group where that is less.
     """
     meminfo = {}
     try:
@@ -114,5 +115,5 @@ def memory_limits():
 
 
 def gigabytes(n):
-    """A number of bytes as a person reads it: "12 MB", "1.9 GB"."""
+    """Format a number of bytes for a reader: "12 MB", "1.9 GB"."""
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"

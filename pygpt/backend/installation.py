@@ -1,4 +1,4 @@
-"""Says why the C library does not load, and the remedy."""
+"""Explains why the C library does not load, and names the remedy."""
 
 import os
 import sys
@@ -10,14 +10,15 @@ OTHERWISE = ", or set PYGPT_BACKEND=reference to use the Python loops"
 
 
 def check_module(name):
-    """Hold a compiled module of the package to what can be seen before it is loaded.
+    """Check the file of a compiled module of the package before it is loaded.
 
-    Loading a file that was cut off may end the process with SIGBUS, which nothing can catch.
+    Loading a truncated file may end the process with SIGBUS, which Python cannot catch.
 
     Args:
-        name: of the module, without the package.
+        name: the module's name, without the package.
     Raises:
-        ImportError: it is missing, of another Python or cut off; the message has the remedy.
+        ImportError: the file is missing, built for another Python or truncated. The message names
+            the remedy.
     """
     path = _path(name)
     if path is None:
@@ -27,12 +28,12 @@ def check_module(name):
             raise _refusal(f"{os.path.join(PACKAGE, others[0])} was built for another Python than "
                            f"this one, {sys.executable} ({sys.version.split()[0]})", _build(False))
         raise _refusal(f"the C library is not built for {sys.executable}", _build(False))
-    if _is_cut_off(path):
+    if _is_truncated(path):
         raise _refusal(f"{path} is damaged: its end is missing", _build(True))
 
 
 def explained(error):
-    """What to raise instead of an error that came of loading the C library, an ImportError."""
+    """Return an ImportError with the remedy, for an error raised while the C library loaded."""
     if "_cffi_backend" in str(error):
         install = f"`{sys.executable} -m pip install --force-reinstall cffi`"
         if getattr(error, "name", None) == "_cffi_backend" and "No module" in str(error):
@@ -46,20 +47,20 @@ def explained(error):
 
 
 def _path(name):
-    """The file that `import pygpt.name` would load, or None."""
+    """Return the path of the file that `import pygpt.name` would load, or None."""
     paths = (os.path.join(PACKAGE, name + suffix) for suffix in EXTENSION_SUFFIXES)
     return next(filter(os.path.exists, paths), None)
 
 
-def _is_cut_off(path):
-    """Whether an ELF file is shorter than its header says: its table of sections stands last."""
+def _is_truncated(path):
+    """Whether an ELF file is shorter than its header says. Its section table stands at the end."""
     try:
         with open(path, "rb") as file:
             head, size = file.read(64), os.fstat(file.fileno()).st_size
     except OSError:
-        return False  # loading it will say why
+        return False  # loading the file will raise an error with the reason
     if size < 64 or head[:4] != b"\x7fELF":
-        return size < 64  # shorter than any library's header
+        return size < 64  # a library's header alone is longer
     order = "little" if head[5] == 1 else "big"
     start, entry, count = ((40, 48), (58, 60), (60, 62)) if head[4] == 2 else (
         (32, 36), (46, 48), (48, 50))
@@ -68,12 +69,13 @@ def _is_cut_off(path):
     return start + entry * count > size
 
 
-def _refusal(what, remedy):
-    return ImportError(f"{what}; {remedy}{OTHERWISE}")
+def _refusal(fault, remedy):
+    return ImportError(f"{fault}; {remedy}{OTHERWISE}")
 
 
 def _build(is_there):
-    """How to build the library; make must be told when one is there that looks new."""
+    """Tell how to build the library. Where a file is there, make would take it for up to date, so
+    it is cleaned first."""
     if not os.path.exists(os.path.join(TOP, "Makefile")):
         return f"install pygpt again with `{sys.executable} -m pip`"
     if is_there:
@@ -82,7 +84,7 @@ def _build(is_there):
 
 
 def _own_environment(is_made=False):
-    """The advice to use the environment that make makes, where it is there or will be."""
+    """Advise the user to use the environment that make makes, where it exists or will exist."""
     python = os.path.join(TOP, ".venv", "bin", "python")
     is_there = is_made or os.path.exists(python)
     return f" and start pygpt with {python}" if is_there and sys.executable != python else ""

@@ -1,8 +1,8 @@
-"""The C library as Python sees it: memory, threads, instruction sets, and errors as exceptions.
+"""Gives Python the C library: memory, threads, instruction sets, and errors as exceptions.
 
-The only module that imports pygpt._kernels; everything above it passes the pointers that `Memory`
-gives out. With PYGPT_BACKEND=reference the kernels are the Python loops of reference.py instead, on
-memory of Python's own, and nothing of C is loaded.
+Only this module imports pygpt._kernels; the modules above it pass the pointers that `Memory` gives
+out. With PYGPT_BACKEND=reference the kernels are the Python loops of reference.py instead. They
+work on Python's own memory, and no C is loaded.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pygpt.backend.installation import check_module, explained
 
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
 
-SPIN_COUNT = "1000"  # tens of microseconds: the gaps between the kernels of a step
+SPIN_COUNT = "1000"  # tens of microseconds, as long as the gaps between the kernels of a step
 
 
 class IdRangeError(ValueError):
@@ -26,7 +26,7 @@ class IdRangeError(ValueError):
 
 
 def _load():
-    """Import the C library, telling OpenMP to sleep soon when it waits.
+    """Import the C library, and tell OpenMP to put a waiting thread to sleep soon.
 
     GCC's OpenMP lets a thread that waits at the end of a parallel region spin for milliseconds by
     default. On a machine with other work to do, the spinning thread keeps the very core that the
@@ -36,8 +36,8 @@ def _load():
         two busy processes beside it, mean                     84.0   40           22    22
         alone, median                                           8      9     10          12
 
-    1000 costs little alone and halves the step in company; SPIN_COUNT stays near it. The library
-    reads the variable once, when it is loaded.
+    A count of 1000 costs little on a free machine and halves the step on a busy one, so SPIN_COUNT
+    stays near it. The library reads the variable once, when it is loaded.
     """
     name, quiet = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY" in os.environ
     ours = not quiet and name not in os.environ
@@ -53,7 +53,7 @@ def _load():
             del os.environ[name]
 
 
-# What is compiled; from 3.12 on, a class of Python can export its memory without _buffer.
+# The compiled modules. From 3.12 on, a Python class can export its memory without _buffer.
 MODULES = ("_kernels", "_buffer") if sys.version_info < (3, 12) else ("_kernels",)
 
 if BACKEND == "c":
@@ -71,15 +71,15 @@ elif BACKEND == "reference":
     from pygpt.backend import reference as lib
     ffi = NULL = None
     OK, ENOMEM, ERANGE, EOVERFLOW = lib.OK, None, lib.ERANGE, lib.EOVERFLOW
-    MAX_THREADS = 256  # any of the numbers that C takes, to no effect
+    MAX_THREADS = 256  # the numbers that C accepts are accepted, without effect
 else:
     raise ImportError(f"PYGPT_BACKEND={BACKEND!r} is neither 'c' nor 'reference'")
 
 
 def check(status: int) -> None:
-    """Raise what a kernel's status stands for; PYGPT_OK passes."""
+    """Raise the exception that a kernel's status stands for; PYGPT_OK passes."""
     if status == ENOMEM:
-        refused = lib.pygpt_refused_bytes()  # 0 where C's own malloc was asked
+        refused = lib.pygpt_refused_bytes()  # 0 where C's malloc refused
         raise MemoryError(f"{refused:,} bytes of scratch memory asked for and not to be had"
                           if refused else "a kernel could not get its scratch memory")
     if status == ERANGE:
@@ -91,15 +91,15 @@ def check(status: int) -> None:
 
 
 def in_float32(name, value, least, end=math.inf):
-    """A number as kernels take it, rounded to single precision.
+    """Round a number to single precision, in which kernels compute, and check its range.
 
     Args:
-        name: of the number, for the message.
+        name: the number's name, for the message.
         value: a real number.
-        least, end: it is to be in [least, end), also after rounding.
+        least, end: the number must lie in [least, end), also after rounding.
 
     Raises:
-        ValueError: it is not; name and value are in the message.
+        ValueError: it does not, or it rounds to 0. The message has name and value.
     """
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and least <= value < end:
         try:
@@ -124,10 +124,10 @@ class Memory:
 
     Args:
         nbytes: its length. The contents are undefined.
-        buffer: a writable or read-only buffer to use instead of new memory (such as a mapped file).
+        buffer: a writable or read-only buffer, such as a mapped file, to use instead of new memory.
 
     Raises:
-        MemoryError: there is no block of that size; the message says how many bytes were asked for.
+        MemoryError: the system has no block of that size. The message gives the size.
     """
 
     __slots__ = ("nbytes", "view", "_owner", "_base", "__weakref__")
@@ -149,12 +149,12 @@ class Memory:
             if block == ffi.NULL:
                 raise _refused(nbytes)
             self._owner = ffi.gc(block, lib.pygpt_free, nbytes)
-            # made from the owner, so that a memoryview of it keeps the block
+            # this view refers to the owner, so a memoryview of it keeps the block alive
             self.view = memoryview(ffi.buffer(self._owner, nbytes))
             self._base = ffi.cast("char *", block)
 
     def pointer(self, code: str, offset: int = 0):
-        """The address `offset` bytes in, as kernels take it; code is 'f', 'i', 'Q', 'd' or 'H'."""
+        """Return the address of byte `offset` as kernels take it; code: 'f', 'i', 'Q', 'd', 'H'."""
         if ffi is None:
             size = {"f": 4, "i": 4, "Q": 8, "d": 8, "H": 2}[code]
             whole = (self.nbytes - offset) // size * size
@@ -167,7 +167,7 @@ def _refused(nbytes):
 
 
 def address(argument):
-    """Where a kernel's argument points to, a number; None when it is no pointer to floats."""
+    """Return the address that a kernel's argument points to, or None if it points to no floats."""
     if ffi is None:
         if not isinstance(argument, memoryview) or argument.format != "f" or not len(argument):
             return None
@@ -185,7 +185,8 @@ _POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *"
 # ------------------------------------------------------------------------------------- threads ---
 
 def _threads_at_start() -> int:
-    """OMP_NUM_THREADS where it is positive, at most one a hardware thread; else one a core."""
+    """Return OMP_NUM_THREADS if it is positive, at most the number of hardware threads; otherwise
+    the number of physical cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if asked.isdecimal() and int(asked) > 0:
         return min(int(asked), logical_cpus())
@@ -199,19 +200,19 @@ _forked = False
 
 
 def set_num_threads(n: int) -> None:
-    """Let kernels use n threads, for the whole process.
+    """Let kernels use n threads, in the whole process.
 
     The threads start when a kernel first needs them. Where the system refuses them (a limit on
     processes: `ulimit -u`, a control group's pids.max), OpenMP's runtime prints a line and ends the
     process; no exception can be raised.
 
     Args:
-        n: 1..MAX_THREADS, 256. More than there are cores makes everything slower.
+        n: 1..MAX_THREADS, which is 256. More threads than cores make everything slower.
 
     Raises:
         ValueError: n is not in that range.
-        RuntimeError: n > 1 in a process forked after pygpt was imported: the threads of its parent
-            are not there, and OpenMP cannot start new ones.
+        RuntimeError: n > 1 in a process that was forked after pygpt was imported. It lacks its
+            parent's threads, and OpenMP cannot start new ones.
     """
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_THREADS:
         raise ValueError(f"threads={n!r} is not a whole number from 1 to {MAX_THREADS}")
@@ -222,13 +223,14 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """The number of threads kernels use: 1 without OpenMP or with the reference backend."""
+    """Return the number of threads of kernels: 1 without OpenMP or on the reference backend."""
     return lib.pygpt_get_num_threads() if ffi is not None else 1
 
 
 @contextlib.contextmanager
 def use_threads(n: int):
-    """Within the block, use n threads; 0: as many as before. Errors: as for set_num_threads."""
+    """Within the block, use n threads, or as many as before if n is 0. It raises as
+    set_num_threads does."""
     before = get_num_threads()
     if n:
         set_num_threads(n)
@@ -248,7 +250,7 @@ def _after_fork() -> None:
 # ---------------------------------------------------------------------------- instruction sets ---
 
 def isa_names() -> list:
-    """The instruction sets built in that this CPU supports, best first."""
+    """List the instruction sets that were built in and that this CPU supports, best first."""
     if ffi is None:
         return ["python"]
     return [name for i, name in _built() if lib.pygpt_isa_supported(i)]
@@ -262,7 +264,7 @@ def _built():
 
 
 def isa() -> str:
-    """The instruction set in use."""
+    """Return the instruction set in use."""
     return _isa
 
 
@@ -270,7 +272,7 @@ def select_isa(name=None) -> None:
     """Use the named instruction set, or the best one this CPU has.
 
     Raises:
-        ValueError: it is not built in, or this CPU lacks it.
+        ValueError: it was not built in, or this CPU lacks it.
     """
     global _isa
     if ffi is None:
@@ -300,7 +302,8 @@ def use_isa(name: str):
 
 
 def info() -> dict:
-    """What is in use: backend, compiler, isa, isas, threads, cores, openmp ("on" or "off")."""
+    """Return a dict of the settings in use: backend, compiler, isa, isas, threads, cores, and
+    openmp ("on" or "off")."""
     c = ffi is not None
     return {
         "backend": BACKEND,

@@ -1,21 +1,21 @@
-"""Every kernel of csrc/pygpt.h as plain Python loops: the definition, the tests' oracle, a backend.
+"""Defines every kernel of csrc/pygpt.h as plain Python loops.
 
-Name, argument order and contract are the header's; its glossary explains the capitals. Read a
-formula there, its loop here, and its speed in csrc/. A tensor is anything flat that x[i] reads and
-writes: a list, an array, a memoryview, a cffi pointer. An optional one that is absent is None or
-NULL, and `if bias:` asks. Sums run in Python's floats, in double precision, and are stored as is:
-a list keeps them, float32 memory rounds them.
+Names, argument order and contracts are those of the header, whose glossary explains the capitals.
+The formula stands there, its loop here, and its fast form in csrc/. A tensor is any flat object
+that x[i] reads and writes: a list, an array, a memoryview, a cffi pointer. An optional tensor that
+is absent is None or NULL, and `if bias:` tests for it. Sums run in Python's floats, in double
+precision, and are stored unchanged: a list keeps them, float32 memory rounds them.
 
-PYGPT_BACKEND=reference trains with these loops, and the tests hold the C kernels to them.
+PYGPT_BACKEND=reference trains with these loops, and the tests check the C kernels against them.
 """
 
 from math import copysign, cos, exp, frexp, inf, isinf, isnan, ldexp, log, nan, pi, sin, sqrt, tanh
 
-OK, ERANGE, EOVERFLOW = 0, 2, 3  # PYGPT_OK and so on
+OK, ERANGE, EOVERFLOW = 0, 2, 3  # as PYGPT_OK, PYGPT_ERANGE and PYGPT_EOVERFLOW
 
 
 def _dot(a, i, b, j, n, a_step=1, b_step=1):
-    """The sum over k < n of a[i + k a_step] * b[j + k b_step]."""
+    """Return the sum over k < n of a[i + k a_step] * b[j + k b_step]."""
     return sum((a[i + k * a_step] * b[j + k * b_step] for k in range(n)), 0.0)
 
 
@@ -70,8 +70,8 @@ def linear_backward_input(dinp, act, dout, weight, pre, R, IN, OUT, accumulate):
 
 
 def linear_backward_weight(dweight, dbias, inp, dout, R, IN, OUT, accumulate):
-    # out_ro = sum_i inp_ri weight_io + bias_o: weight_io meets every row r with the factor inp_ri,
-    # hence dweight = inp^T @ dout; bias_o meets every row with the factor 1.
+    # out_ro = sum_i inp_ri weight_io + bias_o. weight_io occurs in every row r with the factor
+    # inp_ri, hence dweight = inp^T @ dout. bias_o occurs in every row with the factor 1.
     matmul(dweight, inp, dout, IN, OUT, R, 1, 0, accumulate)
     if dbias:
         for o in range(OUT):
@@ -83,7 +83,7 @@ def linear_backward_weight(dweight, dbias, inp, dout, R, IN, OUT, accumulate):
 # ----------------------------------------------------------------------------------- attention ---
 
 def _scores(query, q, keys, k, k_step, n, HS):
-    """q . k_j / sqrt(HS) for j < n: the query starts at query[q], key j at keys[k + j k_step]."""
+    """List q . k_j / sqrt(HS) for j < n; q starts at query[q], k_j at keys[k + j k_step]."""
     return [_dot(query, q, keys, k + j * k_step, HS) / sqrt(HS or 1) for j in range(n)]
 
 
@@ -91,7 +91,7 @@ def attention_forward(out, lse, qkv, B, T, C, NH, dropout, seed, stream):
     HS = C // NH
     for b in range(B):
         for h in range(NH):
-            key = b * T * 3 * C + C + h * HS  # of position 0; its value lies C further on
+            key = b * T * 3 * C + C + h * HS  # the key of position 0; its value lies C further on
             for i in range(T):
                 r = (b * NH + h) * T + i
                 query = (b * T + i) * 3 * C + h * HS
@@ -111,7 +111,7 @@ def attention_backward(dqkv, dout, qkv, out, lse, B, T, C, NH, dropout, seed, st
     # Through the softmax, ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik), where the sum is dout_i . out_i.
     # From s_ij = q_i . k_j / sqrt(HS): dq_i = sum_j ds_ij k_j / sqrt(HS), dk_j likewise over i.
     HS = C // NH
-    grad = [0.0] * (B * T * 3 * C)  # collects in double precision
+    grad = [0.0] * (B * T * 3 * C)  # sums in double precision
     for b in range(B):
         for h in range(NH):
             for i in range(T):
@@ -161,7 +161,7 @@ def attention_cached(out, keys, values, qkv, B, T, C, NH, past, P):
 # ------------------------------------------------------------------------------------- softmax ---
 
 def _logsumexp(x):
-    """log sum_i exp(x_i); taking the maximum out first keeps exp from overflowing."""
+    """Return log sum_i exp(x_i). Subtracting the maximum first keeps exp from overflowing."""
     top = max(x)
     return top + log(sum(exp(v - top) for v in x))
 
@@ -178,7 +178,7 @@ def softmax_forward(out, inp, R, C):
 
 
 def softmax_backward(dinp, dout, out, R, C, accumulate):
-    # out_j = e^x_j / sum e^x has d out_j / d x_i = out_j ([i = j] - out_i), so
+    # out_j = e^x_j / sum e^x gives d out_j / d x_i = out_j ([i = j] - out_i), so
     # d loss / d x_i = sum_j dout_j out_j ([i = j] - out_i) = out_i (dout_i - sum_j dout_j out_j).
     for r in range(R):
         mean = _dot(dout, r * C, out, r * C, C)
@@ -265,8 +265,9 @@ def embedding_forward(out, ids, wte, wpe, B, T, C, V, past):
 
 
 def embedding_backward(dwte, dwpe, dout, ids, B, T, C, V, P, accumulate_wte, accumulate_wpe):
-    # A row of a table is copied to every place that asks for it, so its gradient sums those places'
-    # gradients: a token's wherever it occurs, a position's once in each batch row.
+    # A row of a table is copied to every place that uses it, so its gradient is the sum of the
+    # gradients of those places. A token's row is used wherever the token occurs, a position's row
+    # once in each batch row.
     if not _all_in_range(ids, B * T, V):
         return ERANGE
     token_grad, position_grad = [0.0] * (V * C), [0.0] * (P * C)
@@ -288,7 +289,7 @@ def embedding_backward(dwte, dwpe, dout, ids, B, T, C, V, P, accumulate_wte, acc
 # ------------------------------------------------------------------------------- cross-entropy ---
 
 def _rows_counted(targets, R, V, ignore_index):
-    """How many targets are not ignored; None when another one is outside 0..V-1."""
+    """Count the targets that are not ignored; None if one of these is outside 0..V-1."""
     counted = [targets[r] for r in range(R) if targets[r] != ignore_index]
     return len(counted) if all(0 <= target < V for target in counted) else None
 
@@ -336,8 +337,9 @@ def linear_cross_entropy_forward(loss, losses, inp, weight, targets, R, C, V, ig
 
 def linear_cross_entropy_backward(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V,
                                   ignore_index, accumulate_input, accumulate_weight):
-    # logits_rv = sum_c inp_rc weight_vc: every inp_rc meets all v with the factor weight_vc, every
-    # weight_vc meets all r with the factor inp_rc. (linear_backward_* with the weight transposed.)
+    # logits_rv = sum_c inp_rc weight_vc. Each inp_rc occurs for all v with the factor weight_vc,
+    # each weight_vc for all r with the factor inp_rc: these are the gradients of a linear layer
+    # whose weight is transposed.
     logits = [0.0] * (R * V)
     matmul(logits, inp, weight, R, V, C, 0, 1, 0)
     if cross_entropy_forward(loss, losses, logits, targets, R, V, ignore_index):
@@ -368,7 +370,7 @@ def _mix32(x):
 
 
 def _float32(x):
-    """x rounded to 24 bits, as a C float is; a mask must agree bit for bit."""
+    """Round x to 24 bits, as a C float is rounded, because masks must agree bit for bit."""
     mantissa, exponent = frexp(x)
     return ldexp(round(ldexp(mantissa, 24)), exponent - 24)
 
@@ -378,7 +380,7 @@ def _random_key(seed, stream):
 
 
 def _dropout_factors(dropout, seed, stream, r, n):
-    """keep / (1 - dropout) for the first n columns of row r of the mask."""
+    """List keep / (1 - dropout) for the first n columns of row r of the mask."""
     if dropout == 0.0:
         return [1.0] * n
     dropout = _float32(dropout)
@@ -396,7 +398,7 @@ def dropout_forward(out, inp, residual, R, C, dropout, seed, stream):
 
 
 def dropout_backward(dinp, dout, R, C, dropout, seed, stream, accumulate):
-    # out = factor * inp, elementwise: dinp = factor * dout.
+    # out = factor * inp, elementwise, so dinp = factor * dout.
     for r in range(R):
         for c, factor in enumerate(_dropout_factors(dropout, seed, stream, r, C)):
             _store(dinp, r * C + c, factor * dout[r * C + c], accumulate)
@@ -404,8 +406,8 @@ def dropout_backward(dinp, dout, R, C, dropout, seed, stream, accumulate):
 
 
 def random_normal(out, std, seed, stream, n):
-    # Box-Muller: a point of the plane that is normal in x and in y has a uniform angle, and
-    # exp(-radius^2 / 2) is uniform too; so two uniform numbers make two independent normal ones.
+    # Box-Muller: if the x and y of a point in the plane are normal, its angle is uniform, and
+    # exp(-radius^2 / 2) is uniform too. So two uniform numbers make two independent normal numbers.
     key = _random_key(seed, stream)
     for i in range(n):
         bits = _splitmix64(key + i // 2)
@@ -430,7 +432,7 @@ def mul_forward(out, a, b, n):
 
 
 def mul_backward(da, dout, b, n, accumulate):
-    # out = a b, elementwise: da = dout b.
+    # out = a b, elementwise, so da = dout b.
     for i in range(n):
         _store(da, i, dout[i] * b[i], accumulate)
     return OK
@@ -448,7 +450,7 @@ def sum_forward(out, inp, n):
 
 
 def sum_backward(dinp, dout, n, accumulate):
-    # out = sum_i inp_i: each inp_i has the factor 1, so each gets dout.
+    # out = sum_i inp_i: each inp_i has the factor 1, so the gradient of each is dout.
     for i in range(n):
         _store(dinp, i, dout[0], accumulate)
     return OK
@@ -460,8 +462,9 @@ _FLOAT16, _BFLOAT16 = (5, 10), (8, 7)  # bits of the exponent and of the fractio
 
 
 def _widen(out, inp, n, exponent_bits, fraction_bits):
-    """Sign s, exponent e, fraction f: (-1)^s 2^(e - bias) (1 + f/2^bits), or, where e is 0,
-    (-1)^s 2^(1 - bias) f/2^bits; the largest e is infinity's (f = 0) and NaN's."""
+    """Convert 16-bit floats to float32. Sign s, exponent e and fraction f stand for the number
+    (-1)^s 2^(e - bias) (1 + f/2^bits), or, where e is 0, for (-1)^s 2^(1 - bias) f/2^bits. The
+    largest e stands for infinity (f = 0) and NaN (otherwise)."""
     bias, largest = 2 ** (exponent_bits - 1) - 1, 2 ** exponent_bits - 1
     for i in range(n):
         sign, magnitude = -1.0 if inp[i] >> 15 else 1.0, inp[i] & 0x7FFF
@@ -475,8 +478,8 @@ def _widen(out, inp, n, exponent_bits, fraction_bits):
 
 
 def _narrow(out, inp, n, exponent_bits, fraction_bits):
-    """A number in [2^E, 2^(E+1)) is a whole number of steps of 2^(E - bits), the nearest one; E is
-    no less than that of the smallest normal number."""
+    """Convert float32 to 16-bit floats. A number in [2^E, 2^(E+1)) is rounded to the nearest
+    multiple of 2^(E - bits). E is at least the exponent of the smallest normal number."""
     least, infinity = 2 - 2 ** (exponent_bits - 1), (2 ** exponent_bits - 1) << fraction_bits
     status = OK
     for i in range(n):
@@ -487,7 +490,7 @@ def _narrow(out, inp, n, exponent_bits, fraction_bits):
             bits = infinity
         else:
             E = max(frexp(x)[1] - 1, least) if x else least
-            steps = round(ldexp(abs(x), fraction_bits - E))  # half way: to the even one
+            steps = round(ldexp(abs(x), fraction_bits - E))  # a tie goes to the even number
             bits = min(steps + ((E - least) << fraction_bits), infinity)
             status = EOVERFLOW if bits == infinity else status
         out[i] = bits | (0x8000 if copysign(1.0, x) < 0 else 0)
@@ -520,8 +523,9 @@ def transpose(out, inp, R, C):
 # --------------------------------------------------------------------------------------- AdamW ---
 
 def _flush(x):
-    """0 for what is smaller than the smallest normal float: slow to compute with, and of no use."""
-    return 0.0 if abs(x) < 2.0 ** -126 else x  # so that NaN stays NaN
+    """Replace a number below the smallest normal float by 0: it is slow to compute with, and of
+    no use."""
+    return 0.0 if abs(x) < 2.0 ** -126 else x  # in this order NaN stays NaN
 
 
 def adamw_step(param, m, v, grad, h, n, n_decay):

@@ -1,13 +1,13 @@
-"""`pygpt bench --growth`: how the cost of a training step grows, and what awkward sizes cost.
+"""`pygpt bench --growth`: measures how a training step's cost grows, and the cost of awkward sizes.
 
-Four tables of whole steps (forward, backward, clipping, AdamW): over the length of a sequence with
-the number of tokens fixed, over the width, over threads, and of sizes that fill no tile beside
-round neighbours that do. The work counted is what the model asks for (machine.flops_per_token: 6
-operations a weight and token, attention's causal half), so that a size's share of the peak says
-what it loses, whatever the size.
+It prints four tables of whole steps (forward, backward, clipping, AdamW). Three vary the sequence
+length (with the number of tokens fixed), the width, and the number of threads. The fourth compares
+sizes that leave a tile partly filled with round sizes that fill it. The operations counted are the
+ones that the model needs (training/cost.py, flops_per_token: 6 per weight and token, and the causal
+half of attention). So a share of the peak shows the loss at any size.
 
-The cases of a table take turns, and the peak takes its turn among them: a clock that drifts slows
-all alike. Uses bench.py, machine.py, kernels.py; used by cli.py.
+The cases of a table run in turn, and the peak is measured in the same rounds. A drift of the clock
+rate therefore slows all of them alike.
 """
 
 import json
@@ -20,10 +20,10 @@ from pygpt.bench.kernels import Step
 from pygpt.backend.kernels import lib
 from pygpt.training.cost import flops_per_token
 
-TURN = 0.03        # seconds; a step that takes less is run several times
+TURN = 0.03        # seconds; a step that takes less time runs several times
 LEAST_TURNS = 3
 PEAK_ROUNDS = 1_000_000
-CLIFF = 0.8        # of a round neighbour's speed; less is marked
+CLIFF = 0.8        # of the round neighbour's speed; a row below it is marked
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Case:
     """One size: a row of a table.
 
     Attributes:
-        label: what the row is called, within its table.
-        B, T, layers, heads, width, vocab: the batch and the model.
-        beside: the label of the row to compare it with; None: a round size, compared with nothing.
-        threads: to compute with; 0: as many as are set.
+        label: the row's name, unique within its table.
+        B, T, layers, heads, width, vocab: the sizes of the batch and of the model.
+        beside: the label of the row to compare it with, or None for a round size.
+        threads: the number of threads to use; 0 keeps the number that is set.
     """
     label: str
     B: int
@@ -47,14 +47,14 @@ class Case:
     threads: int = 0
 
     def shape(self):
-        """As bench.Step takes it."""
+        """Return the sizes as the dict that bench.kernels.Step takes."""
         return {"batch_size": self.B, "n_positions": self.T, "n_layer": self.layers,
                 "n_head": self.heads, "n_embd": self.width, "vocab_size": self.vocab,
                 "dropout": 0.0}
 
 
 def tables(threads):
-    """{title: cases}: what is measured on a machine where so many threads are in use."""
+    """Return {title: cases} of all tables, for a machine on which this many threads are in use."""
     counts = sorted({1 << i for i in range(threads.bit_length())} | {threads})
     return {
         "length, 2048 tokens of width 256": [
@@ -87,11 +87,11 @@ def tables(threads):
 # --------------------------------------------------------------------------------- measuring ---
 
 def measure(cases_by_title, seconds):
-    """Medians of every case's step, and how fast beside its neighbour.
+    """Measure the median time of every case's step, and compare each with its neighbour.
 
     Args:
         cases_by_title: {title: Cases}.
-        seconds: about how long to measure, all tables together.
+        seconds: the approximate duration of all tables together.
     Returns:
         A dict of plain values: kernels.info(), "seconds" and "tables", each {"title", "rows"}.
     """
@@ -153,10 +153,11 @@ def _row(case, threads, step, taken, peak):
 
 
 def compare(rows, cases):
-    """The rows, each with how fast it is beside its neighbour.
+    """Add to each row its speed relative to the neighbour that it names; return the rows.
 
-    That is the ratio of their operations a second, or for other numbers of threads the speed-up.
-    "cliff" says whether it, a thread's share of it, is below CLIFF.
+    "ratio" is the quotient of their operations per second: the speed-up, where the number of
+    threads differs. "cliff" tells whether the ratio, divided by the number of threads, is below
+    CLIFF.
     """
     speed = {row["label"]: row["gflops"] for row in rows}
     for row, case in zip(rows, cases):
@@ -170,7 +171,7 @@ def compare(rows, cases):
 # -------------------------------------------------------------------------------- the report ---
 
 def report(result):
-    """The dict of measure() as text."""
+    """Return the dict of measure() as text."""
     lines = [f"whole training steps on {result['isa']}, {result['threads']} threads, "
              f"{result['compiler']}; medians of turns"]
     for table in result["tables"]:

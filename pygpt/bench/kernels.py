@@ -1,10 +1,11 @@
-"""`pygpt bench`: how fast each kernel is, beside what the machine can do.
+"""`pygpt bench`: measures the speed of each kernel and compares it with the machine's limits.
 
-Three tables: the machine's own multiply-add rate and read bandwidth, measured first; every kernel
-at the shapes of a preset; and a whole training step broken down by kernel, with Python's share.
+It prints three tables: the machine's own multiply-add rate and read bandwidth, measured first;
+every kernel at the shapes of a preset; and a whole training step broken down by kernel, with
+Python's share.
 
-Machines are noisy: every number is a median of runs that alternate with the others, and the
-quartiles are given beside it. Uses model.py, optim.py and kernels.py; used by cli.py.
+Machines are noisy, so every number is a median of runs that alternate with the other measurements,
+and the quartiles stand beside it.
 """
 
 import json
@@ -30,7 +31,7 @@ SHAPES = {name: dict(batch_size=p["batch_size"], n_positions=p["n_positions"],
 
 
 def median_seconds(functions, seconds):
-    """[(median, lower quartile, upper quartile)] of functions run in turn for about that long."""
+    """Run functions in turn for about this time; [(median, lower quartile, upper quartile)]."""
     times = [[] for _ in functions]
     for function in functions:
         function()
@@ -46,7 +47,8 @@ def median_seconds(functions, seconds):
 # --------------------------------------------------------------------------------- the machine ---
 
 def machine(seconds=2.0):
-    """{"gflops", "gbytes"}: multiply-adds in registers and reads from memory, on all threads."""
+    """Measure {"gflops", "gbytes"}: multiply-adds in registers, and reads from memory, on all
+    threads."""
     rounds, n = 2_000_000, 32 << 20
     memory, out = _filled(n), Memory(4)
     flops = []
@@ -70,12 +72,14 @@ def _filled(n, value=0.5):
 # --------------------------------------------------------------------------------- the kernels ---
 
 def kernel_cases(shape):
-    """([(label, call, floating-point operations, bytes moved at least)], memory to hold on to).
+    """List the kernel calls to measure at the shapes of a preset.
 
-    The shapes are a preset's.
+    Operations are counted for the matrix products and for attention (its causal half). Where they
+    are 0, memory limits the kernel, and the bytes count: each array is read or written once.
 
-    Operations are counted for the matrix products and attention (its causal half); where they are
-    0 the kernel is bound by memory, and the bytes count: each array read or written once.
+    Returns:
+        ([(label, call, floating-point operations, least number of bytes moved)], memory); the
+        caller keeps the memory alive while it makes the calls.
     """
     B, T, C, NH = (shape[k] for k in ("batch_size", "n_positions", "n_embd", "n_head"))
     V, R = shape["vocab_size"], B * T
@@ -105,7 +109,7 @@ def kernel_cases(shape):
         rows += [(f"{label}: y = x W + b", forward, *size),
                  (f"{label}: dx = dy W^T", to_input, *size),
                  (f"{label}: dW = x^T dy", to_weight, *size)]
-    half = 2 * B * NH * T * T // 2 * (C // NH)  # one T x T product, its causal half
+    half = 2 * B * NH * T * T // 2 * (C // NH)  # operations of one T x T product, its causal half
     rows += [
         ("attention forward", lambda: lib.attention_forward(y, lse, qkv, B, T, C, NH, 0.0, NULL, 0),
          2 * half, 4 * R * 4 * C),
@@ -145,7 +149,7 @@ def kernel_cases(shape):
 # ------------------------------------------------------------------------------- a whole step ---
 
 class Step:
-    """A training step of a preset's model, whole or call by call."""
+    """Runs a training step of a preset's model, as a whole or call by call."""
 
     def __init__(self, shape):
         drop = shape["dropout"]
@@ -168,14 +172,19 @@ class Step:
         self.optimizer.zero_grad()
 
     def operations(self):
-        """Floating-point operations that a step asks for."""
+        """Return the number of floating-point operations that a step needs."""
         return flops_per_token(self.model.config, self.T) * self.B * self.T
 
     def by_kernel(self, runs):
-        """(quartiles of whole steps, {kernel: median seconds a step}, median seconds of Python): a
-        step whole, a step with its calls timed one by one, and the same calls with sizes of 0 in
-        turn. Python's part is what a step takes beyond its calls, and what the calls take when
-        there is nothing to compute: handing over their arguments."""
+        """Divide the time of a step among the kernels and Python.
+
+        Each run measures a whole step, then a step whose calls are timed one by one, then the same
+        calls with all sizes 0. Python's part is the time of a step beyond its calls, plus the time
+        of the calls with nothing to compute, which is spent on passing arguments.
+
+        Returns:
+            (quartiles of whole steps, {kernel: median seconds per step}, median seconds of Python).
+        """
         program, totals, wholes, pythons = self.step.program, {}, [], []
         calls = program.forward_in_training + program.backward_calls()[0]
         empty = [partial(call.func, *(0 if type(a) is int else a for a in call.args))
@@ -211,11 +220,11 @@ class Step:
 # ---------------------------------------------------------------------------------- the report ---
 
 def measure(preset, seconds=10.0):
-    """Everything of the three tables, as one dict of plain values.
+    """Measure all three tables; return them as one dict of plain values.
 
     Args:
         preset: a name in SHAPES.
-        seconds: about how long to measure.
+        seconds: the approximate duration.
     """
     shape = SHAPES[preset]
     peak = machine(min(2.0, seconds / 4))
@@ -241,7 +250,7 @@ def measure(preset, seconds=10.0):
 
 
 def report(result):
-    """The dict of measure() as text."""
+    """Return the dict of measure() as text."""
     m, s = result["machine"], result["step"]
     shape = " ".join(f"{k}={v}" for k, v in result["shape"].items())
     lines = [f"{result['preset']}: {shape}",

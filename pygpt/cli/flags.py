@@ -1,7 +1,8 @@
-"""The flags of a command: how they are made and parsed, and what a wrong one was meant to be.
+"""Makes and parses the flags of a command, and suggests the right flag for a wrong one.
 
-A command's file makes its parser with the add() of commands_of(), and a flag for each field of a
-config dataclass with add_settings(): the name, the range and the help text stand in config.py only.
+A command's file makes its parser with the add() of commands_of(), and makes a flag for each field
+of a config dataclass with add_settings(). The name, the range and the help text stand in config.py
+only.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from dataclasses import fields
 from pygpt.cli.streams import true_text
 from pygpt.config import describe_range, number_type
 
-# The names that other programs have for the settings and commands of this one.
+# Other programs use these names for our settings and commands.
 ALSO_CALLED = {
     "epochs": "max-steps", "iters": "max-steps", "max-iters": "max-steps", "steps": "max-steps",
     "block-size": "n-positions", "context": "n-positions", "context-length": "n-positions",
@@ -36,7 +37,7 @@ class UsageError(Exception):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Wraps each paragraph of a description, but for one of several lines, which is a table."""
+    """Wraps each paragraph of a description. A paragraph of several lines is a table and stays."""
 
     def _fill_text(self, text, width, indent):
         fill = super()._fill_text
@@ -45,11 +46,11 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line, with the flag or command that comes nearest."""
+    """An argparse parser whose errors are one line that suggests the nearest flag or command."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
-        self._negative_number_matcher = _NEGATIVE  # argparse's own takes -1e-3 for a flag
+        self._negative_number_matcher = _NEGATIVE  # argparse's own pattern takes -1e-3 for a flag
 
     def error(self, message):
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -59,7 +60,7 @@ class Parser(argparse.ArgumentParser):
             is_flag = word[:1] == "-" and " " not in word and not _NEGATIVE.match(word)
             name = word.partition("=")[0]
             if word in ("-", "--") or not is_flag and self._subparsers:
-                break  # the rest belongs to the command, or holds no flag
+                break  # the other words belong to the command, or hold no flag
             if is_flag and name not in self._option_string_actions:
                 self.refuse(name)
         return super().parse_known_args(args, namespace)
@@ -68,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         """Refuse a word that is not an argument of this command.
 
         Raises:
-            UsageError: it names the word, and the flag that comes nearest.
+            UsageError: always; the message names the word and the nearest flag.
         """
         kind = "flag" if word.startswith("-") else "argument"
         self.error(f"{word} is no {kind} of {self.prog}"
@@ -87,7 +88,7 @@ def _did_you_mean(word, names):
 
 
 def nearest(word, names):
-    """The flag or command among names that an unknown word most likely means, or None."""
+    """Find the flag or command among names that an unknown word most likely means, or None."""
     bare = word.lstrip("-").replace("_", "-").lower()
     by_name = {name.lstrip("-"): name for name in names if not name.startswith("--no-")}
     by_name.pop("h", None)
@@ -128,7 +129,7 @@ def _number(kind, word, told):
 
 
 def text(value):
-    """The type of a flag that takes text: refuses bytes that are not UTF-8."""
+    """Convert the value of a flag that takes text; refuse bytes that are not UTF-8."""
     try:
         return true_text(value)
     except ValueError as error:
@@ -136,7 +137,7 @@ def text(value):
 
 
 def commands_of(parser):
-    """Give a parser commands; without one, it prints its help.
+    """Give a parser commands. When the user types none, the parser prints its help.
 
     Returns:
         add(name, run, help, epilog=""), which makes and returns the parser of a command; run is a
@@ -154,23 +155,24 @@ def commands_of(parser):
 
 
 def print_help(arguments):
-    """Print the help of a command that only has commands, on standard error."""
+    """Print the help of a command that only groups other commands, on standard error."""
     arguments.command.print_help(sys.stderr)
     return 2
 
 
 def flag(name):
-    """The flag of a setting: `n_embd` is `--n-embd`."""
+    """Return the flag of a setting: `--n-embd` for `n_embd`."""
     return "--" + name.replace("_", "-")
 
 
 def add_settings(parser, config_class, groups=None):
-    """Add a flag for each field of a config; one that is not given leaves no attribute behind.
+    """Add a flag for each field of a config. A flag that is not given sets no attribute.
 
     Args:
         parser: a Parser.
         config_class: a dataclass of config.py.
-        groups: heading in --help -> names of the fields below it; other fields are "options".
+        groups: {heading in --help: names of the fields below it}. The other fields stand under
+            "options".
     """
     groups = {name: heading for heading, names in (groups or {}).items() for name in names}
     sections = {heading: parser.add_argument_group(heading)
@@ -202,6 +204,6 @@ def add_settings(parser, config_class, groups=None):
 
 
 def settings_of(arguments, config_class):
-    """The settings of a config that were given as flags, a dict."""
+    """Return, as a dict, the settings of a config that were given as flags."""
     names = {f.name for f in fields(config_class)}
     return {name: value for name, value in vars(arguments).items() if name in names}

@@ -1,4 +1,4 @@
-"""How this program was started, so that a command it proposes can be typed as it is printed."""
+"""Finds how this program was started, so that a proposed command can be typed as printed."""
 
 import os
 import shlex
@@ -7,12 +7,12 @@ import sys
 
 
 def command_line(*arguments):
-    """A shell command that runs pygpt with these arguments, from the present working directory."""
+    """Return a shell command that runs pygpt with these arguments from the working directory."""
     return shlex.join([*_program(), *map(str, arguments)])
 
 
 def _program():
-    """`pygpt` if the user typed that, else the running interpreter and `-m pygpt`."""
+    """Return `pygpt` if the user typed that, else the running interpreter and `-m pygpt`."""
     script = sys.argv[0] if sys.argv else ""
     if os.path.basename(script) == "pygpt" and _is_same(shutil.which("pygpt"), script):
         return ["pygpt"]
@@ -20,14 +20,16 @@ def _program():
 
 
 def _interpreter():
-    """The shortest name of the interpreter: below the working directory, on PATH, or in full.
+    """Return the shortest name of the interpreter: a path below the working directory, its name
+    on PATH, or the full path.
 
-    Links are not followed: a virtual environment's interpreter is a link to one without packages.
+    Links are not followed, because a virtual environment's interpreter is a link to an interpreter
+    without the packages.
     """
     path = sys.executable or "python3"
     try:
         below = os.path.relpath(path)
-    except (OSError, ValueError):  # the directory is gone; another drive
+    except (OSError, ValueError):  # the directory is gone, or is on another drive
         return path
     if not below.startswith(os.pardir + os.sep):
         return below if os.sep in below else os.path.join(os.curdir, below)

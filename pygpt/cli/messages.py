@@ -1,7 +1,7 @@
-"""The messages of the command line: one line on standard error, in the words that were typed.
+"""Prints an error as one line on standard error, and names the flags that the user typed.
 
-Everywhere else a message names a setting as Python writes it, `n_embd=100`. A user who typed
-`--n-embd 100` reads that, because in_flags() translates each message on its way to the terminal.
+Everywhere else a message names a setting as Python writes it, `n_embd=100`. in_flags() translates
+each message on its way to the terminal, so that the user reads `--n-embd 100`.
 """
 
 import argparse
@@ -21,14 +21,14 @@ _NOT_WITHIN = r"(?<![\w./=-])"  # a longer name, or a path
 
 
 def complain(message, status):
-    """Print one line on standard error; returns the exit status."""
+    """Print one line on standard error; return the exit status."""
     flush_quietly()
     print("pygpt: error:", " ".join(str(message).split()), file=sys.stderr)
     return status
 
 
 def flush_quietly():
-    """Write what standard output holds back, if it can be written."""
+    """Write the buffered part of standard output, and ignore a failure."""
     try:
         flush_output()
     except OSError:
@@ -36,11 +36,11 @@ def flush_quietly():
 
 
 def as_typed(error, arguments):
-    """The message of an error (or a text), with the settings named as they were typed.
+    """Return the message of an error, or a text, with each setting named as it was typed.
 
     Args:
         error: an exception or a str.
-        arguments: the result of main.parse; None: the command line could not be parsed.
+        arguments: the result of main.parse, or None if the command line could not be parsed.
     """
     from pygpt.checkpoint.safetensors import CheckpointError
 
@@ -50,24 +50,24 @@ def as_typed(error, arguments):
     file = getattr(arguments, "config", None)
     is_of_file = file is not None and message.startswith(f"{file}: ")
     if is_of_file or isinstance(error, CheckpointError):
-        return message  # its settings are those in a file
+        return message  # the message speaks of settings that stand in a file
     return in_flags(message, arguments.command, arguments.words, file, arguments.in_file)
 
 
 def in_flags(message, parser, words=(), file=None, in_file=()):
-    """Name the settings of a message as they are typed, `--n-embd 100` in place of `n_embd=100`.
+    """Replace each setting of a message by the flag: `n_embd=100` becomes `--n-embd 100`.
 
     Args:
         message: str.
         parser: the command's Parser.
-        words: of the command line; one that the message quotes is not translated.
+        words: the words of the command line. A word that the message quotes is not translated.
         file: path of a file of settings, or None.
-        in_file: names of the settings that are from that file: they are not translated, and the
-            file's name follows them.
+        in_file: the names of the settings that came from that file. They are not translated, and
+            the file's name follows them.
     """
     words = [word.partition("=")[2] if word.startswith("--") else word for word in words]
     quoted = [word for word in words if _translated(word, parser, None, ()) != word]
-    for number, word in enumerate(quoted):  # marked by characters that no text has
+    for number, word in enumerate(quoted):  # marks it by characters that no text has
         message = message.replace(word, f"\ue000{number}\ue001")
     message = _translated(message, parser, file, in_file)
     return re.sub("\ue000(\\d+)\ue001", lambda found: quoted[int(found[1])], message)
@@ -96,13 +96,13 @@ def _translated(message, parser, file, in_file):
 
 
 def _typed(action, value):
-    """A flag and its value, as they are typed in a shell."""
+    """Return a flag and its value as a user types them in a shell."""
     flag, *others = action.option_strings
     if value[0] not in "'\"([" and value not in ("True", "False", "None"):
-        return f"{flag} {value}"  # a number as it was printed, or a word
+        return f"{flag} {value}"  # a number keeps its printed form; so does a word
     try:
         value = ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # as of [nan]
+    except (ValueError, SyntaxError):  # such as [nan]
         return f"{flag} {value}"
     if value is True:
         return flag

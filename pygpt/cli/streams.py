@@ -1,8 +1,8 @@
-"""The three standard streams, made safe for the command line.
+"""Makes the three standard streams safe for the command line.
 
-A shell may start a command with a stream closed (`<&-`, `>&-`, `2>&-`), full or without a reader.
-Within standard_streams() each stream exists, and its errors name it; drop_output() discards the
-rest of the output.
+A shell may start a command with a stream that is closed (`<&-`, `>&-`, `2>&-`), full or without a
+reader. Within standard_streams() each stream exists, and its errors name it. drop_output()
+discards the rest of the output.
 """
 
 import contextlib
@@ -11,7 +11,8 @@ import io
 import os
 import sys
 
-# A closed descriptor is opened in the mode that makes its use fail, except that of errors.
+# (number, attribute of sys, name in errors, mode). A closed descriptor is opened in the mode that
+# makes its use fail; only standard error is opened in the mode that works.
 _STREAMS = ((0, "stdin", "standard input", os.O_WRONLY),
             (1, "stdout", "standard output", os.O_RDONLY),
             (2, "stderr", "standard error", os.O_WRONLY))
@@ -22,8 +23,8 @@ def standard_streams():
     """Make the standard streams safe to use within the block.
 
     Standard input is read as UTF-8, its lines ending in "\\n" alone, and bytes that are not UTF-8
-    become surrogates, which os.fsencode turns back. A character that standard output cannot hold is
-    replaced. Streams that something else has put in their place are kept.
+    become surrogates, which os.fsencode turns back. A character that standard output cannot encode
+    is replaced. A stream that a caller has replaced by another object stays in place.
     """
     _open_closed()
     before = sys.stdin, sys.stdout, sys.stderr
@@ -41,7 +42,7 @@ def flush_output():
     """Write the buffered part of standard output.
 
     Raises:
-        OSError: it cannot be written; the rest of the output then goes nowhere.
+        OSError: it cannot be written. The rest of the output is then discarded.
     """
     try:
         sys.stdout.flush()
@@ -58,8 +59,8 @@ def drop_output():
 
 
 def _open_closed():
-    """Open the descriptors 0 to 2 that are closed: the next file opened would get their number, and
-    what is meant for the stream would be written into it."""
+    """Open the descriptors 0 to 2 that are closed. Otherwise the next file to be opened would get
+    such a number, and the stream's output would go into that file."""
     for number, _, _, flags in _STREAMS:
         try:
             os.fstat(number)
@@ -71,7 +72,7 @@ def _open_closed():
 
 
 def _guarded(number, told, stream):
-    """A text stream on a descriptor, with the encoding of the one it stands in for, or None."""
+    """Make a text stream on a descriptor, with the encoding of the stream (or None) it replaces."""
     raw = _Raw(number, told)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     if number == 0:
@@ -85,7 +86,7 @@ def _guarded(number, told, stream):
 
 
 class _Raw(io.FileIO):
-    """A descriptor whose errors name it, and which swallows what is written once it is given up."""
+    """A descriptor whose errors name it. Once is_given_up is set, it discards all output."""
 
     def __init__(self, number, told):
         super().__init__(number, "r" if number == 0 else "w", closefd=False)
@@ -105,7 +106,7 @@ class _Raw(io.FileIO):
                 with self._named_errors():
                     return super().write(data)
             except OSError:
-                if self.fileno() != 2:  # there is no place left to say that errors cannot be said
+                if self.fileno() != 2:  # standard error itself failed: nowhere is left to report it
                     raise
         return memoryview(data).nbytes
 
@@ -121,12 +122,12 @@ class _Raw(io.FileIO):
 
 
 def true_text(text):
-    """A text that came from outside, its bytes read as UTF-8 whatever the locale says.
+    """Decode a text from outside the program as UTF-8, whatever the locale says.
 
     Args:
         text: str, in which bytes that could not be decoded are surrogates, as Python makes them.
     Raises:
-        ValueError: the bytes are not UTF-8; a sentence without a subject.
+        ValueError: the bytes are not UTF-8. The message has no subject; the caller adds it.
     """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")

@@ -1,7 +1,7 @@
 """Prints the events of a training run, on a terminal or into a file.
 
-On a terminal a status line is rewritten after each step; elsewhere about PLAIN_LINES steps get a
-line each. The run goes on if its output cannot be written.
+On a terminal a status line is rewritten after each step. Elsewhere about PLAIN_LINES of the steps
+are printed, one on each line. The run goes on if its output cannot be written.
 """
 
 import os
@@ -12,20 +12,20 @@ import time
 from pygpt.cli.invocation import command_line
 from pygpt.training.cost import gigabytes
 
-REDRAW_SECONDS = 0.1  # between two states of the status line
-PLAIN_SECONDS = 10.0  # between two lines about reading a long text, when it is not a terminal
-PLAIN_LINES = 20      # of a whole run's status when it is not a terminal
+REDRAW_SECONDS = 0.1  # time between two states of the status line
+PLAIN_SECONDS = 10.0  # time between two lines about reading a long text, off a terminal
+PLAIN_LINES = 20      # number of status lines of a whole run, off a terminal
 
 
 class Reporter:
     """A callback for trainer.train that prints the records of its events.
 
     Attributes:
-        is_gone: whether the stream failed; from then on nothing is printed.
+        is_gone: whether the stream failed. From then on nothing is printed.
     """
 
     def __init__(self, stream=None, translate=lambda text: text):
-        """Print to a text stream (None: standard output); translate() puts warnings into flags."""
+        """Print to a text stream (None: standard output). translate() names flags in a warning."""
         self.stream, self._translate = stream or sys.stdout, translate
         self.is_terminal = self.stream.isatty()
         self._max_steps = self._purpose = None
@@ -33,7 +33,7 @@ class Reporter:
         self._is_drawn = self.is_gone = False
 
     def __call__(self, record):
-        """Print a record; its event has a method of that name."""
+        """Print a record by the method that is named after its event."""
         getattr(self, "_" + record["event"])(record)
 
     def close(self):
@@ -44,7 +44,7 @@ class Reporter:
 
     def _line(self, text=""):
         if self._is_drawn:
-            text = "\r\033[K" + text  # back to the line's start, and clear it
+            text = "\r\033[K" + text  # go back to the start of the line, and clear it
             self._is_drawn = False
         self._write(text + "\n")
 
@@ -106,7 +106,7 @@ class Reporter:
             self._line(self._status(record))
 
     def _status(self, record, width=1000):
-        """The status line; on a narrow terminal the least important parts are left out."""
+        """Return the status line. A narrow terminal loses the least important parts."""
         share = record["peak_share"]
         parts = [  # (importance, text)
             (9, f"step {record['step']}/{self._max_steps}"),
@@ -129,7 +129,7 @@ class Reporter:
                    f"{record['val_loss']:.4f}{', the best so far' if record['is_best'] else ''}")
 
     def _save(self, record):
-        pass  # _end prints where the last checkpoint is
+        pass  # _end prints the place of the last checkpoint
 
     def _sample(self, record):
         rule = f"-- step {record['step']} writes: ".ljust(72, "-")
@@ -156,17 +156,17 @@ class Reporter:
 
 
 def _no_flag(path):
-    """Change a path that the command line would read as a flag."""
+    """Put ./ before a path that the command line would otherwise read as a flag."""
     return os.path.join(os.curdir, path) if path.startswith("-") else path
 
 
 def plural(count, noun):
-    """"1 step", "2,000 steps"."""
+    """Return a count with its noun: "1 step", "2,000 steps"."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def duration(seconds):
-    """Seconds as a person reads them: 0:07, 1:32, 2:05:00."""
+    """Format seconds for a reader: 0:07, 1:32, 2:05:00."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,13 +1,13 @@
-"""One function for each kernel pair: the differentiable operations.
+"""Defines the differentiable operations, one function for each pair of kernels.
 
-    checks.py      the checks of arguments, and the helpers that ops share
-    glue.py        add, mul, scale, shift, sum, reshape, matmul
-    layers.py      linear, mlp, layernorm, gelu, softmax, attention, embedding, dropout
-    loss.py        cross_entropy, linear_cross_entropy
-    arithmetic.py  binds +, -, *, / and @ of Tensor to them
+    checks.py      checks arguments, and holds the helpers that ops share
+    glue.py        defines add, mul, scale, shift, sum, reshape, matmul
+    layers.py      defines linear, mlp, layernorm, gelu, softmax, attention, embedding, dropout
+    loss.py        defines cross_entropy, linear_cross_entropy
+    arithmetic.py  binds +, -, *, / and @ of Tensor to these functions
 """
 
-from pygpt.autograd.ops import arithmetic  # noqa: F401  binds the operators
+from pygpt.autograd.ops import arithmetic  # noqa: F401  its import binds the operators
 from pygpt.autograd.ops.glue import add, matmul, mul, reshape, scale, shift, sum
 from pygpt.autograd.ops.layers import (Seed, attention, attention_cached, dropout, embedding, gelu,
                                        layernorm, linear, mlp, softmax)

@@ -1,4 +1,4 @@
-"""Binds Tensor's operators to the ops. tensor.py is below the ops and cannot name them."""
+"""Binds Tensor's operators to the ops. tensor.py is below the ops, so it cannot import them."""
 
 from pygpt.autograd.convert import is_number
 from pygpt.autograd.ops import glue

@@ -1,13 +1,13 @@
-"""The checks that every op makes of its arguments: kernels trust theirs, except for ids.
+"""Checks the arguments of ops, because kernels trust theirs (ids excepted).
 
-A TypeError says which argument is not a Tensor, a ValueError which shape, dtype or number does not
-fit. Also the small helpers that ops share.
+A TypeError names the argument that is not a Tensor; a ValueError names the shape, dtype or number
+that does not fit. The file also holds the small helpers that ops share.
 """
 
 from math import prod
 
 from pygpt.autograd.launch import launch
-from pygpt.autograd.tape import ONE, Leaf, first_arrivals
+from pygpt.autograd.tape import ONE, Leaf, first_gradient_flag
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, lib
 
@@ -21,7 +21,7 @@ def node_of(tensor):
 
 
 def check(ok, message, *values):
-    if not ok:  # the text is made only then: eager ops are called often
+    if not ok:  # format the text only on failure, because ops are called often
         raise ValueError(message.format(*values))
 
 
@@ -54,44 +54,44 @@ def check_same_shape(op, name, a, other, b):
 
 
 def refuse_twice(op, *tensors):
-    """Refuses the same trained tensor twice: the kernel writes their gradients at the same time."""
+    """Refuse the same trained tensor twice: the kernel writes their gradients at the same time."""
     nodes = [t.node for t in tensors if t.node is not None]
     check(len(set(map(id, nodes))) == len(nodes),
           "{}: a tensor is given twice; it can be used in one place only", op)
 
 
 def rows_of(op, name, x):
-    """x (..., C) as rows: how many, and how wide."""
+    """Return (number of rows, width) of x (..., C) seen as rows."""
     check(x.shape, "{}: {} has no dimensions", op, name)
     return prod(x.shape[:-1]), x.shape[-1]
 
 
 def give_gradient(node, gradient_kernel):
-    """Have `gradient_kernel(ptr, accumulate)` put a gradient where the node wants it, if any."""
+    """Let gradient_kernel(ptr, accumulate) write the gradient of a node, unless node is None."""
     if node is not None:
         gradient_kernel(*node.target())
 
 
 def give_gradients(nodes, gradient_kernel):
-    """Like give_gradient for a kernel that writes several gradients under one accumulate flag.
+    """Like give_gradient, for a kernel that writes several gradients under one accumulate flag.
 
-    Leaves share a flag where they can. Where the nodes disagree on it, the gradients are made aside
-    and handed over.
+    Leaves share a flag where they can. If the nodes need different flags, the kernel writes to
+    scratch tensors, which are then added or copied to the nodes' gradients.
     """
     wanted = [node for node in nodes if node is not None]
     if not wanted:
         return
-    if all(isinstance(node, Leaf) and node.is_first_arrival() for node in wanted):
-        flag = first_arrivals(wanted)
-        gradient_kernel([NULL if node is None else node.arrive() for node in nodes], flag)
+    if all(isinstance(node, Leaf) and node.awaits_first_gradient() for node in wanted):
+        flag = first_gradient_flag(wanted)
+        gradient_kernel([NULL if node is None else node.prepare_gradient() for node in nodes], flag)
         return
     places = [None if node is None else node.target() for node in nodes]
     flags = [place[1] for place in places if place is not None]
     if all(flag == flags[0] and type(flag) is int for flag in flags):
         gradient_kernel([NULL if place is None else place[0] for place in places], flags[0])
         return
-    aside = [None if node is None else Tensor.empty(node.shape) for node in nodes]
-    gradient_kernel([array_pointer(tensor) for tensor in aside], 0)
-    for place, tensor in zip(places, aside):
+    scratch = [None if node is None else Tensor.empty(node.shape) for node in nodes]
+    gradient_kernel([array_pointer(tensor) for tensor in scratch], 0)
+    for place, tensor in zip(places, scratch):
         if place is not None:
             launch(lib.scale_forward, place[0], tensor.ptr, ONE.ptr, tensor.size, place[1])

@@ -1,4 +1,4 @@
-"""Arithmetic, sums, reshaping and the matrix product: the ops that join layers to a graph.
+"""Defines the ops that join layers to a graph: arithmetic, sums, reshaping, the matrix product.
 
 Each op checks its arguments, takes memory, launches its kernel, and leaves on the tape a function
 `backward(dout)` that launches the kernels of its gradient. Each backward stands directly under its
@@ -16,7 +16,7 @@ from pygpt.backend.kernels import lib
 
 
 def add(a, b):
-    """a + b, of one shape. A sum with what is still to be computed is left to its kernel."""
+    """Return a + b, of one shape. If a or b is deferred, its kernel adds the other."""
     check_floats("add", a=a, b=b)
     check_same_shape("add", "a", a, "b", b)
     other, last = (b, a) if _takes_residual(a) else (a, b)
@@ -40,7 +40,7 @@ def _takes_residual(tensor):
 
 
 def mul(a, b):
-    """a * b elementwise, of one shape."""
+    """Return a * b elementwise, of one shape."""
     check_floats("mul", a=a, b=b)
     check_same_shape("mul", "a", a, "b", b)
     out = Tensor.empty(a.shape)
@@ -56,7 +56,7 @@ def mul(a, b):
 
 
 def scale(a, factor):
-    """a times a number."""
+    """Return a times a number."""
     check_floats("scale", a=a)
     out, c, node = Tensor.empty(a.shape), Tensor(float(factor)), a.node
     check(c.item() or not factor, "scale: factor={!r} becomes 0 in single precision", factor)
@@ -70,16 +70,16 @@ def scale(a, factor):
 
 
 def shift(a, offset):
-    """a plus a number."""
+    """Return a plus a number."""
     check_floats("shift", a=a)
     out, c, node = Tensor.empty(a.shape), Tensor(float(offset)), a.node
-    launch(lib.sum_backward, out.ptr, c.ptr, out.size, 0)  # the gradient of a sum: c everywhere
+    launch(lib.sum_backward, out.ptr, c.ptr, out.size, 0)  # this kernel writes c everywhere
     launch(lib.add_forward, out.ptr, out.ptr, a.ptr, out.size)
     return attach(out, (a,), lambda dout: node.receive(dout))
 
 
 def sum(a):
-    """The sum of all values, of shape ()."""
+    """Return the sum of all values, of shape ()."""
     check_floats("sum", a=a)
     out, node, n = Tensor.empty(()), a.node, a.size
     launch(lib.sum_forward, out.ptr, a.ptr, n)
@@ -92,7 +92,7 @@ def sum(a):
 
 
 def reshape(a, shape):
-    """The same values in the same order under another shape; no copy."""
+    """Return the same values in the same order under another shape, without a copy."""
     check_floats("reshape", a=a)
     shape = tuple(shape)
     for n in shape:
@@ -109,7 +109,7 @@ def reshape(a, shape):
 
 
 def matmul(a, b, transpose_b=False):
-    """a @ b, or a @ b^T: a (..., K), b (K, N) or (N, K) -> (..., N)."""
+    """Return a @ b, or a @ b^T with transpose_b: a (..., K), b (K, N) or (N, K) -> (..., N)."""
     check_floats("matmul", a=a, b=b)
     check(len(b.shape) == 2, "matmul: the right operand has shape {}, not two dimensions", b.shape)
     M, K = rows_of("matmul", "a", a)
@@ -124,7 +124,7 @@ def matmul(a, b, transpose_b=False):
 
     def backward(dout):
         d = dout.array.ptr
-        # da = dout b^T;  db = a^T dout, or turned over, dout^T a, where b was.
+        # da = dout b^T and db = a^T dout. With transpose_b, da = dout b and db = dout^T a.
         give_gradient(node_a, lambda da, acc: launch(lib.matmul, da, d, b.ptr, M, K, N, 0,
                       int(not transpose_b), acc))
         if transpose_b:

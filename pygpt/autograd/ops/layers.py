@@ -1,8 +1,8 @@
-"""The layers of a GPT as ops: linear, MLP, layer norm, GELU, softmax, attention, embedding and
-dropout.
+"""Defines the layers of a GPT as ops: linear, MLP, layer norm, GELU, softmax, attention, embedding
+and dropout.
 
-This is where the one change of names happens: n_head here, NH in C (glossary: csrc/pygpt.h). Each
-backward stands directly under its forward; its formula is that of the kernel's contract there, its
+Names change only here: n_head in Python is NH in C (glossary: csrc/pygpt.h). Each backward stands
+directly under its forward. Its formula is in the kernel's contract in that header, and its
 derivation in the kernel's .c file.
 """
 
@@ -14,11 +14,11 @@ from pygpt.autograd.tape import attach, grad_enabled
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, Memory, in_float32, lib
 
-MLP_ROWS = 1024  # of the hidden layer at a time
+MLP_ROWS = 1024  # rows of the hidden layer that exist at a time
 
 
 def linear(x, weight, bias=None):
-    """x @ weight + bias: x (..., IN), weight (IN, OUT), bias (OUT,) -> (..., OUT)."""
+    """Return x @ weight + bias: x (..., IN), weight (IN, OUT), bias (OUT,) -> (..., OUT)."""
     check_floats("linear", x=x, weight=weight)
     R, IN = rows_of("linear", "x", x)
     check(len(weight.shape) == 2 and weight.shape[0] == IN,
@@ -43,8 +43,8 @@ def linear(x, weight, bias=None):
 
 
 def _linear_backward(dout, x, weight, nodes, R, IN, OUT):
-    """dW = x^T dout and db = the sum of dout's rows; then dx = dout W^T. x is a function that gives
-    the array, nodes are those of x, weight and bias."""
+    """Compute dW = x^T dout and db = the sum of dout's rows, then dx = dout W^T. x is a function
+    that gives the array; nodes are the nodes of x, weight and bias."""
     x_node, *weight_and_bias = nodes
     _linear_backward_weight(dout, x, weight_and_bias, R, IN, OUT)
     give_gradient(x_node, lambda dx, acc: launch(
@@ -53,7 +53,7 @@ def _linear_backward(dout, x, weight, nodes, R, IN, OUT):
 
 def _linear_backward_weight(dout, x, nodes, R, IN, OUT):
     weight_node, bias_node = nodes
-    if weight_node is None:  # only the bias may want one: the sum over rows, with IN = 0
+    if weight_node is None:  # at most the bias has a gradient: a sum over rows, with IN = 0
         give_gradient(bias_node, lambda db, acc: launch(
             lib.linear_backward_weight, NULL, db, NULL, dout.ptr, R, 0, OUT, acc))
         return
@@ -63,11 +63,12 @@ def _linear_backward_weight(dout, x, nodes, R, IN, OUT):
 
 
 def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
-    """gelu(x @ fc + b) @ proj + b, as one step of the tape.
+    """Return gelu(x @ fc_weight + fc_bias) @ proj_weight + proj_bias, as one node of the tape.
 
-    x (..., C), fc_weight (C, H), proj_weight (H, C). Of the two hidden tensors of width H only the
-    sum before the GELU is kept for the backward pass; the GELU is computed again there. It exists
-    for MLP_ROWS rows at a time, which are still in the cache when the second layer reads them.
+    x (..., C), fc_weight (C, H), proj_weight (H, C). Of the two hidden tensors of width H, only the
+    input of the GELU is kept for the backward pass, which computes the GELU again. The result of
+    the GELU exists for MLP_ROWS rows at a time, and these are still in the processor's cache when
+    the second layer reads them.
     """
     check_floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
                  proj_bias=proj_bias)
@@ -96,15 +97,15 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
 
     def backward(dout):
         inp = kept
-        if not kept_pre:  # nobody needed the result, of which the first half is needed here
+        if not kept_pre:  # the result was never computed, but pre is needed here
             x, pre = kept(), Tensor.empty((R, H))
             launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
                    H)
             kept_pre.append(pre)
             inp = lambda: x
         pre = kept_pre.pop()
-        # The gradient at pre takes the place of pre, which is read for the last time; what was
-        # computed from it before, the GELU's result, comes along.
+        # The gradient of pre overwrites pre, which is read here for the last time. The same kernel
+        # computes the GELU of pre once more, into hidden.
         hidden = Tensor.empty((parts[0].stop, H))
         for rows in parts:
             d, h = _part(dout.array, rows), _part(pre, rows)
@@ -118,14 +119,15 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
 
 
 def _row_parts(R):
-    """R rows as ranges of one length but for the last: MLP_ROWS or fewer, a multiple of 256, which
-    is what the kernels take at a time in a sum over rows. They depend on R alone."""
+    """Divide R rows into ranges of equal length; the last may be shorter. The length is at most
+    MLP_ROWS and a multiple of 256, the number of rows that kernels sum at a time. It depends on R
+    alone."""
     each = max(256, -(-R // max(1, -(-R // MLP_ROWS)) // 256) * 256)
     return [range(start, min(start + each, R)) for start in range(0, R, each)] or [range(0)]
 
 
 def _part(x, rows):
-    """Some rows of x (..., C), or None, seen as a tensor of their own without a node."""
+    """Return some rows of x (..., C) as a tensor without a node; None if x is None."""
     if x is None:
         return None
     C = x.shape[-1]
@@ -133,10 +135,11 @@ def _part(x, rows):
 
 
 def layernorm(x, weight, bias, eps=1e-5):
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight, bias (C,).
+    """Return (x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight (C,),
+    bias (C,).
 
-    Its own backward pass needs x and not the result. An op that needs the result there has it made
-    again, in one pass over x, so that a block keeps 2 C numbers less for each token.
+    Its own backward pass needs x but not the result. An op that needs the result in the backward
+    pass computes it again, in one pass over x. So a block keeps 2 C fewer numbers for each token.
     """
     check_floats("layernorm", x=x, weight=weight, bias=bias)
     R, C = rows_of("layernorm", "x", x)
@@ -155,9 +158,9 @@ def layernorm(x, weight, bias, eps=1e-5):
     node, weight_nodes = x.node, (weight.node, bias.node)
 
     def backward(dout):
-        # The kernel gives all three gradients; one that nobody wants goes to memory aside.
-        aside = Tensor.empty((R, C)) if node is None else None
-        dx, acc = node.target() if node is not None else (aside.ptr, 0)
+        # The kernel writes all three gradients; those that are not needed go to scratch memory.
+        unused = Tensor.empty((R, C)) if node is None else None
+        dx, acc = node.target() if node is not None else (unused.ptr, 0)
         spare = Tensor.empty((C,))
 
         def params(places, acc_params):
@@ -174,7 +177,7 @@ def layernorm(x, weight, bias, eps=1e-5):
 
 
 def gelu(x):
-    """GPT-2's GELU, elementwise."""
+    """Return GPT-2's GELU of x, elementwise."""
     check_floats("gelu", x=x)
     out, node = Tensor.empty(x.shape), x.node
     launch(lib.gelu_forward, out.ptr, x.ptr, x.size)
@@ -187,7 +190,7 @@ def gelu(x):
 
 
 def softmax(x):
-    """exp(x) / sum(exp(x)) over the last axis."""
+    """Return exp(x) / sum(exp(x)) over the last axis."""
     check_floats("softmax", x=x)
     R, C = rows_of("softmax", "x", x)
     out, node = Tensor.empty(x.shape), x.node
@@ -202,10 +205,10 @@ def softmax(x):
 
 
 def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
-    """Causal multi-head self-attention: qkv (B, T, 3C), q, k, v side by side -> (B, T, C).
+    """Compute causal multi-head self-attention: qkv (B, T, 3C) -> (B, T, C).
 
-    Each of the three holds its n_head heads side by side. dropout, seed and stream act on the
-    attention weights, as in `dropout`.
+    qkv holds q, k and v side by side, and each of these holds its n_head heads side by side.
+    dropout, seed and stream act on the attention weights, as in `dropout`.
     """
     B, T, C = _attention_sizes("attention", qkv, n_head)
     p, seed = _dropout_arguments("attention", dropout, seed, stream)
@@ -234,9 +237,10 @@ def _attention_sizes(op, qkv, n_head):
 
 
 def attention_cached(qkv, keys, values, past, n_head):
-    """Attention of T new positions to `past` old ones and themselves; no gradient.
+    """Compute the attention of T new positions to `past` old ones and to themselves; no gradient.
 
-    qkv (B, T, 3C); keys, values (B, P, C), whose rows past..past+T-1 are filled -> (B, T, C).
+    qkv (B, T, 3C); keys and values (B, P, C) -> (B, T, C). The call fills the rows past..past+T-1
+    of keys and values.
     """
     B, T, C = _attention_sizes("attention_cached", qkv, n_head)
     check_floats("attention_cached", keys=keys, values=values)
@@ -255,9 +259,9 @@ def attention_cached(qkv, keys, values, past, n_head):
 
 
 def embedding(ids, wte, wpe=None, past=0):
-    """wte[ids] + wpe[past + t]: ids (B, T) int32, wte (V, C), wpe (P, C) -> (B, T, C).
+    """Return wte[ids] + wpe[past + t]: ids (B, T) int32, wte (V, C), wpe (P, C) -> (B, T, C).
 
-    With past > 0, which is for generation, wpe gets no gradient: use no_grad().
+    With past > 0, which serves generation, wpe gets no gradient: use no_grad().
     """
     check_ids("embedding", ids=ids)
     check_floats("embedding", wte=wte)
@@ -293,7 +297,7 @@ class _NoSeed:
 
 
 class Seed:
-    """The random seed of one forward pass, in memory that the kernels read.
+    """Holds the random seed of one forward pass, in memory that the kernels read.
 
     Raises:
         ValueError: value is not a whole number from 0 to 2^64 - 1.
@@ -305,14 +309,14 @@ class Seed:
         self.set(value)
 
     def set(self, value):
-        """Make it `value`, a whole number from 0 to 2^64 - 1."""
+        """Set the seed to `value`, a whole number from 0 to 2^64 - 1."""
         check(isinstance(value, int) and 0 <= value < 2 ** 64,
               "seed={!r} is not a whole number in [0, 2^64)", value)
         self._memory.view.cast("Q")[0] = value
 
 
 def _dropout_arguments(op, dropout, seed, stream):
-    """The share, and the owner of the memory of the seed, which the backward pass must keep."""
+    """Check the arguments; return (share, Seed). The backward pass must keep the Seed alive."""
     dropout = in_float32(f"{op}: dropout", dropout, 0.0, 1.0)
     check(isinstance(stream, int) and 0 <= stream < 2 ** 64,
           "{}: stream={!r} is not a whole number in [0, 2^64)", op, stream)
@@ -324,11 +328,13 @@ def _dropout_arguments(op, dropout, seed, stream):
 
 
 def dropout(x, dropout, seed, stream=0):
-    """x with a share of `dropout` of its values 0 and the rest scaled up.
+    """Set a share of `dropout` of x's values to 0, and scale up the others.
 
     Args:
-        seed: a Seed; the mask is a function of it, of `stream` (a number for the place in the
-            model) and of the position alone.
+        x: a tensor (..., C).
+        dropout: the share, in [0, 1).
+        seed: a Seed. The mask depends on it, on `stream` and on the position alone.
+        stream: the number of this place in the model.
     """
     check_floats("dropout", x=x)
     p, seed = _dropout_arguments("dropout", dropout, seed, stream)

@@ -1,4 +1,4 @@
-"""The loss: cross-entropy, of logits or of the linear head that makes them."""
+"""Defines the loss: the cross-entropy of logits, or of a linear head that computes them."""
 
 from pygpt.autograd.launch import launch
 from pygpt.autograd.ops.checks import (check, check_floats, check_ids, refuse_twice, rows_of)
@@ -6,13 +6,14 @@ from pygpt.autograd.tape import attach
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, lib
 
-IGNORED = -100  # the target that cross-entropy leaves out, where no other is named
+IGNORED = -100  # the default target that cross-entropy leaves out
 
 
 def cross_entropy(logits, targets, ignore_index=IGNORED):
-    """The mean of -log softmax(logits)[target] in nats: logits (..., V), targets int32 -> ().
+    """Return the mean of -log softmax(logits)[target] in nats.
 
-    Rows whose target is ignore_index are left out of the mean, which is 0 where no row is left.
+    logits (..., V), targets int32, one for each row of logits -> (). Rows whose target is
+    ignore_index are left out of the mean. If no row is left, the mean is 0.
     """
     check_floats("cross_entropy", logits=logits)
     check_ids("cross_entropy", targets=targets)
@@ -31,7 +32,7 @@ def cross_entropy(logits, targets, ignore_index=IGNORED):
 
 
 def _ignored(op, ignore_index):
-    """ignore_index as the kernels take it."""
+    """Check ignore_index and return it."""
     check(isinstance(ignore_index, int) and not isinstance(ignore_index, bool)
           and -2 ** 31 <= ignore_index < 2 ** 31,
           "{}: ignore_index={!r} is not a whole number of 32 bits", op, ignore_index)
@@ -39,7 +40,7 @@ def _ignored(op, ignore_index):
 
 
 def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
-    """cross_entropy(x @ weight^T, targets, ignore_index) without ever holding all logits.
+    """Return cross_entropy(x @ weight^T, targets, ignore_index) without holding all logits at once.
 
     x (..., C), weight (V, C), targets int32, one for each row of x -> ().
     """
