@@ -31,7 +31,8 @@ PROBE = """
 import json, os, signal, subprocess, sys, time, warnings
 import conftest
 child = subprocess.run(
-    [sys.executable, "-c", "import pygpt, conftest, json, signal, sys; from pygpt.backend import kernels; "
+    [sys.executable, "-c", "import pygpt, conftest, json, signal, sys; "
+         "from pygpt.backend import kernels; "
      "print(json.dumps([sorted(n for n in signal.valid_signals() if signal.getsignal(n) == "
      "signal.SIG_IGN), sys.stdout.encoding, kernels.get_num_threads() == "
      "kernels.physical_cores() or kernels.ffi is None]))"], capture_output=True, text=True,

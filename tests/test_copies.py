@@ -19,7 +19,8 @@ PARTED = TEXT + "[P]<s>"
 
 def bpe():
     trained = BPETokenizer.train(TEXT * 3, 280, ["<s>"])
-    return BPETokenizer(trained._vocab, trained._merges, trained.special_tokens, {"[P]": trained.vocab_size})
+    return BPETokenizer(trained._vocab, trained._merges, trained.special_tokens,
+                        {"[P]": trained.vocab_size})
 
 
 TOKENIZERS = {"char": lambda: CharTokenizer.train(PARTED),

@@ -90,4 +90,5 @@ def test_compiled_modules_have_one_importer_each():
     through Tensor."""
     found = {(name, str(path.relative_to(PACKAGE))) for path in FILES for _, name in imports(path)
              if name.split(".")[1:2] and name.split(".")[1] in ("_kernels", "_buffer")}
-    assert found == {("pygpt._kernels", "backend/kernels.py"), ("pygpt._buffer", "autograd/tensor.py")}
+    assert found == {("pygpt._kernels", "backend/kernels.py"),
+                     ("pygpt._buffer", "autograd/tensor.py")}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pygpt.cli import main
 from pygpt.training.run_log import RunLog, read_log, rewind
-from pygpt.training.plot import COLORS, DASHES, Axis, page, plot, span, thinned, tick_label, tick_step
+from pygpt.training.plot import (COLORS, DASHES, Axis, page, plot, span, thinned, tick_label,
+                                 tick_step)
 
 
 def records(n=20):

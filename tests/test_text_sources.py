@@ -64,8 +64,8 @@ def run(tiny):
     def run(resume=False, force=False, **changes):
         records = []
         settings = dict(n_layer=1, n_head=1, n_embd=8, max_steps=1000, eval_interval=1)
-        train(tiny(**settings | changes), [records.append, lambda record: record["event"] == "step"],
-              resume=resume, force=force)
+        callbacks = [records.append, lambda record: record["event"] == "step"]
+        train(tiny(**settings | changes), callbacks, resume=resume, force=force)
         return records
     return run
 
@@ -398,7 +398,7 @@ def test_one_picture_at_the_command_line(tmp_path):
     (tmp_path / "d" / "t.txt").write_text(TEXT)
     result = pygpt(f"pygpt train --data d {' '.join(TINY)} --out out", tmp_path)
     assert result.returncode == 0, result.stderr
-    assert b"warning: data: 1 file is skipped: d/cover.png (is not text" in result.stdout
+    assert b"warning: --data: 1 file is skipped: d/cover.png (is not text" in result.stdout
 
 
 @pytest.mark.parametrize("errors", ["strict", "replace"])
