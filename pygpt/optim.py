@@ -82,7 +82,8 @@ class Optimizer:
         """Scale all gradients by one factor so that their norm is at most max_norm.
 
         The scaling itself happens in the next step, or when a gradient is read (`p.grad`) or added
-        to. A tensor taken earlier (`g = p.grad`) shows unscaled values until then.
+        to. A tensor taken earlier (`g = p.grad`) shows unscaled values until a gradient
+        is read or added to.
 
         Args:
             max_norm: the limit, above 0. With math.inf the norm is only measured.

@@ -58,7 +58,7 @@ class Parameter(Tensor):
         return _restored, (self.shape, self.std, self.fill, self.requires_grad, data)
 
     def place(self, memory, offset=0, layout=None):
-        """Make it a view of memory from byte `offset` on; with a layout, of the layout's values."""
+        """Make it a view of memory from byte `offset` on. With a layout, memory is its values."""
         if self.layout is not None:
             self.layout.current = False
         self.memory, self.offset, self.layout = memory, offset, layout

@@ -28,10 +28,10 @@ def standard_streams():
     """
     _open_closed()
     before = sys.stdin, sys.stdout, sys.stderr
-    for number, name, told, _ in _STREAMS:
+    for number, name, label, _ in _STREAMS:
         stream = getattr(sys, name)
         if stream is None or stream is getattr(sys, f"__{name}__"):
-            setattr(sys, name, _guarded(number, told, stream))
+            setattr(sys, name, _guarded(number, label, stream))
     try:
         yield
     finally:
@@ -55,7 +55,7 @@ def drop_output():
     """Discard the output that is not yet written, so that it does not fail again at exit."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Raw):
-        raw.is_given_up = True
+        raw.is_discarding = True
 
 
 def _open_closed():
@@ -71,9 +71,9 @@ def _open_closed():
                 os.close(opened)
 
 
-def _guarded(number, told, stream):
+def _guarded(number, label, stream):
     """Make a text stream on a descriptor, with the encoding of the stream (or None) it replaces."""
-    raw = _Raw(number, told)
+    raw = _Raw(number, label)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     if number == 0:
         return io.TextIOWrapper(io.BufferedReader(raw), "utf-8-sig", "surrogateescape", "\n")
@@ -86,11 +86,11 @@ def _guarded(number, told, stream):
 
 
 class _Raw(io.FileIO):
-    """A descriptor whose errors name it. Once is_given_up is set, it discards all output."""
+    """A descriptor whose errors name it. Once is_discarding is set, it discards all output."""
 
-    def __init__(self, number, told):
+    def __init__(self, number, label):
         super().__init__(number, "r" if number == 0 else "w", closefd=False)
-        self._told, self.is_given_up = told, False
+        self._label, self.is_discarding = label, False
 
     def readinto(self, buffer):
         with self._named_errors():
@@ -101,7 +101,7 @@ class _Raw(io.FileIO):
             return super().readall()
 
     def write(self, data):
-        if not self.is_given_up:
+        if not self.is_discarding:
             try:
                 with self._named_errors():
                     return super().write(data)
@@ -117,7 +117,7 @@ class _Raw(io.FileIO):
         except OSError as error:
             if error.errno == errno.EBADF:
                 error.strerror = "is closed"
-            error.filename = self._told
+            error.filename = self._label
             raise
 
 
