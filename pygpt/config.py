@@ -44,8 +44,10 @@ def number_type(field):
     return next((kind for kind in (int, float) if kind in kinds), None)
 
 
-def check_settings(config):
+def check_settings(config, are_for_kernels=True):
     """Check each field against its type, its range and its choices; convert numbers to their type.
+
+    Numbers that are for kernels must also be in their range after rounding to single precision.
 
     Raises:
         ConfigError: the message names the field, its value and what it must be.
@@ -71,7 +73,7 @@ def check_settings(config):
         if not _is_within(number, f.metadata["within"]):
             must_be = describe_range(f.metadata["within"]) if number != math.inf else "finite"
             raise ConfigError(f"{f.name}={reprlib.repr(value)} must be {must_be}")
-        if kind is float:
+        if kind is float and are_for_kernels:
             _check_single_precision(f, number)
 
 
@@ -371,7 +373,7 @@ class SampleConfig:
     threads: int = threads_setting()
 
     def __post_init__(self):
-        check_settings(self)
+        check_settings(self, are_for_kernels=False)
 
 
 # Each preset: a name for --preset, and the settings that it changes from TrainConfig's defaults.
