@@ -25,3 +25,15 @@ def assert_refused(result, status, *parts):
     assert error.startswith("pygpt: error: ") and error.count("\n") == 1, error
     for part in parts:
         assert part in error
+
+
+def rest_of_terminal(controller):
+    """What is still written to a terminal until its other end is closed; closes this one."""
+    output = b""
+    try:
+        while part := os.read(controller, 4096):
+            output += part
+    except OSError:  # how a terminal says that its other end is closed
+        pass
+    os.close(controller)
+    return output

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import fields
 
 import pytest
-from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt
+from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt, rest_of_terminal
 
 from pygpt.backend import kernels
 from pygpt.checkpoint import safetensors
@@ -79,13 +79,7 @@ def test_train_on_a_terminal_rewrites_a_status_line(text, tmp_path):
     process = subprocess.Popen(COMMAND + ["train", "--data", str(text), "--out", str(tmp_path),
                                           *TINY], stdout=terminal, env=ENVIRONMENT)
     os.close(terminal)
-    output = b""
-    try:
-        while part := os.read(controller, 4096):
-            output += part
-    except OSError:  # how a terminal says that its other end is closed
-        pass
-    os.close(controller)
+    output = rest_of_terminal(controller)
     assert process.wait(timeout=60) == 0
     assert b"\r\x1b[Kstep 30/30  loss " in output
     assert re.search(rb"val_loss=\d\.\d{4}\r\n$", output)

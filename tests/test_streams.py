@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt
+from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt, rest_of_terminal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -188,12 +188,7 @@ def test_a_conversation_on_a_terminal(place, environment):
         while output.count(b"> ") == prompts:  # until it asks
             output += os.read(controller, 4096)
         os.write(controller, line)
-    try:
-        while part := os.read(controller, 4096):
-            output += part
-    except OSError:  # how a terminal says that its other end is closed
-        pass
-    os.close(controller)
+    output += rest_of_terminal(controller)
     assert process.wait(timeout=60) == 0
     assert output.count(b"> ") == 4 and output.count(b"plain") == 2  # echoed, and continued
     assert output.count(b"pygpt: error: ") == 1
