@@ -13,7 +13,8 @@
 int adamw_step(float *param, float *m, float *v, const float *grad, const float *h, int64_t n,
                int64_t n_decay) {
     int threads = threads_for(10.0 * n, (n + SPAN - 1) / SPAN);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < n; i += SPAN) {
         /* The elements from i on decay, those from `rest` on do not; either part may be empty. */
         const int64_t end = min64(i + SPAN, n), rest = max64(i, min64(n_decay, end));
@@ -28,7 +29,8 @@ int sum_squares(double *out, const float *x, int64_t n) {
     double *partial = (double *)scratch_take(2 * spans);
     if (!partial) return PYGPT_ENOMEM;
     int threads = threads_for(2.0 * n, spans);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < spans; i++)
         partial[i] = isa_in_use->sum_squares(x + i * SPAN, min64(SPAN, n - i * SPAN));
     *out = 0.0;

@@ -1,12 +1,5 @@
 /* adamw.inl: a span of n parameters. Formula: pygpt.h; derivation: adamw.c. */
 
-/* Replaces values below the smallest normal float by 0. A moment that only decays would otherwise
- * stay denormal for good, and many CPUs compute on denormals a hundred times slower. */
-INLINE vf flush(vf x) {
-    const vf least = vset1(1.17549435e-38f);
-    return vselect_lt(vmax(x, -x), least, vzero(), x);
-}
-
 static void adamw_span(float *param, float *m, float *v, const float *grad, const float *h,
                        float weight_decay, int64_t n) {
     const float lr = h[ADAMW_LR], beta1 = h[ADAMW_BETA1], beta2 = h[ADAMW_BETA2];
@@ -16,8 +9,8 @@ static void adamw_span(float *param, float *m, float *v, const float *grad, cons
     for (int64_t i = 0; i < n; i += VW) {
         int64_t lanes = min64(VW, n - i);
         vf g = vload_n(grad + i, lanes) * grad_scale, p = vload_n(param + i, lanes);
-        vf m1 = flush(beta1 * vload_n(m + i, lanes) + rest1 * g);
-        vf v1 = flush(beta2 * vload_n(v + i, lanes) + rest2 * (g * g));
+        vf m1 = beta1 * vload_n(m + i, lanes) + rest1 * g;
+        vf v1 = beta2 * vload_n(v + i, lanes) + rest2 * (g * g);
         vf step = lr * (m1 * unbias1) / (vsqrt(v1 * unbias2) + eps) + decay * p;
         vstore_n(m + i, m1, lanes);
         vstore_n(v + i, v1, lanes);

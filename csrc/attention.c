@@ -53,7 +53,8 @@ int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64
     const int64_t each = isa_in_use->attention_scratch(&s);
     float *scratch = scratch_take(each * threads);
     if (!scratch) return PYGPT_ENOMEM;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < B * NH; i++)
         isa_in_use->attention_forward(&s, out, lse, qkv, i / NH, i % NH,
                                       scratch + each * thread_number());
@@ -70,7 +71,8 @@ int attention_backward(float *dqkv, const float *dout, const float *qkv, const f
     const int64_t each = isa_in_use->attention_scratch(&s);
     float *scratch = scratch_take(each * threads);
     if (!scratch) return PYGPT_ENOMEM;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < B * NH; i++)
         isa_in_use->attention_backward(&s, dqkv, dout, qkv, out, lse, i / NH, i % NH,
                                        scratch + each * thread_number());
@@ -91,7 +93,8 @@ int attention_cached(float *out, float *keys, float *values, const float *qkv, i
     int threads = threads_for(2.0 * B * T * length * C, B * T * NH);
     float *scores = scratch_take(length * threads);
     if (!scores) return PYGPT_ENOMEM;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < B * T * NH; i++) {
         int64_t b = i / (T * NH), t = i / NH % T, at = i % NH * HS;
         isa_in_use->attention_cached(out + (b * T + t) * C + at, qkv + (b * T + t) * 3 * C + at,

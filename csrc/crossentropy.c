@@ -44,7 +44,8 @@ int cross_entropy_forward(float *loss, float *losses, const float *logits, const
     if (N < 0) return PYGPT_ERANGE;
     int threads = threads_for(COST * R * V, R);
     int64_t chunk = chunk_for(R, 1, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->cross_entropy_rows(losses, NULL, logits, targets, 0.0f, r, min64(r + chunk, R),
                                        V, ignore_index, 0);
@@ -61,7 +62,8 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
     int threads = threads_for(COST * R * V, R);
     int64_t chunk = chunk_for(R, 1, threads);
     const float factor = *dloss / (float)max64(N, 1);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->cross_entropy_rows(NULL, dlogits, logits, targets, factor, r,
                                        min64(r + chunk, R), V, ignore_index, accumulate);
@@ -98,7 +100,8 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
         if (status != PYGPT_OK) break;
         int threads = threads_for(COST * rows * V, (rows + lanes - 1) / lanes);
         int64_t share = (chunk_for(rows, lanes, threads) + lanes - 1) / lanes * lanes;
-#pragma omp parallel for schedule(static) num_threads(threads)
+        PARALLEL(threads)
+#pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i += share)
             isa_in_use->cross_entropy_columns(losses + r + i, logits + i, targets + r + i,
                                               dloss ? &factor : NULL, min64(share, rows - i), V,

@@ -17,7 +17,8 @@ static int masked(float *out, const float *inp, const float *residual, int64_t R
     const uint64_t key = random_key(seed, stream);
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->dropout_rows(out, inp, residual, key, dropout, r, min64(r + chunk, R), C);
     return PYGPT_OK;

@@ -6,7 +6,8 @@
 int add_forward(float *out, const float *a, const float *b, int64_t n) {
     int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->add(out + i, a + i, b + i, min64(chunk, n - i));
     return PYGPT_OK;
@@ -15,7 +16,8 @@ int add_forward(float *out, const float *a, const float *b, int64_t n) {
 static int multiply(float *out, const float *a, const float *b, int64_t n, int accumulate) {
     int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->mul(out + i, a + i, b + i, min64(chunk, n - i), accumulate);
     return PYGPT_OK;
@@ -33,7 +35,8 @@ int mul_backward(float *da, const float *dout, const float *b, int64_t n, int ac
 int scale_forward(float *out, const float *inp, const float *factor, int64_t n, int accumulate) {
     int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->scale(out + i, inp + i, *factor, min64(chunk, n - i), accumulate);
     return PYGPT_OK;

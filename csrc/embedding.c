@@ -19,7 +19,8 @@ int embedding_forward(float *out, const int32_t *ids, const float *wte, const fl
     if (!ids_in_range(ids, B * T, V)) return PYGPT_ERANGE;
     int threads = threads_for((double)B * T * C, B * T);
     int64_t chunk = chunk_for(B * T, 1, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t r0 = 0; r0 < B * T; r0 += chunk)
         for (int64_t r = r0; r < min64(r0 + chunk, B * T); r++) {
             const float *token = wte + ids[r] * C;
@@ -40,7 +41,8 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
     if (dwte) {
         int threads = threads_for((double)B * T * C, (C + 15) / 16);
         int64_t chunk = max64(16, (C / threads + 15) / 16 * 16);
-#pragma omp parallel for schedule(static) num_threads(threads)
+        PARALLEL(threads)
+#pragma omp for schedule(static)
         for (int64_t c = 0; c < C; c += chunk)
             for (int64_t r = 0; r < B * T; r++) {
                 float *row = dwte + ids[r] * C + c;
@@ -49,7 +51,8 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
     }
     if (dwpe) {
         int threads = threads_for((double)B * T * C, P);
-#pragma omp parallel for schedule(static) num_threads(threads)
+        PARALLEL(threads)
+#pragma omp for schedule(static)
         for (int64_t t = 0; t < P; t++) {
             if (!accumulate_wpe) memset(dwpe + t * C, 0, sizeof(float) * (size_t)C);
             for (int64_t b = 0; b < B && t < T; b++)

@@ -11,6 +11,7 @@
 
 #include <stddef.h>
 
+#include "parallel.h"
 #include "pygpt.h"
 
 /* C (M,N) = [C or addend or 0] + bias + A B: the one matrix product behind every layer.
@@ -104,22 +105,6 @@ typedef struct isa {
 
 /* The table in use (dispatch.c). */
 extern const isa *isa_in_use;
-
-/* The number of threads for a job of about `operations` vector-friendly multiply-adds in at most
- * `parts` parts. It is 1 for small jobs, where starting the others would cost more than they save,
- * and for a single part. Every parallel region takes its number of threads from here, so that
- * pygpt_sharing knows it. */
-int threads_for(double operations, int64_t parts);
-
-/* The same in two steps, for a job whose parts depend on the number of threads. */
-int worth_threads(double operations);
-void note_sharing(int threads, int64_t parts);
-
-/* The calling thread's place in its team, 0 first. */
-int thread_number(void);
-
-/* A chunk of `total` units such that each of `threads` has several, at least `least` units long. */
-int64_t chunk_for(int64_t total, int64_t least, int threads);
 
 /* Scratch for one call: 64-byte aligned, its contents undefined; NULL when there is none.
  * A returned block is kept for a later call: fresh memory costs a page fault every 4 KB. */

@@ -22,7 +22,8 @@ int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, co
                       const float *bias, int64_t R, int64_t C, float eps) {
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->layernorm_forward(out, mean, rstd, inp, weight, bias, r, min64(r + chunk, R), C,
                                       eps);
@@ -40,7 +41,8 @@ int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *d
     if (!partial) return PYGPT_ENOMEM;
     memset(partial, 0, sizeof(float) * (size_t)(2 * C * groups));
     int threads = threads_for(2 * COST * R * C, groups);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < groups; i++)
         isa_in_use->layernorm_backward(dinp, partial + 2 * C * i, partial + 2 * C * i + C, dout,
                                        inp, weight, mean, rstd, i * group,

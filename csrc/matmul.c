@@ -83,7 +83,8 @@ static int64_t packing_cost(const gemm *g, int64_t rows) {
 static int run_dots(const gemm *g) {
     int threads = threads_for((double)g->M * g->N * g->K, (g->N + 63) / 64);
     int64_t chunk = (chunk_for(g->N, 64, threads) + 3) / 4 * 4;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(dynamic)
     for (int64_t n = 0; n < g->N; n += chunk)
         isa_in_use->gemm_dots(g, n, min64(n + chunk, g->N));
     return PYGPT_OK;
@@ -145,8 +146,7 @@ int gemm_run(gemm g) {
     note_sharing(threads, blocks);
     float *panels = scratch_take(panel * threads);
     if (!panels) return PYGPT_ENOMEM;
-#pragma omp parallel num_threads(threads)
-    {
+    PARALLEL(threads) {
         float *mine = panels + panel * thread_number();
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < blocks; block++) {

@@ -24,6 +24,8 @@
  *     number of threads.
  *   - A NaN reaches every output that depends on it, except through a dropped element; in attention
  *     it may also reach earlier positions of the same block of 64.
+ *   - A denormal number, one below 2^-126 in size, may count as 0 where a kernel computes with it,
+ *     and none results from a computation (parallel.h says why). Copies and conversions keep it.
  *   - No result depends on an earlier call. Between calls the library keeps the number of threads,
  *     whether small jobs are shared out too, the numbers that pygpt_sharing reports, the
  *     instruction set, the number of bytes refused, and up to eight scratch buffers, whose contents
@@ -269,10 +271,7 @@ enum {
 /* One step over flat buffers of n elements, of which the first n_decay are decayed. With the
  * numbers h (8) in the order above:
  *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
- *   param -= lr * (m / unbias_m) / (sqrt(v / unbias_v) + eps) + lr * weight_decay * param
- * Moments smaller than the smallest normal float become 0: with gradients of 0 they get there in
- * about 80 / (1-beta) steps. Parameters are left as they are, however small: one that only decays
- * takes 80 / (lr * weight_decay) steps, 800,000 at 1e-3 and 0.1; lr = 0 changes no bit of any. */
+ *   param -= lr * (m / unbias_m) / (sqrt(v / unbias_v) + eps) + lr * weight_decay * param */
 int adamw_step(float *param, float *m, float *v, const float *grad, const float *h, int64_t n,
                int64_t n_decay);
 

@@ -174,7 +174,7 @@ INLINE vf vscale(vf p, vf n, vi bits) {
 INLINE vf vexp(vf x) {
     const float LOG2E = 1.44269504088896341f, LN2_HI = 0.693359375f, LN2_LO = -2.12194440e-4f;
     const float SHIFT = 12582912.0f;
-    vf clamped = vmin(vset1(89.0f), vmax(vset1(-88.0f), x));
+    vf clamped = vmin(vset1(89.0f), vmax(vset1(-87.0f), x)); /* no denormal arises */
     vf shifted = clamped * LOG2E + SHIFT;
     vf n = shifted - SHIFT;
     vf r = clamped - n * LN2_HI;

@@ -13,7 +13,8 @@
 int softmax_forward(float *out, const float *inp, int64_t R, int64_t C) {
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->softmax_forward(out, inp, r, min64(r + chunk, R), C);
     return PYGPT_OK;
@@ -24,7 +25,8 @@ int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R
                      int accumulate) {
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
-#pragma omp parallel for schedule(static) num_threads(threads)
+    PARALLEL(threads)
+#pragma omp for schedule(static)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->softmax_backward(dinp, dout, out, r, min64(r + chunk, R), C, accumulate);
     return PYGPT_OK;

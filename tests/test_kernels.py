@@ -6,6 +6,7 @@ buffer. Needs the built library.
 
 import math
 import re
+import sys
 import threading
 from array import array
 
@@ -33,6 +34,8 @@ LARGE_ALIASES = [pytest.param(case, output, shared, bits, sizes, id="-".join(
                  for case in CASES for output, shared, bits in case.may_alias
                  for sizes in case.large]
 # Sums of products of the inputs, exact in float32 in any order when those are small whole numbers.
+# These move numbers from place to place and keep their bits.
+COPIES = ("from_float16", "from_bfloat16", "to_float16", "to_bfloat16", "transpose")
 EXACT = {"matmul": (), "linear_forward": ("pre",), "linear_backward_input": ("pre", "act"),
          "linear_backward_weight": (), "embedding_forward": (), "embedding_backward": (),
          "sum_forward": (), "sum_squares": ()}
@@ -173,9 +176,9 @@ def test_a_linear_layer_may_keep_nothing_of_what_gelu_is_given(kernels, sizes):
         assert apart["pre"].raw() != apart["out"].raw()
 
 
-def test_adamw_flushes_moments_and_no_parameters(kernels):
-    """To the bit: what decays below the smallest normal float is 0, what stays above it stays, and
-    a step of learning rate 0 leaves parameters alone, however small."""
+def test_adamw_flushes_denormals(kernels):
+    """To the bit: a parameter or moment below the smallest normal float becomes 0, one above it
+    stays, and a step of learning rate 0 changes no such parameter."""
     least = 2.0 ** -126
     old = [least, 1.05 * least, 1.2 * least, 2 * least, 2.0 ** -149, 0.5 * least, 1.0]
     half = [0.0, 0.0, 0.0, least, 0.0, 0.0, 0.5]
@@ -185,12 +188,33 @@ def test_adamw_flushes_moments_and_no_parameters(kernels):
     args = {"param": old, "m": [-x if i % 2 else x for i, x in enumerate(old)], "v": old,
             "grad": [0.0] * n, "h": h, "n": n, "n_decay": n}
     args = {p.name: args[p.name] for p in KERNELS["adamw_step"]}
-    want = {"param": old, "m": [-x if i % 2 and x else x for i, x in enumerate(half)], "v": half}
+    want = {"param": [x if x >= least else 0.0 for x in old],
+            "m": [-x if i % 2 and x else x for i, x in enumerate(half)], "v": half}
     inout = tuple(want)
     assert run_reference("adamw_step", args, inout) == want
     for isa, outputs in run_everywhere(kernels, CCall(kernels, "adamw_step", args, inout), {}):
         for name, values in want.items():
-            assert outputs[name].raw() == array("f", values).tobytes(), f"{name} on {isa}"
+            # a flushed negative number is -0.0, which equals 0.0
+            assert list(outputs[name].values()) == array("f", values).tolist(), f"{name} on {isa}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_no_kernel_computes_a_denormal(kernels, case):
+    """All inputs small enough for products, differences and the inputs themselves to be denormal;
+    and afterwards the calling thread computes with denormals as before."""
+    if case.kernel in COPIES:
+        return
+    args = case.chosen({}, absent=())
+    for name, value in args.items():
+        if isinstance(value, list) and name not in ("h", "targets", "ids", "seed"):
+            args[name] = [x * 2.0 ** -(100 + i % 40) for i, x in enumerate(value)]
+    call = CCall(kernels, case.kernel, args, case.inout)
+    for isa, outputs in run_everywhere(kernels, call, flag_settings(case.kernel)[0]):
+        for name, output in outputs.items():
+            if output.typecode == "f" and name not in ("keys", "values"):  # the cache is a copy
+                denormal = [x for x in output.values() if 0.0 < abs(x) < 2.0 ** -126]
+                assert not denormal, f"{case.kernel} on {isa}: {name} holds {denormal[0]}"
+        assert sys.float_info.min / 2 * 2 == sys.float_info.min, f"{case.kernel} on {isa}"
 
 
 @pytest.mark.parametrize("case, name", BAD_IDS)

@@ -523,8 +523,8 @@ def transpose(out, inp, R, C):
 # --------------------------------------------------------------------------------------- AdamW ---
 
 def _flush(x):
-    """Replace a number below the smallest normal float by 0: it is slow to compute with, and of
-    no use."""
+    """Replace a denormal number by 0, as the kernels do. Only here do such numbers last: a moment
+    without gradients decays to one."""
     return 0.0 if abs(x) < 2.0 ** -126 else x  # in this order NaN stays NaN
 
 
@@ -536,7 +536,7 @@ def adamw_step(param, m, v, grad, h, n, n_decay):
         v[i] = _flush(beta2 * v[i] + (1.0 - beta2) * g * g)
         step = (m[i] / unbias_m) / (sqrt(v[i] / unbias_v) + eps)
         decay = weight_decay * param[i] if i < n_decay else 0.0
-        param[i] -= lr * step + lr * decay
+        param[i] = _flush(param[i] - lr * step - lr * decay)
     return OK
 
 
