@@ -39,6 +39,9 @@ typedef struct gemm {
 /* A block of this many tiles or fewer, one above another, uses B too little to repay packing it. */
 #define FEW_TILES 4
 
+/* This many rows of a transposed A are packed at a time: 8 tiles of 6, three cache lines wide. */
+#define A_ROWS 48
+
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);
 

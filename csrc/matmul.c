@@ -68,9 +68,9 @@ static int64_t k_block(const gemm *g) {
     return max64(1, (g->K + parts - 1) / parts);
 }
 
-/* The floats that gemm_block needs for blocks of `columns`: a panel, and a tile's rows of A. */
+/* The floats that gemm_block needs for blocks of `columns`: a panel, and packed rows of A. */
 static int64_t panel_floats(const gemm *g, int64_t columns) {
-    return g->kc * (columns + isa_in_use->tile_rows);
+    return g->kc * (columns + (g->a_col == 1 ? 0 : A_ROWS));
 }
 
 /* The cost of packing B for a block of `rows`. Few rows read B in place, which is cheap where all

@@ -4,6 +4,8 @@
  * set. */
 _Static_assert(MR * NV + NV + 1 <= REGISTERS, "the tile does not fit the register file");
 #define NR (NV * VW)
+/* A block that meets fewer strips uses a row of A too little to repay packing it. */
+#define FEW_STRIPS 2
 
 /* acc (mr x nv vectors) = the product of mr rows of A and K rows of B, `ldb` floats apart.
  * mr and nv are constants at every call, so that the loops unroll and acc stays in registers: it is
@@ -137,22 +139,18 @@ static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int6
     }
 }
 
-/* From one k of a transposed A to the next it is a_col floats. If these are a multiple of ALIAS,
- * 2 KB, the lines of all k want one or two places of L1; where a tile meets many strips, its rows
- * of A are then packed. With a width of 1024 that took AVX2's tile from 67 to 92 % of the peak,
- * with 1536 from 87 to 91. AVX-512's meets a quarter of the strips and has twice the work for each
- * k: it lost a sixth by packing. */
-#define ALIAS 512
-#define MANY_STRIPS 8
-
-/* mr rows of A from row m on, columns k0..k0+kc, as (kc, MR): for an A stored transposed. */
-static void pack_rows(float *rows, const gemm *g, int64_t m, int64_t mr, int64_t k0, int64_t kc) {
-    const float *a = g->a + m * g->a_row + k0 * g->a_col;
-    for (int64_t k = 0; k < kc; k++, a += g->a_col, rows += MR) {
-        if (mr == MR && g->a_row == 1)
-            memcpy(rows, a, MR * sizeof(float));
-        else
-            for (int64_t i = 0; i < mr; i++) rows[i] = a[i * g->a_row];
+/* Packs rows m..m+rows, columns k0..k0+kc of an A that is stored transposed: tile by tile, each as
+ * (kc, MR), so that a tile then reads one contiguous piece. Each k is read once for all tiles, in
+ * whole cache lines. */
+static void pack_rows(float *packed, const gemm *g, int64_t m, int64_t rows, int64_t k0,
+                      int64_t kc) {
+    const float *a = g->a + m + k0 * g->a_col;
+    const int64_t full = rows / MR * MR;
+    for (int64_t k = 0; k < kc; k++, a += g->a_col) {
+        float *to = packed + k * MR;
+        for (int64_t i = 0; i < full; i += MR, to += kc * MR)
+            memcpy(to, a + i, MR * sizeof(float));
+        for (int64_t i = full; i < rows; i++) to[i - full] = a[i];
     }
 }
 
@@ -170,14 +168,13 @@ static void strip_sums(const gemm *g, const float *strip, int64_t kc, int64_t n,
 }
 
 /* Rows m0..m1, columns n0..n1 of the product. The panel holds kc rows of B as strips of NR columns,
- * packed here, used by every row of the block, and behind them room for a tile's rows of A; these
- * stay in L1 across the strips. */
+ * packed here and used by every row of the block, and behind them room for A_ROWS packed rows of a
+ * transposed A. */
 static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
                        float *panel) {
     const int in_place = m1 - m0 <= FEW_TILES * MR && g->b_col == 1;
     const int64_t strips = (n1 - n0 + NR - 1) / NR;
-    const int pack_a = g->a_col % ALIAS == 0 && strips >= MANY_STRIPS;
-    const int64_t a_row = pack_a ? 1 : g->a_row, a_col = pack_a ? MR : g->a_col;
+    const int pack_a = g->a_col != 1 && strips >= FEW_STRIPS;
     float *packed = panel + strips * NR * g->kc;
     const int plain = !g->pre && !g->slope_of;
     int64_t k0 = 0;
@@ -197,8 +194,13 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
         /* Phase 2: for each MR rows of A, read in place or packed, and each strip: a tile. */
         for (int64_t m = m0; m < m1; m += MR) {
             int64_t mr = min64(MR, m1 - m);
-            const float *a = pack_a ? packed : g->a + m * g->a_row + k0 * g->a_col;
-            if (pack_a) pack_rows(packed, g, m, mr, k0, kc);
+            const float *a = g->a + m * g->a_row + k0 * g->a_col;
+            int64_t a_row = g->a_row, a_col = g->a_col;
+            if (pack_a) {
+                const int64_t row = (m - m0) % A_ROWS;
+                if (row == 0) pack_rows(packed, g, m, min64(A_ROWS, m1 - m), k0, kc);
+                a = packed + row * kc, a_row = 1, a_col = MR;
+            }
             for (int64_t n = n0; n < n1; n += NR) {
                 int64_t nr = min64(NR, n1 - n);
                 const float *b = panel + (n - n0) * g->kc;
