@@ -142,7 +142,7 @@ int gemm_run(gemm g) {
     const int64_t blocks = down * ((g.N + columns - 1) / columns);
     const int64_t panel = (panel_floats(&g, columns) + 15) / 16 * 16;
 
-    if (blocks < threads) threads = (int)max64(blocks, 1);
+    if (blocks < 2) threads = 1;
     note_sharing(threads, blocks);
     float *panels = scratch_take(panel * threads);
     if (!panels) return PYGPT_ENOMEM;
