@@ -28,10 +28,10 @@ int bpe_split(int64_t *ends, int64_t *count, const uint8_t *text, const uint8_t 
  * left is over, and the piece on the right does not depend on it. Places between ' and letters are
  * not certain, because of contractions, nor those inside a run of spaces, where the next character
  * decides. */
-int bpe_cut(int64_t *cut, const uint8_t *text, const uint8_t *classes, int64_t n) {
+int bpe_last_boundary(int64_t *boundary, const uint8_t *text, const uint8_t *classes, int64_t n) {
     const uint8_t *end = text + n, *right = end; /* the character on the right begins here */
     int right_class = -1;                        /* there is none yet */
-    *cut = 0;
+    *boundary = 0;
     /* A character whose end is still to come has no class yet: leave it out. */
     for (int back = 1; back < 4 && back <= n; back++) {
         uint8_t lead = end[-back];
@@ -51,7 +51,7 @@ int bpe_cut(int64_t *cut, const uint8_t *text, const uint8_t *classes, int64_t n
         }
         int over = left_class == BPE_LETTER || left_class == BPE_NUMBER || right_class == BPE_SPACE;
         if (right_class >= 0 && left_class != right_class && over) {
-            *cut = right - text;
+            *boundary = right - text;
             return PYGPT_OK;
         }
         right = left;

@@ -184,8 +184,8 @@ static int merge_everywhere(trainer *t, int32_t index, int32_t token) {
     return 1;
 }
 
-static int run(trainer *t, int32_t *merges, int64_t *done, const int64_t *ends, int64_t P,
-               int64_t M) {
+static int learn_merges(trainer *t, int32_t *merges, int64_t *done, const int64_t *ends, int64_t P,
+                        int64_t M) {
     if (!grow(t)) return PYGPT_ENOMEM;
     for (int32_t i = 0, at = 0; i < P; i++) {
         for (int32_t start = at; at < ends[i]; at++) {
@@ -225,7 +225,7 @@ int bpe_train(int32_t *merges, int64_t *done, const uint8_t *pieces, const int64
         t.symbol = numbers, t.piece = numbers + n;
         t.before = numbers + 2 * n, t.after = numbers + 3 * n;
         t.token_at = numbers + 4 * n, t.token_size = t.token_at + 256 + M;
-        status = run(&t, merges, done, ends, P, M);
+        status = learn_merges(&t, merges, done, ends, P, M);
     }
     free(numbers);
     free(occurrences);

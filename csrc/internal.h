@@ -94,8 +94,8 @@ typedef struct isa {
     void (*add)(float *out, const float *a, const float *b, int64_t n);
     void (*mul)(float *out, const float *a, const float *b, int64_t n, int accumulate);
     void (*scale)(float *out, const float *inp, float factor, int64_t n, int accumulate);
-    void (*adamw)(float *param, float *m, float *v, const float *grad, const float *h,
-                  float weight_decay, int64_t n);
+    void (*adamw)(float *param, float *m, float *v, const float *grad,
+                  const float *settings, float weight_decay, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
     float (*fma_chain)(int64_t n);
     int64_t fma_chain_width; /* multiply-adds of one round */

@@ -259,22 +259,22 @@ int transpose(float *out, const float *inp, int64_t R, int64_t C);
 
 /* -------------------------------------------------------------------------- AdamW (adamw.*) --- */
 
-/* The places of adamw_step's numbers in h. ADAMW_UNBIAS_M is 1 - beta1^t and ADAMW_UNBIAS_V is
- * 1 - beta2^t, in step t = 1, 2, ... */
+/* The order of adamw_step's settings. ADAMW_UNBIAS_M is 1 - beta1^t and ADAMW_UNBIAS_V is
+ * 1 - beta2^t, in step t = 1, 2, ... ADAMW_SETTINGS is their number. */
 enum {
     ADAMW_LR, ADAMW_BETA1, ADAMW_BETA2, ADAMW_EPS, ADAMW_WEIGHT_DECAY,
-    ADAMW_UNBIAS_M, ADAMW_UNBIAS_V, ADAMW_GRAD_SCALE, ADAMW_NUMBERS
+    ADAMW_UNBIAS_M, ADAMW_UNBIAS_V, ADAMW_GRAD_SCALE, ADAMW_SETTINGS
 };
 
 /* One step over flat buffers of n elements, of which the first n_decay are decayed. With the
- * numbers h (8) in the order above:
+ * settings (8) in the order above:
  *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
  *   param -= lr * (m / unbias_m) / (sqrt(v / unbias_v) + eps) + lr * weight_decay * param
  * Moments smaller than the smallest normal float become 0: with gradients of 0 they get there in
  * about 80 / (1-beta) steps. Parameters are left as they are, however small: one that only decays
  * takes 80 / (lr * weight_decay) steps, 800,000 at 1e-3 and 0.1; lr = 0 changes no bit of any. */
-int adamw_step(float *param, float *m, float *v, const float *grad, const float *h, int64_t n,
-               int64_t n_decay);
+int adamw_step(float *param, float *m, float *v, const float *grad, const float *settings,
+               int64_t n, int64_t n_decay);
 
 /* out (1) = the sum of squares of x (n), in double precision, in an order fixed by n alone. */
 int sum_squares(double *out, const float *x, int64_t n);
@@ -290,10 +290,11 @@ int sum_squares(double *out, const float *x, int64_t n);
 int bpe_split(int64_t *ends, int64_t *count, const uint8_t *text, const uint8_t *classes,
               int64_t n);
 
-/* *cut, 0..n, is a place where text (n) may be cut: the pieces of text[:cut] and the pieces of the
- * rest are together the pieces of the whole, also when more text follows. It is the last such place
- * that the classes of the characters on its two sides prove; 0 when there is none. */
-int bpe_cut(int64_t *cut, const uint8_t *text, const uint8_t *classes, int64_t n);
+/* *boundary, 0..n, is a place where text (n) may be cut: the pieces of text[:boundary] and the
+ * pieces of the rest are together the pieces of the whole text, also when more text follows. It is
+ * the last such place that the classes of the characters on its two sides prove; 0 when there is
+ * none. */
+int bpe_last_boundary(int64_t *boundary, const uint8_t *text, const uint8_t *classes, int64_t n);
 
 /* The size in bytes of a table for V tokens of `bytes` bytes in all and M merges; -1: too large. */
 int64_t bpe_table_size(int64_t V, int64_t M, int64_t bytes);

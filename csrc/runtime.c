@@ -24,8 +24,8 @@ void *pygpt_alloc(int64_t bytes) {
     /* The last huge page is not rounded up to: only its part that is used becomes resident. */
     void *memory = aligned_alloc((size_t)align, (size_t)size);
 #ifdef MADV_HUGEPAGE
-    int64_t whole = bytes / HUGE_PAGE * HUGE_PAGE;
-    if (memory && align == HUGE_PAGE) madvise(memory, (size_t)whole, MADV_HUGEPAGE);
+    int64_t huge_bytes = bytes / HUGE_PAGE * HUGE_PAGE;
+    if (memory && align == HUGE_PAGE) madvise(memory, (size_t)huge_bytes, MADV_HUGEPAGE);
 #endif
     if (memory) refused = 0;
     return memory;

@@ -202,8 +202,8 @@ INLINE vf vlog(vf x) {
     p = p * f2 + 2.0f / 5;
     p = p * f2 + 2.0f / 3;
     vf shifted = (vf)(n + (vi)vset1(12582912.0f)); /* 1.5 * 2^23 + n: n as a float, */
-    vf whole = shifted - 12582912.0f;              /* with 1.5 * 2^23 off again */
-    return whole * 0.69314718055994531f + (f * 2.0f + f * f2 * p) + (x - x); /* NaN stays NaN */
+    vf exponent = shifted - 12582912.0f;           /* with 1.5 * 2^23 off again */
+    return exponent * 0.69314718055994531f + (f * 2.0f + f * f2 * p) + (x - x); /* NaN stays NaN */
 }
 
 /* GPT-2's GELU without a tanh: 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)) =: s(x), so that
