@@ -84,8 +84,8 @@ static void strip_by_strip(float *c, const float *a, const float *b, int64_t M, 
 
 /* Rung 6: the strip is packed first, that is, copied into one piece. In place, its rows are N
  * floats apart: if N is a multiple of a large power of two, a cache maps them to few of its sets;
- * and each row may be on a page of its own. Packed, a strip is K * NR consecutive floats: it fits, and it is
- * read in the order in which the CPU prefetches. */
+ * and each row may be on a page of its own. Packed, a strip is K * NR consecutive floats: it fits,
+ * and it is read in the order in which the CPU prefetches. */
 static void packed_strips(float *c, const float *a, const float *b, int64_t M, int64_t N,
                           int64_t K) {
     float *strip = scratch_take(K * NR);
