@@ -1,8 +1,8 @@
-/* layernorm.inl: a range of rows. Derivation: layernorm.c. */
+/* layernorm.inl: computes a range of rows. Derivation: layernorm.c. */
 #define ROWS_AT_ONCE 4
 
-/* Computes rows r..r+n side by side; n is a constant at every call. While one row waits for its
- * sum, the others go on: 0.18 ms of a lesson step instead of 0.30. */
+/* Computes rows r..r+n side by side; n is a constant in every call. While one row waits for its
+ * sum, the others go on. This takes 0.18 ms of a lesson step instead of 0.30 ms. */
 INLINE void layernorm_forward_few(const int n, float *out, float *mean, float *rstd,
                                   const float *inp, const float *weight, const float *bias,
                                   int64_t r, int64_t C, float eps) {
@@ -58,8 +58,8 @@ static void layernorm_forward_rows(float *out, float *mean, float *rstd, const f
         layernorm_forward_few(1, out, mean, rstd, inp, weight, bias, r, C, eps);
 }
 
-/* dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) with dxhat = dy w. dw += dy xhat and
- * db += dy are this range's partial sums. */
+/* dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) with dxhat = dy w. The partial sums of
+ * this range of rows are dw += dy xhat and db += dy. */
 static void layernorm_backward_rows(float *dinp, float *dweight, float *dbias, const float *dout,
                                     const float *inp, const float *weight, const float *mean,
                                     const float *rstd, int64_t r0, int64_t r1, int64_t C,
