@@ -1,25 +1,26 @@
-/* adamw.c: the optimizer's step, and the norm that clipping needs.
+/* adamw.c: computes the optimizer's step, and the sum of squares that clipping needs.
  *
- * Adam keeps running means of the gradient, m, and of its square, v; both start at 0 and are short
- * of the true means by the factors 1 - beta^t, which are divided out. The step
- * lr * mhat/(sqrt(vhat)+eps) is then of size lr at any scale of the gradient. AdamW takes weight
+ * Adam keeps running means of the gradient, m, and of its square, v. Both start at 0 and are
+ * smaller than the true means by the factors 1 - beta^t, which are divided out. The step
+ * lr * mhat/(sqrt(vhat)+eps) then has the size lr at any scale of the gradient. AdamW takes weight
  * decay out of the gradient and applies it to the parameter itself. One pass reads and writes each
  * array once, at the speed of memory, and multiplies the gradient by the factor of clipping.
  */
 #include "internal.h"
 
-#define SPAN 16384 /* elements: fixed, so that sums do not depend on the number of threads */
+#define SPAN 16384 /* elements; fixed, so that sums do not depend on the number of threads */
 
-int adamw_step(float *param, float *m, float *v, const float *grad, const float *h, int64_t n,
-               int64_t n_decay) {
+int adamw_step(float *param, float *m, float *v, const float *grad, const float *settings,
+               int64_t n, int64_t n_decay) {
     int threads = threads_for(10.0 * n, (n + SPAN - 1) / SPAN);
     PARALLEL(threads)
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < n; i += SPAN) {
-        /* The elements from i on decay, those from `rest` on do not; either part may be empty. */
-        const int64_t end = min64(i + SPAN, n), rest = max64(i, min64(n_decay, end));
-        isa_in_use->adamw(param + i, m + i, v + i, grad + i, h, h[ADAMW_WEIGHT_DECAY], rest - i);
-        isa_in_use->adamw(param + rest, m + rest, v + rest, grad + rest, h, 0.0f, end - rest);
+        /* Elements i..k are decayed, elements k..end are not; either part may be empty. */
+        const int64_t end = min64(i + SPAN, n), k = max64(i, min64(n_decay, end));
+        isa_in_use->adamw(param + i, m + i, v + i, grad + i, settings,
+                          settings[ADAMW_WEIGHT_DECAY], k - i);
+        isa_in_use->adamw(param + k, m + k, v + k, grad + k, settings, 0.0f, end - k);
     }
     return PYGPT_OK;
 }

@@ -1,11 +1,13 @@
-/* adamw.inl: a span of n parameters. Formula: pygpt.h; derivation: adamw.c. */
+/* adamw.inl: updates a span of n parameters. Formula: pygpt.h; derivation: adamw.c. */
 
-static void adamw_span(float *param, float *m, float *v, const float *grad, const float *h,
+static void adamw_span(float *param, float *m, float *v, const float *grad, const float *settings,
                        float weight_decay, int64_t n) {
-    const float lr = h[ADAMW_LR], beta1 = h[ADAMW_BETA1], beta2 = h[ADAMW_BETA2];
-    const float eps = h[ADAMW_EPS], grad_scale = h[ADAMW_GRAD_SCALE], decay = lr * weight_decay;
+    const float lr = settings[ADAMW_LR], eps = settings[ADAMW_EPS], decay = lr * weight_decay;
+    const float beta1 = settings[ADAMW_BETA1], beta2 = settings[ADAMW_BETA2];
+    const float grad_scale = settings[ADAMW_GRAD_SCALE];
     const float rest1 = 1.0f - beta1, rest2 = 1.0f - beta2;
-    const float unbias1 = 1.0f / h[ADAMW_UNBIAS_M], unbias2 = 1.0f / h[ADAMW_UNBIAS_V];
+    const float unbias1 = 1.0f / settings[ADAMW_UNBIAS_M];
+    const float unbias2 = 1.0f / settings[ADAMW_UNBIAS_V];
     for (int64_t i = 0; i < n; i += VW) {
         int64_t lanes = min64(VW, n - i);
         vf g = vload_n(grad + i, lanes) * grad_scale, p = vload_n(param + i, lanes);

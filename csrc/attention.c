@@ -1,19 +1,19 @@
-/* attention.c: causal multi-head attention that never holds a T x T matrix.
+/* attention.c: computes causal multi-head attention without ever holding a T x T matrix.
  *
  *   s_ij = scale q_i . k_j  (j <= i),   p_ij = exp(s_ij) / sum_j exp(s_ij),   o_i = sum_j p_ij v_j
  *
- * Forward. Queries are taken a block at a time, one query to a vector lane. For each block of
- * queries, keys are taken block after block up to the diagonal; a block of scores lives in L1 and
- * is overwritten by the next. The softmax is computed along the way: with m the largest score so
+ * Forward. Queries are taken a block at a time, with one query in each vector lane. For each block
+ * of queries, keys are taken block after block, up to the diagonal; a block of scores stays in L1,
+ * and the next one overwrites it. The softmax is computed on the way. With m the largest score so
  * far, l = sum exp(s - m) and o = sum exp(s - m) v, a block with a larger score rescales l and o by
- * exp(m_old - m_new). At the end o / l is the output, and only lse = m + log l is kept: the
- * backward pass computes the probabilities again as p_ij = exp(s_ij - lse_i).
+ * exp(m_old - m_new). At the end o / l is the output. Only lse = m + log l is kept, with which the
+ * backward pass computes the probabilities again: p_ij = exp(s_ij - lse_i).
  *
- * Queries lie across the lanes because maxima, sums and rescaling are then one instruction for a
- * vector of queries, nothing has to be added across lanes, and heads of 8 channels fill the
+ * One query in each lane means that maxima, sums and rescaling are one instruction for a vector of
+ * queries, that nothing has to be added across lanes, and that heads of 8 channels fill the
  * registers as well as heads of 64. Scores are stored key by key: row j, lane i.
  *
- *   S^T (keys x queries) = K Q^T        rows of K broadcast, in place; Q^T packed once a block
+ *   S^T (keys x queries) = K Q^T        rows of K broadcast, in place; Q^T packed once per block
  *   O^T (HS x queries)   = V^T P^T      columns of V broadcast, in place; P^T is already a strip
  *
  * Backward. With dO given, and D_i = sum_c dO_ic O_ic,
@@ -22,16 +22,16 @@
  *   ds_ij = p_ij (dp_ij - sum_j p_ij dp_ij) = p_ij (dp_ij - D_i)   softmax's backward; the sum is
  *           sum_j p_ij dO_i . v_j = dO_i . O_i = D_i, known before any block is visited
  *   dQ_i  = scale sum_j ds_ij k_j,     dK_j = scale sum_i ds_ij q_i
- * Dropout multiplies p by a mask after the softmax: z_ij is 1/(1-dropout) or 0. So dV uses z p, dp
- * becomes z dp, and D is still dO . O, because O was computed with z p.
+ * Dropout multiplies p by a mask z after the softmax: z_ij is 1/(1-dropout) or 0. So dV uses z p,
+ * dp becomes z dp, and D is still dO . O, because O was computed with z p.
  *
- * Threads own (batch, head) pairs: all of dQ, dK and dV of a head is one thread's.
+ * A thread owns a (batch, head) pair: it computes all of dQ, dK and dV of that head.
  */
 #include <math.h>
 
 #include "internal.h"
 
-/* Multiply-adds of one head: two products of T^2/2 x HS, and one exponential for each score. */
+/* Multiply-adds of one head: two products of T^2/2 x HS, and an exponential for each score. */
 static double head_cost(int64_t T, int64_t HS) { return (double)T * T * (HS + 8); }
 
 static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,

@@ -1,17 +1,18 @@
-/* attention.inl: one (batch, head) of attention. attention.c derives it; the letters are the same:
- * i a query, j a key, c a channel; q, k, v, o rows; m, l the softmax so far; z dropout's mask. A
- * name that ends in T is a transposed block, (HS, QB). The index vec counts vectors of lanes.
+/* attention.inl: computes attention for one (batch, head). attention.c derives it, with the same
+ * letters: i is a query, j a key, c a channel; q, k, v and o are rows; m and l are the softmax so
+ * far; z is dropout's mask. A name that ends in T is a transposed block, (HS, QB). The index vec
+ * counts vectors of lanes.
  *
- * QB = NR queries to a block, in NV vectors of lanes; keys come in blocks of the same length, so
- * the last block of a query block is the square on the diagonal. There, key j (counted from the
- * block's first) is seen by lanes i >= j: vectors that end before lane j are never computed, and
- * the vector that lane j falls in is masked.
+ * A block has QB = NR queries, in NV vectors of lanes. Keys come in blocks of the same length, so
+ * the last key block of a query block is the square on the diagonal. There, lanes i >= j see key j
+ * (counted from the first of the block). Vectors that end before lane j are never computed, and the
+ * vector that holds lane j is masked.
  */
 #define QB NR
-/* Vectors of lanes that share a bound on keys in the sums over keys, inside the diagonal square. */
+/* In the diagonal square, the sums over keys end at one key for this many vectors of lanes. */
 #define PAIR 2
 
-/* One head's view of a tensor of rows: first element, and the distance between rows. */
+/* One head's part of a tensor's rows: its first element, and the distance between rows. */
 typedef struct head_rows {
     const float *at;
     int64_t ld;
@@ -19,13 +20,14 @@ typedef struct head_rows {
 
 static int64_t padded(int64_t n) { return (n + VW - 1) / VW * VW; }
 
-/* Forward: Q^T, O^T, scores. Backward: Q^T, dO^T, dQ^T, p, ds, rows of q and dO, dK, dV. */
+/* Returns the floats of scratch that a head needs. Forward: Q^T, O^T, p. Backward: Q^T, dO^T, dQ^T,
+ * p, ds, rows of q and dO, dK, dV. */
 static int64_t attention_scratch(const attention_shape *shape) {
     int64_t HP = padded(shape->HS), TP = (shape->T + QB - 1) / QB * QB;
     return (3 * HP * QB + 2 * QB * QB + 2 * QB * HP + 2 * TP * HP + 4 * QB + 15) / 16 * 16;
 }
 
-/* dst (HS, QB) = factor * rows^T: n rows of HS floats become lanes, 0 in the lanes from n on. */
+/* dst (HS, QB) = factor * rows^T: n rows of HS floats become lanes; lanes from n on are 0. */
 static void rows_to_lanes(float *dst, head_rows rows, int64_t n, int64_t HS, float factor) {
     for (int64_t i = 0; i < QB; i += VW)
         for (int64_t c = 0; c < HS; c += VW) {
@@ -40,7 +42,7 @@ static void rows_to_lanes(float *dst, head_rows rows, int64_t n, int64_t HS, flo
         }
 }
 
-/* The way back: n rows of HS floats at dst, ld apart, = src^T * factor, lane by lane. */
+/* dst (n rows of HS floats, ld apart) = src^T, each row times its lane's factor. */
 static void lanes_to_rows(float *dst, int64_t ld, const float *src, int64_t n, int64_t HS,
                           const float *factor) {
     for (int64_t i = 0; i < n; i += VW) {
@@ -66,8 +68,8 @@ static void rows_to_strip(float *dst, head_rows rows, int64_t n, int64_t HS, flo
                          : vzero());
 }
 
-/* s (keys, QB) = keys . lanes: each of n rows times each lane's column. With k and q^T these are
- * scores, with v and dO^T the dp of the backward pass. */
+/* s (keys, QB) = keys . lanes: the product of each of n rows and each lane's column. With k and q^T
+ * these are the scores; with v and dO^T they are the dp of the backward pass. */
 static void keys_by_lanes(float *s, head_rows keys, int64_t n, const float *lanes, int64_t HS,
                           int diagonal) {
     for (int64_t j = 0; j < n; j += MR) {
@@ -89,7 +91,7 @@ static void sum_over_keys(float *dst, head_rows keys, int64_t n, const float *p,
     }
 }
 
-/* dst (keys, HP) += p rows: the sum over lanes of a lane's row (QB, HP) times its weight. */
+/* dst (keys, HP) += p rows: the sum over lanes of each lane's row (QB, HP) times its weight. */
 static void sum_over_lanes(float *dst, const float *p, int64_t n, const float *rows, int64_t HP,
                            int diagonal) {
     for (int64_t j = 0; j < n; j += MR) {
@@ -100,33 +102,35 @@ static void sum_over_lanes(float *dst, const float *p, int64_t n, const float *r
     }
 }
 
-/* How many of n keys any lane of vector vec sees; on the diagonal, not all. */
+/* Returns how many of n keys the lanes of vector vec see. On the diagonal these are not all. */
 INLINE int64_t keys_seen(int64_t n, int64_t vec, int diagonal) {
     return diagonal ? min64(n, (vec + 1) * VW) : n;
 }
 
-/* x where lane (of vector vec) sees key j of the diagonal square, `hidden` elsewhere. */
+/* Returns x in the lanes of vector vec that see key j of the diagonal square, else `hidden`. */
 INLINE vf mask_lanes(vf x, int64_t j, int64_t vec, vf hidden) {
     vu lane = lane_numbers() + (uint32_t)(vec * VW);
     return vselect_lt_u32(lane, (uint32_t)j - (vu){0}, hidden, x);
 }
 
-/* Sets weights past the last key seen to 0, as far as they are read: sum_over_keys reads to the end
- * of the pair of vectors, sum_over_lanes to the end of the tile that holds the last key seen. */
+/* Sets to 0 the weights after the last key that vector vec sees, as far as they are read:
+ * sum_over_keys reads to the end of the PAIR of vectors, sum_over_lanes to the end of the tile that
+ * holds the last key seen. */
 static void clear_unseen(float *p, int64_t n, int64_t vec) {
     int64_t seen = keys_seen(n, vec, 1);
     int64_t bound = min64(n, max64((vec / PAIR + 1) * PAIR * VW, seen + MR - 1));
     for (int64_t j = seen; j < bound; j++) vstore(p + j * QB + vec * VW, vzero());
 }
 
-/* 24 random bits for each lane of vector vec against key j (counted from the sequence's first). */
+/* Returns 24 random bits for each query of vector vec and key j (counted from the first of the
+ * sequence). */
 INLINE vu mask_bits(const uint32_t *row_keys, int64_t vec, int64_t j) {
     vu rows;
     memcpy(&rows, row_keys + vec * VW, sizeof rows);
     return dropout_bits(rows + (uint32_t)j * GOLDEN);
 }
 
-/* The keys of the dropout mask's rows, one for each query of the block. */
+/* Computes the random key of the dropout mask's row, for each query of the block. */
 static void mask_row_keys(uint32_t *row_keys, const attention_shape *shape, int64_t b, int64_t h,
                           int64_t i0) {
     for (int64_t i = 0; shape->drop && i < QB; i++)
@@ -142,7 +146,7 @@ static void attention_forward_head(const attention_shape *shape, float *out, flo
     uint32_t row_keys[QB];
 
     for (int64_t i0 = 0; i0 < T; i0 += QB) {
-        /* Set up a block of queries: m and l of each lane, O^T = 0, Q^T scaled. */
+        /* Set up a block of queries: m and l of each lane, O^T = 0, scaled Q^T. */
         const int64_t queries = min64(QB, T - i0);
         float m[QB], l[QB];
         for (int64_t i = 0; i < QB; i++) m[i] = -INFINITY, l[i] = 0.0f;
@@ -156,14 +160,14 @@ static void attention_forward_head(const attention_shape *shape, float *out, flo
             const head_rows k = {base + C + j0 * 3 * C, 3 * C};
             const head_rows v = {base + 2 * C + j0 * 3 * C, 3 * C};
 
-            /* Scores: S^T = K Q^T, kept where p will be. */
+            /* Scores: S^T = K Q^T, in the place of p. */
             keys_by_lanes(p, k, keys, qT, HS, diagonal);
 
-            /* Softmax so far, down the columns. */
+            /* Update the softmax so far, down the columns. */
             for (int64_t vec = 0; vec < NV; vec++) {
                 const int64_t seen = keys_seen(keys, vec, diagonal);
                 float *column = p + vec * VW;
-                /* A key after the query scores -inf. */
+                /* A key after the query gets the score -inf. */
                 if (diagonal)
                     for (int64_t j = vec * VW; j < seen; j++)
                         vstore(column + j * QB,
@@ -198,7 +202,7 @@ static void attention_forward_head(const attention_shape *shape, float *out, flo
             sum_over_keys(oT, v, keys, p, HS, diagonal);
         }
 
-        /* The block is done: lse = m + log l, out = O / l. */
+        /* The block of queries is complete: lse = m + log l, out = O / l. */
         float *row_lse = lse + (b * shape->NH + h) * T + i0, one_over_l[QB];
         for (int64_t i = 0; i < queries; i += VW) {
             const vf sum = vload(l + i);
@@ -210,7 +214,7 @@ static void attention_forward_head(const attention_shape *shape, float *out, flo
 }
 
 /* dV_j = sum_i z p_ij dO_i;  dp_ij = z dO_i . v_j;  ds_ij = p_ij (dp_ij - D_i);
- * dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij q_i. The scale of dK is in q already. */
+ * dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij q_i. The scale of dK is already in q. */
 static void attention_backward_head(const attention_shape *shape, float *dqkv, const float *dout,
                                     const float *qkv, const float *out, const float *lse, int64_t b,
                                     int64_t h, float *scratch) {
@@ -222,8 +226,8 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
     float *ds = p + QB * QB, *q_rows = ds + QB * QB, *dO_rows = q_rows + QB * HP;
     float *dK = dO_rows + QB * HP, *dV = dK + TP * HP;
     uint32_t row_keys[QB];
-    float factor[QB];
-    for (int64_t i = 0; i < QB; i++) factor[i] = shape->scale;
+    float scales[QB];
+    for (int64_t i = 0; i < QB; i++) scales[i] = shape->scale;
     memset(dK, 0, sizeof(float) * (size_t)(2 * TP * HP));
 
     for (int64_t i0 = 0; i0 < T; i0 += QB) {
@@ -235,9 +239,9 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
         for (int64_t i = 0; i < QB; i++)
             row_lse[i] = i < queries ? lse[(b * shape->NH + h) * T + i0 + i] : 0.0f;
 
-        /* Of each query: D_i = dO_i . O_i. */
+        /* D_i = dO_i . O_i for each query. */
         rows_to_lanes(dOT, dO, queries, HS, 1.0f);
-        rows_to_lanes(qT, o, queries, HS, 1.0f); /* O^T, in Q^T's place until D is known */
+        rows_to_lanes(qT, o, queries, HS, 1.0f); /* O^T, in the place of Q^T until D is known */
         for (int64_t i = 0; i < QB; i += VW) {
             vf dot = vzero();
             for (int64_t c = 0; c < HS; c++)
@@ -245,7 +249,7 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
             vstore(D + i, dot);
         }
 
-        /* Set up the block: Q^T scaled, rows of q scaled and of dO, dQ^T = 0. */
+        /* Set up a block of queries: scaled Q^T, scaled rows of q, rows of dO, dQ^T = 0. */
         rows_to_lanes(qT, q, queries, HS, shape->scale);
         rows_to_strip(q_rows, q, queries, HS, shape->scale);
         rows_to_strip(dO_rows, dO, queries, HS, 1.0f);
@@ -258,11 +262,11 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
             const head_rows k = {base + C + j0 * 3 * C, 3 * C};
             const head_rows v = {base + 2 * C + j0 * 3 * C, 3 * C};
 
-            /* Scores again, S^T = K Q^T, where p will be; dP^T = V dO^T, where ds will be. */
+            /* Scores again: S^T = K Q^T, in the place of p; dP^T = V dO^T, in the place of ds. */
             keys_by_lanes(p, k, keys, qT, HS, diagonal);
             keys_by_lanes(ds, v, keys, dOT, HS, diagonal);
 
-            /* p = exp(s - lse), ds = p (z dp - D); then p becomes z p. Both in place. */
+            /* p = exp(s - lse) and ds = p (z dp - D), in place; then p becomes z p. */
             for (int64_t vec = 0; vec < NV; vec++) {
                 const int64_t seen = keys_seen(keys, vec, diagonal);
                 const vf lse_i = vload(row_lse + vec * VW), D_i = vload(D + vec * VW);
@@ -291,11 +295,11 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
             sum_over_keys(dQT, k, keys, ds, HS, diagonal);
         }
 
-        /* The block is done: dQ is complete. */
-        lanes_to_rows(dbase + i0 * 3 * C, 3 * C, dQT, queries, HS, factor);
+        /* The block of queries is complete: store its dQ. */
+        lanes_to_rows(dbase + i0 * 3 * C, 3 * C, dQT, queries, HS, scales);
     }
 
-    /* All blocks are done: dK and dV are complete. */
+    /* All blocks are complete: store dK and dV. */
     for (int64_t j = 0; j < T; j++)
         for (int64_t c = 0; c < HS; c += VW) {
             int64_t n = min64(VW, HS - c);
@@ -304,7 +308,7 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
         }
 }
 
-/* One query row against n cached keys: out (HS). The rows of keys and values are C apart. */
+/* Computes out (HS) for one query row and n cached keys. Rows of keys and values are C apart. */
 static void attention_cached_row(float *out, const float *q, const float *keys, const float *values,
                                  int64_t n, int64_t C, int64_t HS, float *scores) {
     const float scale = 1.0f / sqrtf((float)HS);

@@ -1,6 +1,6 @@
-/* bpe.h: where a piece of text ends, and the hash it is looked up by: inline, because both the
- * encoder and the trainer need them for every piece. Not part of the ABI; bpe_split.c explains the
- * rule.
+/* bpe.h: finds the end of a piece of text, and computes the key that the piece is looked up by. The
+ * functions are inline, because encoding and training call them for every piece. They are not part
+ * of the ABI. bpe_split.c explains the rule.
  */
 #ifndef BPE_H
 #define BPE_H
@@ -11,8 +11,9 @@
 
 enum { BPE_OTHER, BPE_LETTER, BPE_NUMBER, BPE_SPACE }; /* the values in `classes` */
 
-/* The character at p < end: its length in bytes, and its code point, or -1 and length 1 when the
- * bytes are not valid UTF-8 (too long a form, a surrogate, past U+10FFFF, cut off). */
+/* Returns the code point of the character at p < end, and sets its length in bytes. Returns -1 and
+ * length 1 when the bytes are not valid UTF-8 (an overlong form, a surrogate, a code point past
+ * U+10FFFF, a character that is cut off). */
 static inline int32_t bpe_character(const uint8_t *p, const uint8_t *end, int *length) {
     *length = 1;
     if (p[0] < 0x80) return p[0];
@@ -29,6 +30,7 @@ static inline int32_t bpe_character(const uint8_t *p, const uint8_t *end, int *l
     return code;
 }
 
+/* Returns the class of the character at p < end, and sets its length in bytes. */
 static inline int bpe_class(const uint8_t *p, const uint8_t *end, const uint8_t *classes,
                             int *length) {
     if (p[0] < 0x80) {
@@ -39,17 +41,17 @@ static inline int bpe_class(const uint8_t *p, const uint8_t *end, const uint8_t 
     return code < 0 ? BPE_OTHER : classes[code];
 }
 
-/* Where a run of characters of one class that reaches p ends. */
-static inline const uint8_t *bpe_run(const uint8_t *p, const uint8_t *end, const uint8_t *classes,
-                                     int kind) {
+/* Returns the end of the characters of one class that begin at p: p itself when there is none. */
+static inline const uint8_t *bpe_run_end(const uint8_t *p, const uint8_t *end,
+                                         const uint8_t *classes, int kind) {
     int length;
     while (p < end && bpe_class(p, end, classes, &length) == kind) p += length;
     return p;
 }
 
-/* Where the piece that begins at p < end ends: at least one character on. */
-static inline const uint8_t *bpe_piece(const uint8_t *p, const uint8_t *end,
-                                       const uint8_t *classes) {
+/* Returns the end of the piece that begins at p < end. A piece has at least one character. */
+static inline const uint8_t *bpe_piece_end(const uint8_t *p, const uint8_t *end,
+                                           const uint8_t *classes) {
     if (p[0] == '\'' && end - p > 1) {
         if (p[1] == 's' || p[1] == 't' || p[1] == 'm' || p[1] == 'd') return p + 2;
         if (end - p > 2 && p[1] == 'l' && p[2] == 'l') return p + 3;
@@ -58,22 +60,24 @@ static inline const uint8_t *bpe_piece(const uint8_t *p, const uint8_t *end,
     int length, kind = bpe_class(p, end, classes, &length);
     const uint8_t *q = p + length;
     if (kind == BPE_SPACE) {
-        const uint8_t *last = p; /* the run's last character */
+        const uint8_t *last = p; /* the last space of the run so far */
         for (; q < end && (kind = bpe_class(q, end, classes, &length)) == BPE_SPACE; q += length)
             last = q;
         if (q == end) return end;
         if (last > p) return last;
         if (p[0] != ' ') return q;
     }
-    return bpe_run(q, end, classes, kind);
+    return bpe_run_end(q, end, classes, kind);
 }
 
+/* Mixes the upper bits into the lower ones, which choose a slot. */
 static inline uint64_t bpe_mix(uint64_t x) {
     x *= 0x9E3779B97F4A7C15u;
     return x ^ x >> 32;
 }
 
-/* The key of the n bytes at p, of which all before `end` may be read. */
+/* Returns the key of the n bytes at p: the bytes themselves when n <= 8, else their hash. All bytes
+ * before `end` may be read. */
 static inline uint64_t bpe_key(const uint8_t *p, int64_t n, const uint8_t *end) {
     uint64_t word = 0, hash = 0;
     if (n <= 8) {
@@ -91,7 +95,7 @@ static inline uint64_t bpe_key(const uint8_t *p, int64_t n, const uint8_t *end) 
         memcpy(&word, p, 8);
         hash = bpe_mix(hash ^ word);
     }
-    memcpy(&word, p + n - 8, 8); /* the last eight; some of them come twice */
+    memcpy(&word, p + n - 8, 8); /* the last eight bytes; some are hashed twice */
     return bpe_mix(hash ^ word);
 }
 

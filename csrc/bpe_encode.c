@@ -1,16 +1,18 @@
-/* bpe_encode.c: pieces to token ids.
+/* bpe_encode.c: turns a text's pieces into token ids.
  *
- *   text --bpe_piece--> piece --+-- is it a token? ------------------------------> one id
- *                               +-- short: merge in two small arrays -----------> ids
- *                               +-- long: merge in a linked list with a heap ---> ids
+ *   text --bpe_piece_end--> piece --+-- it is a token ------------------------------> one id
+ *                                   +-- short: merge in two small arrays -----------> ids
+ *                                   +-- long: merge in a linked list with a heap ---> ids
  *
- * Merging replaces, again and again, the neighbours of the lowest rank (of those, the leftmost) by
- * the token they make, until no two neighbours are in the list of merges. Nine pieces of ten are a
- * token as they stand, so a hash table is asked first; only short tokens that merging would rebuild
- * are in it, so it changes no result.
+ * The rank of a merge is its place in the list of merges. Merging replaces the pair of neighbours
+ * that has the lowest rank (the leftmost of equal pairs) by the token that it makes, and repeats
+ * this until no pair of neighbours is in the list. Nine pieces of ten are a token as they stand, so
+ * they are first looked up in a hash table. The table holds only short tokens that merging would
+ * also arrive at, so it changes no result.
  *
- * Scanning a short piece for its lowest rank is quadratic, but its ranks lie in one or two cache
- * lines. A long piece keeps its ranks in a heap: n log n, for a megabyte of one letter too.
+ * Scanning a short piece for its lowest rank takes quadratic time, but its ranks lie in one or two
+ * cache lines. A long piece keeps its ranks in a heap, which takes n log n, even for a megabyte of
+ * one letter.
  *
  * The tables are one block without pointers:  header | tokens | pairs | starts | bytes
  */
@@ -19,7 +21,7 @@
 
 #include "bpe.h"
 
-#define SHORT 64 /* bytes; the longest piece that is merged by scanning */
+#define SHORT 64 /* bytes of the longest piece that is merged by scanning */
 
 typedef struct token_slot { /* free when length is 0 */
     uint64_t key;           /* the bytes themselves when length <= 8, else their hash */
@@ -33,7 +35,7 @@ typedef struct pair_slot { /* free when rank is -1 */
 
 typedef struct table {
     int64_t V, bytes;
-    int64_t token_mask, pair_mask; /* slots - 1, slots being a power of two */
+    int64_t token_mask, pair_mask; /* the number of slots, a power of two, less 1 */
     int32_t byte_id[256];
 } table;
 
@@ -52,9 +54,9 @@ static int64_t *token_starts(const table *t) {
 }
 static uint8_t *token_bytes(const table *t) { return (uint8_t *)(token_starts(t) + t->V + 1); }
 
-/* ------------------------------------------------------------------------------ the lookups --- */
+/* --------------------------------------------------------------------------------- look-ups --- */
 
-/* The slot that holds a token, or the free one where it belongs. */
+/* Returns the slot that holds a token, or the free slot where it belongs. */
 static inline token_slot *token_find(const table *t, const uint8_t *p, int64_t n, uint64_t key) {
     const int64_t *starts = token_starts(t);
     for (uint64_t i = bpe_mix(key + (uint64_t)n);; i++) {
@@ -65,7 +67,7 @@ static inline token_slot *token_find(const table *t, const uint8_t *p, int64_t n
     }
 }
 
-/* The slot of a pair, or the free one where it belongs. */
+/* Returns the slot that holds a pair, or the free slot where it belongs. */
 static inline pair_slot *pair_find(const table *t, int32_t left, int32_t right) {
     for (uint64_t i = bpe_mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right);; i++) {
         pair_slot *slot = pair_slots(t) + (i & (uint64_t)t->pair_mask);
@@ -73,15 +75,15 @@ static inline pair_slot *pair_find(const table *t, int32_t left, int32_t right) 
     }
 }
 
-/* ------------------------------------------------------------------------------ the merging --- */
+/* ---------------------------------------------------------------------------------- merging --- */
 
-#define NONE INT32_MAX /* the rank of neighbours that do not merge: above all others */
+#define NONE INT32_MAX /* the rank of neighbours that do not merge: higher than any other */
 
 static inline int32_t rank_of(const pair_slot *slot) { return slot->rank < 0 ? NONE : slot->rank; }
 
 /* Merges the n <= SHORT bytes at p; returns the number of ids written. */
 static int64_t merge_short(const table *t, int32_t *ids, const uint8_t *p, int n) {
-    int32_t rank[SHORT], made[SHORT]; /* of the pair (i, i+1), and the token it makes */
+    int32_t rank[SHORT], made[SHORT]; /* of the pair (i, i+1): its rank, the token it makes */
     pair_slot *slot;
     for (int i = 0; i < n; i++) ids[i] = t->byte_id[p[i]];
     for (int i = 0; i + 1 < n; i++) {
@@ -109,7 +111,7 @@ static int64_t merge_short(const table *t, int32_t *ids, const uint8_t *p, int n
     return n;
 }
 
-/* A binary heap of keys rank << 32 | position: its least is the lowest rank, then the leftmost. */
+/* A binary heap of keys rank << 32 | position. The least key is the leftmost of the lowest rank. */
 typedef struct heap {
     uint64_t *keys;
     int64_t n;
@@ -137,21 +139,24 @@ static uint64_t pop(heap *h) {
     return least;
 }
 
-/* One token of a long piece, at the position of its first byte. */
+/* One token of a long piece. It stands in the list at the position of its first byte. */
 typedef struct link {
-    int32_t id, rank, before, after; /* rank: of the pair with the next; -1 after: none */
+    int32_t id, rank;      /* rank: that of the pair of this token and the next */
+    int32_t before, after; /* the neighbours' positions; -1: none */
 } link;
 
+/* Stores the rank of the pair that begins at a position, and puts it on the heap if it merges. */
 static void note_pair(const table *t, link *list, heap *h, int32_t at) {
     int32_t after = list[at].after;
     list[at].rank = after < 0 ? NONE : rank_of(pair_find(t, list[at].id, list[after].id));
     if (list[at].rank != NONE) push(h, (uint64_t)list[at].rank << 32 | (uint32_t)at);
 }
 
-/* Merges n bytes, 0 < n < INT32_MAX. `scratch` holds scratch_for(n) bytes: each merge takes one key
- * off the heap and puts at most two on, so it never holds more than 2n. */
+/* Returns the bytes of scratch that merge_long needs: n links and 2n keys. Each merge takes one key
+ * off the heap and puts at most two on it, so the heap never holds more than 2n. */
 static int64_t scratch_for(int64_t n) { return n * (int64_t)(sizeof(link) + 2 * sizeof(uint64_t)); }
 
+/* Merges the n bytes at p, 0 < n < INT32_MAX; returns the number of ids written. */
 static int64_t merge_long(const table *t, int32_t *ids, const uint8_t *p, int64_t n,
                           void *scratch) {
     heap h = {.keys = scratch, .n = 0};
@@ -162,7 +167,7 @@ static int64_t merge_long(const table *t, int32_t *ids, const uint8_t *p, int64_
     while (h.n > 0) {
         uint64_t key = pop(&h);
         int32_t at = (int32_t)(uint32_t)key, rank = (int32_t)(key >> 32);
-        if (list[at].rank != rank) continue; /* the pair is gone: merged, or its right half was */
+        if (list[at].rank != rank) continue; /* stale: one of the two tokens was merged */
         int32_t gone = list[at].after;
         list[at].id = pair_find(t, list[at].id, list[gone].id)->id;
         list[at].after = list[gone].after;
@@ -176,7 +181,7 @@ static int64_t merge_long(const table *t, int32_t *ids, const uint8_t *p, int64_
     return count;
 }
 
-/* Merges n bytes by whichever is faster. *scratch, *room: a block that grows as needed. */
+/* Merges n bytes in the faster of the two ways. *scratch, of *room bytes, grows as needed. */
 static int merge(const table *t, int32_t *ids, int64_t *count, const uint8_t *p, int64_t n,
                  void **scratch, int64_t *room) {
     if (n <= SHORT) {
@@ -194,7 +199,7 @@ static int merge(const table *t, int32_t *ids, int64_t *count, const uint8_t *p,
     return PYGPT_OK;
 }
 
-/* ---------------------------------------------------------------------------- the functions --- */
+/* ---------------------------------------------------------------- the functions of pygpt.h --- */
 
 int64_t bpe_table_size(int64_t V, int64_t M, int64_t bytes) {
     const int64_t most = INT32_MAX;
@@ -252,7 +257,7 @@ int bpe_encode(int32_t *ids, int64_t *count, const uint8_t *text, const uint8_t 
     int64_t room = 0;
     int status = PYGPT_OK;
     while (p < end && status == PYGPT_OK) {
-        const uint8_t *q = bpe_piece(p, end, classes);
+        const uint8_t *q = bpe_piece_end(p, end, classes);
         const token_slot *slot = token_find(t, p, q - p, bpe_key(p, q - p, end));
         if (slot->length) {
             *out++ = slot->id;

@@ -1,19 +1,20 @@
 /* bpe_train.c: counts pieces, and learns merges from them.
  *
- * The pieces lie end to end, one symbol a byte at first, linked to their neighbours in the piece:
+ * The pieces lie end to end. At first each byte is a symbol, linked to its neighbours in the piece:
  *
  *     position   0  1  2  3 | 4  5 ...        pair (t,h): count 7, occurrences 0 -> 4 -> ...
  *     symbol     t  h  e  n | t  h
  *
- * Every pair of neighbours has its count and the list of the positions where it began. A round
- * takes the best pair off a heap and walks only its list: a merge changes the counts of the pairs
- * on both sides of it, and no other. So all rounds together take about as many steps as
- * there are symbols, however many rounds and pieces there are.
+ * Every pair of neighbours has a count and a list of the positions where it begins. A round takes
+ * the best pair off a heap and walks only its list: a merge changes the counts of the pairs on both
+ * sides of it, and no others. So all rounds together take about as many steps as there are symbols,
+ * however many rounds and pieces there are.
  *
- * Two things keep this simple. A pair's count grows only in the round that makes one of its tokens;
- * after that it only falls. So a pair has one entry in the heap, which may be out of date only by
- * being too good: it is put back with the true count when it comes up. And an occurrence that has
- * gone since it was listed is known by its symbols, because a position never gets a symbol back.
+ * Two facts keep this simple. The count of a pair grows only in the round that makes one of its
+ * tokens; after that it only falls. So a pair has one entry in the heap, and the count in a stale
+ * entry can only be too high: the entry goes back with the true count when it comes to the top. And
+ * an occurrence that a merge has removed from the text stays in its list, but is recognised by its
+ * symbols, because a position never gets an earlier symbol back.
  */
 #include <stdlib.h>
 
@@ -39,7 +40,7 @@ typedef struct trainer {
     const int64_t *weight;          /* of each piece */
     int32_t *symbol, *piece;        /* at each position; symbol -1: inside a token */
     int32_t *before, *after;        /* the neighbours' positions; -1: none in this piece */
-    int32_t *token_at, *token_size; /* where in bytes each token's bytes can be read */
+    int32_t *token_at, *token_size; /* where each token's bytes stand in `bytes` */
     occurrence *occurrences;
     int64_t n_occurrences;
     pair *pairs;
@@ -50,6 +51,7 @@ typedef struct trainer {
 
 /* -------------------------------------------------------------------------------- the pairs --- */
 
+/* Returns the slot of a pair, or the free slot where it belongs. */
 static int32_t *slot_of(const trainer *t, int32_t left, int32_t right) {
     for (uint64_t i = bpe_mix((uint64_t)(uint32_t)left << 32 | (uint32_t)right);; i++) {
         int32_t *slot = t->slots + (i & (uint64_t)t->mask);
@@ -80,7 +82,7 @@ static int grow(trainer *t) {
     return 1;
 }
 
-/* Counts an occurrence of (left, right) that begins at a position. Returns 0 without memory. */
+/* Counts an occurrence of (left, right) at a position. Returns 0 when there is no memory. */
 static int add(trainer *t, int32_t left, int32_t right, int32_t position) {
     int32_t *slot = slot_of(t, left, right);
     if (*slot < 0) {
@@ -101,6 +103,7 @@ static int add(trainer *t, int32_t left, int32_t right, int32_t position) {
     return 1;
 }
 
+/* Subtracts an occurrence from the count of (left, right). It stays in the pair's list. */
 static void take_away(trainer *t, int32_t left, int32_t right, int32_t position) {
     t->pairs[*slot_of(t, left, right)].count -= t->weight[t->piece[position]];
 }
@@ -114,7 +117,8 @@ static int compare_tokens(const trainer *t, int32_t a, int32_t b) {
     return order ? order : (na > nb) - (na < nb);
 }
 
-/* More often, or as often and lexicographically greater. */
+/* Whether a is merged before b: it comes more often, or as often and its bytes, the left token's
+ * first, are lexicographically greater. */
 static int better(const trainer *t, entry a, entry b) {
     if (a.count != b.count) return a.count > b.count;
     const pair *p = t->pairs + a.pair, *q = t->pairs + b.pair;
@@ -130,7 +134,7 @@ static void push(trainer *t, int32_t index) {
     t->heap[i] = new;
 }
 
-/* Puts an entry in the root's place, and lets it sink. */
+/* Puts an entry in the root's place, and sifts it down. */
 static void replace_root(trainer *t, entry new) {
     int64_t i = 0;
     for (int64_t child; (child = 2 * i + 1) < t->n_heap; i = child) {
@@ -141,7 +145,7 @@ static void replace_root(trainer *t, entry new) {
     t->heap[i] = new;
 }
 
-/* The index of the best pair, which leaves the heap; -1 when no pair is left. */
+/* Takes the best pair off the heap and returns its index; -1 when no pair is left. */
 static int32_t best(trainer *t) {
     while (t->n_heap > 0) {
         entry root = t->heap[0];
@@ -159,10 +163,10 @@ static int32_t best(trainer *t) {
 
 /* ---------------------------------------------------------------------------------- a round --- */
 
-/* Makes `token` of a pair wherever it occurs. Returns 0 without memory. */
+/* Merges a pair into `token` wherever it occurs. Returns 0 when there is no memory. */
 static int merge_everywhere(trainer *t, int32_t index, int32_t token) {
     const int32_t left = t->pairs[index].left, right = t->pairs[index].right;
-    const int64_t known = t->n_pairs;
+    const int64_t first_new = t->n_pairs;
     for (int32_t o = t->pairs[index].first; o >= 0; o = t->occurrences[o].next) {
         int32_t at = t->occurrences[o].position, second = t->after[at];
         if (t->symbol[at] != left || second < 0 || t->symbol[second] != right) continue;
@@ -179,13 +183,14 @@ static int merge_everywhere(trainer *t, int32_t index, int32_t token) {
     }
     t->token_size[token] = t->token_size[left] + t->token_size[right];
     t->pairs[index].count = 0;
-    for (int32_t i = (int32_t)known; i < t->n_pairs; i++)
+    for (int32_t i = (int32_t)first_new; i < t->n_pairs; i++)
         if (t->pairs[i].count > 0) push(t, i);
     return 1;
 }
 
-static int run(trainer *t, int32_t *merges, int64_t *done, const int64_t *ends, int64_t P,
-               int64_t M) {
+/* Sets up the positions and the pairs, and then merges the best pair in each round. */
+static int learn_merges(trainer *t, int32_t *merges, int64_t *done, const int64_t *ends, int64_t P,
+                        int64_t M) {
     if (!grow(t)) return PYGPT_ENOMEM;
     for (int32_t i = 0, at = 0; i < P; i++) {
         for (int32_t start = at; at < ends[i]; at++) {
@@ -216,7 +221,7 @@ int bpe_train(int32_t *merges, int64_t *done, const uint8_t *pieces, const int64
     if (n >= 1 << 29) return PYGPT_ERANGE;
     if (M > n) M = n; /* each merge leaves at least one symbol fewer */
     if (M < 0) M = 0;
-    /* n pairs at first, and at most two new ones for each of the fewer than n merges in place */
+    /* Fewer than n pairs at first, and two new ones at most for each of fewer than n merges. */
     int32_t *numbers = malloc((size_t)(4 * n + 2 * (256 + M)) * sizeof(int32_t));
     occurrence *occurrences = malloc((size_t)(3 * n + 1) * sizeof(occurrence));
     trainer t = {.bytes = pieces, .weight = counts, .occurrences = occurrences};
@@ -225,7 +230,7 @@ int bpe_train(int32_t *merges, int64_t *done, const uint8_t *pieces, const int64
         t.symbol = numbers, t.piece = numbers + n;
         t.before = numbers + 2 * n, t.after = numbers + 3 * n;
         t.token_at = numbers + 4 * n, t.token_size = t.token_at + 256 + M;
-        status = run(&t, merges, done, ends, P, M);
+        status = learn_merges(&t, merges, done, ends, P, M);
     }
     free(numbers);
     free(occurrences);
@@ -244,7 +249,7 @@ int bpe_count(int64_t *starts, int64_t *ends, int64_t *counts, int64_t *distinct
     int64_t *slots = NULL; /* hash table of indices of pieces; -1: free */
     *distinct = 0;
     while (p < end) {
-        if (2 * found > mask) { /* at most half full: make it four times as large */
+        if (2 * found > mask) { /* more than half full: make it four times as large */
             mask = mask < 0 ? (1 << 12) - 1 : 4 * mask + 3;
             free(slots);
             slots = malloc((size_t)(mask + 1) * sizeof(int64_t));
@@ -257,7 +262,7 @@ int bpe_count(int64_t *starts, int64_t *ends, int64_t *counts, int64_t *distinct
                 slots[i & (uint64_t)mask] = k;
             }
         }
-        const uint8_t *q = bpe_piece(p, end, classes);
+        const uint8_t *q = bpe_piece_end(p, end, classes);
         const int64_t size = q - p;
         uint64_t i = bpe_mix(bpe_key(p, size, end) + (uint64_t)size);
         int64_t k;

@@ -18,18 +18,17 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 
-# -ffp-contract=fast: -std=c11 turns the fusing of a * b + c off in GCC, and a matrix product
-# without fused multiply-adds runs at half speed. -g0: debugging tables would be most of the
-# installed size.
+# -ffp-contract=fast: under -std=c11, GCC does not fuse a * b + c, and a matrix product without
+# fused multiply-adds runs at half speed. -g0: debugging tables would be most of the installed size.
 FLAGS = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=fast", "-g0", "-Wall", "-Wno-psabi"]
-# Without OpenMP its pragmas are unknown, and the numbers of threads they mention unused.
+# Without OpenMP, its pragmas are unknown and the variables that only they mention are unused.
 SERIAL_FLAGS = ["-Wno-unknown-pragmas", "-Wno-unused-variable", "-Wno-unused-but-set-variable"]
 # The variables that setuptools itself reads from the environment.
 VARIABLES = ("CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "AR", "ARFLAGS")
 
 
 def declarations(header: str) -> str:
-    """pygpt.h as cffi's cdef takes it: without preprocessor lines, except numeric constants."""
+    """Return pygpt.h as cffi's cdef takes it: its only preprocessor lines are numeric constants."""
     def keep(line):
         words = line.split()
         return not line.startswith("#") or (words[0] == "#define" and len(words) > 2)
@@ -37,13 +36,13 @@ def declarations(header: str) -> str:
 
 
 def files(*patterns: str) -> list[str]:
-    """The files of this directory that match, as paths from the top of the repository."""
+    """Return the files of this directory that match, as paths from the top of the repository."""
     return [os.path.relpath(path, HERE.parent)
             for pattern in patterns for path in sorted(HERE.glob(pattern))]
 
 
 def compiler() -> list[str]:
-    """Returns the C compiler's command, or exits with one line that names the missing part."""
+    """Return the C compiler's command, or exit with one line that names the missing part."""
     command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     if shutil.which(command[0]) is None:
         sys.exit(f"pygpt: error: no C compiler: {command[0]!r} not found; install gcc or clang "
@@ -56,7 +55,7 @@ def compiler() -> list[str]:
 
 
 def has_openmp(command: list[str]) -> bool:
-    """Whether to build with OpenMP; a line on stderr says why not."""
+    """Return whether to build with OpenMP; if not, print one line on stderr that says why."""
     if os.environ.get("PYGPT_OPENMP") == "0":
         print("pygpt: building without OpenMP, as PYGPT_OPENMP=0 asks: one thread",
               file=sys.stderr)
@@ -73,10 +72,10 @@ def has_openmp(command: list[str]) -> bool:
 
 
 class BuildExt(build_ext):
-    """build_ext that asks for the compiler late, and builds again when it or its flags changed."""
+    """A build_ext that finds the compiler late, and builds again when it or its flags change."""
 
     def pre_run(self, extension, _ffi):
-        """Called by cffi just before it writes the extension's C file."""
+        """Choose compiler and flags; cffi calls this just before it writes the C file."""
         command = compiler()
         openmp = ["-fopenmp"] if has_openmp(command) else []
         extension.extra_compile_args = [*FLAGS, *(openmp or SERIAL_FLAGS),

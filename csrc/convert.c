@@ -1,5 +1,5 @@
-/* convert.c: converts the numbers of files, which have two bytes or lie transposed, to float32 and
- * back.
+/* convert.c: converts numbers between float32 and the forms that files hold: two bytes each, or
+ * transposed.
  *
  * A floating-point number is a sign, an exponent and a fraction of f bits:
  *
@@ -8,20 +8,21 @@
  *   bfloat16     8        7    127         2^128            2^-126
  *   float16      5        10   15          65520            2^-14
  *
- * bfloat16 is the upper half of a float32: reading it is a shift. A float16 has its exponent and
- * fraction moved by 13 bits and the difference of the biases added; below 2^-14 it is a whole
- * number of steps of 2^-24, which the processor turns into a float32 as it does any whole number.
+ * A bfloat16 is the upper half of a float32, so reading it is a shift. To read a float16, its
+ * exponent and fraction are moved by 13 bits, and the difference of the biases is added. Below
+ * 2^-14 a float16 is a whole number of steps of 2^-24, which the processor converts to a float32 as
+ * it does any whole number.
  *
- * Rounding to nearest, ties to even, of bits to be dropped: adding just under half of the last bit
- * that stays, and one more when that bit is odd, carries into it exactly when it must grow. The
- * carry may run into the exponent, which is right too, up to infinity. The loops have no branch, so
- * that the compiler can vectorise them. */
+ * Writing rounds to nearest, ties to even: just under half of the last bit that stays is added to
+ * the bits, and one more when that bit is 1. This carries into the bit exactly when it must grow.
+ * The carry may run into the exponent, up to infinity, which is right too. The loops have no
+ * branch, so that the compiler can vectorise them. */
 #include <string.h>
 
 #include "internal.h"
 
 #define LEAST 4096 /* elements in the smallest chunk that is worth a thread */
-#define TILE 32    /* of a transposition: 32 rows of 128 bytes fit L1 twice */
+#define TILE 32    /* the side of a transposed square: two of 32 rows of 128 bytes fit in L1 */
 
 static inline uint32_t bits_of(float x) {
     uint32_t bits;
@@ -47,11 +48,11 @@ static inline uint16_t narrowed_float16(float x) {
     const uint32_t BIAS = (127 - 15) << 23;
     uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
     uint32_t normal = (magnitude - BIAS + 0x0FFF + (magnitude >> 13 & 1)) >> 13;
-    /* one step of the floats from 0.5 to 1 is 2^-24: the sum rounds to a whole number of them */
+    /* floats from 0.5 to 1 are 2^-24 apart, so the sum rounds to a whole number of these steps */
     uint32_t small = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
     uint32_t result = magnitude < 0x38800000u ? small : normal; /* 2^-14 */
     result = magnitude >= 0x477FF000u ? 0x7C00 : result;        /* 65520 */
-    result = magnitude > 0x7F800000u ? 0x7E00 : result;         /* not a number */
+    result = magnitude > 0x7F800000u ? 0x7E00 : result;         /* NaN */
     return (uint16_t)(sign | result);
 }
 
@@ -81,7 +82,7 @@ int from_bfloat16(float *out, const uint16_t *inp, int64_t n) {
     return PYGPT_OK;
 }
 
-/* Whether x is finite and its rounded bits are infinity's. */
+/* Whether x is finite and was rounded to infinity. */
 static inline int overflowed(float x, uint16_t rounded, uint16_t infinity) {
     return ((rounded & 0x7FFF) == infinity) & ((bits_of(x) & 0x7FFFFFFFu) < 0x7F800000u);
 }

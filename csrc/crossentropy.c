@@ -1,26 +1,26 @@
-/* crossentropy.c: the loss of a row of logits is -log p_y = log sum_j exp(x_j) - x_y, y its target.
+/* crossentropy.c: computes the loss of a row of logits x with target y,
+ * -log p_y = log sum_j exp(x_j) - x_y, and its gradient.
  *
  * Backward. d log sum exp / dx_j = p_j, so dloss/dx = p - y with y the one-hot target; the loss is
  * the mean over the N rows whose target is not ignored, which divides by N.
  *
- * The head is the largest layer of a GPT and its logits the largest tensor: (R,V) would be a
- * hundred times the size of anything else. linear_cross_entropy holds a chunk of rows at a time,
- * turns the logits into their gradients in place, and uses these at once for dinp and dweight. The
- * chunk is computed transposed, weight (V,C) times inp^T: the larger operand is then the one that
- * is read in place, and with rows in the vector lanes the softmax over V needs nothing across
- * lanes.
+ * The head is the largest layer of a GPT, and its logits are the largest tensor: (R,V) would be a
+ * hundred times as large as any other. linear_cross_entropy holds a chunk of rows at a time, turns
+ * the logits into their gradients in place, and uses these at once for dinp and dweight. The chunk
+ * is computed transposed, weight (V,C) times inp^T: then the larger operand is the one that is read
+ * in place, and with one row in each vector lane the softmax over V needs nothing across lanes.
  */
 #include <string.h>
 
 #include "internal.h"
 
 #define COST 16.0
-/* Logits of a chunk: 26 MB, or 512 rows. */
+/* The logits of a chunk take at most 26 MB, and have at most 512 rows. */
 #define CHUNK_FLOATS ((int64_t)26000000 / (int64_t)sizeof(float))
 #define CHUNK_ROWS 512
 
-/* N, the number of rows that count: those whose target is not ignored. -1 when another target is
- * outside 0..V-1. */
+/* Returns N, the number of rows whose target is not ignored; -1 when another target is outside
+ * 0..V-1. */
 static int64_t rows_counted(const int32_t *targets, int64_t R, int64_t V, int64_t ignore_index) {
     int64_t N = 0;
     for (int64_t r = 0; r < R; r++) {
@@ -31,7 +31,7 @@ static int64_t rows_counted(const int32_t *targets, int64_t R, int64_t V, int64_
     return N;
 }
 
-/* The mean over the N rows that count; the losses of the others are 0. */
+/* Computes the mean over the N rows that are not ignored. The losses of ignored rows are 0. */
 static void mean_loss(float *loss, const float *losses, int64_t R, int64_t N) {
     double sum = 0.0;
     for (int64_t r = 0; r < R; r++) sum += losses[r];
@@ -70,8 +70,8 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
     return PYGPT_OK;
 }
 
-/* The losses of all rows; with dloss, also dinp = dlogits weight and dweight = dlogits^T inp where
- * they are not NULL. */
+/* Computes the losses of all rows, and with dloss also dinp = dlogits weight and
+ * dweight = dlogits^T inp, where they are not NULL. */
 static int chunked(float *loss, float *losses, float *dinp, float *dweight, const float *dloss,
                    const float *inp, const float *weight, const int32_t *targets, int64_t R,
                    int64_t C, int64_t V, int64_t ignore_index, int accumulate_input,

@@ -1,8 +1,8 @@
-/* crossentropy.inl: loss and gradient of rows of logits, in either layout. Formulas:
+/* crossentropy.inl: computes loss and gradient of rows of logits, in either layout. Derivation:
  * crossentropy.c. */
 
-/* logits (R,V). losses where it is not NULL; dlogits [+]= factor (p - y) where it is not NULL. Both
- * are 0 in a row whose target is ignored. */
+/* logits (R,V). Computes losses and dlogits [+]= factor (p - y), each unless it is NULL. Both are 0
+ * in a row whose target is ignored. */
 static void cross_entropy_rows(float *losses, float *dlogits, const float *logits,
                                const int32_t *targets, float factor, int64_t r0, int64_t r1,
                                int64_t V, int64_t ignore_index, int accumulate) {
@@ -38,9 +38,9 @@ static void cross_entropy_rows(float *losses, float *dlogits, const float *logit
     }
 }
 
-/* Transposed: logits (V, rows) with `ld` floats between the logits of one row. Fills losses, and
- * where factor is not NULL turns the logits into factor * (p - y), in place. Both are 0 where the
- * target is ignored, whatever the logits. */
+/* Does the same for transposed logits (V, rows), with `ld` floats between the logits of one row.
+ * Computes losses, and unless factor is NULL turns the logits into factor * (p - y), in place. Both
+ * are 0 where the target is ignored, whatever the logits are. */
 static void cross_entropy_columns(float *losses, float *logits, const int32_t *targets,
                                   const float *factor, int64_t rows, int64_t V, int64_t ld,
                                   int64_t ignore_index) {
@@ -57,7 +57,7 @@ static void cross_entropy_columns(float *losses, float *logits, const int32_t *t
         for (int64_t j = 0; j < V; j++, x += ld)
             for (int v = 0; v < NV; v++) top[v] = vmax(top[v], vload_n(x + v * VW, lanes[v]));
         float *e = logits + i;
-        float hits[NR] = {0}, counts[NR] = {0}; /* counts: 1 where the row counts, else 0 */
+        float hits[NR] = {0}, counts[NR] = {0}; /* counts: 0 in an ignored row, else 1 */
         for (int64_t r = 0; r < n; r++) {
             if (targets[i + r] == ignore_index) continue;
             hits[r] = logits[targets[i + r] * ld + i + r];

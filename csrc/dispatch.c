@@ -1,7 +1,7 @@
-/* dispatch.c: which instruction set's table the kernels use.
+/* dispatch.c: chooses the instruction set whose table of inner loops the kernels use.
  *
- * The tables are listed best first. The first that this CPU (and its operating system, which must
- * save the wider registers) supports is the default; tests force each of the others. */
+ * The tables are listed best first. The default is the first that this CPU and the operating system
+ * support, as the system must save the wider registers. Tests force each of the others. */
 #include <stddef.h>
 
 #include "internal.h"

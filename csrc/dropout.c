@@ -1,10 +1,9 @@
 /* dropout.c: keeps each element with probability 1 - dropout and divides it by that, or drops it.
  *
  * The mask is not stored: it is a hash of (seed, stream, row, column), so the backward pass
- * computes the same one again, on any number of threads. A 64-bit mix (random.c) turns seed, stream
- * and row into a row key; a 32-bit mix turns row key and column into the random number, which is
- * the only part that runs once an element: two multiplications and three shifts, on all lanes at
- * once.
+ * computes the same mask again, on any number of threads. A 64-bit mix (random.c) turns seed,
+ * stream and row into a row key. A 32-bit mix turns row key and column into the random number. Only
+ * this part runs once for each element: two multiplications and three shifts, on all lanes at once.
  */
 #include "internal.h"
 
@@ -29,7 +28,7 @@ int dropout_forward(float *out, const float *inp, const float *residual, int64_t
     return masked(out, inp, residual, R, C, dropout, seed, stream);
 }
 
-/* out = keep inp / (1 - dropout), so dinp = keep dout / (1 - dropout): the same call on dout. */
+/* out = keep inp / (1 - dropout), so dinp = keep dout / (1 - dropout), the same of dout. */
 int dropout_backward(float *dinp, const float *dout, int64_t R, int64_t C, float dropout,
                      const uint64_t *seed, uint64_t stream, int accumulate) {
     return masked(dinp, dout, accumulate ? dinp : NULL, R, C, dropout, seed, stream);

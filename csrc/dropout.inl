@@ -1,8 +1,8 @@
-/* dropout.inl: the mask of dropout.c on vectors, and a range of rows of it. */
+/* dropout.inl: computes the mask of dropout.c on vectors, and applies it to a range of rows. */
 
 #define GOLDEN 0x9E3779B9u
 
-/* 24 random bits a lane from row keys and columns already combined. */
+/* Returns 24 random bits in each lane. x combines the row key and the column. */
 INLINE vu dropout_bits(vu x) {
     x ^= x >> 16;
     x *= 0x7FEB352Du;
@@ -12,7 +12,7 @@ INLINE vu dropout_bits(vu x) {
     return x >> 8;
 }
 
-/* x * keep_scale where kept, 0 where dropped. */
+/* Returns x * keep_scale in lanes that are kept, 0 in lanes that are dropped. */
 INLINE vf dropout_apply(vf x, vu bits, uint32_t threshold, float keep_scale) {
     return vselect_lt_u32(bits, threshold - (vu){0}, vzero(), x * keep_scale);
 }

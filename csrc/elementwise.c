@@ -1,4 +1,4 @@
-/* elementwise.c: sums, products and scalings of tensors, element by element. */
+/* elementwise.c: adds, multiplies, scales and sums tensors, element by element. */
 #include "internal.h"
 
 #define LEAST 4096 /* elements in the smallest chunk that is worth a thread */

@@ -1,4 +1,4 @@
-/* elementwise.inl: spans of n elements. */
+/* elementwise.inl: adds, multiplies and scales spans of n elements. */
 
 static void add_span(float *out, const float *a, const float *b, int64_t n) {
     int64_t i = 0;

@@ -1,8 +1,9 @@
-/* embedding.c: a row of the token table plus a row of the position table.
+/* embedding.c: adds a row of the token table and a row of the position table, for each token.
  *
- * Backward. A table row's gradient is the sum of dout over the places where it was used. Threads
- * own channels of the token table (any id may occur anywhere, so rows would not do) and rows of the
- * position table; each walks the tokens in order. Only rows that occurred are touched.
+ * Backward. The gradient of a table's row is the sum of dout over the places where the row was
+ * used. A thread owns channels of the token table (it cannot own rows, because any id may occur
+ * anywhere) and rows of the position table; it walks the tokens in order. Only rows that occur are
+ * added to.
  */
 #include <string.h>
 

@@ -1,6 +1,6 @@
-/* gelu.c: GPT-2's GELU, y = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3), elementwise.
+/* gelu.c: computes GPT-2's GELU, y = 0.5 x (1 + tanh u) with u = sqrt(2/pi) (x + 0.044715 x^3).
  *
- * With s = 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)) it is y = x s, and as ds/du = 2 s (1 - s),
+ * With s = 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)) this is y = x s. As ds/du = 2 s (1 - s),
  *   dy/dx = s + x 2 s (1 - s) du/dx,   du/dx = sqrt(2/pi) (1 + 3 * 0.044715 x^2).
  * No tanh is computed. The vector form, with its error bounds, is in simd.h, because the matrix
  * product applies it to its tiles too.

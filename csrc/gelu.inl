@@ -1,4 +1,4 @@
-/* gelu.inl: a span of n elements. Derivation: gelu.c; the vector functions: simd.h. */
+/* gelu.inl: computes a span of n elements. Derivation: gelu.c; vector functions: simd.h. */
 
 static void gelu_forward_span(float *out, const float *inp, int64_t n) {
     int64_t i = 0;

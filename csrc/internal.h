@@ -1,5 +1,5 @@
-/* internal.h: declarations that the C files share: the table of one instruction set's inner loops,
- * the split of work over threads, and scratch buffers. Not part of the ABI.
+/* internal.h: declares all that the C files share: the table of one instruction set's inner loops,
+ * the split of work over threads, and scratch buffers. It is not part of the ABI.
  *
  * A kernel family is two files. The .c holds the contract's function: it derives the formula, takes
  * scratch, and splits the output over threads. The .inl holds the inner loops over a range of rows
@@ -14,8 +14,8 @@
 #include "parallel.h"
 #include "pygpt.h"
 
-/* C (M,N) = [C or addend or 0] + bias + A B: the one matrix product behind every layer.
- * A and B are given by strides, so that a transposed operand is only a different pair of numbers:
+/* C (M,N) = [C or addend or 0] + bias + A B is the one matrix product behind every layer.
+ * A and B are given by strides, so a transposed operand is only another pair of numbers:
  * A[i][k] = a[i*a_row + k*a_col], B[k][j] = b[k*b_row + j*b_col]; one of b_row, b_col is 1. */
 typedef struct gemm {
     int64_t M, N, K;
@@ -25,10 +25,10 @@ typedef struct gemm {
     int64_t b_row, b_col;
     float *c;
     int64_t ldc;
-    int accumulate;         /* start from what c holds */
+    int accumulate;         /* add to the values in c */
     const float *addend;    /* (M,N) with row stride ldc, added once, or NULL; may be c */
     const float *bias;      /* (N), added to each row, or NULL */
-    float *pre;             /* (M,N): the sum goes here and gelu(sum) to c, or NULL */
+    float *pre;             /* (M,N): takes the sum, while c takes gelu(sum); or NULL */
     const float *slope_of;  /* (M,N): c [+]= (A B) * gelu'(slope_of), or NULL; may be c */
     float *act;             /* (M,N): act = gelu(slope_of), or NULL */
     float *column_sum;      /* (N): [+]= sum over k of B[k][j], or NULL */
@@ -36,7 +36,7 @@ typedef struct gemm {
     int64_t kc;             /* rows of B packed at a time; set by gemm_run */
 } gemm;
 
-/* A block of this many tiles or fewer, one above another, uses B too little to repay packing it. */
+/* A block that is at most this many tiles high uses B too rarely to repay packing it. */
 #define FEW_TILES 4
 
 /* This many rows of a transposed A are packed at a time: 8 tiles of 6, three cache lines wide. */
@@ -45,11 +45,11 @@ typedef struct gemm {
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);
 
-/* The geometry of one attention call, shared by every (batch, head). */
+/* The sizes and constants of one attention call, the same for every (batch, head). */
 typedef struct attention_shape {
     int64_t T, C, NH, HS;
     float scale;       /* 1 / sqrt(HS) */
-    uint32_t drop;     /* dropout * 2^24: a 24-bit random number below it means dropped */
+    uint32_t drop;     /* dropout * 2^24: a weight whose 24-bit random number is below is dropped */
     float keep_scale;  /* 1 / (1 - dropout) */
     uint64_t key;      /* the mask's key, see random.c */
 } attention_shape;
@@ -57,7 +57,7 @@ typedef struct attention_shape {
 /* The hash behind random numbers (random.c): a key, and from it the key of a row. */
 uint64_t random_key(const uint64_t *seed, uint64_t stream);
 uint32_t random_row(uint64_t key, uint64_t row);
-/* Random 24-bit numbers below this mean dropped (dropout.c). */
+/* An element is dropped when its random 24-bit number is below this (dropout.c). */
 uint32_t dropout_threshold(float dropout);
 
 /* The inner loops of one instruction set. Ranges are half open: rows r0 <= r < r1. */
@@ -98,8 +98,8 @@ typedef struct isa {
     void (*add)(float *out, const float *a, const float *b, int64_t n);
     void (*mul)(float *out, const float *a, const float *b, int64_t n, int accumulate);
     void (*scale)(float *out, const float *inp, float factor, int64_t n, int accumulate);
-    void (*adamw)(float *param, float *m, float *v, const float *grad, const float *h,
-                  float weight_decay, int64_t n);
+    void (*adamw)(float *param, float *m, float *v, const float *grad,
+                  const float *settings, float weight_decay, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
     float (*fma_chain)(int64_t n);
     int64_t fma_chain_width; /* multiply-adds of one round */
@@ -109,8 +109,9 @@ typedef struct isa {
 /* The table in use (dispatch.c). */
 extern const isa *isa_in_use;
 
-/* Scratch for one call: 64-byte aligned, its contents undefined; NULL when there is none.
- * A returned block is kept for a later call: fresh memory costs a page fault every 4 KB. */
+/* Take and give back scratch for one call. It is aligned to 64 bytes, its contents are undefined,
+ * and it is NULL when there is no memory. A block that is given back is kept for a later call,
+ * because fresh memory costs a page fault every 4 KB. */
 float *scratch_take(int64_t floats);
 void scratch_give(float *scratch);
 

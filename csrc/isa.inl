@@ -3,7 +3,7 @@
  * An isa_*.c sets these and then includes this file:
  *   ISA_NAME     the name for users, as in PYGPT_ISA=avx2
  *   ISA_TABLE    the C name of the table (dispatch.c lists the tables)
- *   ISA_TARGET   the target to compile for, where the compiler's default is not enough
+ *   ISA_TARGET   the target to compile for, where the compiler's default does not suffice
  *   SIMD_...     the intrinsics that simd.h may use, if any
  *   VW           floats in a vector
  *   REGISTERS    vector registers
@@ -19,7 +19,7 @@
 
 #include "internal.h"
 
-/* The headers stand above the pragma, because their inline functions must not get the target. */
+/* The headers come before the pragma, because their inline functions must not get the target. */
 #ifdef ISA_TARGET
 #define PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)

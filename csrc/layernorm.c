@@ -7,8 +7,8 @@
  *   d xhat_j / d x_i = rstd (delta_ij - 1/C - xhat_i xhat_j / C)
  *   dx_i = rstd (dxhat_i - mean(dxhat) - xhat_i mean(dxhat xhat)).
  *
- * dw and db are sums over rows, but threads own rows. So rows are split into groups that depend on
- * R alone; one thread computes the partial sums of a group, and these are added in order.
+ * dw and db are sums over rows, but threads own rows. So rows are split into groups, whose size
+ * depends only on R. One thread computes the partial sums of a group, and these are added in order.
  */
 #include <string.h>
 
@@ -16,7 +16,7 @@
 
 #define COST 4.0
 #define GROUP_ROWS 32
-#define GROUPS 128 /* at most */
+#define GROUPS 128 /* there are at most this many */
 
 int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, const float *weight,
                       const float *bias, int64_t R, int64_t C, float eps) {

@@ -1,11 +1,11 @@
-/* linear.c: y = x W + b, with the GELU or the residual addition that follows it in a block.
+/* linear.c: computes y = x W + b, and the GELU or the residual addition that follows in a block.
  *
- * The three products are matmul.c's. The rest of the layer is computed while a tile of the result
- * is still in registers or L1:
+ * matmul.c computes the three products. The rest of the layer is computed while a tile of the
+ * result is still in registers or L1:
  *   forward        + bias, + residual; or the GELU, keeping the sum before it for the backward pass
- *   backward, dx   * gelu'(pre): the chain rule through the GELU that made x. x itself, which the
- *                  forward pass did not keep and dW needs, comes from the same exp.
- *   backward, dW   db_j = sum_r dy_rj, summed as the rows of dy are packed
+ *   backward, dx   * gelu'(pre): the chain rule through the GELU that made x. The same exp gives x
+ *                  itself, which dW needs and the forward pass did not keep.
+ *   backward, dW   db_j = sum_r dy_rj, summed while the rows of dy are packed
  */
 #include "internal.h"
 

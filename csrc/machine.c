@@ -1,4 +1,4 @@
-/* machine.c: measures the machine's limits, the yardsticks of `pygpt bench`. */
+/* machine.c: measures the machine's limits, with which the speed of the kernels is compared. */
 #include "internal.h"
 
 double pygpt_measure_fma(int64_t n) {

@@ -1,6 +1,6 @@
-/* machine.inl: loops that do nothing but multiply and add, or nothing but read. */
+/* machine.inl: loops that only multiply and add, or only read. */
 
-/* Enough independent chains to hide the latency of an addition, all in registers. */
+/* Independent chains of multiply-adds, all in registers, that together hide the latency of one. */
 #define CHAINS (REGISTERS - 4)
 
 static float fma_chain(int64_t n) {

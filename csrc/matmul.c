@@ -1,9 +1,9 @@
-/* matmul.c: one matrix product for every layer, C (M,N) = A (M,K) B (K,N).
+/* matmul.c: computes the matrix product of every layer, C (M,N) = A (M,K) B (K,N).
  *
- * Each element is a sum of K products; the naive triple loop loads two floats for each multiply-add
- * and is bound by those loads. A tile of MR x NR elements held in registers loads MR + NR floats
- * for MR * NR multiply-adds, which the load units keep up with, so the multiply-add units set the
- * pace.
+ * Each element is a sum of K products. The naive triple loop loads two floats for each
+ * multiply-add, and these loads limit its speed. A tile of MR x NR elements in registers loads
+ * MR + NR floats for MR * NR multiply-adds. The load units keep up with that, so the multiply-add
+ * units limit the speed.
  *
  *           n0       n1                   one task: rows m0..m1, columns n0..n1 of C
  *            |  B  |                        for k0 in 0, kc, 2 kc ..:
@@ -13,57 +13,58 @@
  *   |  A  |  |  C  |                              tile: MR x NR sums over kc        (registers)
  *   +-----+  +-----+ m1
  *
- * A is read in place: a tile broadcasts single floats of it, for which any stride will do but one
- * (see ALIAS). B is read a whole row of the tile at a time, so it is packed: contiguous, and turned
- * over if it is stored transposed. The panel is private to the thread, which needs no barrier and
- * keeps it in its own L2.
+ * A is read in place: a tile broadcasts single floats of it, for which any stride will do, with one
+ * exception (see ALIAS). B is read a row of the tile at a time, so it is packed: copied into one
+ * piece, and transposed back if it is stored transposed. Each thread has its own panel, so that it
+ * needs no barrier and keeps the panel in its own L2.
  *
- * A layer needs three products, and each is a choice of strides (weight is (IN,OUT)):
+ * A layer needs three products, which differ only in their strides (weight is (IN,OUT)):
  *   y  = x W       A = x,    B = W          (R,IN)(IN,OUT)
  *   dx = dy W^T    A = dy,   B = W^T        dL/dx_i = sum_j dL/dy_j W_ij
  *   dW = x^T dy    A = x^T,  B = dy         dL/dW_ij = sum_r x_ri dL/dy_rj
  *
- * Threads share out blocks of C; the sum over k of an element is always one thread's, in the order
- * of k, split at the same multiples of kc. Where the blocks begin and end does not change a bit.
+ * Threads share out blocks of C. One thread computes the whole sum over k of an element, in the
+ * order of k, split at the same multiples of kc. The limits of the blocks do not change a bit.
  *
- * Tried on AVX-512 and dropped: fetching the next tile's rows of A ahead, or the next panel of B
- * (no gain); packing the rows of a transposed A (4 to 18 % slower); fetching the lines of C that a
- * tile will store to (1 to 11 % slower); finishing a tile with a GELU four vectors at a time (the
- * same); KC 384 and 1536 (a tenth slower at K = 1152, and no faster).
+ * These were tried on AVX-512 and dropped: prefetching the next tile's rows of A, or the next panel
+ * of B (no gain); packing the rows of a transposed A (4 to 18 % slower); prefetching the lines of C
+ * that a tile will store to (1 to 11 % slower); finishing a tile with a GELU four vectors at a time
+ * (no gain); KC 384 (a tenth slower at K = 1152) and KC 1536 (no faster).
  */
 #include <math.h>
 
 #include "internal.h"
 
 /* A panel of KC x NC floats stays in L2 beside the rows of A. Longer parts of K mean fewer passes
- * over C: 384 lost a tenth of the speed at K = 1152. But where A is transposed each k is a cache
- * line of its own, of which a tile takes MR floats, and KC_ACROSS of them should stay in L1 for the
- * next tile. */
+ * over C: KC = 384 lost a tenth of the speed at K = 1152. But if A is transposed, each k has a
+ * cache line of its own, of which a tile takes MR floats, and KC_ACROSS such lines should stay in
+ * L1 for the next tile. */
 #define KC 768
 #define KC_ACROSS 256
 #define NC 256
 _Static_assert(KC * NC * sizeof(float) <= 1 << 20, "a panel fits in a megabyte of L2");
-/* The cost of a block besides its rows * columns of sums: packing its panel costs as much as this
- * many rows (fewer where B is read in place), reading its part of A as much as this many columns.
- * Waiting for the last block costs this part of a block, twice that where the threads do not get
- * the same number. Found by trial on shapes of widths 64 to 768, on AVX-512 and AVX2. */
+/* The costs of a block besides its rows * columns of sums. Packing its panel costs as much as
+ * PACKING rows (IN_PLACE where B is read in place), and reading its part of A as much as READING
+ * columns. Waiting for the last block costs the part WAITING of a block, and twice that if the
+ * threads do not get the same number of blocks. All were found by trial on shapes of widths 64 to
+ * 768, on AVX-512 and AVX2. */
 #define PACKING 16
 #define IN_PLACE 8
 #define READING 16
 #define WAITING 0.25
-/* Blocks for each thread beyond which shorter ones gain nothing. */
+/* With this many blocks for each thread, smaller blocks gain nothing. */
 #define BLOCKS_PER_THREAD 8
-/* Up to this many rows of A against a transposed B are computed as dot products: B is read once, in
- * place. */
+/* A product of at most this many rows of A and a transposed B is computed as dot products: B is
+ * read once, in place. */
 #define DOT_ROWS 4
 
-/* The length of the equal parts that K is split into: at most KC or KC_ACROSS. */
+/* Returns the length of the equal parts into which K is split, at most KC or KC_ACROSS. */
 static int64_t k_block(const gemm *g) {
     const int64_t longest = g->a_col == 1 ? KC : KC_ACROSS;
     int64_t parts = max64(1, (g->K + longest - 1) / longest);
-    /* gelu' multiplies the whole sum: with something to add it to, there must be one part. */
+    /* gelu' multiplies the complete sum: if that is added to other values, K must be one part. */
     if (g->slope_of && (g->accumulate || g->addend)) parts = 1;
-    if (g->slope_of && g->slope_of == g->c) parts = 1; /* no sum may lie there before its time */
+    if (g->slope_of && g->slope_of == g->c) parts = 1; /* no partial sum may overwrite it */
     if (g->pre && g->addend == g->c) parts = 1;
     return max64(1, (g->K + parts - 1) / parts);
 }
@@ -73,8 +74,8 @@ static int64_t panel_floats(const gemm *g, int64_t columns) {
     return g->kc * (columns + (g->a_col == 1 ? 0 : A_ROWS));
 }
 
-/* The cost of packing B for a block of `rows`. Few rows read B in place, which is cheap where all
- * of B stays in L2; otherwise each block fetches it again. */
+/* Returns the cost of packing B for a block of `rows`. A block of few rows reads B in place, which
+ * is cheap if all of B stays in L2; otherwise each block fetches it again. */
 static int64_t packing_cost(const gemm *g, int64_t rows) {
     const int in_place = rows <= FEW_TILES * isa_in_use->tile_rows && g->b_col == 1;
     return in_place && g->K * g->N <= KC * NC ? IN_PLACE : PACKING;
@@ -90,9 +91,10 @@ static int run_dots(const gemm *g) {
     return PYGPT_OK;
 }
 
-/* Chooses the blocks' rows and columns, multiples of the tile, that should take the least time. One
- * bound of the time is the work of all blocks shared out evenly; the other is one thread's share of
- * the blocks of about full size: nine equal blocks take two threads as long as ten. */
+/* Chooses the rows and columns of a block, multiples of the tile, that should take the least time.
+ * One bound of the time is the work of all blocks, shared out evenly. The other is the largest
+ * number of blocks of about full size that a thread gets: nine equal blocks take two threads as
+ * long as ten. */
 static void choose_blocks(const gemm *g, int threads, int64_t *rows, int64_t *columns) {
     const int64_t MR = isa_in_use->tile_rows, NR = isa_in_use->tile_columns;
     const int64_t tiles = max64(1, (g->M + MR - 1) / MR);

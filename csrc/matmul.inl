@@ -1,4 +1,4 @@
-/* matmul.inl: the tile, and one block of a matrix product built from it. Derivation: matmul.c. */
+/* matmul.inl: computes one block of a matrix product from tiles. Derivation: matmul.c. */
 
 /* Accumulators, one row of B and one broadcast of A must fit the registers of the instruction
  * set. */
@@ -7,9 +7,9 @@ _Static_assert(MR * NV + NV + 1 <= REGISTERS, "the tile does not fit the registe
 /* A block that meets fewer strips uses a row of A too little to repay packing it. */
 #define FEW_STRIPS 2
 
-/* acc (mr x nv vectors) = the product of mr rows of A and K rows of B, `ldb` floats apart.
- * mr and nv are constants at every call, so that the loops unroll and acc stays in registers: it is
- * zeroed by the same unrolled loops, as an initialiser would put it in memory. */
+/* acc (mr x nv vectors) = the product of mr rows of A and K rows of B, `ldb` floats apart. mr and
+ * nv are constants in every call, so that the loops unroll and acc stays in registers. Unrolled
+ * loops set it to 0, because an initialiser would put it in memory. */
 INLINE void tile_product(const int mr, const int nv, vf acc[MR][NV], int64_t K, const float *a,
                          int64_t a_row, int64_t a_col, const float *b, int64_t ldb) {
     UNROLL for (int i = 0; i < mr; i++)
@@ -24,7 +24,7 @@ INLINE void tile_product(const int mr, const int nv, vf acc[MR][NV], int64_t K, 
     }
 }
 
-/* The tile of any size: c (mr, nv vectors) [+]= A B. The sizes choose one of the unrolled
+/* Computes a tile of any size: c (mr, nv vectors) [+]= A B. The sizes choose one of the unrolled
  * bodies. */
 #define TILE_CASE(m, n)                                                                   \
     case (m) * 8 + (n): {                                                                 \
@@ -49,14 +49,14 @@ NOINLINE void tile_any(int64_t mr, int64_t nv, float *c, int64_t ldc, int64_t K,
 }
 _Static_assert(MR == 6, "tile_any lists the tiles of 1 to 6 rows");
 
-/* The full tile, with the layer's additions: c = AB [+ addend] [+ bias]. A function of its own:
- * inlined into gemm_block, GCC 12 kept one of the 24 sums in memory, at the cost of a quarter of
+/* Computes a full tile, with the layer's additions: c = AB [+ addend] [+ bias]. It is not inlined
+ * into gemm_block, because there GCC 12 kept one of the 24 sums in memory, which cost a quarter of
  * the speed (73 % of peak instead of 97 %). */
 NOINLINE void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_t a_row,
                       int64_t a_col, const float *b, int64_t ldb, const float *addend,
                       const float *bias) {
     vf acc[MR][NV];
-    /* The sums so far come from L2 or beyond, and are needed when the loop is through. */
+    /* Prefetch the sums so far, from L2 or beyond: they are needed after the loop. */
     if (addend)
         UNROLL for (int i = 0; i < MR; i++)
             UNROLL for (int j = 0; j < NV; j++) __builtin_prefetch(addend + i * ldc + j * VW);
@@ -73,8 +73,8 @@ NOINLINE void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_
         UNROLL for (int j = 0; j < NV; j++) vstore(c + i * ldc + j * VW, acc[i][j]);
 }
 
-/* Adds the partial sums t (mr, NR) to row m, column n of g's outputs, and after the last part of K
- * applies the rest of the layer. */
+/* Adds the partial sums t (mr, NR) to g's outputs from row m and column n on, and after the last
+ * part of K applies the rest of the layer. */
 static void tile_finish(const gemm *g, const float *t, int64_t mr, int64_t nr, int64_t m, int64_t n,
                         int first, int last) {
     for (int64_t i = 0; i < mr; i++) {
@@ -92,7 +92,7 @@ static void tile_finish(const gemm *g, const float *t, int64_t mr, int64_t nr, i
                 x *= vgelu_slope(vload_n(g->slope_of + at, lanes), &gelu);
                 if (g->act) vstore_n(g->act + at, gelu, lanes);
             }
-            /* The addend is not an argument of the GELU: with a GELU it comes last, else first. */
+            /* The GELU does not apply to the addend: with a GELU it is added last, else first. */
             if (g->pre || g->slope_of ? last : first) {
                 if (g->accumulate) x += vload_n(g->c + at, lanes);
                 if (g->addend) x += vload_n(g->addend + at, lanes);
@@ -102,7 +102,7 @@ static void tile_finish(const gemm *g, const float *t, int64_t mr, int64_t nr, i
     }
 }
 
-/* Rows k0..k0+kc of B, columns n..n+nr, as a contiguous strip (kc, NR), padded with zeros. */
+/* Copies rows k0..k0+kc, columns n..n+nr of B to a contiguous strip (kc, NR), padded with zeros. */
 static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int64_t n, int64_t nr) {
     if (g->b_col == 1) {
         const float *b = g->b + k0 * g->b_row + n;
@@ -116,7 +116,7 @@ static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int6
                 vstore(strip + j, vload_n(b + min64(j, nr), max64(0, min64(VW, nr - j))));
         return;
     }
-    /* B is stored transposed: VW x VW squares are turned over in registers. */
+    /* B is stored transposed: transpose VW x VW squares in registers. */
     for (int64_t j = 0; j < NR; j += VW) {
         int64_t rows = max64(0, min64(VW, nr - j));
         const float *b = g->b + k0 + (n + j) * g->b_col;
@@ -167,9 +167,9 @@ static void strip_sums(const gemm *g, const float *strip, int64_t kc, int64_t n,
     }
 }
 
-/* Rows m0..m1, columns n0..n1 of the product. The panel holds kc rows of B as strips of NR columns,
- * packed here and used by every row of the block, and behind them room for A_ROWS packed rows of a
- * transposed A. */
+/* Computes rows m0..m1, columns n0..n1 of the product. The panel holds kc rows of B as strips of NR
+ * columns, which are packed here and used by every row of the block. After them it has room for
+ * A_ROWS packed rows of a transposed A. */
 static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
                        float *panel) {
     const int in_place = m1 - m0 <= FEW_TILES * MR && g->b_col == 1;
@@ -178,7 +178,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
     float *packed = panel + strips * NR * g->kc;
     const int plain = !g->pre && !g->slope_of;
     int64_t k0 = 0;
-    do { /* at least once: with K = 0 the product is 0, and the bias still arrives */
+    do { /* at least once: with K = 0 the product is 0, but the bias must be added */
         const int64_t kc = min64(g->kc, g->K - k0);
         const int first = k0 == 0, last = k0 + kc >= g->K;
 
@@ -207,7 +207,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                 int64_t ldb = NR;
                 if (in_place && nr == NR) b = g->b + k0 * g->b_row + n, ldb = g->b_row;
                 float *c = g->c + m * g->ldc + n;
-                /* Sums, bias and addend fit the full tile; edges and GELU take a detour by t. */
+                /* tile_full adds sums, bias and addend; edges and GELU go through t instead. */
                 if (plain && mr == MR && nr == NR && !(first && g->accumulate && g->addend)) {
                     const float *addend = !first || g->accumulate ? c
                                           : g->addend ? g->addend + m * g->ldc + n : NULL;
@@ -215,7 +215,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                               first && g->bias ? g->bias + n : NULL);
                 } else {
                     float t[MR * NR];
-                    if (last && g->slope_of) /* from memory beyond L2; by then it is here */
+                    if (last && g->slope_of) /* prefetch from beyond L2 */
                         for (int64_t i = 0; i < mr; i++)
                             for (int64_t j = 0; j < nr; j += VW)
                                 __builtin_prefetch(g->slope_of + (m + i) * g->ldc + n + j);
@@ -228,8 +228,9 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
     } while (k0 < g->K);
 }
 
-/* Columns n0..n1 of a product with few rows, both operands contiguous along k: dot products, four
- * columns at a time so that no sum waits. For generation, where memory sets the pace. */
+/* Computes columns n0..n1 of a product with few rows, both operands contiguous along k, as dot
+ * products: four columns at a time, so that no sum waits. Generation needs it, where memory limits
+ * the speed. */
 static void gemm_dots(const gemm *g, int64_t n0, int64_t n1) {
     for (int64_t n = n0; n < n1; n += 4) {
         int64_t columns = min64(4, n1 - n);

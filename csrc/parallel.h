@@ -13,20 +13,21 @@
 #include <xmmintrin.h>
 #endif
 
-/* The number of threads for a job of about `operations` vector-friendly multiply-adds in at most
- * `parts` parts. It is 1 for small jobs, where starting the others would cost more than they save,
- * and for a single part. Every parallel region takes its number of threads from here, so that
- * pygpt_sharing knows it. */
+/* Returns the number of threads for a job of about `operations` vector-friendly multiply-adds in at
+ * most `parts` parts. It is 1 for small jobs, where starting more threads would cost more than they
+ * save, and for a single part. Every parallel region takes its number of threads from here, so that
+ * pygpt_sharing can report it. */
 int threads_for(double operations, int64_t parts);
 
-/* The same in two steps, for a job whose parts depend on the number of threads. */
+/* Do the same in two steps, for a job whose number of parts depends on the number of threads. */
 int worth_threads(double operations);
 void note_sharing(int threads, int64_t parts);
 
 /* The calling thread's place in its team, 0 first. */
 int thread_number(void);
 
-/* A chunk of `total` units such that each of `threads` has several, at least `least` units long. */
+/* Returns a length for the chunks of `total` units: each of `threads` threads gets several chunks,
+ * but no chunk is shorter than `least` units. */
 int64_t chunk_for(int64_t total, int64_t least, int threads);
 
 /* PARALLEL(threads) STATEMENT runs STATEMENT in each of `threads` threads, with denormal numbers

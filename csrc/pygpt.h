@@ -1,8 +1,9 @@
-/* pygpt.h: the ABI, one written contract per kernel.
+/* pygpt.h: declares the ABI, with one written contract per kernel.
  *
- * This is the only C that cffi reads (build_ffi.py strips the lines that start with '#'), so it is
- * plain C declarations and nothing else. The same names, in the same argument order, are defined as
- * Python loops in pygpt/backend/reference.py: formula there, speed here.
+ * cffi reads only this C file (build_ffi.py strips the lines that start with '#'), so it holds
+ * plain C declarations and nothing else. pygpt/backend/reference.py defines the same names, with
+ * the same arguments in the same order, as Python loops: they show the formula, the C code has the
+ * speed.
  *
  * Glossary (Python name -> C name)
  *   batch size -> B      sequence length -> T     n_embd -> C        n_head -> NH
@@ -12,12 +13,12 @@
  *   the gradient of x -> dx
  *
  * Rules that hold for every kernel
- *   - Tensors are float32, row-major and dense; ids are int32. No alignment is required but that
+ *   - Tensors are float32, row-major and dense; ids are int32. No alignment is required beyond that
  *     of one element.
  *   - Outputs come first, then inputs, then sizes, then flags. Outputs do not overlap inputs or one
  *     another unless the contract says "may alias".
  *   - Kernels that take ids or targets return PYGPT_ERANGE when one is not in 0..V-1.
- *   - Any size but NH may be 0: such an output has no elements, such a sum is 0.
+ *   - Any size but NH may be 0: an output of that size has no elements, a sum over it is 0.
  *   - A plain output is overwritten. A gradient with an `accumulate` flag is overwritten when the
  *     flag is 0 and added to when it is 1.
  *   - Each output element is computed by one thread in a fixed order: the bits do not depend on the
@@ -27,9 +28,9 @@
  *   - A denormal number, one below 2^-126 in size, may count as 0 where a kernel computes with it,
  *     and none results from a computation (parallel.h says why). Copies and conversions keep it.
  *   - No result depends on an earlier call. Between calls the library keeps the number of threads,
- *     whether small jobs are shared out too, the numbers that pygpt_sharing reports, the
- *     instruction set, the number of bytes refused, and up to eight scratch buffers, whose contents
- *     are never read again (runtime.c).
+ *     the switch of pygpt_share_all, the numbers that pygpt_sharing reports, the instruction set,
+ *     the number of bytes refused, and up to eight scratch buffers, whose contents are never read
+ *     again (runtime.c).
  *   - No kernel prints or exits. It returns PYGPT_OK or one of the codes below; after an error the
  *     contents of the outputs are undefined.
  */
@@ -45,47 +46,49 @@
 
 /* ------------------------------------------------------------------ the runtime (runtime.c) --- */
 
-/* 64-byte aligned memory, huge pages advised for large blocks; NULL when there is none. */
+/* Returns memory aligned to 64 bytes, with huge pages advised for large blocks; NULL when there is
+ * none. */
 void *pygpt_alloc(int64_t bytes);
 void pygpt_free(void *memory);
 /* The bytes of the calling thread's last refused allocation. Reading it resets it to 0. */
 int64_t pygpt_refused_bytes(void);
 
-/* The number of threads kernels may use (1..PYGPT_MAX_THREADS), for the whole process. They start
- * when a kernel first needs them. Where the system refuses one (a limit on processes, as ulimit -u
- * or a control group's pids.max), the OpenMP runtime prints a line and ends the process. This is
- * the only exception to the last rule above, and the library cannot prevent it. */
+/* The number of threads that kernels may use (1..PYGPT_MAX_THREADS), for the whole process. Threads
+ * start when a kernel first needs them. If the system refuses to start one (a limit on processes,
+ * such as ulimit -u or a control group's pids.max), the OpenMP runtime prints a line and ends the
+ * process. This is the only exception to the last rule above; the library cannot prevent it. */
 #define PYGPT_MAX_THREADS 256
 void pygpt_set_num_threads(int n);
 int pygpt_get_num_threads(void);
 
-/* For tests, which could not see otherwise that several threads made a result. A job is a piece of
- * work that a kernel shares out at once, over the rows of an output for example; a kernel has one
- * job or more. pygpt_share_all(1) shares out jobs that are too small to repay it; 0 ends that. */
+/* For tests, which otherwise could not tell that several threads computed a result. A job is the
+ * work that a kernel shares out among threads at once, for example over the rows of an output; a
+ * kernel has one job or more. pygpt_share_all(1) shares out even jobs that are too small to repay
+ * it; pygpt_share_all(0) ends that. */
 void pygpt_share_all(int on);
-/* The fewest and the most threads that shared one job, over the jobs of all kernels since the last
- * call of this function; 0 and 0 when there was no job. A thread counts when it has a part of the
- * job. */
+/* Sets the fewest and the most threads that shared one job, over the jobs of all kernels since the
+ * last call of this function; 0 and 0 when there was no job. A thread counts when it has a part of
+ * the job. */
 void pygpt_sharing(int *least, int *greatest);
 
 const char *pygpt_compiler(void);  /* e.g. "gcc 12.2.0" */
 int pygpt_openmp(void);            /* the OpenMP version date, 0 when built without */
 
-/* Yardsticks (machine.c). Every thread makes n rounds of independent multiply-adds in registers;
- * the result is the number of floating-point operations done, two to a multiply-add. */
+/* The machine's limits (machine.c). Every thread makes n rounds of independent multiply-adds in
+ * registers. Returns the number of floating-point operations done, two for a multiply-add. */
 double pygpt_measure_fma(int64_t n);
-/* Every thread reads its share of x (n); out (1) is a sum that keeps the reads from being
- * dropped. */
+/* Every thread reads its share of x (n). out (1) is a sum, so that the compiler cannot drop the
+ * reads. */
 int pygpt_measure_read(float *out, const float *x, int64_t n);
 
 /* ------------------------------------------------------------ instruction sets (dispatch.c) --- */
 
-/* The i-th instruction set built in, best first, or NULL past the last. */
+/* Returns the name of the i-th instruction set that is built in, best first; NULL past the last. */
 const char *pygpt_isa_name(int i);
-/* 1 when this CPU can run the i-th instruction set. */
+/* Returns 1 when this CPU can run the i-th instruction set, else 0. */
 int pygpt_isa_supported(int i);
-/* Switch every kernel to the i-th set; -1 chooses the best this CPU has. Returns the index in use.
- * Not to be called while a kernel runs. */
+/* Switches every kernel to the i-th set; -1 chooses the best that this CPU has. Returns the index
+ * in use. It must not be called while a kernel runs. */
 int pygpt_isa_select(int i);
 
 /* ------------------------------------------------------------------- matmul (matmul.c/.inl) --- */
@@ -99,13 +102,13 @@ int matmul(float *out, const float *a, const float *b, int64_t M, int64_t N, int
 
 /* z = inp @ weight + bias;  out = z [+ residual], or with pre: pre = z, out = gelu(z) [+ residual].
  * inp (R,IN), weight (IN,OUT), bias (OUT) or NULL, residual (R,OUT) or NULL, pre (R,OUT) or NULL,
- * out (R,OUT). One of two may be out itself, not both: residual, or a pre that nobody needs. */
+ * out (R,OUT). out may alias residual, or a pre that is not needed afterwards, but not both. */
 int linear_forward(float *out, float *pre, const float *inp, const float *weight, const float *bias,
                    const float *residual, int64_t R, int64_t IN, int64_t OUT);
 
 /* dinp (R,IN) [+]= dout @ weight^T, and when pre (R,IN) is given, times gelu'(pre): the gradient
- * at pre where inp was gelu(pre). That inp is written to act (R,IN), unless NULL; only with pre.
- * dout (R,OUT). dinp may alias pre when accumulate is 0. */
+ * at pre where inp was gelu(pre). act (R,IN), unless NULL, takes that inp; it must be NULL without
+ * pre. dout (R,OUT). dinp may alias pre when accumulate is 0. */
 int linear_backward_input(float *dinp, float *act, const float *dout, const float *weight,
                           const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate);
 
@@ -174,7 +177,7 @@ int embedding_forward(float *out, const int32_t *ids, const float *wte, const fl
                       int64_t T, int64_t C, int64_t V, int64_t past);
 
 /* dwte (V,C) [+]= the rows of dout (B,T,C) at their ids; dwpe (P,C) [+]= the sum of dout over the
- * batch, rows T.. untouched or zeroed. Either may be NULL. Positions start at 0. */
+ * batch, which is 0 in rows from T on. Either may be NULL. Positions start at 0. */
 int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_t *ids, int64_t B,
                        int64_t T, int64_t C, int64_t V, int64_t P, int accumulate_wte,
                        int accumulate_wpe);
@@ -193,15 +196,15 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
                            const int32_t *targets, int64_t R, int64_t V, int64_t ignore_index,
                            int accumulate);
 
-/* The head and the loss as one: logits = inp @ weight^T, weight (V,C), then cross_entropy_forward.
- * The logits exist a few rows at a time only. inp (R,C). */
+/* Computes the head and the loss together: logits = inp @ weight^T, weight (V,C), then
+ * cross_entropy_forward. Only a few rows of logits exist at a time. inp (R,C). */
 int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
                                  const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                  int64_t ignore_index);
 
-/* Computes the logits again, and from them, with dlogits as in cross_entropy_backward:
+/* Computes the logits again, and with dlogits as in cross_entropy_backward:
  * dinp (R,C) [+]= dlogits @ weight;  dweight (V,C) [+]= dlogits^T @ inp. Either may be NULL.
- * Also gives loss and losses, so a training step need not call the forward. */
+ * Also computes loss and losses, so a training step need not call the forward kernel. */
 int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
                                   const float *dloss, const float *inp, const float *weight,
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
@@ -227,7 +230,7 @@ int dropout_backward(float *dinp, const float *dout, int64_t R, int64_t C, float
 
 /* ------------------------------------------------------------------------ random (random.c) --- */
 
-/* out (n): normal numbers of mean 0. With dropout's key, elements 2k and 2k+1 are
+/* out (n) = normal numbers of mean 0. With dropout's key, elements 2k and 2k+1 are
  * std sqrt(-2 ln u) times the cosine and the sine of 2 pi w, where bits = splitmix64(key + k),
  * u = (upper 32 bits + 1) / 2^32, w = lower 32 bits / 2^32, in double precision. */
 int random_normal(float *out, float std, const uint64_t *seed, uint64_t stream, int64_t n);
@@ -238,7 +241,7 @@ int random_normal(float *out, float std, const uint64_t *seed, uint64_t stream, 
 int add_forward(float *out, const float *a, const float *b, int64_t n);
 /* out (n) = a * b. */
 int mul_forward(float *out, const float *a, const float *b, int64_t n);
-/* da (n) [+]= dout * b. (db is the same call with a in b's place.) da may alias dout. */
+/* da (n) [+]= dout * b. (db is the same call with a in place of b.) da may alias dout. */
 int mul_backward(float *da, const float *dout, const float *b, int64_t n, int accumulate);
 /* out (n) [+]= inp * *factor. May alias. */
 int scale_forward(float *out, const float *inp, const float *factor, int64_t n, int accumulate);
@@ -249,11 +252,11 @@ int sum_backward(float *dinp, const float *dout, int64_t n, int accumulate);
 
 /* -------------------------------------------------------------------- convert (convert.c) --- */
 
-/* out (n) = inp (n), the bits of float16 or of bfloat16 numbers, exactly. A NaN stays one. */
+/* out (n) = inp (n), the bits of float16 or of bfloat16 numbers, exactly. A NaN stays a NaN. */
 int from_float16(float *out, const uint16_t *inp, int64_t n);
 int from_bfloat16(float *out, const uint16_t *inp, int64_t n);
-/* out (n), bits, = inp (n) rounded to nearest, ties to even; a NaN becomes the quiet one of its
- * sign. PYGPT_EOVERFLOW when a finite number became infinite; all of out is written even so. */
+/* out (n), bits, = inp (n) rounded to nearest, ties to even; a NaN becomes the quiet NaN of its
+ * sign. PYGPT_EOVERFLOW when a finite number became infinite; even then all of out is written. */
 int to_float16(uint16_t *out, const float *inp, int64_t n);
 int to_bfloat16(uint16_t *out, const float *inp, int64_t n);
 /* out (C,R) = inp (R,C) with rows and columns exchanged. */
@@ -261,65 +264,68 @@ int transpose(float *out, const float *inp, int64_t R, int64_t C);
 
 /* -------------------------------------------------------------------------- AdamW (adamw.*) --- */
 
-/* The places of adamw_step's numbers in h. ADAMW_UNBIAS_M is 1 - beta1^t and ADAMW_UNBIAS_V is
- * 1 - beta2^t, in step t = 1, 2, ... */
+/* The order of adamw_step's settings. ADAMW_UNBIAS_M is 1 - beta1^t and ADAMW_UNBIAS_V is
+ * 1 - beta2^t, in step t = 1, 2, ... ADAMW_SETTINGS is their number. */
 enum {
     ADAMW_LR, ADAMW_BETA1, ADAMW_BETA2, ADAMW_EPS, ADAMW_WEIGHT_DECAY,
-    ADAMW_UNBIAS_M, ADAMW_UNBIAS_V, ADAMW_GRAD_SCALE, ADAMW_NUMBERS
+    ADAMW_UNBIAS_M, ADAMW_UNBIAS_V, ADAMW_GRAD_SCALE, ADAMW_SETTINGS
 };
 
 /* One step over flat buffers of n elements, of which the first n_decay are decayed. With the
- * numbers h (8) in the order above:
+ * settings (8) in the order above:
  *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
  *   param -= lr * (m / unbias_m) / (sqrt(v / unbias_v) + eps) + lr * weight_decay * param */
-int adamw_step(float *param, float *m, float *v, const float *grad, const float *h, int64_t n,
-               int64_t n_decay);
+int adamw_step(float *param, float *m, float *v, const float *grad, const float *settings,
+               int64_t n, int64_t n_decay);
 
 /* out (1) = the sum of squares of x (n), in double precision, in an order fixed by n alone. */
 int sum_squares(double *out, const float *x, int64_t n);
 
 /* ----------------------------------------------------------------- byte-level BPE (bpe_*.c) --- */
 
-/* The definition in Python is pygpt/tokenizer/bpe_python.py. A text may hold any bytes: valid UTF-8
- * becomes characters, and each byte that is not part of one is a character of class 0.
- * `classes` (0x110000) holds each code point's class: 0 other, 1 letter, 2 number, 3 space. A text
- * becomes pieces by GPT-2's rule (see bpe_split.c), and no token reaches across pieces. */
+/* pygpt/tokenizer/bpe_python.py defines these functions in Python. A text may hold any bytes: valid
+ * UTF-8 becomes characters, and each byte that is not part of one is a character of class 0.
+ * `classes` (0x110000) holds each code point's class: 0 other, 1 letter, 2 number, 3 space. GPT-2's
+ * rule splits a text into pieces (see bpe_split.c), and no token reaches across pieces. */
 
 /* ends[i] is the byte at which the i-th piece of text (n) ends, i < *count. ends has room for n. */
 int bpe_split(int64_t *ends, int64_t *count, const uint8_t *text, const uint8_t *classes,
               int64_t n);
 
-/* *cut, 0..n, is a place where text (n) may be cut: the pieces of text[:cut] and the pieces of the
- * rest are together the pieces of the whole, also when more text follows. It is the last such place
- * that the classes of the characters on its two sides prove; 0 when there is none. */
-int bpe_cut(int64_t *cut, const uint8_t *text, const uint8_t *classes, int64_t n);
+/* *boundary, 0..n, is a place where text (n) may be cut: the pieces of text[:boundary] and the
+ * pieces of the rest are together the pieces of the whole text, also when more text follows. It is
+ * the last such place that the classes of the characters on its two sides prove; 0 when there is
+ * none. */
+int bpe_last_boundary(int64_t *boundary, const uint8_t *text, const uint8_t *classes, int64_t n);
 
-/* The size in bytes of a table for V tokens of `bytes` bytes in all and M merges; -1: too large. */
+/* Returns the size of a table for V tokens of `bytes` bytes in all and M merges; -1: too large. */
 int64_t bpe_table_size(int64_t V, int64_t M, int64_t bytes);
 
 /* Makes a vocabulary ready for bpe_encode. table has room for bpe_table_size bytes and is aligned
  * to 8; encoding only reads it, from any number of threads. Token i is
  * tokens[ends[i-1]..ends[i]-1], in ascending order, empty if no text may become it. merges (M,3)
- * are (left, right, result), the first merged first; a pair that comes again is ignored.
- * PYGPT_ERANGE when a merge names an id outside 0..V-1 or a byte has no token of its own. */
+ * are (left, right, result), in the order of their ranks; a pair that is listed again is ignored.
+ * PYGPT_ERANGE when a merge names an id outside 0..V-1, or a byte has no token of its own. */
 int bpe_table_init(void *table, const uint8_t *tokens, const int64_t *ends, const int32_t *merges,
                    int64_t V, int64_t M);
 
-/* ids (*count) of text (n), merged within each piece. ids has room for n.
+/* ids (*count) are those of text (n), merged within each piece. ids has room for n.
  * PYGPT_ENOMEM also for a piece of 2^31 - 1 bytes or more. */
 int bpe_encode(int32_t *ids, int64_t *count, const uint8_t *text, const uint8_t *classes,
                const void *table, int64_t n);
 
-/* The different pieces of text (n): the i-th, in the order they first appear, is the bytes
- * starts[i]..ends[i]-1 and comes counts[i] times, i < *distinct. All three have room for n. */
+/* Counts the different pieces of text (n), in the order of their first appearance. The i-th,
+ * i < *distinct, is the bytes starts[i]..ends[i]-1 and comes counts[i] times. All three have room
+ * for n. */
 int bpe_count(int64_t *starts, int64_t *ends, int64_t *counts, int64_t *distinct,
               const uint8_t *text, const uint8_t *classes, int64_t n);
 
-/* Learns up to M merges. Piece i of P is pieces[ends[i-1]..ends[i]-1] and weighs counts[i] >= 0.
- * Tokens 0..255 are the bytes; in each round the two neighbours that come most often (of those, the
- * pair whose bytes, left then right, are lexicographically greater) become token 256 + round
- * wherever they meet, from the left. merges (M,2) are the pairs, *done their number, less than M
- * when nothing is left to merge. PYGPT_ERANGE when the pieces have 2^29 bytes or more. */
+/* Learns up to M merges. Piece i of P is pieces[ends[i-1]..ends[i]-1] and counts counts[i] >= 0
+ * times. Tokens 0..255 are the bytes. Each round takes the pair of neighbours that comes most often
+ * (of equal pairs, the one whose bytes, left then right, are lexicographically greatest) and merges
+ * it, wherever it occurs, from the left, into token 256 + round. merges (M,2) are the pairs, *done
+ * is their number, less than M when nothing is left to merge. PYGPT_ERANGE when the pieces have
+ * 2^29 bytes or more. */
 int bpe_train(int32_t *merges, int64_t *done, const uint8_t *pieces, const int64_t *ends,
               const int64_t *counts, int64_t P, int64_t M);
 

@@ -1,7 +1,8 @@
-/* random.c: random numbers that are pure functions of where they stand.
+/* random.c: computes random numbers that are pure functions of their position.
  *
- * A hash of (seed, stream, index) takes the place of a generator with a state: any thread can
- * compute any number, in any order, and the backward pass can compute the forward's again. */
+ * A hash of (seed, stream, index) takes the place of a generator with a state. So any thread can
+ * compute any number, in any order, and the backward pass can compute those of the forward pass
+ * again. */
 #include <math.h>
 
 #include "internal.h"
@@ -19,8 +20,9 @@ uint64_t random_key(const uint64_t *seed, uint64_t stream) {
 
 uint32_t random_row(uint64_t key, uint64_t row) { return (uint32_t)(splitmix64(key + row) >> 32); }
 
-/* Box-Muller: for u, w uniform, sqrt(-2 ln u) cos(2 pi w) and .. sin(2 pi w) are two independent
- * normal numbers. u comes from the upper 32 bits of the hash, and is never 0; w from the lower. */
+/* Box-Muller: for uniform u and w, sqrt(-2 ln u) cos(2 pi w) and sqrt(-2 ln u) sin(2 pi w) are two
+ * independent normal numbers. u comes from the upper 32 bits of the hash, and is never 0; w comes
+ * from the lower 32 bits. */
 int random_normal(float *out, float std, const uint64_t *seed, uint64_t stream, int64_t n) {
     const double TWO_PI = 6.283185307179586476925;
     const uint64_t key = random_key(seed, stream);

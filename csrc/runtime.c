@@ -1,4 +1,4 @@
-/* runtime.c: memory, threads, and facts about the build. */
+/* runtime.c: allocates memory, counts threads, and tells how the library was built. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #ifdef __linux__
@@ -10,10 +10,11 @@
 
 #include "internal.h"
 
-/* Blocks of this size and more are aligned to it, and the kernel is asked to back them with huge
- * pages: one entry of the TLB then covers as much memory as 512 entries did. */
+/* Blocks of this size and more are aligned to it, and the operating system is asked to back them
+ * with huge pages: one entry of the TLB then covers as much memory as 512 entries did. */
 #define HUGE_PAGE ((int64_t)2 << 20)
 
+/* The size of this thread's last allocation, if it failed and was not reported yet; else 0. */
 static _Thread_local int64_t refused;
 
 void *pygpt_alloc(int64_t bytes) {
@@ -21,11 +22,12 @@ void *pygpt_alloc(int64_t bytes) {
     if (bytes < 0 || bytes > INT64_MAX - HUGE_PAGE) return NULL;
     int64_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
     int64_t size = max64((bytes + align - 1) / align * align, align);
-    /* The last huge page is not rounded up to: only its part that is used becomes resident. */
+    /* Huge pages are advised only as far as they are full: of the last page, which may be partly
+     * used, only the used part becomes resident. */
     void *memory = aligned_alloc((size_t)align, (size_t)size);
 #ifdef MADV_HUGEPAGE
-    int64_t whole = bytes / HUGE_PAGE * HUGE_PAGE;
-    if (memory && align == HUGE_PAGE) madvise(memory, (size_t)whole, MADV_HUGEPAGE);
+    int64_t huge_bytes = bytes / HUGE_PAGE * HUGE_PAGE;
+    if (memory && align == HUGE_PAGE) madvise(memory, (size_t)huge_bytes, MADV_HUGEPAGE);
 #endif
     if (memory) refused = 0;
     return memory;
@@ -41,15 +43,15 @@ void pygpt_free(void *memory) { free(memory); }
 
 /* ---------------------------------------------------------------------------------- scratch --- */
 
-/* A free list, the only memory the library keeps between calls: returned scratch waits in a few
- * slots, each a block with its size in front, and its contents are not read again. There are never
- * more than SLOTS of them and none is larger than the largest that a call asked for; two are in use
- * at once when one Python thread calls kernels. No call frees them: the next training step or token
- * needs them.
+/* The free list of scratch buffers is the only memory that the library keeps between calls. A
+ * returned block waits in a slot, with its size in front; its contents are never read again. The
+ * list has at most SLOTS blocks, none larger than the largest that a call asked for. When one
+ * Python thread calls kernels, two blocks are in use at once. No call frees them, because the next
+ * training step or token needs them.
  *
  * A caller takes a block out of its slot with an atomic exchange and then owns it alone, so any
  * number of callers may take and give at once. A block is put only into an empty slot (compare and
- * exchange); a caller that finds the slot filled meanwhile frees the block. */
+ * exchange); a caller that finds the slot filled in the meantime frees the block. */
 #define SLOTS 8
 #define HEADER 16 /* floats in front of a block: its size, and the alignment */
 static _Atomic(float *) slots[SLOTS];
@@ -77,7 +79,7 @@ float *scratch_take(int64_t floats) {
 void scratch_give(float *scratch) {
     if (!scratch) return;
     float *block = scratch - HEADER;
-    /* Into an empty slot; if all are full, out goes a smaller one than this. */
+    /* Put the block into an empty slot; if all are full, let it replace a smaller one. */
     for (int i = 0; i < SLOTS; i++) {
         float *expected = NULL;
         if (atomic_compare_exchange_strong(&slots[i], &expected, block)) return;
@@ -114,15 +116,16 @@ int pygpt_get_num_threads(void) {
 #endif
 }
 
-/* A region costs a few microseconds to enter and leave; from this many operations on, two threads
- * repay that. A job then uses all threads, not only as many as have work, because GCC's
- * OpenMP keeps the team of the last region, and to make it smaller it ends threads, which the next
- * larger region starts anew. On two cores, empty regions of 2 and 3 threads by turns took 54 to
- * 102 us each, of 3 always 21 to 38. */
+/* A parallel region costs a few microseconds to enter and leave; from this many operations on, two
+ * threads repay that. A job then uses all threads, even if some have no work, because GCC's OpenMP
+ * keeps the team of the last region: for a smaller region it ends threads, which the next larger
+ * region starts again. On two cores, empty regions of 2 and 3 threads by turns took 54 to 102 us
+ * each; regions of always 3 threads took 21 to 38 us. */
 #define WORTH_THREADS 4e5
 
 static atomic_int share_all;
-/* Among how many threads jobs were shared out since pygpt_sharing was last called; 0: no job. */
+/* The fewest and the most threads that shared a job since the last call of pygpt_sharing; 0: there
+ * was no job. */
 static atomic_int fewest, most;
 
 void pygpt_share_all(int on) { atomic_store(&share_all, on); }

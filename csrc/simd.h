@@ -1,9 +1,10 @@
-/* simd.h: one vector type and its few operations, for the instruction set that includes it.
+/* simd.h: defines one vector type and its few operations, for one instruction set.
  *
  * An isa_*.c defines VW (floats in a vector) and includes this file; every *.inl is written in
- * these terms only. Arithmetic is GCC/Clang vector extensions: a + b and a * b work on vectors as
- * they are, and a * b + c becomes one fused multiply-add under -ffp-contract=fast. Intrinsics stand
- * only where the extensions lack the operation (max, select by mask) and the generic form was slow.
+ * these terms only. Arithmetic uses the vector extensions of GCC and Clang: a + b and a * b work on
+ * vectors directly, and a * b + c becomes one fused multiply-add under -ffp-contract=fast.
+ * Intrinsics are used only where the extensions lack an operation (max, select by mask) and the
+ * generic form was slow.
  */
 #ifndef SIMD_H
 #define SIMD_H
@@ -31,13 +32,13 @@ typedef float vf_unaligned __attribute__((vector_size(4 * VW), may_alias, aligne
 
 INLINE vf vload(const float *p) { return *(const vf_unaligned *)p; }
 INLINE void vstore(float *p, vf x) { *(vf_unaligned *)p = x; }
-/* VW / 2 floats as doubles. */
+/* Loads VW / 2 floats as doubles. */
 INLINE vd vload_double(const float *p) { return __builtin_convertvector(*(const half_vf *)p, vd); }
 INLINE vf vset1(float x) { return x - (vf){0}; }
 INLINE vi vset1i(int32_t x) { return x - (vi){0}; }
 INLINE vf vzero(void) { return (vf){0}; }
 
-/* The first n lanes of a vector, 0 <= n <= VW; the other lanes load as 0 and are not stored. */
+/* Load and store the first n lanes, 0 <= n <= VW. The other lanes load as 0 and are not stored. */
 #if defined(SIMD_AVX512)
 INLINE vf vload_n(const float *p, int64_t n) {
     return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
@@ -45,10 +46,10 @@ INLINE vf vload_n(const float *p, int64_t n) {
 INLINE void vstore_n(float *p, vf x, int64_t n) {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
 }
-/* b where a or b is not a number, as x86 has it: vmax(constant, x) keeps the NaN of x. */
+/* Return b where a or b is NaN, as x86 does, so that vmax(constant, x) keeps a NaN in x. */
 INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
-/* Lane by lane a < b ? x : y, false where a or b is not a number. */
+/* Selects a < b ? x : y lane by lane. The comparison is false where a or b is NaN. */
 INLINE vf vselect_lt(vf a, vf b, vf x, vf y) {
     return (vf)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ),
                                     (__m512)y, (__m512)x);
@@ -93,7 +94,7 @@ INLINE vf vsqrt(vf x) {
 #endif
 #endif
 
-/* The lanes of a vector added (or maximised) pairwise, halving: a fixed order. */
+/* Add the lanes of a vector, or find their maximum, pairwise by halves: in a fixed order. */
 #if defined(SIMD_AVX512)
 INLINE float vsum(vf x) { return _mm512_reduce_add_ps((__m512)x); }
 INLINE float vmax_lanes(vf x) { return _mm512_reduce_max_ps((__m512)x); }
@@ -114,9 +115,10 @@ INLINE float vmax_lanes(vf x) {
 }
 #endif
 
-/* Transposes a VW x VW square in log2(VW) rounds, each of which exchanges elements `d` rows and `d`
- * lanes apart. In round d, lane l of the upper row keeps its own when bit d of l is clear, and
- * takes the lower row's lane l - d when it is set; the lower row likewise with l + d. */
+/* Transposes a VW x VW square in log2(VW) rounds. Round d exchanges elements that are `d` rows and
+ * `d` lanes apart: lane l of the upper row stays as it is when bit d of l is clear, and takes lane
+ * l - d of the lower row when it is set. Lane l of the lower row stays as it is when bit d of l is
+ * set, and takes lane l + d of the upper row when it is clear. */
 #if VW == 16
 #define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d), \
                     f(8, d), f(9, d), f(10, d), f(11, d), f(12, d), f(13, d), f(14, d), f(15, d)
@@ -149,7 +151,7 @@ INLINE void vtranspose(vf rows[VW]) {
 #endif
 }
 
-/* p * 2^n, n given as float and as integer. */
+/* Returns p * 2^n. n is given twice: as floats, and as the integers `bits`. */
 #if defined(SIMD_AVX512)
 INLINE vf vscale(vf p, vf n, vi bits) {
     (void)bits;
@@ -163,14 +165,15 @@ INLINE vf vscale(vf p, vf n, vi bits) {
 }
 #endif
 
-/* exp(x), at most 2 ulp off for x in [-87, 88]; 0 below -87, inf above 88.72, NaN stays NaN.
+/* Returns exp(x), at most 2 ulp off for x in [-87, 88]; 0 below -87, inf above 88.72; a NaN stays.
  *
  * x = n ln 2 + r with n the nearest integer, so |r| <= ln 2 / 2, and exp(x) = 2^n exp(r).
  *   - n: adding 1.5 * 2^23 pushes the fraction out of the mantissa and leaves n in its low bits.
  *   - r: ln 2 is split in two so that n * LN2_HI is exact.
  *   - exp(r): 1 + r + c2 r^2 + .. + c6 r^6, fitted to the least relative error over the
  *     interval, 3e-9.
- *   - 2^n: an instruction of its own in AVX-512; else in two halves, as 2^128 is no float. */
+ *   - 2^n: AVX-512 has an instruction for it; others multiply by two halves, because 2^128 is not
+ *     a float. */
 INLINE vf vexp(vf x) {
     const float LOG2E = 1.44269504088896341f, LN2_HI = 0.693359375f, LN2_LO = -2.12194440e-4f;
     const float SHIFT = 12582912.0f;
@@ -190,9 +193,9 @@ INLINE vf vexp(vf x) {
     return vselect_lt(x, vset1(-87.0f), vzero(), p);
 }
 
-/* log(x) for normal x > 0, within 2 ulp or 2^-24. x = 2^n m with m in [sqrt(1/2), sqrt(2)), and
- * log m = 2 atanh f with f = (m - 1)/(m + 1), |f| < 0.172: the double of
- * f + f^3/3 + f^5/5 + f^7/7 + f^9/9. */
+/* Returns log(x) for normal x > 0, within 2 ulp or 2^-24. x = 2^n m, with m in
+ * [sqrt(1/2), sqrt(2)), and log m = 2 atanh f with f = (m - 1)/(m + 1), |f| < 0.172:
+ * 2 (f + f^3/3 + f^5/5 + f^7/7 + f^9/9). */
 INLINE vf vlog(vf x) {
     const int32_t SQRT_HALF = 0x3f3504f3;
     vi n = ((vi)x - SQRT_HALF) >> 23;
@@ -201,36 +204,37 @@ INLINE vf vlog(vf x) {
     vf p = f2 * (2.0f / 9) + 2.0f / 7;
     p = p * f2 + 2.0f / 5;
     p = p * f2 + 2.0f / 3;
-    vf shifted = (vf)(n + (vi)vset1(12582912.0f)); /* 1.5 * 2^23 + n: n as a float, */
-    vf whole = shifted - 12582912.0f;              /* with 1.5 * 2^23 off again */
-    return whole * 0.69314718055994531f + (f * 2.0f + f * f2 * p) + (x - x); /* NaN stays NaN */
+    vf shifted = (vf)(n + (vi)vset1(12582912.0f)); /* the float 1.5 * 2^23 + n */
+    vf exponent = shifted - 12582912.0f;           /* the float n */
+    return exponent * 0.69314718055994531f + (f * 2.0f + f * f2 * p) + (x - x); /* NaN stays NaN */
 }
 
-/* GPT-2's GELU without a tanh: 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)) =: s(x), so that
+/* GPT-2's GELU needs no tanh: 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)) =: s(x), so that
  *   gelu(x)  = x s,                           u(x) = sqrt(2/pi) (x + 0.044715 x^3)
  *   gelu'(x) = s + x s (1 - s) 2 u'(x),       u'(x) = sqrt(2/pi) (1 + 3 * 0.044715 x^2)
  *
- * Far below 0 both are about exp(-2u), whose argument is off by a few roundings of itself: a
- * relative error in proportion to u, of a result that has all but vanished. The bounds, asserted in
- * tests/test_simd.py:
+ * Far below 0 both shrink as exp(2u) does, and the argument 2u is off by a few roundings: that is a
+ * relative error in proportion to |u|, of a result that has almost vanished. These bounds on the
+ * error are asserted in tests/test_simd.py:
  *
  *   x in     below -9.5   [-9.5, -6]   [-6, -3]   [-3, -1]   [-1, 1]   above 1
  *   gelu     1e-30        200 ulp      70 ulp     16 ulp     3 ulp     3 ulp
  *   gelu'    1e-30        200 ulp      70 ulp     16 ulp     2^-23     40 * 2^-24
  *
- * and gelu is nowhere below 0 more than 2^-24 off. (Below -9.5 1e-30 is more than all of it. Above
- * 1 the rounding of s is a large part of 1 - s, which 2 x u' multiplies by up to 35 at x = 5.) */
+ * Besides, the error of gelu below 0 is nowhere more than 2^-24. (Below -9.5, 1e-30 is larger than
+ * the results themselves. Above 1, the rounding of s is a large part of 1 - s, which 2 x u'
+ * multiplies by up to 35 at x = 5.) */
 #define GELU_K 0.7978845608028654f
 #define GELU_C 0.044715f
 INLINE vf gelu_gate(vf x) {
     vf u2 = x * (2 * GELU_K + (2 * GELU_K * GELU_C) * (x * x));
     return 1.0f / (1.0f + vexp(-u2));
 }
-/* gelu(x), to the bounds above. */
+/* Returns gelu(x), within the bounds above. */
 INLINE vf vgelu(vf x) { return x * gelu_gate(x); }
-/* gelu'(x), to the bounds above, and gelu(x) with it. */
+/* Returns gelu'(x) and sets gelu(x), both within the bounds above. */
 INLINE vf vgelu_slope(vf x, vf *gelu) {
-    vf c = vmin(vset1(16.0f), vmax(vset1(-16.0f), x)); /* 1 and 0 from there; c^2 stays finite */
+    vf c = vmin(vset1(16.0f), vmax(vset1(-16.0f), x)); /* 1 or 0 beyond; c^2 stays finite */
     vf s = gelu_gate(c);
     *gelu = x * s;
     return s + c * s * (1.0f - s) * (2 * GELU_K + (6 * GELU_K * GELU_C) * (c * c));

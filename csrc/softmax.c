@@ -1,10 +1,11 @@
-/* softmax.c: p_j = exp(x_j - max x) / sum_k exp(x_k - max x), over each row.
+/* softmax.c: computes p_j = exp(x_j - max x) / sum_k exp(x_k - max x) over each row.
  *
- * Subtracting the row's maximum changes nothing (it cancels) and keeps exp from overflowing.
+ * Subtracting the row's maximum does not change the result (it cancels), and keeps exp from
+ * overflowing.
  *
  * Backward. dp_j/dx_i = p_j (delta_ij - p_i), so
  *   dx_i = sum_j dp_j p_j (delta_ij - p_i) = p_i (dp_i - sum_j dp_j p_j):
- * one dot product and one pass; the matrix of derivatives is never formed.
+ * this takes one dot product and one pass, and the matrix of derivatives is never formed.
  */
 #include "internal.h"
 

@@ -1,6 +1,6 @@
-/* softmax.inl: a range of rows. Derivation: softmax.c. */
+/* softmax.inl: computes a range of rows. Derivation: softmax.c. */
 
-/* The largest of n floats: -inf of none, NaN if one of them is NaN. */
+/* Returns the largest of n floats: -inf when n is 0, NaN when one of them is NaN. */
 static float row_max(const float *x, int64_t n) {
     vf best = vset1(-INFINITY);
     int64_t i = 0;

@@ -184,7 +184,7 @@ class AdamW(Optimizer):
 
     def update(self, settings, gradients):
         lr, beta1, beta2, eps, weight_decay = settings
-        scalars = Memory(8 * 4)  # in the order of adamw_step's h
+        scalars = Memory(8 * 4)  # in the order of adamw_step's settings
         scalars.view.cast("f")[:] = memoryview(array("f", [
             lr, beta1, beta2, eps, weight_decay, 1 - beta1 ** self.steps, 1 - beta2 ** self.steps,
             gradients.factor]))

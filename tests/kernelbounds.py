@@ -333,7 +333,7 @@ def layernorm_backward(a, value):
 def adamw_step(a, value):
     # The moments are short sums; flushing may cost one smallest normal float each. The step
     # m / (sqrt(v) + eps) is bounded by moving m and v to the ends of their intervals.
-    lr, beta1, _, eps, decay, unbias_m, unbias_v, grad_scale = a.h
+    lr, beta1, _, eps, decay, unbias_m, unbias_v, grad_scale = a.settings
     least = 2.0 ** -125
     e_m = [5 * UNIT * (abs(beta1 * m) + abs((1 - beta1) * g * grad_scale)) + least
            for m, g in zip(a.m, a.grad)]

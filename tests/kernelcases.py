@@ -185,8 +185,9 @@ def _adamw_state(args, rng):
     t = rng.randrange(1, 1000)
     beta1, beta2 = rng.choice(((0.9, 0.95), (0.9, 0.999), (0.0, 0.0)))
     args["v"] = [abs(v) for v in args["v"]]
-    args["h"] = _as_float32((10 ** rng.uniform(-5, -1), beta1, beta2, 1e-8, rng.choice((0.0, 0.1)),
-                             1 - beta1 ** t, 1 - beta2 ** t, rng.choice((1.0, 0.3))))
+    args["settings"] = _as_float32((
+        10 ** rng.uniform(-5, -1), beta1, beta2, 1e-8, rng.choice((0.0, 0.1)),
+        1 - beta1 ** t, 1 - beta2 ** t, rng.choice((1.0, 0.3))))
 
 
 def _ignore_some(args, rng):
@@ -361,7 +362,7 @@ CASES = [
            large=({"n": 210001},)) for name in ("float16", "bfloat16")),
     Case("transpose", {"out": "C R", "inp": "R C"}, {"R": SIZE, "C": SIZE}, bounds.exact,
          large=({"R": 519, "C": 387},)),
-    Case("adamw_step", {"param": "n", "m": "n", "v": "n", "grad": "n", "h": "8"},
+    Case("adamw_step", {"param": "n", "m": "n", "v": "n", "grad": "n", "settings": "8"},
          {"n": MANY, "part": st.sampled_from((0.0, 0.3, 1.0))}, bounds.adamw_step,
          lambda s: {"n_decay": int(s["n"] * s["part"])}, _adamw_state,
          inout=("param", "m", "v"), large=({"n": 50003, "part": 0.7},)),

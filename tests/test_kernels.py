@@ -183,10 +183,10 @@ def test_adamw_flushes_denormals(kernels):
     old = [least, 1.05 * least, 1.2 * least, 2 * least, 2.0 ** -149, 0.5 * least, 1.0]
     half = [0.0, 0.0, 0.0, least, 0.0, 0.0, 0.5]
     old, half = old * 5, half * 5  # whole vectors and a rest
-    h = [0.0, 0.5, 0.5, 1e-8, 0.1, 1.0, 1.0, 1.0]
+    settings = [0.0, 0.5, 0.5, 1e-8, 0.1, 1.0, 1.0, 1.0]
     n = len(old)
     args = {"param": old, "m": [-x if i % 2 else x for i, x in enumerate(old)], "v": old,
-            "grad": [0.0] * n, "h": h, "n": n, "n_decay": n}
+            "grad": [0.0] * n, "settings": settings, "n": n, "n_decay": n}
     args = {p.name: args[p.name] for p in KERNELS["adamw_step"]}
     want = {"param": [x if x >= least else 0.0 for x in old],
             "m": [-x if i % 2 and x else x for i, x in enumerate(half)], "v": half}
@@ -206,7 +206,7 @@ def test_no_kernel_computes_a_denormal(kernels, case):
         return
     args = case.chosen({}, absent=())
     for name, value in args.items():
-        if isinstance(value, list) and name not in ("h", "targets", "ids", "seed"):
+        if isinstance(value, list) and name not in ("settings", "targets", "ids", "seed"):
             args[name] = [x * 2.0 ** -(100 + i % 40) for i, x in enumerate(value)]
     call = CCall(kernels, case.kernel, args, case.inout)
     for isa, outputs in run_everywhere(kernels, call, flag_settings(case.kernel)[0]):

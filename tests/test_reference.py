@@ -199,8 +199,8 @@ def test_adamw_by_hand():
     # From moments of 0, mhat = g and vhat = g^2, so the first step is lr times the gradient's sign;
     # the first of the two is decayed by lr * weight_decay as well.
     param, m, v = [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]
-    h = [0.01, 0.9, 0.99, 0.0, 0.5, 1 - 0.9, 1 - 0.99, 0.5]
-    assert reference.adamw_step(param, m, v, [4.0, -4.0], h, 2, 1) == 0
+    settings = [0.01, 0.9, 0.99, 0.0, 0.5, 1 - 0.9, 1 - 0.99, 0.5]
+    assert reference.adamw_step(param, m, v, [4.0, -4.0], settings, 2, 1) == 0
     assert m == pytest.approx([0.2, -0.2]) and v == pytest.approx([0.04, 0.04])
     assert param == pytest.approx([1.0 - 0.01 - 0.005, 1.0 + 0.01])
 

@@ -1,17 +1,17 @@
-/* ladder.c: measures the way from the textbook's three loops to the library's matrix product.
+/* ladder.c: measures each step from the textbook's three loops to the library's matrix product.
  *
  *   make ladder                          three shapes; about twenty seconds
  *   make ladder SHAPE="M N K"            another shape
- *   make ladder ISA=avx2                 another instruction set than the best one of this CPU
+ *   make ladder ISA=avx2                 an instruction set other than the best of this CPU
  *
  * The rungs are in rungs.inl. Before a rung is timed, its result must equal the result of the first
- * rung to the bit. That is possible because the matrices hold whole numbers so small that every sum
- * is exact in any order. The yardstick is fma_chain (machine.inl): multiply-adds that fetch
- * nothing.
+ * rung to the bit. That is possible because the matrices hold small whole numbers, for which every
+ * sum is exact in any order. All are compared with fma_chain (machine.inl), which multiplies and
+ * adds without loading anything.
  *
- * The Makefile defines ISA_avx512, ISA_avx2 or neither, links matmul.c and runtime.c, and tries the
- * next set when this program ends with status 3: this CPU, or the compiler's target, is another.
- * csrc/README.md explains the rungs with measured figures.
+ * The Makefile defines ISA_avx512, ISA_avx2 or neither, and links matmul.c and runtime.c. When the
+ * program ends with status 3, because this CPU or the compiler's target lacks the set, the Makefile
+ * tries the next one. csrc/README.md explains the rungs with measured figures.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -75,7 +75,7 @@ static const struct {
 #define LEAST_SECONDS 0.01 /* a measurement repeats a short rung for this long */
 #define CHAIN 100000       /* rounds of fma_chain */
 #define LARGEST 64         /* elements are whole numbers from -64 to 64 */
-#define LONGEST_K 4096     /* so that |sums| are at most 2^24: exact in a float, in any order */
+#define LONGEST_K 4096     /* keeps |sums| at most 2^24: exact in a float, in any order */
 _Static_assert(LARGEST * LARGEST * LONGEST_K <= 1 << 24, "every sum is exact");
 
 static double seconds(void) {
@@ -94,7 +94,7 @@ static double median(double taken[ROUNDS]) {
     return taken[ROUNDS / 2];
 }
 
-/* The seconds that one call takes: of rung r, or for r = RUNGS of a chain of multiply-adds. */
+/* Returns the seconds of one call of rung r, or for r = RUNGS of a chain of multiply-adds. */
 static double measure(int r, float *c, const float *a, const float *b, int64_t M, int64_t N,
                       int64_t K) {
     int calls = 0;
@@ -139,7 +139,7 @@ static int climb(int64_t M, int64_t N, int64_t K) {
         three_loops(expected, a, b, M, N, K);
     }
     for (int r = 1; r < RUNGS && !failed; r++) {
-        memset(c, 0xff, (size_t)(M * N * 4)); /* NaN, so that an element left out is wrong too */
+        memset(c, 0xff, (size_t)(M * N * 4)); /* NaN: an element that is left out is wrong too */
         rungs[r].run(c, a, b, M, N, K);
         failed = !agrees(r, c, expected, M, N);
     }
@@ -158,7 +158,8 @@ static int climb(int64_t M, int64_t N, int64_t K) {
     return failed;
 }
 
-/* All operands fit L2; B does not; and B's rows are so far apart that not even a strip does. */
+/* In the first shape, all operands fit in L2; in the second, B does not; in the third, B's rows are
+ * too far apart for even a strip to fit. */
 static const int64_t shapes[][3] = {{192, 192, 192}, {768, 768, 768}, {384, 1536, 1536}};
 
 int main(int argc, char **argv) {

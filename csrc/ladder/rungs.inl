@@ -1,12 +1,12 @@
-/* rungs.inl: the rungs of the ladder. Each is the product C (M,N) = A (M,K) B (K,N), all row-major,
- * on one thread. c is overwritten; M and N are multiples of the tile, so that no edges hide the
- * loops. isa.inl compiles this file for one instruction set.
+/* rungs.inl: the rungs of the ladder. Each computes C (M,N) = A (M,K) B (K,N), all row-major, on
+ * one thread. c is overwritten. M and N are multiples of the tile, so that no edges hide the loops.
+ * isa.inl compiles this file for one instruction set.
  */
 #include "machine.inl"
 #include "matmul.inl"
 
 /* Rung 1: the definition. Each step down a column of B fetches another cache line of 64 bytes and
- * uses 4 of them. And a sum is one chain: each addition waits for the one before. */
+ * uses 4 of them. And a sum is one chain, in which each addition waits for the one before. */
 static void three_loops(float *c, const float *a, const float *b, int64_t M, int64_t N,
                         int64_t K) {
     for (int64_t i = 0; i < M; i++)
@@ -18,8 +18,8 @@ static void three_loops(float *c, const float *a, const float *b, int64_t M, int
 }
 
 /* Rung 2: the two inner loops change places. B and C are now read along their rows, in whole cache
- * lines. Neighbours in a row are independent sums, so the compiler computes a vector of them at a
- * time. But C goes through memory: each multiply-add loads B, loads C and stores C. */
+ * lines. Neighbours in a row belong to independent sums, so the compiler computes a vector of them
+ * at a time. But C goes through memory: each multiply-add loads B, loads C and stores C. */
 static void loops_swapped(float *c, const float *a, const float *b, int64_t M, int64_t N,
                           int64_t K) {
     for (int64_t i = 0; i < M; i++) {
@@ -48,8 +48,8 @@ static void sums_in_registers(float *c, const float *a, const float *b, int64_t 
 }
 
 /* Rung 4: the tile is NV vectors wide, as wide as the registers allow. A step has MR + NV loads for
- * MR * NV multiply-adds, and there are enough sums that none is waited for. The caller says where A
- * and B lie and how far apart their rows are; every rung from here on uses this tile. */
+ * MR * NV multiply-adds, and there are enough sums that none has to wait. The caller passes where A
+ * and B begin and how far apart their rows are, because every rung from here on uses this tile. */
 NOINLINE void tile(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb,
                    int64_t K) {
     vf sum[MR][NV];
@@ -71,9 +71,10 @@ static void tiles(float *c, const float *a, const float *b, int64_t M, int64_t N
             tile(c + m * N + n, N, a + m * K, K, b + n, N, K);
 }
 
-/* Rung 5: the loops over tiles change places. Rung 4 reads all of B for every MR rows; a B larger
- * than the L2 cache then comes at the speed of the memory beyond it. Here a strip, the NR columns
- * of B under a tile, serves all rows of A before the next strip is touched; L2 can keep it. */
+/* Rung 5: the loops over tiles change places. Rung 4 reads all of B for every MR rows of A; a B
+ * larger than the L2 cache then arrives at the speed of the memory beyond. Here a strip, the NR
+ * columns of B under a tile, serves all rows of A before the next strip is touched; L2 can keep
+ * it. */
 static void strip_by_strip(float *c, const float *a, const float *b, int64_t M, int64_t N,
                            int64_t K) {
     for (int64_t n = 0; n < N; n += NR)
@@ -81,10 +82,10 @@ static void strip_by_strip(float *c, const float *a, const float *b, int64_t M, 
             tile(c + m * N + n, N, a + m * K, K, b + n, N, K);
 }
 
-/* Rung 6: the strip is packed first: copied into one piece. In place its rows are N floats apart,
- * which a cache maps to few of its sets when N is a round number, and each may be on a page of its
- * own. Packed, a strip is K * NR floats in a row: it fits, and it is read in the order in which the
- * CPU prefetches. */
+/* Rung 6: the strip is packed first, that is, copied into one piece. In place, its rows are N
+ * floats apart: if N is a multiple of a large power of two, a cache maps them to few of its sets;
+ * and each row may be on a page of its own. Packed, a strip is K * NR consecutive floats: it fits,
+ * and it is read in the order in which the CPU prefetches. */
 static void packed_strips(float *c, const float *a, const float *b, int64_t M, int64_t N,
                           int64_t K) {
     float *strip = scratch_take(K * NR);
@@ -97,7 +98,7 @@ static void packed_strips(float *c, const float *a, const float *b, int64_t M, i
     scratch_give(strip);
 }
 
-/* Rung 7: the product that the layers call. It has the same tile and the same packing, and the rest
+/* Rung 7: the product that the layers call. It has the same tile and the same packing, and all else
  * that a library needs: edges, transposed operands, a K so long that a strip would outgrow L2, bias
  * and GELU in the store, threads. */
 static void library(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K) {

@@ -1,8 +1,8 @@
-/* buffer.c: lets a Python class export memory on Pythons before 3.12.
+/* buffer.c: lets a Python class export its memory before Python 3.12.
  *
- * From 3.12 on, memoryview(x) asks the method x.__buffer__ (PEP 688). Before that only a C type
- * could answer. This is that C type: it answers by calling the same method. tensor.Tensor inherits
- * it. */
+ * From Python 3.12 on, memoryview(x) calls the method x.__buffer__ (PEP 688). Before that, only a C
+ * type could export memory. This C type does it by calling the same method; a Python class inherits
+ * from it. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

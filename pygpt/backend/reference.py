@@ -528,8 +528,9 @@ def _flush(x):
     return 0.0 if abs(x) < 2.0 ** -126 else x  # in this order NaN stays NaN
 
 
-def adamw_step(param, m, v, grad, h, n, n_decay):
-    lr, beta1, beta2, eps, weight_decay, unbias_m, unbias_v, grad_scale = (h[i] for i in range(8))
+def adamw_step(param, m, v, grad, settings, n, n_decay):
+    lr, beta1, beta2, eps, weight_decay, unbias_m, unbias_v, grad_scale = (
+        settings[i] for i in range(8))
     for i in range(n):
         g = grad[i] * grad_scale
         m[i] = _flush(beta1 * m[i] + (1.0 - beta1) * g)

@@ -35,7 +35,7 @@ def split(data: bytes) -> list[bytes]:
 def last_boundary(data: bytes) -> int:
     """As bpe_python.last_boundary."""
     place = ffi.new("int64_t *")
-    kernels.check(lib.bpe_cut(place, _bytes(data), _classes(), len(data)))
+    kernels.check(lib.bpe_last_boundary(place, _bytes(data), _classes(), len(data)))
     return place[0]
 
 
