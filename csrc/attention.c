@@ -25,11 +25,20 @@
  * Dropout multiplies p by a mask z after the softmax: z_ij is 1/(1-dropout) or 0. So dV uses z p,
  * dp becomes z dp, and D is still dO . O, because O was computed with z p.
  *
- * A thread owns a (batch, head) pair: it computes all of dQ, dK and dV of that head.
+ * Threads own heads. Where there are too few heads for the threads, they own blocks of queries of
+ * the output and of dQ, and blocks of keys of dK and dV. Each sum is one thread's, in the same
+ * order either way: O_i and dQ_i over the blocks of keys, dK_j and dV_j over the blocks of queries.
  */
 #include <math.h>
 
 #include "internal.h"
+
+/* Heads are divided into blocks of queries where a thread would get fewer parts than this. */
+#define PARTS_PER_THREAD 4
+
+static int64_t query_blocks(int64_t T) {
+    return (T + isa_in_use->tile_columns - 1) / isa_in_use->tile_columns;
+}
 
 /* Multiply-adds of one head: two products of T^2/2 x HS, and an exponential for each score. */
 static double head_cost(int64_t T, int64_t HS) { return (double)T * T * (HS + 8); }
@@ -46,20 +55,59 @@ static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,
     };
 }
 
+/* Part i of `parts` of the forward pass: a head, or where there are more parts than heads a block of
+ * queries of a head. Blocks with many keys come first, so that the last parts are short. */
+static attention_part forward_part(const attention_shape *s, int64_t heads, int64_t parts,
+                                   int64_t i) {
+    const int64_t QB = isa_in_use->tile_columns, head = i % heads;
+    attention_part part = {.b = head / s->NH, .h = head % s->NH, .i1 = s->T, .j1 = s->T};
+    if (parts == heads) return part;
+    part.i0 = (parts - 1 - i) / heads * QB;
+    part.i1 = min64(part.i0 + QB, s->T);
+    return part;
+}
+
 int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
                       int64_t NH, float dropout, const uint64_t *seed, uint64_t stream) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
-    int threads = threads_for(B * NH * head_cost(T, s.HS), B * NH);
+    const int64_t heads = B * NH, blocks = query_blocks(T);
+    int threads = worth_threads(heads * head_cost(T, s.HS));
+    const int64_t parts = heads < PARTS_PER_THREAD * threads && threads > 1 ? heads * blocks : heads;
+    if (parts < 2) threads = 1;
+    note_sharing(threads, parts);
     const int64_t each = isa_in_use->attention_scratch(&s);
     float *scratch = scratch_take(each * threads);
     if (!scratch) return PYGPT_ENOMEM;
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < B * NH; i++)
-        isa_in_use->attention_forward(&s, out, lse, qkv, i / NH, i % NH,
+    for (int64_t i = 0; i < parts; i++)
+        isa_in_use->attention_forward(&s, out, lse, qkv, forward_part(&s, heads, parts, i),
                                       scratch + each * thread_number());
     scratch_give(scratch);
     return PYGPT_OK;
+}
+
+/* Part i of `parts` of the backward pass: a head; or, where there are more parts than heads, dK and
+ * dV of a block of keys, or dQ of a block of queries, of a head. Long parts come first. */
+static attention_part backward_part(const attention_shape *s, int64_t heads, int64_t parts,
+                                    int64_t i) {
+    const int64_t QB = isa_in_use->tile_columns, T = s->T, head = i % heads;
+    attention_part part = {.b = head / s->NH, .h = head % s->NH, .i1 = T, .j1 = T};
+    if (parts == heads) {
+        part.of_queries = part.of_keys = 1;
+        return part;
+    }
+    const int64_t rank = i / heads / 2, blocks = query_blocks(T);
+    if (i / heads % 2 == 0) {
+        part.of_keys = 1; /* keys from j0 on are seen by queries from j0 on */
+        part.i0 = part.j0 = rank * QB;
+        part.j1 = min64(part.j0 + QB, T);
+    } else {
+        part.of_queries = 1;
+        part.i0 = (blocks - 1 - rank) * QB;
+        part.i1 = min64(part.i0 + QB, T);
+    }
+    return part;
 }
 
 /* ds_ij = p_ij (dp_ij - D_i) with dp_ij = dO_i . v_j and D_i = dO_i . O_i; from it dQ and dK. */
@@ -67,14 +115,23 @@ int attention_backward(float *dqkv, const float *dout, const float *qkv, const f
                        const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
                        float dropout, const uint64_t *seed, uint64_t stream) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
-    int threads = threads_for(2.5 * B * NH * head_cost(T, s.HS), B * NH);
+    const int64_t heads = B * NH, blocks = query_blocks(T);
+    int threads = worth_threads(2.5 * heads * head_cost(T, s.HS));
+    /* A whole head takes 5 products; its dQ alone takes 3 and its dK and dV 4, because both need p
+     * and dp. So heads are divided where whole heads would leave more than 2/7 of the time idle. */
+    const int64_t rounds = (heads + threads - 1) / threads;
+    const int divide = blocks > 1 && 7 * heads < 5 * rounds * threads;
+    const int64_t parts = divide ? 2 * heads * blocks : heads;
+    if (parts < 2) threads = 1;
+    note_sharing(threads, parts);
     const int64_t each = isa_in_use->attention_scratch(&s);
     float *scratch = scratch_take(each * threads);
     if (!scratch) return PYGPT_ENOMEM;
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < B * NH; i++)
-        isa_in_use->attention_backward(&s, dqkv, dout, qkv, out, lse, i / NH, i % NH,
+    for (int64_t i = 0; i < parts; i++)
+        isa_in_use->attention_backward(&s, dqkv, dout, qkv, out, lse,
+                                       backward_part(&s, heads, parts, i),
                                        scratch + each * thread_number());
     scratch_give(scratch);
     return PYGPT_OK;

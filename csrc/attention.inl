@@ -29,7 +29,7 @@ static int64_t attention_scratch(const attention_shape *shape) {
 
 /* dst (HS, QB) = factor * rows^T: n rows of HS floats become lanes; lanes from n on are 0. */
 static void rows_to_lanes(float *dst, head_rows rows, int64_t n, int64_t HS, float factor) {
-    for (int64_t i = 0; i < QB; i += VW)
+    for (int64_t i = 0; i < n; i += VW)
         for (int64_t c = 0; c < HS; c += VW) {
             int64_t channels = min64(VW, HS - c);
             vf square[VW];
@@ -61,7 +61,7 @@ static void lanes_to_rows(float *dst, int64_t ld, const float *src, int64_t n, i
 
 /* dst (QB, HP) = factor * rows, padded with zeros below and to the right. */
 static void rows_to_strip(float *dst, head_rows rows, int64_t n, int64_t HS, float factor) {
-    for (int64_t i = 0; i < QB; i++)
+    for (int64_t i = 0; i < padded(n); i++)
         for (int64_t c = 0; c < HS; c += VW)
             vstore(dst + i * padded(HS) + c,
                    i < n ? factor * vload_n(rows.at + i * rows.ld + c, min64(VW, HS - c))
@@ -70,20 +70,21 @@ static void rows_to_strip(float *dst, head_rows rows, int64_t n, int64_t HS, flo
 
 /* s (keys, QB) = keys . lanes: the product of each of n rows and each lane's column. With k and q^T
  * these are the scores; with v and dO^T they are the dp of the backward pass. */
-static void keys_by_lanes(float *s, head_rows keys, int64_t n, const float *lanes, int64_t HS,
-                          int diagonal) {
+static void keys_by_lanes(float *s, head_rows keys, int64_t n, const float *lanes, int64_t vecs,
+                          int64_t HS, int diagonal) {
     for (int64_t j = 0; j < n; j += MR) {
         int64_t vec = diagonal ? j / VW : 0;
-        tile_any(min64(MR, n - j), NV - vec, s + j * QB + vec * VW, QB, HS, keys.at + j * keys.ld,
-                 keys.ld, 1, lanes + vec * VW, QB, 0);
+        tile_any(min64(MR, n - j), vecs - vec, s + j * QB + vec * VW, QB, HS,
+                 keys.at + j * keys.ld, keys.ld, 1, lanes + vec * VW, QB, 0);
     }
 }
 
 /* dst (HS, QB) += rows^T p: the sum over n keys of a key's row times its weights p (keys, QB). */
-static void sum_over_keys(float *dst, head_rows keys, int64_t n, const float *p, int64_t HS,
-                          int diagonal) {
-    const int64_t group = diagonal ? PAIR : NV;
-    for (int64_t vec = 0; vec < NV; vec += group) {
+static void sum_over_keys(float *dst, head_rows keys, int64_t n, const float *p, int64_t vecs,
+                          int64_t HS, int diagonal) {
+    const int64_t most = diagonal ? PAIR : NV;
+    for (int64_t vec = 0; vec < vecs; vec += most) {
+        const int64_t group = min64(most, vecs - vec);
         int64_t bound = diagonal ? min64(n, (vec + group) * VW) : n;
         for (int64_t c = 0; c < HS; c += MR)
             tile_any(min64(MR, HS - c), group, dst + c * QB + vec * VW, QB, bound, keys.at + c, 1,
@@ -92,13 +93,13 @@ static void sum_over_keys(float *dst, head_rows keys, int64_t n, const float *p,
 }
 
 /* dst (keys, HP) += p rows: the sum over lanes of each lane's row (QB, HP) times its weight. */
-static void sum_over_lanes(float *dst, const float *p, int64_t n, const float *rows, int64_t HP,
-                           int diagonal) {
+static void sum_over_lanes(float *dst, const float *p, int64_t n, const float *rows, int64_t vecs,
+                           int64_t HP, int diagonal) {
     for (int64_t j = 0; j < n; j += MR) {
         int64_t first = diagonal ? j / VW * VW : 0;
         for (int64_t c = 0; c < HP; c += NR)
-            tile_any(min64(MR, n - j), min64(NV, (HP - c) / VW), dst + j * HP + c, HP, QB - first,
-                     p + j * QB + first, QB, 1, rows + first * HP + c, HP, 1);
+            tile_any(min64(MR, n - j), min64(NV, (HP - c) / VW), dst + j * HP + c, HP,
+                     vecs * VW - first, p + j * QB + first, QB, 1, rows + first * HP + c, HP, 1);
     }
 }
 
@@ -137,17 +138,17 @@ static void mask_row_keys(uint32_t *row_keys, const attention_shape *shape, int6
         row_keys[i] = random_row(shape->key, (uint64_t)((b * shape->NH + h) * shape->T + i0 + i));
 }
 
-/* o_i = sum_j z p_ij v_j, with p_ij = exp(s_ij - lse_i). */
-static void attention_forward_head(const attention_shape *shape, float *out, float *lse,
-                                   const float *qkv, int64_t b, int64_t h, float *scratch) {
-    const int64_t T = shape->T, C = shape->C, HS = shape->HS;
+/* o_i = sum_j z p_ij v_j, with p_ij = exp(s_ij - lse_i), for the queries i of a part. */
+static void attention_forward_part(const attention_shape *shape, float *out, float *lse,
+                                   const float *qkv, attention_part part, float *scratch) {
+    const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const float *base = qkv + b * T * 3 * C + h * HS;
     float *qT = scratch, *oT = qT + HS * QB, *p = oT + HS * QB;
     uint32_t row_keys[QB];
 
-    for (int64_t i0 = 0; i0 < T; i0 += QB) {
+    for (int64_t i0 = part.i0; i0 < part.i1; i0 += QB) {
         /* Set up a block of queries: m and l of each lane, O^T = 0, scaled Q^T. */
-        const int64_t queries = min64(QB, T - i0);
+        const int64_t queries = min64(QB, T - i0), vecs = padded(queries) / VW;
         float m[QB], l[QB];
         for (int64_t i = 0; i < QB; i++) m[i] = -INFINITY, l[i] = 0.0f;
         memset(oT, 0, sizeof(float) * (size_t)(HS * QB));
@@ -161,10 +162,10 @@ static void attention_forward_head(const attention_shape *shape, float *out, flo
             const head_rows v = {base + 2 * C + j0 * 3 * C, 3 * C};
 
             /* Scores: S^T = K Q^T, in the place of p. */
-            keys_by_lanes(p, k, keys, qT, HS, diagonal);
+            keys_by_lanes(p, k, keys, qT, vecs, HS, diagonal);
 
             /* Update the softmax so far, down the columns. */
-            for (int64_t vec = 0; vec < NV; vec++) {
+            for (int64_t vec = 0; vec < vecs; vec++) {
                 const int64_t seen = keys_seen(keys, vec, diagonal);
                 float *column = p + vec * VW;
                 /* A key after the query gets the score -inf. */
@@ -199,7 +200,7 @@ static void attention_forward_head(const attention_shape *shape, float *out, flo
             }
 
             /* O^T += V^T (z p). */
-            sum_over_keys(oT, v, keys, p, HS, diagonal);
+            sum_over_keys(oT, v, keys, p, vecs, HS, diagonal);
         }
 
         /* The block of queries is complete: lse = m + log l, out = O / l. */
@@ -214,11 +215,12 @@ static void attention_forward_head(const attention_shape *shape, float *out, flo
 }
 
 /* dV_j = sum_i z p_ij dO_i;  dp_ij = z dO_i . v_j;  ds_ij = p_ij (dp_ij - D_i);
- * dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij q_i. The scale of dK is already in q. */
-static void attention_backward_head(const attention_shape *shape, float *dqkv, const float *dout,
-                                    const float *qkv, const float *out, const float *lse, int64_t b,
-                                    int64_t h, float *scratch) {
-    const int64_t T = shape->T, C = shape->C, HS = shape->HS;
+ * dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij q_i. The scale of dK is already in q.
+ * A part computes dQ of its queries, or dK and dV of its keys, or both for the whole head. */
+static void attention_backward_part(const attention_shape *shape, float *dqkv, const float *dout,
+                                    const float *qkv, const float *out, const float *lse,
+                                    attention_part part, float *scratch) {
+    const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const int64_t HP = padded(HS), TP = (T + QB - 1) / QB * QB;
     const float *base = qkv + b * T * 3 * C + h * HS;
     float *dbase = dqkv + b * T * 3 * C + h * HS;
@@ -228,10 +230,10 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
     uint32_t row_keys[QB];
     float scales[QB];
     for (int64_t i = 0; i < QB; i++) scales[i] = shape->scale;
-    memset(dK, 0, sizeof(float) * (size_t)(2 * TP * HP));
+    if (part.of_keys) memset(dK, 0, sizeof(float) * (size_t)(2 * TP * HP));
 
-    for (int64_t i0 = 0; i0 < T; i0 += QB) {
-        const int64_t queries = min64(QB, T - i0);
+    for (int64_t i0 = part.i0; i0 < part.i1; i0 += QB) {
+        const int64_t queries = min64(QB, T - i0), vecs = padded(queries) / VW;
         const head_rows q = {base + i0 * 3 * C, 3 * C};
         const head_rows dO = {dout + (b * T + i0) * C + h * HS, C};
         const head_rows o = {out + (b * T + i0) * C + h * HS, C};
@@ -242,7 +244,7 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
         /* D_i = dO_i . O_i for each query. */
         rows_to_lanes(dOT, dO, queries, HS, 1.0f);
         rows_to_lanes(qT, o, queries, HS, 1.0f); /* O^T, in the place of Q^T until D is known */
-        for (int64_t i = 0; i < QB; i += VW) {
+        for (int64_t i = 0; i < queries; i += VW) {
             vf dot = vzero();
             for (int64_t c = 0; c < HS; c++)
                 dot = vload(dOT + c * QB + i) * vload(qT + c * QB + i) + dot;
@@ -256,18 +258,18 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
         mask_row_keys(row_keys, shape, b, h, i0);
         memset(dQT, 0, sizeof(float) * (size_t)(HS * QB));
 
-        for (int64_t j0 = 0; j0 <= i0; j0 += QB) {
+        for (int64_t j0 = part.j0; j0 <= i0 && j0 < part.j1; j0 += QB) {
             const int diagonal = j0 == i0;
             const int64_t keys = min64(QB, T - j0);
             const head_rows k = {base + C + j0 * 3 * C, 3 * C};
             const head_rows v = {base + 2 * C + j0 * 3 * C, 3 * C};
 
             /* Scores again: S^T = K Q^T, in the place of p; dP^T = V dO^T, in the place of ds. */
-            keys_by_lanes(p, k, keys, qT, HS, diagonal);
-            keys_by_lanes(ds, v, keys, dOT, HS, diagonal);
+            keys_by_lanes(p, k, keys, qT, vecs, HS, diagonal);
+            keys_by_lanes(ds, v, keys, dOT, vecs, HS, diagonal);
 
             /* p = exp(s - lse) and ds = p (z dp - D), in place; then p becomes z p. */
-            for (int64_t vec = 0; vec < NV; vec++) {
+            for (int64_t vec = 0; vec < vecs; vec++) {
                 const int64_t seen = keys_seen(keys, vec, diagonal);
                 const vf lse_i = vload(row_lse + vec * VW), D_i = vload(D + vec * VW);
                 for (int64_t j = 0; j < seen; j++) {
@@ -290,17 +292,20 @@ static void attention_backward_head(const attention_shape *shape, float *dqkv, c
             }
 
             /* dV += (z p)^T dO,  dK += ds^T q,  dQ^T += K^T ds^T. */
-            sum_over_lanes(dV + j0 * HP, p, keys, dO_rows, HP, diagonal);
-            sum_over_lanes(dK + j0 * HP, ds, keys, q_rows, HP, diagonal);
-            sum_over_keys(dQT, k, keys, ds, HS, diagonal);
+            if (part.of_keys) {
+                sum_over_lanes(dV + j0 * HP, p, keys, dO_rows, vecs, HP, diagonal);
+                sum_over_lanes(dK + j0 * HP, ds, keys, q_rows, vecs, HP, diagonal);
+            }
+            if (part.of_queries) sum_over_keys(dQT, k, keys, ds, vecs, HS, diagonal);
         }
 
         /* The block of queries is complete: store its dQ. */
-        lanes_to_rows(dbase + i0 * 3 * C, 3 * C, dQT, queries, HS, scales);
+        if (part.of_queries)
+            lanes_to_rows(dbase + i0 * 3 * C, 3 * C, dQT, queries, HS, scales);
     }
 
     /* All blocks are complete: store dK and dV. */
-    for (int64_t j = 0; j < T; j++)
+    for (int64_t j = part.j0; part.of_keys && j < part.j1; j++)
         for (int64_t c = 0; c < HS; c += VW) {
             int64_t n = min64(VW, HS - c);
             vstore_n(dbase + C + j * 3 * C + c, vload(dK + j * HP + c), n);

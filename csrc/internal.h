@@ -54,6 +54,13 @@ typedef struct attention_shape {
     uint64_t key;      /* the mask's key, see random.c */
 } attention_shape;
 
+/* One thread's share of an attention call: of head h in batch element b, the queries i0..i1 and the
+ * keys j0..j1. Both begin at multiples of isa.tile_columns and end at one or at T. */
+typedef struct attention_part {
+    int64_t b, h, i0, i1, j0, j1;
+    int of_queries, of_keys; /* backward: whether to compute dQ, whether to compute dK and dV */
+} attention_part;
+
 /* The hash behind random numbers (random.c): a key, and from it the key of a row. */
 uint64_t random_key(const uint64_t *seed, uint64_t stream);
 uint32_t random_row(uint64_t key, uint64_t row);
@@ -68,10 +75,10 @@ typedef struct isa {
     void (*gemm_dots)(const gemm *g, int64_t n0, int64_t n1);
     int64_t (*attention_scratch)(const attention_shape *shape);
     void (*attention_forward)(const attention_shape *shape, float *out, float *lse,
-                              const float *qkv, int64_t b, int64_t h, float *scratch);
+                              const float *qkv, attention_part part, float *scratch);
     void (*attention_backward)(const attention_shape *shape, float *dqkv, const float *dout,
-                               const float *qkv, const float *out, const float *lse, int64_t b,
-                               int64_t h, float *scratch);
+                               const float *qkv, const float *out, const float *lse,
+                               attention_part part, float *scratch);
     void (*attention_cached)(float *out, const float *q, const float *keys, const float *values,
                              int64_t n, int64_t C, int64_t HS, float *scores);
     void (*softmax_forward)(float *out, const float *inp, int64_t r0, int64_t r1, int64_t C);

@@ -176,6 +176,24 @@ def test_a_linear_layer_may_keep_nothing_of_what_gelu_is_given(kernels, sizes):
         assert apart["pre"].raw() != apart["out"].raw()
 
 
+@needs_threads
+@pytest.mark.parametrize("T", (8, 65, 150))
+def test_a_divided_head_has_the_bits_of_a_whole_one(kernels, T):
+    """One head is divided among the threads; seven threads get blocks of different lengths."""
+    for kernel in ("attention_forward", "attention_backward"):
+        case = next(case for case in CASES if case.kernel == kernel)
+        args = case.chosen({"B": 1, "NH": 1, "T": T, "HS": 10, "dropout": 0.2})
+        call = CCall(kernels, kernel, args)
+        for isa in kernels.isa_names():
+            with kernels.use_isa(isa):
+                kernels.set_num_threads(1)
+                _, whole = call.run({})
+                with shared_among(7) if T == 150 else small_jobs_shared():
+                    _, divided = call.run({})
+                for name in whole:
+                    assert divided[name].raw() == whole[name].raw(), f"{kernel} on {isa}: {name}"
+
+
 def test_adamw_flushes_denormals(kernels):
     """To the bit: a parameter or moment below the smallest normal float becomes 0, one above it
     stays, and a step of learning rate 0 changes no such parameter."""
