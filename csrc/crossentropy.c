@@ -18,6 +18,8 @@
 /* The logits of a chunk take at most 26 MB, and have at most 512 rows. */
 #define CHUNK_FLOATS ((int64_t)26000000 / (int64_t)sizeof(float))
 #define CHUNK_ROWS 512
+/* Rows of V in a part of the softmax: with 64 columns, 64 KB, which stay in L2. */
+#define PART_ROWS 256
 
 /* Returns N, the number of rows whose target is not ignored; -1 when another target is outside
  * 0..V-1. */
@@ -70,6 +72,49 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
     return PYGPT_OK;
 }
 
+/* logits (V, rows) of one chunk: fills losses, and with a factor turns the logits into
+ * factor * (p - y), in place.
+ *
+ * Threads share out parts of PART_ROWS rows of V, tile_columns columns wide, so that a large
+ * vocabulary gives every thread work however few rows there are. A part finds its own maximum m_k
+ * and sum of exp(x - m_k); from these, in the order of k, follow the row's maximum
+ * m = max_k m_k and sum = sum_k sum_k exp(m_k - m). The parts depend on V alone, not on the
+ * threads. */
+static int softmax_of_chunk(float *losses, float *logits, const int32_t *targets,
+                            const float *factor, int64_t rows, int64_t V, int64_t ignore_index) {
+    const int64_t width = isa_in_use->tile_columns, strips = (rows + width - 1) / width;
+    const int64_t parts = (V + PART_ROWS - 1) / PART_ROWS;
+    float *top = scratch_take(2 * parts * rows), *sum = top + parts * rows;
+    if (!top) return PYGPT_ENOMEM;
+    for (int64_t r = 0; r < rows; r++)
+        losses[r] = targets[r] == ignore_index ? 0.0f : logits[targets[r] * rows + r];
+    int threads = threads_for(COST * rows * V, strips * parts);
+    PARALLEL(threads) {
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < strips * parts; t++) {
+            const int64_t k = t / strips, i = t % strips * width, j = k * PART_ROWS;
+            isa_in_use->cross_entropy_part(top + k * rows + i, sum + k * rows + i,
+                                           logits + j * rows + i, min64(width, rows - i),
+                                           min64(PART_ROWS, V - j), rows, factor != NULL);
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < rows; i += width)
+            isa_in_use->cross_entropy_join(losses + i, top + i, sum + i, factor ? *factor : 0.0f,
+                                           min64(width, rows - i), parts, rows);
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < (factor ? strips * parts : 0); t++) {
+            const int64_t k = t / strips, i = t % strips * width, j = k * PART_ROWS;
+            isa_in_use->cross_entropy_scale(logits + i, top + k * rows + i, targets + i, *factor,
+                                            min64(width, rows - i), j, min64(j + PART_ROWS, V),
+                                            rows, ignore_index);
+        }
+    }
+    for (int64_t r = 0; r < rows; r++)
+        if (targets[r] == ignore_index) losses[r] = 0.0f;
+    scratch_give(top);
+    return PYGPT_OK;
+}
+
 /* Computes the losses of all rows, and with dloss also dinp = dlogits weight and
  * dweight = dlogits^T inp, where they are not NULL. */
 static int chunked(float *loss, float *losses, float *dinp, float *dweight, const float *dloss,
@@ -98,14 +143,9 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
             .c = logits, .ldc = rows,
         });
         if (status != PYGPT_OK) break;
-        int threads = threads_for(COST * rows * V, (rows + lanes - 1) / lanes);
-        int64_t share = (chunk_for(rows, lanes, threads) + lanes - 1) / lanes * lanes;
-        PARALLEL(threads)
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < rows; i += share)
-            isa_in_use->cross_entropy_columns(losses + r + i, logits + i, targets + r + i,
-                                              dloss ? &factor : NULL, min64(share, rows - i), V,
-                                              rows, ignore_index);
+        status = softmax_of_chunk(losses + r, logits, targets + r, dloss ? &factor : NULL, rows, V,
+                                  ignore_index);
+        if (status != PYGPT_OK) break;
         if (dinp)
             status = gemm_run((gemm){
                 .M = rows, .N = C, .K = V,

@@ -1,6 +1,8 @@
 /* crossentropy.inl: computes loss and gradient of rows of logits, in either layout. Derivation:
  * crossentropy.c. */
 
+#define MOST 3.40282347e38f /* the largest float */
+
 /* logits (R,V). Computes losses and dlogits [+]= factor (p - y), each unless it is NULL. Both are 0
  * in a row whose target is ignored. */
 static void cross_entropy_rows(float *losses, float *dlogits, const float *logits,
@@ -38,53 +40,65 @@ static void cross_entropy_rows(float *losses, float *dlogits, const float *logit
     }
 }
 
-/* Does the same for transposed logits (V, rows), with `ld` floats between the logits of one row.
- * Computes losses, and unless factor is NULL turns the logits into factor * (p - y), in place. Both
- * are 0 where the target is ignored, whatever the logits are. */
-static void cross_entropy_columns(float *losses, float *logits, const int32_t *targets,
-                                  const float *factor, int64_t rows, int64_t V, int64_t ld,
-                                  int64_t ignore_index) {
-    for (int64_t i = 0; i < rows; i += NR) {
-        const int64_t n = min64(NR, rows - i);
-        int64_t lanes[NV];
-        vf top[NV], sum[NV];
-        for (int v = 0; v < NV; v++) {
-            lanes[v] = max64(0, min64(VW, n - v * VW));
-            top[v] = vset1(-INFINITY);
-            sum[v] = vzero();
-        }
+/* The transposed layout: logits (V, rows), with ld floats between the logits of one row. The three
+ * functions below take n <= NR rows, one to a lane, and one part of V.
+ *
+ * 1. top = the largest of the part's J logits x_j, sum = sum_j exp(x_j - top), and with `keep` the
+ *    logits become exp(x_j - top). */
+static void cross_entropy_part(float *top, float *sum, float *logits, int64_t n, int64_t J,
+                               int64_t ld, int keep) {
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t lanes = min64(VW, n - i);
         const float *x = logits + i;
-        for (int64_t j = 0; j < V; j++, x += ld)
-            for (int v = 0; v < NV; v++) top[v] = vmax(top[v], vload_n(x + v * VW, lanes[v]));
-        float *e = logits + i;
-        float hits[NR] = {0}, counts[NR] = {0}; /* counts: 0 in an ignored row, else 1 */
-        for (int64_t r = 0; r < n; r++) {
-            if (targets[i + r] == ignore_index) continue;
-            hits[r] = logits[targets[i + r] * ld + i + r];
-            counts[r] = 1.0f;
+        vf most = vset1(-MOST), total = vzero(); /* not -inf: exp(-inf - -inf) is not a number */
+        for (int64_t j = 0; j < J; j++) most = vmax(most, vload_n(x + j * ld, lanes));
+        for (int64_t j = 0; j < J; j++) {
+            const vf e = vexp(vload_n(x + j * ld, lanes) - most);
+            total += e;
+            if (keep) vstore_n(logits + i + j * ld, e, lanes);
         }
-        for (int64_t j = 0; j < V; j++, e += ld)
-            for (int v = 0; v < NV; v++) {
-                vf y = vexp(vload_n(e + v * VW, lanes[v]) - top[v]);
-                sum[v] += y;
-                if (factor) vstore_n(e + v * VW, y, lanes[v]);
-            }
-        float loss[NR], scale[NR];
-        for (int v = 0; v < NV; v++) {
-            vf nats = top[v] - vload(hits + v * VW) + vlog(sum[v]);
-            vstore(loss + v * VW, vselect_lt(vload(counts + v * VW), vset1(1.0f), vzero(), nats));
-            vstore(scale + v * VW, (factor ? *factor : 0.0f) / sum[v]);
-        }
-        memcpy(losses + i, loss, sizeof(float) * (size_t)n);
-        if (!factor) continue;
-        e = logits + i;
-        for (int64_t j = 0; j < V; j++, e += ld)
-            for (int v = 0; v < NV; v++) {
-                vf p = vload_n(e + v * VW, lanes[v]) * vload(scale + v * VW);
-                p = vselect_lt(vload(counts + v * VW), vset1(1.0f), vzero(), p);
-                vstore_n(e + v * VW, p, lanes[v]);
-            }
-        for (int64_t r = 0; r < n; r++)
-            if (targets[i + r] != ignore_index) logits[targets[i + r] * ld + i + r] -= *factor;
+        vstore_n(top + i, most, lanes);
+        vstore_n(sum + i, total, lanes);
     }
+}
+
+/* 2. The loss of each row from top and sum (parts, rows) of all parts; `losses` holds the logit of
+ * the target before. top becomes the factor that turns the exponentials of a part into
+ * factor * p. */
+static void cross_entropy_join(float *losses, float *top, const float *sum, float factor, int64_t n,
+                               int64_t parts, int64_t rows) {
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t lanes = min64(VW, n - i);
+        vf most = vset1(-MOST), total = vzero();
+        for (int64_t k = 0; k < parts; k++) most = vmax(most, vload_n(top + k * rows + i, lanes));
+        for (int64_t k = 0; k < parts; k++)
+            total += vload_n(sum + k * rows + i, lanes) *
+                     vexp(vload_n(top + k * rows + i, lanes) - most);
+        vstore_n(losses + i, most - vload_n(losses + i, lanes) + vlog(total), lanes);
+        const vf scale = factor / total;
+        for (int64_t k = 0; k < parts; k++) {
+            float *t = top + k * rows + i;
+            vstore_n(t, vexp(vload_n(t, lanes) - most) * scale, lanes);
+        }
+    }
+}
+
+/* 3. The logits j0..j1, exponentials by now, become factor * (p - y); 0 where the target is
+ * ignored, whatever they are. */
+static void cross_entropy_scale(float *logits, const float *scale, const int32_t *targets,
+                                float factor, int64_t n, int64_t j0, int64_t j1, int64_t ld,
+                                int64_t ignore_index) {
+    float counts[NR] = {0}; /* 0 in an ignored row, else 1 */
+    for (int64_t r = 0; r < n; r++) counts[r] = targets[r] != ignore_index;
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t lanes = min64(VW, n - i);
+        const vf by = vload_n(scale + i, lanes), counted = vload(counts + i);
+        for (int64_t j = j0; j < j1; j++) {
+            const vf p = vload_n(logits + j * ld + i, lanes) * by;
+            vstore_n(logits + j * ld + i, vselect_lt(counted, vset1(1.0f), vzero(), p), lanes);
+        }
+    }
+    for (int64_t r = 0; r < n; r++)
+        if (counts[r] && targets[r] >= j0 && targets[r] < j1)
+            logits[targets[r] * ld + r] -= factor;
 }

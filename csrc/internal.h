@@ -97,9 +97,13 @@ typedef struct isa {
     void (*cross_entropy_rows)(float *losses, float *dlogits, const float *logits,
                                const int32_t *targets, float factor, int64_t r0, int64_t r1,
                                int64_t V, int64_t ignore_index, int accumulate);
-    void (*cross_entropy_columns)(float *losses, float *logits, const int32_t *targets,
-                                  const float *factor, int64_t rows, int64_t V, int64_t ld,
-                                  int64_t ignore_index);
+    void (*cross_entropy_part)(float *top, float *sum, float *logits, int64_t n, int64_t J,
+                               int64_t ld, int keep);
+    void (*cross_entropy_join)(float *losses, float *top, const float *sum, float factor, int64_t n,
+                               int64_t parts, int64_t rows);
+    void (*cross_entropy_scale)(float *logits, const float *scale, const int32_t *targets,
+                                float factor, int64_t n, int64_t j0, int64_t j1, int64_t ld,
+                                int64_t ignore_index);
     void (*dropout_rows)(float *out, const float *inp, const float *residual, uint64_t key,
                          float dropout, int64_t r0, int64_t r1, int64_t C);
     void (*add)(float *out, const float *a, const float *b, int64_t n);
