@@ -181,8 +181,8 @@ def json_bytes(document, most_bytes=MOST_JSON_BYTES, **layout):
     """
     data = json.dumps(document, **layout).encode() + b"\n"
     if len(data) > most_bytes:
-        raise ValueError(f"has {len(data)} bytes as JSON, more than the {most_bytes} that are "
-                         "read again")
+        raise ValueError(f"has {len(data)} bytes as JSON, more than the {most_bytes} that can "
+                         "be read back")
     parse_json_object(data)
     return data
 

@@ -206,7 +206,7 @@ def test_added_tokens_survive_every_round_trip(plain, tmp_path_factory, names, d
     ({}, {"[PAD]": 260}, r"vocab: two tokens have the id 260|is not in"),
     ({"<s>": 260}, {"<s>": 260}, "added_tokens: '<s>' is a special token too"),
     ({"<s>": 260}, {"": 261}, "added_tokens: '' is not a text"),
-    ({"<s>": 260}, {"th": 261}, "added_tokens: 'th' is how the files spell another token"),
+    ({"<s>": 260}, {"th": 261}, "added_tokens: 'th' is the files' spelling of another token"),
     ({"<s>": 260}, {"[P]": 262}, r"the id 262 of '\[P\]' is not in 0..261"),
 ])
 def test_bad_added_tokens_of_a_constructor_are_named(plain, special, added, complaint):

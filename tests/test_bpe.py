@@ -253,7 +253,7 @@ def test_nothing_is_learned_from_special_tokens():
     ((300, "<s>"), "is not a sequence of strings"),
     ((300, [""]), "'' is not a text of one character"),
     ((300, ["\ud800"]), "is not a text"),
-    ((300, ["x"]), "'x' is how the files spell another token"),
+    ((300, ["x"]), "'x' is the files' spelling of another token"),
 ])
 def test_bad_arguments_of_training_are_named(arguments, complaint):
     with pytest.raises(ValueError, match=complaint):

@@ -198,12 +198,12 @@ class Malicious:
 def test_a_foreign_meta_file_is_data_only(tmp_path, content):
     array("H", range(20)).tofile(open(tmp_path / "train.bin", "wb"))
     (tmp_path / "meta.pkl").write_bytes(content)
-    with pytest.raises(DataError, match="meta.pkl: is no vocabulary of characters"):
+    with pytest.raises(DataError, match="meta.pkl: is not a vocabulary of characters"):
         dataset(tmp_path, data=tmp_path / "train.bin")
 
 
 def test_bad_token_files(tmp_path):
-    for content, part in ((b"", "0 bytes"), (b"abc", "3 bytes are no tokens of 2 bytes each")):
+    for content, part in ((b"", "0 bytes"), (b"abc", "3 bytes are not one or more tokens")):
         (tmp_path / "x.bin").write_bytes(content)
         with pytest.raises(DataError, match=part):
             token_file.map_tokens(tmp_path / "x.bin", "H")

@@ -293,7 +293,7 @@ def test_a_loss_of_parameters_that_moved_is_refused_or_right():
     around.inner = model
     around.more = nn.Linear(2, 2).initialise(1)
     pygpt.AdamW(around)
-    with pytest.raises(ValueError, match="have come to other memory"):
+    with pytest.raises(ValueError, match="have moved to other memory"):
         loss.backward()
 
 

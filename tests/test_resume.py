@@ -236,7 +236,7 @@ def test_another_text_is_refused(tiny, tmp_path):
     records = []
     assert train(tiny(), [records.append], resume=True, force=True).steps == 12
     assert told(records) == ["val_data: the text is no longer the one that the run to resume was "
-                             "begun with; forced to go on all the same"]
+                             "begun with; forced to continue anyway"]
 
 
 def test_what_force_passes_over_is_said_one_by_one(tiny, tmp_path):
@@ -261,7 +261,7 @@ def test_what_the_checkpoint_fixes_cannot_be_forced(tiny, tmp_path, changes):
     before, (name, value) = snapshot(tmp_path / "out"), *changes.items()
     for force in (False, True):
         with pytest.raises(ConfigError, match=rf"{name}={value!r} \(it was .*; its checkpoint "
-                                              f"holds it to its {name}$"):
+                                              f"fixes {name}$"):
             train(tiny(**changes), resume=True, force=force)
     assert snapshot(tmp_path / "out") == before
 
@@ -321,7 +321,7 @@ def test_another_model_or_tokenizer_than_a_run_began_with_is_refused(tiny, tmp_p
     train(tiny(**begun), [stop_after(5)])
     for changes in (dict(init=tmp_path / "other", **shape), dict(init=None), begun | dict(
             tokenizer="bpe:300")):
-        with pytest.raises(ConfigError, match="other settings: .*its checkpoint holds it to its "):
+        with pytest.raises(ConfigError, match="other settings: .*its checkpoint fixes "):
             train(tiny(**changes), resume=True, force=True)
     with pytest.raises(OSError):
         train(tiny(init=tmp_path / "none", **shape), resume=True)
@@ -403,7 +403,7 @@ def test_nothing_to_resume(tiny, tmp_path):
     ("train_tokens", 7, "train_tokens=7 is not a text"),
     ("config", [], "config=[] is not an object"),
     ("sep", 1, "'sep' is an unknown field"),
-    ("config", {"n_heads": 3}, "'n_heads' is no setting"),
+    ("config", {"n_heads": 3}, "'n_heads' is not a setting"),
     ("config", {"n_head": 3}, "n_embd=16 is not divisible by n_head=3"),
 ])
 def test_a_damaged_state_is_refused(tiny, tmp_path, field, value, part):

@@ -126,8 +126,8 @@ def elsewhere(out):
     (lambda out, path: path.write_text("../step-00000001\n"), "is a file that names no checkpoint"),
     (lambda out, path: os.mkfifo(path), "is a file that names no checkpoint"),
     (lambda out, path: path.mkdir(), "is a directory that holds no checkpoint of a run"),
-    (lambda out, path: path.symlink_to(elsewhere(out)), "which is no checkpoint in this directory"),
-    (lambda out, path: path.symlink_to("../nowhere"), "which is no checkpoint in this directory"),
+    (lambda out, path: path.symlink_to(elsewhere(out)), "is not a checkpoint in this directory"),
+    (lambda out, path: path.symlink_to("../nowhere"), "is not a checkpoint in this directory"),
 ])
 def test_another_thing_in_the_place_of_a_link_is_refused_before_anything_changes(
         tiny, stopped, name, put, part):

@@ -262,11 +262,11 @@ def test_what_has_no_text_that_ends_is_refused(run, tmp_path):
         for settings in dict(data=device), dict(val_data=device), dict(data=["text", device]):
             with pytest.raises((DataError, FileNotFoundError), match="is a device|text"):
                 run(**settings)
-        with pytest.raises(DataError, match=f"{device}: is a device, which has no text that ends"):
+        with pytest.raises(DataError, match=f"{device}: is a device, whose text may never end"):
             run(data=device, errors="replace")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
-        with pytest.raises(DataError, match="socket: is a socket, which has no text that ends"):
+        with pytest.raises(DataError, match="socket: is a socket, whose text may never end"):
             run(data=tmp_path / "socket")
     with pytest.raises(DataError, match="/dev/null: is empty"):
         run(data="/dev/null")

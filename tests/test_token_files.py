@@ -46,9 +46,9 @@ def nanogpt(tmp_path):
 # ----------------------------------------------------------------------------------- .bin files ---
 
 @pytest.mark.parametrize("content, message", [
-    (b"", "0 bytes are no tokens of 2 bytes each"),
-    (b"\0", "1 bytes are no tokens of 2 bytes each"),
-    (b"\0" * 401, "401 bytes are no tokens of 2 bytes each"),
+    (b"", "0 bytes are not one or more tokens of 2 bytes each"),
+    (b"\0", "1 bytes are not one or more tokens of 2 bytes each"),
+    (b"\0" * 401, "401 bytes are not one or more tokens of 2 bytes each"),
     (array("H", [0] * 99 + [3]).tobytes(), r"token 3 at offset 198 is not in 0\.\.2"),
     (array("H", [65535] * 99).tobytes(), r"token 65535 at offset 0 is not in 0\.\.2"),
     (array("H", [1] * 7).tobytes(), "the text is too short"),
@@ -65,7 +65,7 @@ def test_a_bad_file_of_tokens_is_named_and_leaves_nothing(nanogpt, content, mess
 def test_a_wide_vocabulary_takes_four_bytes_a_token(nanogpt, monkeypatch):
     monkeypatch.setattr(token_file, "code_for", lambda vocab_size: "I")
     (nanogpt / "train.bin").write_bytes(bytes(402))
-    with pytest.raises(DataError, match="402 bytes are no tokens of 4 bytes each"):
+    with pytest.raises(DataError, match="402 bytes are not one or more tokens of 4 bytes each"):
         run(nanogpt)
     (nanogpt / "train.bin").write_bytes(bytes(400))
     assert run(nanogpt)[-1]["event"] == "end"
@@ -163,7 +163,7 @@ def test_a_hostile_meta_file_is_refused_by_name(nanogpt, name):
     with pytest.raises(DataError) as error:
         run(nanogpt)
     message = str(error.value)
-    assert message.startswith(f"{nanogpt / 'meta.pkl'}: is no vocabulary of characters (")
+    assert message.startswith(f"{nanogpt / 'meta.pkl'}: is not a vocabulary of characters (")
     assert "\n" not in message and len(message) < 400
     assert not (nanogpt / "out").exists()
 
@@ -173,14 +173,14 @@ def test_a_hostile_meta_file_is_refused_by_name(nanogpt, name):
     {0: "a", 1: "a"}, {"0": "a"}, {0: "\ud800"}, ["ab"], [["a"]], {0: {}}])
 def test_a_meta_file_that_names_no_characters_is_refused_by_name(nanogpt, itos):
     (nanogpt / "meta.pkl").write_bytes(pickle.dumps({"itos": itos}))
-    with pytest.raises(DataError, match="meta.pkl: is no vocabulary of characters"):
+    with pytest.raises(DataError, match="meta.pkl: is not a vocabulary of characters"):
         run(nanogpt)
 
 
 @pytest.mark.parametrize("meta", [None, [], "x", 5, {}, {"stoi": {}}, {"itos": None}])
 def test_a_meta_file_without_a_vocabulary_is_refused_by_name(nanogpt, meta):
     (nanogpt / "meta.pkl").write_bytes(pickle.dumps(meta))
-    with pytest.raises(DataError, match="meta.pkl: is no vocabulary of characters"):
+    with pytest.raises(DataError, match="meta.pkl: is not a vocabulary of characters"):
         run(nanogpt)
 
 
@@ -216,4 +216,4 @@ def test_the_command_line_says_it_in_one_line(nanogpt):
                              str(nanogpt / "train.bin"), "--out", str(nanogpt / "out")],
                             capture_output=True, text=True, timeout=60)
     assert result.returncode == 1 and result.stderr.count("\n") == 1
-    assert "meta.pkl: is no vocabulary of characters" in result.stderr
+    assert "meta.pkl: is not a vocabulary of characters" in result.stderr

@@ -36,8 +36,7 @@ def _unpacked(view):
             raise struct.error
         return [value for value, in struct.iter_unpack(view.format, view.tobytes())]
     except (struct.error, ValueError):
-        raise TypeError(f"a buffer of format {view.format!r} holds no numbers that a Tensor can "
-                        "be made of") from None
+        raise TypeError(f"a Tensor cannot be made of a buffer of format {view.format!r}") from None
 
 
 def shape_of(data):

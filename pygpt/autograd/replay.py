@@ -158,7 +158,7 @@ class Program:
             ValueError: they have moved to other memory since the calls were recorded.
         """
         if any(leaf.memory is not place for leaf, place in zip(self.leaves, self._places)):
-            raise ValueError("backward(): the parameters have come to other memory since this was "
+            raise ValueError("backward(): the parameters have moved to other memory since this was "
                              "computed from them, as when they become part of a larger model; "
                              "compute the loss again")
 

@@ -186,7 +186,8 @@ class Tensor(Array, Exporter):
                 tensor was computed from it.
         """
         if self.node is None:
-            raise ValueError("backward() of a tensor that depends on nothing that requires_grad")
+            raise ValueError("backward() of a tensor that depends on no tensor with "
+                             "requires_grad=True")
         if grad is None:
             if self.size != 1:
                 raise ValueError(f"backward() of shape {self.shape} needs a grad of that shape")

@@ -80,8 +80,8 @@ def check(status: int) -> None:
     """Raise the exception that a kernel's status stands for; PYGPT_OK passes."""
     if status == ENOMEM:
         refused = lib.pygpt_refused_bytes()  # 0 where C's malloc refused
-        raise MemoryError(f"{refused:,} bytes of scratch memory asked for and not to be had"
-                          if refused else "a kernel could not get its scratch memory")
+        raise MemoryError(f"could not allocate {refused:,} bytes of scratch memory" if refused
+                          else "could not allocate scratch memory")
     if status == ERANGE:
         raise IdRangeError("an id is outside 0..vocab_size-1")
     if status == EOVERFLOW:
@@ -163,7 +163,7 @@ class Memory:
 
 
 def _refused(nbytes):
-    return MemoryError(f"{nbytes:,} bytes asked for and not to be had")
+    return MemoryError(f"could not allocate {nbytes:,} bytes")
 
 
 def address(argument):

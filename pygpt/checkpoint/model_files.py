@@ -77,8 +77,8 @@ def find_model(directory):
     for candidate in (directory, *(saved.named(directory, name) for name in ("best", "last"))):
         adapter = os.path.join(candidate, ADAPTER_FILE)
         if os.path.lexists(adapter):
-            raise CheckpointError(f"{adapter}: describes an adapter, which is not read; merge it "
-                                  "into the weights, and remove this file")
+            raise CheckpointError(f"{adapter}: describes an adapter, which pygpt does not read; "
+                                  "merge it into the weights, and remove this file")
         if os.path.exists(os.path.join(candidate, CONFIG_FILE)):
             return candidate
     if newest := saved.newest(directory, is_whole):

@@ -107,7 +107,7 @@ def _check_tied_head(head, embedding):
         row = i * (V - 1) // (COMPARED_ROWS - 1)
         if _row(head, row) != _row(embedding, row):
             raise CheckpointError(f"{head.path}: {HEAD} differs from {EMBEDDING} in row {row}; only"
-                                  " a head that is the embedding is computed here")
+                                  " a head that is tied to the embedding is supported")
 
 
 def _row(entry, row):

@@ -136,8 +136,8 @@ def header(tensors, metadata):
     text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:
         raise ValueError(f"the header of {len(entries) - 1} tensors would have {len(text)} bytes, "
-                         f"more than the {MAX_HEADER_BYTES} that are read again; a model of fewer "
-                         "layers has fewer")
+                         f"more than the {MAX_HEADER_BYTES} that can be read back; a model of "
+                         "fewer layers needs fewer")
     return text, entries
 
 

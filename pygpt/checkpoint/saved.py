@@ -98,7 +98,7 @@ def target(out, name):
         # a link is broken when the run or the checkpoint was moved
         if STEP.fullmatch(link) and (not os.path.exists(path) or _is_same_directory(home, out)):
             return link
-        what = f"is a link to {os.readlink(path)}, which is no checkpoint in this directory"
+        what = f"is a link to {os.readlink(path)}, which is not a checkpoint in this directory"
     elif is_directory(path):
         if step_of(path) is not None:
             return None

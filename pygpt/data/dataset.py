@@ -171,7 +171,7 @@ def _tokenizer(config, last, corpus):
     if corpus.tokens_file:
         characters = characters_beside(corpus.tokens_file)
         if characters is None:
-            raise DataError(f"{corpus.tokens_file}: what its tokens stand for is not known: there "
+            raise DataError(f"{corpus.tokens_file}: the meaning of its tokens is not known: there "
                             "is no meta.pkl beside it, and no tokenizer was named")
         return CharTokenizer(characters)
     if kind == "bpe":  # it is learned from the beginning: the whole text may not fit in memory

@@ -152,7 +152,7 @@ def source_at(path, place):
     if path.endswith(".bin"):
         raise DataError(f"{path}: is {kind}; a file of tokens must be a regular file")
     if not stat.S_ISFIFO(status.st_mode) and not _is_finite_device(path, status):
-        raise DataError(f"{path}: is {kind}, which has no text that ends")
+        raise DataError(f"{path}: is {kind}, whose text may never end")
     return Source(None, path, place, stream=_stream_key(status))
 
 

@@ -196,7 +196,8 @@ def map_tokens(path, code, vocab_size=None):
     with _opened(path) as file:
         size, width = os.fstat(file.fileno()).st_size, array(code).itemsize
         if not size or size % width:
-            raise DataError(f"{path}: {size} bytes are no tokens of {width} bytes each")
+            raise DataError(f"{path}: {size} bytes are not one or more tokens of {width} bytes "
+                            "each")
         tokens = map_bytes(file, mmap.ACCESS_READ).cast(code)
     if vocab_size is not None and vocab_size < 1 << 8 * width:
         for start in range(0, len(tokens), CHECKED_AT_ONCE):
@@ -256,7 +257,7 @@ def characters_beside(path):
             raise ValueError(f"it has more than {MOST_META_BYTES} bytes")
         return _characters(plain_pickle.loads(data))
     except ValueError as error:
-        raise DataError(f"{path}: is no vocabulary of characters ({error})") from None
+        raise DataError(f"{path}: is not a vocabulary of characters ({error})") from None
 
 
 def _characters(meta):

@@ -96,8 +96,8 @@ def refuse_two_passes(tokens):
         return
     longest = max(map(len, second))
     if sum(len(token[:longest]) ** 2 for token in (*first, *second)) > _MOST_COMPARED:
-        raise ValueError(f"{tokens[second[0]].where}: normalized tokens beside others that are "
-                         "not are too many or too long to compare")
+        raise ValueError(f"{tokens[second[0]].where}: the tokens, some of them normalized, are "
+                         "too many or too long to compare with each other")
     beginnings = {token[:n]: token for token in first for n in range(1, min(len(token), longest))}
     for token in second:
         ends = range(1, len(token) + 1)
@@ -222,7 +222,7 @@ class SideFiles:
             tokens[content] = token
         for content, where in self.roles.items():
             if content not in tokens and content not in words:
-                raise ValueError(f"{where}: {shown(content)} is no token: it has no id")
+                raise ValueError(f"{where}: {shown(content)} is not a token: it has no id")
             if content not in tokens:
                 tokens[content] = AddedToken(words[content], True, False, where)
         return self.with_roles(tokens)

@@ -323,7 +323,7 @@ def _by_id(vocab, special_tokens, added_tokens):
             if formats.shares_id(token, index, vocab):
                 continue
             if formats.unspell(token) in vocab:
-                raise ValueError(f"{field}: {shown(token)} is how the files spell another token")
+                raise ValueError(f"{field}: {shown(token)} is the files' spelling of another token")
             own[token] = index
     size = len(vocab) + len(own)
     tokens = dict.fromkeys(range(size))

@@ -168,7 +168,7 @@ def check_added(added, vocab):
         if not content or utf8(content).decode() != content:
             raise ValueError(f"{where}: {shown(content)} is not a text of one character or more")
         if unspell(content) in vocab:
-            raise ValueError(f"{where}: {shown(content)} is how the files spell another token")
+            raise ValueError(f"{where}: {shown(content)} is the files' spelling of another token")
         if type(index) is not int or not 0 <= index < size:
             raise ValueError(f"{where}: the id {shown(index)} of {shown(content)} is not in "
                              f"0..{size - 1}")

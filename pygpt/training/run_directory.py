@@ -120,8 +120,9 @@ class RunDirectory:
         for name in [*RUN_FILES, *filter(COPY.fullmatch, os.listdir(self.path))]:
             path = self.file(name)
             if os.path.lexists(path) and not os.path.isfile(path):
-                raise FileExistsError(errno.EEXIST, "is no file, and a run would write one; move "
-                                      "it away, or choose another output directory", path)
+                raise FileExistsError(errno.EEXIST, "is not a file, but a run would write one of "
+                                      "this name; move it away, or choose another output "
+                                      "directory", path)
 
     def _clear_unfinished(self):
         for name in os.listdir(self.path):

@@ -78,7 +78,7 @@ def _lines(path):
                     raise ValueError
             except (ValueError, KeyError, TypeError, RecursionError):
                 if line.endswith(b"\n"):
-                    raise ValueError(f"{path}: line {number} is no record of a run") from None
+                    raise ValueError(f"{path}: line {number} is not a record of a run") from None
                 continue
             yield record, line.rstrip(b"\n") + b"\n"
 

@@ -168,8 +168,8 @@ class _Run:
         if config.init:  # the first part of the run took these settings from its model
             config = resuming.with_shape_of(config, state)
         self._refuse_or_warn(resuming.changed_settings(config, state, self.last), ConfigError,
-                             "the run to resume was begun with other settings: {}; it would not go "
-                             "on as it began")
+                             "the run to resume was begun with other settings: {}; it would not "
+                             "continue as it began")
         if not self._is_finished(state, config):  # a finished run calls no kernel
             self._refuse_or_warn(resuming.changed_kernels(kernels.info(), state), ConfigError,
                                  "the run to resume was begun on other kernels: {}")
@@ -177,7 +177,7 @@ class _Run:
             self.warnings.append(new_schedule)
         if self.last != saved.named(config.out, "last"):
             self.warnings.append(f"{os.path.join(config.out, 'last')} names no checkpoint; the run "
-                                 f"goes on from {self.last}, the newest that is whole")
+                                 f"continues from {self.last}, the newest complete one")
         return config
 
     @staticmethod
@@ -188,8 +188,8 @@ class _Run:
         """Refuses all differences in one sentence, or with force adds a warning for each."""
         if differences and not self.force:
             raise kind(sentence.format(", ".join(differences))
-                       + " (force: go on all the same)")
-        self.warnings += [f"{difference}; forced to go on all the same"
+                       + " (force: continue anyway)")
+        self.warnings += [f"{difference}; forced to continue anyway"
                           for difference in differences]
 
     def _open_finished(self, state):
@@ -281,9 +281,9 @@ class _Run:
         needed, free, problem, remedy = cost.check_memory(
             self.config, model_config, self.optimizer_class, self.last or self.config.init)
         if problem and not self.force:
-            raise MemoryError(f"{problem}: {remedy} (force: try all the same)")
+            raise MemoryError(f"{problem}: {remedy} (force: try anyway)")
         if problem:
-            self.warnings.append(f"{problem}; forced to go on all the same")
+            self.warnings.append(f"{problem}; forced to continue anyway")
         return needed, free
 
     def _make_model(self, model_config):

@@ -114,7 +114,7 @@ def load_optimizer(directory, optimizer, steps):
             flat = getattr(optimizer, buffer).view
             flat[offset : offset + len(entry.buffer)] = entry.buffer
     if tensors:
-        raise CheckpointError(f"{path}: {shown(next(iter(tensors)))} is no part of the state of "
+        raise CheckpointError(f"{path}: {shown(next(iter(tensors)))} is not part of the state of "
                               f"{type(optimizer).__name__}")
     optimizer.steps = steps
 
@@ -244,8 +244,8 @@ def check_names(path, settings):
     """
     unknown = settings.keys() - {f.name for f in fields(TrainConfig)}
     if unknown:
-        raise ValueError(f"{path}: {', '.join(map(shown, sorted(unknown)))} "
-                         f"{'are no settings' if len(unknown) > 1 else 'is no setting'} of a run")
+        are = "are not settings" if len(unknown) > 1 else "is not a setting"
+        raise ValueError(f"{path}: {', '.join(map(shown, sorted(unknown)))} {are} of a run")
 
 
 def check_settings_readable(config):

@@ -39,7 +39,7 @@ def check_ids(op, **tensors):
 
 def _refusal(value, wanted, op, name):
     if isinstance(value, Tensor):
-        return ValueError(f"{op}: {name} is a tensor of code {value.code!r}, not of {wanted}")
+        return ValueError(f"{op}: {name} is a tensor of {value.dtype}, not of {wanted}")
     return TypeError(f"{op}: {name} is of type {type(value).__name__}, not Tensor")
 
 
