@@ -12,17 +12,28 @@ The first gradient of a node is written, and a later one is added to it. The cal
 the two it is, so memory need not be zeroed before gradients are added.
 """
 
-import contextlib
 import itertools
-import threading
 from math import prod
 
 from pygpt.autograd.arrays import Array, deferring
 from pygpt.autograd.launch import launch, one_at_a_time
+from pygpt.autograd.thread_settings import ThreadSettings
 from pygpt.backend.kernels import Memory, lib
 
 _serials = itertools.count(1)
-_context = threading.local()  # .tape, .backward_pass, .entering: set by the blocks below
+
+# Values of _settings.tape. ON: ops leave nodes. OFF: they leave none. A dict: they leave none, and
+# the nodes of their inputs are collected in it by serial number, for recomputed().
+ON, OFF = "on", "off"
+
+
+class _Settings(ThreadSettings):
+    tape = ON
+    backward_pass = 0     # the number of the backward pass in progress
+    before_node = None    # a function that is called before each node runs
+
+
+_settings = _Settings()
 
 ONE = Array.empty((), memory=Memory(4))
 ONE.flat()[0] = 1.0
@@ -200,13 +211,13 @@ class Leaf(Node):
 
     def awaits_first_gradient(self):
         """Whether this backward pass has brought no gradient to the leaf yet."""
-        return self._last_pass != _context.backward_pass
+        return self._last_pass != _settings.backward_pass
 
     def prepare_gradient(self):
         """Prepare for a gradient of this backward pass; return the pointer to its place."""
         if self.valid and self.before_use and self.awaits_first_gradient():
             self.before_use()
-        self.valid, self._last_pass = True, _context.backward_pass
+        self.valid, self._last_pass = True, _settings.backward_pass
         return self.gradient().ptr
 
     def target(self):
@@ -234,12 +245,8 @@ def run_backward(root, grad, computed_at=0):
     A node's backward may run another pass inside, as that of model.loss does. Each pass has a
     number of its own, so a leaf recognises the first gradient of each pass.
     """
-    outer = getattr(_context, "backward_pass", 0)
-    _context.backward_pass = next(_serials)
-    try:
+    with _settings.set(backward_pass=next(_serials)):
         _run_nodes(root, SharedGradient(grad), computed_at=computed_at)
-    finally:
-        _context.backward_pass = outer
 
 
 def refuse_stale(root, computed_at=0):
@@ -251,7 +258,6 @@ def refuse_stale(root, computed_at=0):
 def _run_nodes(root, gradient, first=0, computed_at=0):
     """Give root a gradient, and run the nodes that it depends on whose serial is `first` or above,
     latest first. All checks are made before the first of them runs."""
-    entering = getattr(_context, "entering", None)
     nodes = _reachable(root, first)
     for node in nodes:
         node.refuse_if_stale(computed_at)
@@ -260,8 +266,8 @@ def _run_nodes(root, gradient, first=0, computed_at=0):
         if first:
             gradient.release()  # the caller gives up its hold, so the nodes below may add to it
         for node in nodes:
-            if entering:
-                entering(node)
+            if _settings.before_node:
+                _settings.before_node(node)
             node.run()
     except BaseException:
         for node in nodes:
@@ -297,7 +303,7 @@ def refuse_changed(leaf, serial):
 
 def attach(out, inputs, backward):
     """Put a node on `out` if the tape is on and one of the inputs (Tensor or None) has a node."""
-    tape = getattr(_context, "tape", ON)
+    tape = _settings.tape
     if tape is not OFF:
         parents = tuple(t.node for t in inputs if t is not None and t.node is not None)
         if tape is not ON:
@@ -307,30 +313,15 @@ def attach(out, inputs, backward):
     return out
 
 
-# Values of _context.tape. ON: ops leave nodes. OFF: they leave none. A dict: they leave none, and
-# the nodes of their inputs are collected in it by serial number, for recomputed().
-ON, OFF = "on", "off"
-
-
 def grad_enabled():
     """Whether ops leave nodes. They leave none within no_grad(), and none in the first run of
     recomputed()."""
-    return getattr(_context, "tape", ON) is ON
-
-
-@contextlib.contextmanager
-def _taping(tape):
-    before = getattr(_context, "tape", ON)
-    _context.tape = tape
-    try:
-        yield
-    finally:
-        _context.tape = before
+    return _settings.tape is ON
 
 
 def no_grad():
     """Within the block (and thread), ops leave no nodes, so memory is freed as they go."""
-    return _taping(OFF)
+    return _settings.set(tape=OFF)
 
 
 def recomputed(function, x):
@@ -348,12 +339,12 @@ def recomputed(function, x):
     if not grad_enabled():
         return function(x)
     input_nodes = {}
-    with _taping(input_nodes):
+    with _settings.set(tape=input_nodes):
         out = function(x)
 
     def backward(dout):
         first = next_serial()
-        with _taping(ON), deferring(completely=False):
+        with _settings.set(tape=ON), deferring(completely=False):
             root = function(x).node
         try:
             _run_nodes(root, dout, first)
@@ -365,14 +356,9 @@ def recomputed(function, x):
     return out
 
 
-@contextlib.contextmanager
-def entering_nodes(entering):
-    """Within the block (and thread), call entering(node) before each node runs."""
-    _context.entering = entering
-    try:
-        yield
-    finally:
-        _context.entering = None
+def entering_nodes(function):
+    """Within the block (and thread), call function(node) before each node runs."""
+    return _settings.set(before_node=function)
 
 
 def next_serial():
