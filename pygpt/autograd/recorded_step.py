@@ -90,13 +90,9 @@ class StepCache:
         steps = self._by_key.pop(key, [])
         if self._watched is None:
             return TrainingStep(model, key, is_recorded=False)
-        free = [step for step in steps if step.is_free()]
-        spare = set(map(id, free[1 + SPARES_KEPT:]))
-        steps = [step for step in steps if id(step) not in spare]
-        if not free:
-            free = [TrainingStep(model, key)]
-            steps.append(free[0])
-        self._by_key[key] = steps
+        free = [step for step in steps if step.is_free()] or [TrainingStep(model, key)]
+        in_use = [step for step in steps if step not in free]
+        self._by_key[key] = in_use + free[:1 + SPARES_KEPT]
         while len(self._by_key) > SHAPES_KEPT:
             del self._by_key[next(iter(self._by_key))]
         free[0].busy = True
@@ -135,23 +131,23 @@ class TrainingStep:
     def is_free(self):
         return not self.busy and (self._lent is None or self._lent() is None)
 
-    def forward(self):
-        """Run the forward pass, which computes the loss."""
-        self._forward(lambda program: program.forward)
+    def forward(self, in_training=False):
+        """Run the forward pass, which computes the loss. In training it leaves out the calls that
+        the backward pass repeats."""
+        self._computed_at = next_serial()
+        program = self.program
+        if program is None or not program.is_replayable():
+            self._compute()
+        elif in_training and program.recorded:
+            run(program.forward_in_training)
+        else:
+            run(program.forward)
 
     def forward_backward(self, scale):
-        """Run both passes. The forward pass leaves out the calls that the backward pass repeats."""
-        self._forward(lambda program: program.forward_in_training if program.recorded
-                      else program.forward)
+        """Run both passes."""
+        self.forward(in_training=True)
         if self._has_gradients:
             self.backward(scale)
-
-    def _forward(self, calls_of):
-        self._computed_at = next_serial()
-        if self.program is None or not self.program.is_replayable():
-            self._compute()
-        else:
-            run(calls_of(self.program))
 
     def _compute(self):
         """Run the forward pass op by op; record it if is_recorded was given."""

@@ -158,21 +158,11 @@ class AccumulateFlag(int):
         return self
 
     def zero_missing(self):
-        """Where the flag is 1, set the gradient of each leaf that holds none to 0."""
+        """Where the flag is 1, set the gradient of each leaf that holds none to 0, so that the
+        kernel can add to all of them."""
         for leaf in self.leaves if self else ():
             if not leaf.valid:
                 leaf.gradient().flat()[:] = memoryview(bytes(4 * leaf.size())).cast("f")
-
-
-def first_gradient_flag(leaves):
-    """Make the flag of a kernel that writes the first gradient of this pass for several leaves.
-
-    If some of them hold a gradient and others do not, the others' memory is set to 0, so that the
-    kernel can add to all of them.
-    """
-    flag = AccumulateFlag(leaves)
-    flag.zero_missing()
-    return flag
 
 
 class Leaf(Node):
@@ -198,7 +188,7 @@ class Leaf(Node):
 
     def gradient(self):
         if self.memory is None:
-            self.memory = Memory(4 * prod(self.shape))
+            self.memory = Memory(4 * self.size())
         return Array.empty(self.shape, memory=self.memory, offset=self.offset)
 
     @one_at_a_time
@@ -229,10 +219,10 @@ class Leaf(Node):
         launch(lib.scale_forward, ptr, shared.array.ptr, ONE.ptr, shared.array.size, flag)
 
     def refuse_if_stale(self, computed_at):
-        pass
+        """Pass: a leaf is not computed. The nodes that read it check that it has not changed."""
 
     def run(self):
-        pass
+        """Pass: the gradient has arrived."""
 
 
 @one_at_a_time

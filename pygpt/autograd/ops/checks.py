@@ -7,7 +7,7 @@ that does not fit. The file also holds the small helpers that ops share.
 from math import prod
 
 from pygpt.autograd.launch import launch
-from pygpt.autograd.tape import ONE, Leaf, first_gradient_flag
+from pygpt.autograd.tape import ONE, AccumulateFlag, Leaf
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, lib
 
@@ -82,7 +82,8 @@ def give_gradients(nodes, gradient_kernel):
     if not wanted:
         return
     if all(isinstance(node, Leaf) and node.awaits_first_gradient() for node in wanted):
-        flag = first_gradient_flag(wanted)
+        flag = AccumulateFlag(wanted)
+        flag.zero_missing()
         gradient_kernel([NULL if node is None else node.prepare_gradient() for node in nodes], flag)
         return
     places = [None if node is None else node.target() for node in nodes]
