@@ -61,7 +61,7 @@ class Array:
         return self
 
     @classmethod
-    def later(cls, shape, compute, takes_residual=True):
+    def deferrable(cls, shape, compute, takes_residual=True):
         """Make an array whose values are computed at once or, within deferring(), when a kernel
         first needs them. The arguments are those of Deferred."""
         self = cls.__new__(cls)

@@ -33,7 +33,7 @@ class Tensor(Array, Exporter):
         TypeError: data holds something that is not a number.
     """
 
-    __slots__ = ("node", "leaf", "remake")
+    __slots__ = ("node", "leaf", "recompute")
     __array_ufunc__ = None  # so NumPy's scalars leave arithmetic to this class
 
     def __init__(self, data, requires_grad=False, dtype="float32"):
@@ -51,18 +51,18 @@ class Tensor(Array, Exporter):
 
     def _describe(self, shape, code):
         super()._describe(shape, code)
-        self.node = self.leaf = self.remake = None
+        self.node = self.leaf = self.recompute = None
 
     @property
     def dtype(self):
         """The type of the values: "float32" or "int32"."""
         return DTYPES[self.code]
 
-    def kept(self):
+    def save_for_backward(self):
         """Return a function that gives this tensor to the backward pass. Where its op prefers to
-        compute the values again rather than keep them (`remake`), the function does that.
+        compute the values again rather than keep them, that function is `recompute`.
         """
-        return self.remake or (lambda: self)
+        return self.recompute or (lambda: self)
 
     def __buffer__(self, flags):
         whole = self.memory.view[self.offset:self.offset + 4 * self.size]

@@ -22,7 +22,7 @@ def add(a, b):
     other, last = (b, a) if _takes_residual(a) else (a, b)
     if _takes_residual(last):
         fused = last.deferred.compute
-        out = Tensor.later(a.shape, lambda out: fused(out, other), takes_residual=False)
+        out = Tensor.deferrable(a.shape, lambda out: fused(out, other), takes_residual=False)
     else:
         out = Tensor.empty(a.shape)
         launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)

@@ -33,31 +33,31 @@ def linear(x, weight, bias=None):
         launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, array_pointer(bias),
                array_pointer(residual), R, IN, OUT)
 
-    out = Tensor.later((*x.shape[:-1], OUT), compute)
-    nodes, kept = (x.node, weight.node, node_of(bias)), x.kept()
+    out = Tensor.deferrable((*x.shape[:-1], OUT), compute)
+    nodes, saved_x = (x.node, weight.node, node_of(bias)), x.save_for_backward()
 
     def backward(dout):
-        _linear_backward(dout.array, kept, weight, nodes, R, IN, OUT)
+        _linear_backward(dout.array, saved_x, weight, nodes, R, IN, OUT)
 
     return attach(out, (x, weight, bias), backward)
 
 
-def _linear_backward(dout, x, weight, nodes, R, IN, OUT):
-    """Compute dW = x^T dout and db = the sum of dout's rows, then dx = dout W^T. x is a function
-    that gives the array; nodes are the nodes of x, weight and bias."""
+def _linear_backward(dout, saved_x, weight, nodes, R, IN, OUT):
+    """Compute dW = x^T dout and db = the sum of dout's rows, then dx = dout W^T. saved_x is a
+    function that gives x; nodes are the nodes of x, weight and bias."""
     x_node, *weight_and_bias = nodes
-    _linear_backward_weight(dout, x, weight_and_bias, R, IN, OUT)
+    _linear_backward_weight(dout, saved_x, weight_and_bias, R, IN, OUT)
     give_gradient(x_node, lambda dx, acc: launch(
         lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr, NULL, R, IN, OUT, acc))
 
 
-def _linear_backward_weight(dout, x, nodes, R, IN, OUT):
+def _linear_backward_weight(dout, saved_x, nodes, R, IN, OUT):
     weight_node, bias_node = nodes
     if weight_node is None:  # at most the bias has a gradient: a sum over rows, with IN = 0
         give_gradient(bias_node, lambda db, acc: launch(
             lib.linear_backward_weight, NULL, db, NULL, dout.ptr, R, 0, OUT, acc))
         return
-    x = x()
+    x = saved_x()
     give_gradients(nodes, lambda places, acc: launch(
         lib.linear_backward_weight, *places, x.ptr, dout.ptr, R, IN, OUT, acc))
 
@@ -78,10 +78,10 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
           "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
     check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
           "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
-    parts, keeps, kept_pre = _row_parts(R), grad_enabled(), []
+    parts, saves, saved_pre = _row_parts(R), grad_enabled(), []
 
     def compute(out, residual=None):
-        pre, hidden = Tensor.empty((R, H)) if keeps else None, Tensor.empty((parts[0].stop, H))
+        pre, hidden = Tensor.empty((R, H)) if saves else None, Tensor.empty((parts[0].stop, H))
         for rows in parts:
             n = len(rows)
             launch(lib.linear_forward, hidden.ptr,
@@ -89,21 +89,21 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
                    _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H)
             launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
                    proj_bias.ptr, array_pointer(_part(residual, rows)), n, H, C)
-        kept_pre[:] = [pre]
+        saved_pre[:] = [pre]
 
-    out, kept = Tensor.later(x.shape, compute), x.kept()
+    out, saved_x = Tensor.deferrable(x.shape, compute), x.save_for_backward()
     fc_nodes = x.node, fc_weight.node, fc_bias.node
     proj_nodes = proj_weight.node, proj_bias.node
 
     def backward(dout):
-        inp = kept
-        if not kept_pre:  # the result was never computed, but pre is needed here
-            x, pre = kept(), Tensor.empty((R, H))
+        get_x = saved_x
+        if saved_pre:
+            pre = saved_pre.pop()
+        else:  # the result was never computed, but pre is needed here
+            x, pre = saved_x(), Tensor.empty((R, H))
             launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
                    H)
-            kept_pre.append(pre)
-            inp = lambda: x
-        pre = kept_pre.pop()
+            get_x = x.save_for_backward()
         # The gradient of pre overwrites pre, which is read here for the last time. The same kernel
         # computes the GELU of pre once more, into hidden.
         hidden = Tensor.empty((parts[0].stop, H))
@@ -113,7 +113,7 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
                    len(rows), H, C, 0)
             _linear_backward_weight(d, lambda: hidden, proj_nodes, len(rows), H, C)
         del hidden
-        _linear_backward(pre, inp, fc_weight, fc_nodes, R, C, H)
+        _linear_backward(pre, get_x, fc_weight, fc_nodes, R, C, H)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias), backward)
 
@@ -154,7 +154,7 @@ def layernorm(x, weight, bias, eps=1e-5):
                R, C, eps)
         return out
 
-    run(out).remake = lambda: run(Tensor.empty(x.shape))
+    run(out).recompute = lambda: run(Tensor.empty(x.shape))
     node, weight_nodes = x.node, (weight.node, bias.node)
 
     def backward(dout):
@@ -344,7 +344,7 @@ def dropout(x, dropout, seed, stream=0):
         launch(lib.dropout_forward, out.ptr, x.ptr, array_pointer(residual), R, C, p, seed.ptr,
                stream)
 
-    out, node = Tensor.later(x.shape, compute), x.node
+    out, node = Tensor.deferrable(x.shape, compute), x.node
 
     def backward(dout):
         dx, acc = node.target()
