@@ -1,6 +1,7 @@
 """Explains why the C library does not load, and names the remedy."""
 
 import os
+import struct
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 
@@ -61,11 +62,9 @@ def _is_truncated(path):
         return False  # loading the file will raise an error with the reason
     if size < 64 or head[:4] != b"\x7fELF":
         return size < 64  # a library's header alone is longer
-    order = "little" if head[5] == 1 else "big"
-    start, entry, count = ((40, 48), (58, 60), (60, 62)) if head[4] == 2 else (
-        (32, 36), (46, 48), (48, 50))
-    start, entry, count = (int.from_bytes(head[slice(*part)], order)
-                           for part in (start, entry, count))
+    order = "<" if head[5] == 1 else ">"
+    fields = "40x Q 10x H H" if head[4] == 2 else "32x I 10x H H"  # of 64 and of 32 bits
+    start, entry, count = struct.unpack_from(order + fields, head)
     return start + entry * count > size
 
 

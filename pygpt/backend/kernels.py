@@ -7,6 +7,7 @@ work on Python's own memory, and no C is loaded.
 
 import contextlib
 import importlib
+import itertools
 import math
 import numbers
 import os
@@ -156,7 +157,7 @@ class Memory:
     def pointer(self, code: str, offset: int = 0):
         """Return the address of byte `offset` as kernels take it; code: 'f', 'i', 'Q', 'd', 'H'."""
         if ffi is None:
-            size = {"f": 4, "i": 4, "Q": 8, "d": 8, "H": 2}[code]
+            size = struct.calcsize(code)
             whole = (self.nbytes - offset) // size * size
             return self.view[offset:offset + whole].cast(code)
         return ffi.cast(_POINTER[code], self._base + offset)
@@ -232,13 +233,11 @@ def use_threads(n: int):
     """Within the block, use n threads, or as many as before if n is 0. It raises as
     set_num_threads does."""
     before = get_num_threads()
-    if n:
-        set_num_threads(n)
+    set_num_threads(n or before)
     try:
         yield
     finally:
-        if n:
-            set_num_threads(before)
+        set_num_threads(before)
 
 
 def _after_fork() -> None:
@@ -253,14 +252,14 @@ def isa_names() -> list:
     """List the instruction sets that were built in and that this CPU supports, best first."""
     if ffi is None:
         return ["python"]
-    return [name for i, name in _built() if lib.pygpt_isa_supported(i)]
+    return [name for name, i in _built().items() if lib.pygpt_isa_supported(i)]
 
 
 def _built():
-    i = 0
-    while lib.pygpt_isa_name(i) != ffi.NULL:
-        yield i, ffi.string(lib.pygpt_isa_name(i)).decode()
-        i += 1
+    """Return {name: number} of the instruction sets that were built in, best first."""
+    names = map(lib.pygpt_isa_name, itertools.count())
+    names = itertools.takewhile(lambda name: name != ffi.NULL, names)
+    return {ffi.string(name).decode(): i for i, name in enumerate(names)}
 
 
 def isa() -> str:
@@ -278,7 +277,7 @@ def select_isa(name=None) -> None:
     if ffi is None:
         _isa = "python"
         return
-    built = {n: i for i, n in _built()}
+    built = _built()
     if name is None:
         name = isa_names()[0]
     if name not in built:
