@@ -12,8 +12,9 @@ from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, lib
 
 
-def array_pointer(tensor):
-    return NULL if tensor is None else tensor.ptr
+def array_pointer(array):
+    """Return the pointer of a Tensor, an Array or a Seed; NULL for None."""
+    return NULL if array is None else array.ptr
 
 
 def node_of(tensor):
@@ -86,13 +87,13 @@ def give_gradients(nodes, gradient_kernel):
         flag.zero_missing()
         gradient_kernel([NULL if node is None else node.prepare_gradient() for node in nodes], flag)
         return
-    places = [None if node is None else node.target() for node in nodes]
-    flags = [place[1] for place in places if place is not None]
+    targets = [(NULL, None) if node is None else node.target() for node in nodes]
+    flags = [flag for _, flag in targets if flag is not None]
     if all(flag == flags[0] and type(flag) is int for flag in flags):
-        gradient_kernel([NULL if place is None else place[0] for place in places], flags[0])
+        gradient_kernel([pointer for pointer, _ in targets], flags[0])
         return
     scratch = [None if node is None else Tensor.empty(node.shape) for node in nodes]
     gradient_kernel([array_pointer(tensor) for tensor in scratch], 0)
-    for place, tensor in zip(places, scratch):
-        if place is not None:
-            launch(lib.scale_forward, place[0], tensor.ptr, ONE.ptr, tensor.size, place[1])
+    for (pointer, flag), tensor in zip(targets, scratch):
+        if tensor is not None:
+            launch(lib.scale_forward, pointer, tensor.ptr, ONE.ptr, tensor.size, flag)

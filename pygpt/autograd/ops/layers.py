@@ -213,14 +213,15 @@ def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
     B, T, C = _attention_sizes("attention", qkv, n_head)
     p, seed = _dropout_arguments("attention", dropout, seed, stream)
     out, lse = Tensor.empty((B, T, C)), Tensor.empty((B, n_head, T))
-    launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p, seed.ptr, stream)
+    launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p,
+           array_pointer(seed), stream)
     node = qkv.node
     y = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)
 
     def backward(dout):
         dqkv = Tensor.empty(qkv.shape)
         launch(lib.attention_backward, dqkv.ptr, dout.array.ptr, qkv.ptr, y.ptr, lse.ptr, B, T, C,
-               n_head, p, seed.ptr, stream)
+               n_head, p, array_pointer(seed), stream)
         node.hand_over(dqkv)
 
     return attach(out, (qkv,), backward)
@@ -292,10 +293,6 @@ def embedding(ids, wte, wpe=None, past=0):
     return attach(out, (wte, wpe), backward)
 
 
-class _NoSeed:
-    ptr = NULL
-
-
 class Seed:
     """Holds the random seed of one forward pass, in memory that the kernels read.
 
@@ -316,12 +313,13 @@ class Seed:
 
 
 def _dropout_arguments(op, dropout, seed, stream):
-    """Check the arguments; return (share, Seed). The backward pass must keep the Seed alive."""
+    """Check the arguments; return the share, and the Seed or None. The backward pass must keep the
+    Seed alive."""
     dropout = in_float32(f"{op}: dropout", dropout, 0.0, 1.0)
     check(isinstance(stream, int) and 0 <= stream < 2 ** 64,
           "{}: stream={!r} is not a whole number in [0, 2^64)", op, stream)
     if not dropout:
-        return 0.0, _NoSeed
+        return 0.0, None
     check(isinstance(seed, Seed),
           "{}: dropout={} needs a seed, an ops.Seed; it is {}", op, dropout, type(seed).__name__)
     return dropout, seed
@@ -341,13 +339,14 @@ def dropout(x, dropout, seed, stream=0):
     R, C = rows_of("dropout", "x", x)
 
     def compute(out, residual=None):
-        launch(lib.dropout_forward, out.ptr, x.ptr, array_pointer(residual), R, C, p, seed.ptr,
-               stream)
+        launch(lib.dropout_forward, out.ptr, x.ptr, array_pointer(residual), R, C, p,
+               array_pointer(seed), stream)
 
     out, node = Tensor.deferrable(x.shape, compute), x.node
 
     def backward(dout):
         dx, acc = node.target()
-        launch(lib.dropout_backward, dx, dout.array.ptr, R, C, p, seed.ptr, stream, acc)
+        launch(lib.dropout_backward, dx, dout.array.ptr, R, C, p, array_pointer(seed), stream,
+               acc)
 
     return attach(out, (x,), backward)
