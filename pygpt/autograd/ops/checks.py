@@ -6,6 +6,7 @@ that does not fit. The file also holds the small helpers that ops share.
 
 from math import prod
 
+from pygpt.autograd.arrays import DTYPES
 from pygpt.autograd.launch import launch
 from pygpt.autograd.tape import ONE, AccumulateFlag, Leaf
 from pygpt.autograd.tensor import Tensor
@@ -26,22 +27,19 @@ def check(ok, message, *values):
         raise ValueError(message.format(*values))
 
 
-def check_floats(op, **tensors):
-    for name, tensor in tensors.items():
-        if not (isinstance(tensor, Tensor) and tensor.code == "f"):
-            raise _refusal(tensor, "float32", op, name)
+def _dtype_check(code):
+    """Make a function that checks that named arguments of an op are Tensors of one dtype."""
+    def check_dtype(op, **tensors):
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{op}: {name} is of type {type(tensor).__name__}, not Tensor")
+            if tensor.code != code:
+                raise ValueError(f"{op}: {name} is a tensor of code {tensor.code!r}, not of "
+                                 f"{DTYPES[code]}")
+    return check_dtype
 
 
-def check_ids(op, **tensors):
-    for name, tensor in tensors.items():
-        if not (isinstance(tensor, Tensor) and tensor.code == "i"):
-            raise _refusal(tensor, "int32", op, name)
-
-
-def _refusal(value, wanted, op, name):
-    if isinstance(value, Tensor):
-        return ValueError(f"{op}: {name} is a tensor of code {value.code!r}, not of {wanted}")
-    return TypeError(f"{op}: {name} is of type {type(value).__name__}, not Tensor")
+check_floats, check_ids = _dtype_check("f"), _dtype_check("i")
 
 
 def check_whole_number(op, name, value, least):
