@@ -64,15 +64,11 @@ def machine(seconds=2.0):
     threads."""
     rounds, n = 2_000_000, 32 << 20
     memory, out = _filled(n), Memory(4)
-    flops = []
-
-    def multiply_add():
-        flops.append(lib.pygpt_measure_fma(rounds))
-
+    operations = lib.pygpt_measure_fma(rounds)
     (_, fma, _), (_, read, _) = quartiles_in_turn([
-        multiply_add,
-        lambda: lib.pygpt_measure_read(out.pointer("f"), memory.pointer("f"), n)], seconds)
-    return {"gflops": flops[0] / fma / 1e9, "gbytes": 4 * n / read / 1e9}
+        partial(lib.pygpt_measure_fma, rounds),
+        partial(lib.pygpt_measure_read, out.pointer("f"), memory.pointer("f"), n)], seconds)
+    return {"gflops": operations / fma / 1e9, "gbytes": 4 * n / read / 1e9}
 
 
 def _filled(n, value=0.5):
@@ -96,11 +92,11 @@ def kernel_cases(shape):
     """
     B, T, C, NH = (shape[k] for k in ("batch_size", "n_positions", "n_embd", "n_head"))
     V, R = shape["vocab_size"], B * T
-    hold = []
+    memory = []
 
     def new(n):
-        hold.append(_filled(n, 0.01))
-        return hold[-1].pointer("f")
+        memory.append(_filled(n, 0.01))
+        return memory[-1].pointer("f")
 
     x, y, dx, h, pre = new(R * C), new(R * C), new(R * C), new(R * 4 * C), new(R * 4 * C)
     qkv, dqkv, lse, mean, rstd = new(R * 3 * C), new(R * 3 * C), new(R * NH), new(R), new(R)
@@ -147,12 +143,12 @@ def kernel_cases(shape):
     p, g, m, v = (new(n) for _ in range(4))
     hyper, total = Memory(32), Memory(8)
     hyper.view.cast("f")[:] = memoryview(array("f", [0, .9, .95, 1e-8, .1, .5, .5, 1]))
-    hold += [target_ids, hyper, total]
+    memory += [target_ids, hyper, total]
     rows += [
         ("AdamW", lambda: lib.adamw_step(p, m, v, g, hyper.pointer("f"), n, n), 0, 4 * 7 * n),
         ("gradient norm", lambda: lib.sum_squares(total.pointer("d"), g, n), 0, 4 * n),
     ]
-    return rows, hold
+    return rows, memory
 
 
 # ------------------------------------------------------------------------------- a whole step ---
@@ -161,7 +157,8 @@ class MeasuredStep:
     """Runs a training step of a preset's model, as a whole or call by call."""
 
     def __init__(self, shape):
-        B, T, V, dropout = (shape[k] for k in ("batch_size", "n_positions", "vocab_size", "dropout"))
+        B, T, V = (shape[k] for k in ("batch_size", "n_positions", "vocab_size"))
+        dropout = shape["dropout"]
         self.model = GPT(GPTConfig(
             vocab_size=V, n_positions=T, n_layer=shape["n_layer"], n_head=shape["n_head"],
             n_embd=shape["n_embd"], embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout))
@@ -223,7 +220,7 @@ def measure(preset, seconds=10.0):
     """
     shape = SHAPES[preset]
     peak = machine(min(2.0, seconds / 4))
-    cases, hold = kernel_cases(shape)
+    cases, memory = kernel_cases(shape)
     rows = []
     for (label, _, operations, size), quartiles in zip(
             cases, quartiles_in_turn([call for _, call, _, _ in cases], seconds / 2)):
@@ -231,7 +228,7 @@ def measure(preset, seconds=10.0):
         rows.append({"kernel": label, **milliseconds(quartiles),
                      "gflops": gflops, "of_peak": gflops / peak["gflops"],
                      "gbytes": gbytes, "of_bandwidth": gbytes / peak["gbytes"]})
-    del cases, hold
+    del cases, memory
     step = MeasuredStep(shape)
     (_, once, _), = quartiles_in_turn([step], 0.0)
     quartiles, parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
