@@ -1,8 +1,8 @@
 """Calls every kernel and takes every block of memory, so that both can be recorded.
 
-`launch` makes a call. A program that is `listening` in the same thread records the call, and lends
-arrays their memory (replay.py). Within `calling`, another function makes the calls: to inspect
-their results (training/find_nonfinite.py), or to count memory without computing (training/cost.py).
+`launch` makes a call. Within `recording`, a program (replay.py) records the calls of the thread,
+and lends arrays their memory. Within `calling`, another function makes the calls: to inspect their
+results, or to count memory without computing.
 
 `one_at_a_time` keeps the calls of several threads apart. A kernel releases Python's lock, so two
 threads that use one model would otherwise read and write the same buffers at once.
@@ -19,7 +19,7 @@ _lock = threading.RLock()  # the thread whose public call is computing holds it
 
 
 def one_at_a_time(function):
-    """Make a function wait until no other thread is inside a function that is so decorated.
+    """Make a function wait until no other thread is inside a function with this decorator.
 
     A thread may call one such function from another. Waiting costs little, because kernels use
     every core by themselves, and Python's other threads go on meanwhile.
@@ -41,7 +41,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def launch(kernel, *args, also_in_backward=False):
-    """Run a kernel and let the listening program, if any, record it.
+    """Run a kernel, and let the program that is recording, if any, record it.
 
     `also_in_backward` marks a forward call whose outputs the backward pass computes again. A
     training step can then leave the forward call out.
@@ -57,10 +57,9 @@ def _call(kernel, args):
 
 
 class _Settings(ThreadSettings):
-    """Attributes: the functions and the pool that the functions below this class explain."""
-
-    call = staticmethod(_call)
-    recorder = pool = memory = None
+    call = staticmethod(_call)  # makes the calls
+    memory = None               # makes blocks of memory, if not None
+    recorder = pool = None      # of the program that is recording
 
 
 _settings = _Settings()
@@ -88,7 +87,8 @@ def new_block(nbytes):
 
 
 def allocate(nbytes):
-    """Take memory for a tensor that kernels write: from the listening program's pool, if any."""
+    """Take memory for a tensor that kernels write. While a program is recording, its pool lends
+    the memory."""
     pool = _settings.pool
     return new_block(nbytes) if pool is None else pool.take(nbytes)
 
@@ -107,6 +107,7 @@ def is_recording(pool):
     return _settings.pool is pool
 
 
-def listening(recorder, pool):
-    """Within the block (and thread), report every launch to recorder and take memory from pool."""
+def recording(recorder, pool):
+    """Within the block (and thread), call recorder(kernel, args, also_in_backward) after every
+    launch, and take memory from pool."""
     return _settings.set(recorder=recorder, pool=pool)
