@@ -7,7 +7,7 @@ from pygpt.backend.kernels import IdRangeError
 
 
 def as_int32(name, ids, n_positions):
-    """Convert B lists of T ints, or an int32 buffer of shape (B, T), to (B, T, bytes).
+    """Convert B lists of T ints, or an int32 buffer of shape (B, T); return (B, T, bytes).
 
     Raises:
         ValueError: ids are of another kind, T is 0 or above n_positions, or B is 0.

@@ -166,7 +166,7 @@ class AccumulateFlag(int):
 
 
 class Leaf(Node):
-    """The end of gradients: the node of a parameter, or of a tensor made with requires_grad.
+    """Collects the gradient of a parameter, or of a tensor made with requires_grad.
 
     Attributes:
         valid: whether its memory holds a gradient.

@@ -138,8 +138,8 @@ class Tensor(Array, Exporter):
 
     @property
     def requires_grad(self):
-        """Whether gradients flow to or through this tensor. True makes it a leaf; False makes it no
-        leaf and drops its gradient.
+        """Whether gradients flow to or through this tensor. Setting True makes it a leaf; setting
+        False drops its gradient and makes it an ordinary tensor.
 
         Raises:
             ValueError: it is set on the result of an op, or to True on an int32 tensor.

@@ -1,7 +1,7 @@
 """Asks the system how many processors and how much memory this process may use.
 
-Reads Linux's /sys and /proc, control groups included. Other systems tell little. A function that
-takes a `root` looks for those directories below it; root is "/", except in tests.
+It reads Linux's /sys and /proc, control groups included. On other systems little is known. A
+function that takes a `root` looks for those directories below it; root is "/", except in tests.
 """
 
 import os
@@ -96,7 +96,8 @@ def memory_limits():
         for limit_file, used_file in (("memory.max", "memory.current"),
                                       ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             try:
-                limit, used = (int(_read(f"{directory}/{name}")) for name in (limit_file, used_file))
+                limit = int(_read(f"{directory}/{limit_file}"))
+                used = int(_read(f"{directory}/{used_file}"))
             except ValueError:  # no such file, or "max"
                 continue
             most, free = min(most, limit), min(free, max(0, limit - used))

@@ -73,8 +73,8 @@ def _refusal(fault, remedy):
 
 
 def _build(is_there):
-    """Tell how to build the library. Where a file is there, make would take it for up to date, so
-    it is cleaned first."""
+    """Return the advice to build the library. If a file is there, make takes it for up to date, so
+    it must be cleaned first."""
     if not os.path.exists(os.path.join(TOP, "Makefile")):
         return f"install pygpt again with `{sys.executable} -m pip`"
     if is_there:
@@ -83,7 +83,7 @@ def _build(is_there):
 
 
 def _own_environment(is_made=False):
-    """Advise the user to use the environment that make makes, where it exists or will exist."""
+    """Return the advice to use the environment that make creates, if it exists or is to be made."""
     python = os.path.join(TOP, ".venv", "bin", "python")
     is_there = is_made or os.path.exists(python)
     return f" and start pygpt with {python}" if is_there and sys.executable != python else ""

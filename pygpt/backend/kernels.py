@@ -27,7 +27,7 @@ class IdRangeError(ValueError):
 
 
 def _load():
-    """Import the C library, and tell OpenMP to put a waiting thread to sleep soon.
+    """Import the C library, and let OpenMP put a waiting thread to sleep soon.
 
     GCC's OpenMP lets a thread that waits at the end of a parallel region spin for milliseconds by
     default. On a machine with other work to do, the spinning thread keeps the very core that the
@@ -40,18 +40,17 @@ def _load():
     A count of 1000 costs little on a free machine and halves the step on a busy one, so SPIN_COUNT
     stays near it. The library reads the variable once, when it is loaded.
     """
-    name, quiet = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY" in os.environ
-    ours = not quiet and name not in os.environ
-    if ours:
-        os.environ[name] = SPIN_COUNT
+    chosen_by_user = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
+    if not chosen_by_user:
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     try:
         for module in MODULES:
             importlib.import_module(f"pygpt.{module}")
         from pygpt._kernels import ffi, lib
         return ffi, lib
     finally:
-        if ours:
-            del os.environ[name]
+        if not chosen_by_user:
+            del os.environ["GOMP_SPINCOUNT"]
 
 
 # The compiled modules. From 3.12 on, a Python class can export its memory without _buffer.
