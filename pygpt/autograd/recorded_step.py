@@ -58,17 +58,17 @@ class StepCache:
     def take(self, ids, targets, ignore_index):
         """Within the block, give a free step that holds this batch; errors name bad ids."""
         model = self._model()
-        B, T, flat = as_int32("ids", ids, model.config.n_positions)
-        shape = as_int32("targets", targets, model.config.n_positions)
-        if (B, T) != shape[:2]:
-            raise ValueError(f"targets of shape {shape[:2]} for ids of shape {(B, T)}")
+        B, T, id_bytes = as_int32("ids", ids, model.config.n_positions)
+        target_B, target_T, target_bytes = as_int32("targets", targets, model.config.n_positions)
+        if (B, T) != (target_B, target_T):
+            raise ValueError(f"targets of shape {(target_B, target_T)} for ids of shape {(B, T)}")
         self._forget_if_changed(model)
         key = Key(B, T, ignore_index, grad_enabled(), dropout_shares(self._dropouts),
                   grad_enabled() and model.recompute)
         step = self._free_step(model, key)
         try:
-            step.ids.memory.view[:4 * B * T] = flat
-            step.targets.memory.view[:4 * B * T] = shape[2]
+            step.ids.memory.view[:4 * B * T] = id_bytes
+            step.targets.memory.view[:4 * B * T] = target_bytes
             if step.seed is not None:
                 step.seed.set(model.next_seed())
             with named_bad_ids(model.config.vocab_size, step.ids, step.targets, ignore_index):

@@ -19,10 +19,10 @@ def add(a, b):
     """Return a + b, of one shape. If a or b is deferred, its kernel adds the other."""
     check_floats("add", a=a, b=b)
     check_same_shape("add", "a", a, "b", b)
-    other, last = (b, a) if _takes_residual(a) else (a, b)
-    if _takes_residual(last):
-        fused = last.deferred.compute
-        out = Tensor.deferrable(a.shape, lambda out: fused(out, other), takes_residual=False)
+    residual, deferred = (b, a) if _takes_residual(a) else (a, b)
+    if _takes_residual(deferred):
+        compute = deferred.deferred.compute
+        out = Tensor.deferrable(a.shape, lambda out: compute(out, residual), takes_residual=False)
     else:
         out = Tensor.empty(a.shape)
         launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)

@@ -122,8 +122,8 @@ def _row_parts(R):
     """Divide R rows into ranges of equal length; the last may be shorter. The length is at most
     MLP_ROWS and a multiple of 256, the number of rows that kernels sum at a time. It depends on R
     alone."""
-    each = max(256, -(-R // max(1, -(-R // MLP_ROWS)) // 256) * 256)
-    return [range(start, min(start + each, R)) for start in range(0, R, each)] or [range(0)]
+    length = max(256, -(-R // max(1, -(-R // MLP_ROWS)) // 256) * 256)
+    return [range(start, min(start + length, R)) for start in range(0, R, length)] or [range(0)]
 
 
 def _part(x, rows):
@@ -159,19 +159,19 @@ def layernorm(x, weight, bias, eps=1e-5):
 
     def backward(dout):
         # The kernel writes all three gradients; those that are not needed go to scratch memory.
-        unused = Tensor.empty((R, C)) if node is None else None
-        dx, acc = node.target() if node is not None else (unused.ptr, 0)
-        spare = Tensor.empty((C,))
+        scratch_x = Tensor.empty((R, C)) if node is None else None
+        dx, acc = node.target() if node is not None else (scratch_x.ptr, 0)
+        scratch = Tensor.empty((C,))
 
-        def params(places, acc_params):
-            dw, db = (spare.ptr if p == NULL else p for p in places)
+        def run_backward(places, acc_params):
+            dw, db = (scratch.ptr if place == NULL else place for place in places)
             launch(lib.layernorm_backward, dx, dw, db, dout.array.ptr, x.ptr, weight.ptr,
                    mean.ptr, rstd.ptr, R, C, acc, acc_params)
 
         if weight_nodes == (None, None):
-            params((NULL, NULL), 0)
+            run_backward((NULL, NULL), 0)
         else:
-            give_gradients(weight_nodes, params)
+            give_gradients(weight_nodes, run_backward)
 
     return attach(out, (x, weight, bias), backward)
 
