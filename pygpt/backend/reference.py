@@ -94,17 +94,24 @@ def _scores(query, q, keys, k, k_step, n, HS):
     return [_dot(query, q, keys, k + j * k_step, HS) / sqrt(HS or 1) for j in range(n)]
 
 
+def _attend(out, o, scores, factor, values, v, v_step, HS):
+    """Write sum_j f_j p_j v_j with p = softmax(scores) to out[o...], and return log sum_j e^s_j.
+    v_j starts at values[v + j v_step]."""
+    lse = _logsumexp(scores)
+    p = [f * exp(s - lse) for f, s in zip(factor, scores)]
+    for c in range(HS):
+        out[o + c] = _dot(p, 0, values, v + c, len(p), 1, v_step)
+    return lse
+
+
 def attention_forward(out, lse, qkv, B, T, C, NH, dropout, seed, stream):
     HS = C // NH
     for r, (b, h, i) in enumerate(_places(B, NH, T)):
         o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
         k0 = b * T * 3 * C + C + h * HS  # the key of position 0; its value lies C further on
         scores = _scores(qkv, q, qkv, k0, 3 * C, i + 1, HS)
-        lse_i = lse[r] = _logsumexp(scores)
         factor = _dropout_factors(dropout, seed, stream, r, i + 1)
-        p = [f * exp(s - lse_i) for f, s in zip(factor, scores)]
-        for c in range(HS):
-            out[o + c] = _dot(p, 0, qkv, k0 + C + c, i + 1, 1, 3 * C)
+        lse[r] = _attend(out, o, scores, factor, qkv, k0 + C, 3 * C, HS)
     return OK
 
 
@@ -145,10 +152,7 @@ def attention_cached(out, keys, values, qkv, B, T, C, NH, past, P):
         o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
         first, seen = b * P * C + h * HS, past + i + 1
         scores = _scores(qkv, q, keys, first, C, seen, HS)
-        lse = _logsumexp(scores)
-        p = [exp(s - lse) for s in scores]
-        for c in range(HS):
-            out[o + c] = _dot(p, 0, values, first + c, seen, 1, C)
+        _attend(out, o, scores, [1.0] * seen, values, first, C, HS)
     return OK
 
 
