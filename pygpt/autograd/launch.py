@@ -70,8 +70,8 @@ def calling(call, memory=None):
 
     Args:
         call: a function that may inspect the results of a kernel, or leave the kernel out.
-        memory: a function of a number of bytes that makes the blocks for tensors in the block;
-            None: they are made as before.
+        memory: a function of a number of bytes that makes the memory of tensors; None keeps the
+            function in force.
     """
     return _settings.set(call=call, memory=memory or _settings.memory)
 

@@ -6,9 +6,10 @@ its forward pass until its backward pass has run or the loss is gone. Another lo
 meanwhile gets a step of its own. So the user sees ordinary tensors, and pays for planning once.
 
 A replay is right only while nothing has changed since the calls were recorded. A step is therefore
-looked up by its key, which holds the batch's shape and the modes of the pass. All else is compared
-before every step: the model's modules, their settings, the places of its parameters, and which of
-them are trained (nn.watched). A model that holds anything that cannot be compared runs op by op.
+looked up by its key, which holds the batch's shape and the modes of the pass. Everything else is
+compared before every step: the model's modules, their settings, the places of its parameters, and
+which of them are trained (nn.watched). A model that holds anything that cannot be compared runs op
+by op.
 """
 
 import contextlib
@@ -18,8 +19,7 @@ from typing import NamedTuple
 from pygpt.autograd import ops
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.replay import Program, run
-from pygpt.autograd.tape import (Node, grad_enabled, next_serial, refuse_changed, refuse_stale,
-                                 run_backward)
+from pygpt.autograd.tape import Node, grad_enabled, next_serial, refuse_stale, run_backward
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory
 
@@ -180,7 +180,7 @@ class TrainingStep:
         """
         if self.program is not None and self.program.recorded:
             for leaf in self.program.leaves:
-                refuse_changed(leaf, self._computed_at)
+                leaf.refuse_if_changed_after(self._computed_at)
             self.program.refuse_if_moved()
         else:
             refuse_stale(self._graph.node, self._computed_at)

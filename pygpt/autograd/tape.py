@@ -128,7 +128,7 @@ class Node:
             _ran_before(None)
         for parent in self.parents:
             if type(parent) is Leaf:
-                refuse_changed(parent, max(self.serial, computed_at))
+                parent.refuse_if_changed_after(max(self.serial, computed_at))
 
     def run(self):
         shared, self.shared = self.shared, None
@@ -218,11 +218,21 @@ class Leaf(Node):
         ptr, flag = self.target()
         launch(lib.scale_forward, ptr, shared.array.ptr, ONE.ptr, shared.array.size, flag)
 
+    def refuse_if_changed_after(self, serial):
+        """Check that results which were computed at that serial number are still differentiable.
+
+        Raises:
+            ValueError: the leaf's values have changed since then.
+        """
+        if self.changed_at > serial:
+            raise ValueError("backward(): a parameter has changed since this was computed from it, "
+                             "as an optimizer's step changes it; compute the loss again")
+
     def refuse_if_stale(self, computed_at):
-        """Pass: a leaf is not computed. The nodes that read it check that it has not changed."""
+        """Do nothing: a leaf is not computed. The nodes that read it check its changes."""
 
     def run(self):
-        """Pass: the gradient has arrived."""
+        """Do nothing: the gradient has arrived."""
 
 
 @one_at_a_time
@@ -274,21 +284,6 @@ def _reachable(root, first):
                 found[parent.serial] = parent
                 waiting.append(parent)
     return [found[serial] for serial in sorted(found, reverse=True)]
-
-
-def refuse_changed(leaf, serial):
-    """Check that a result is still differentiable with respect to a leaf.
-
-    Args:
-        leaf: a Leaf.
-        serial: the serial number of the time at which the result was computed.
-
-    Raises:
-        ValueError: the leaf has changed since then.
-    """
-    if leaf.changed_at > serial:
-        raise ValueError("backward(): a parameter has changed since this was computed from it, as "
-                         "an optimizer's step changes it; compute the loss again")
 
 
 def attach(out, inputs, backward):
