@@ -4,7 +4,7 @@ from pygpt.files import shown
 from pygpt.tokenizer.base import Tokenizer
 from pygpt.tokenizer.formats import (BYTE_TO_CHAR, byte_level, check_envelope,
                                     empty_document, is_bytes)
-from pygpt.tokenizer.text import utf8
+from pygpt.tokenizer.text import SpecialTokens, parts, utf8
 
 
 class CharTokenizer(Tokenizer):
@@ -14,12 +14,8 @@ class CharTokenizer(Tokenizer):
     """
 
     # This pre-tokenizer makes every character a word; only this kind of tokenizer.json has it.
-    _EACH_CHARACTER = {
-        "type": "Split",
-        "pattern": {"Regex": r"[\s\S]"},
-        "behavior": "Isolated",
-        "invert": False,
-    }
+    _EACH_CHARACTER = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated",
+                       "invert": False}
     _NO_TOKEN = "<unknown>"  # it is more than one character, so it is never in the vocabulary
 
     def __init__(self, characters, unknown="error"):
@@ -159,13 +155,7 @@ class ByteTokenizer(Tokenizer):
 
     def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
         """Encode a text that comes in chunks, as Tokenizer.encode_parts."""
-        held = ""
-        for chunk in chunks:
-            held += chunk
-            half = "\ud800" <= held[-1:] <= "\udbff"  # the next chunk may complete it
-            yield list(utf8(held[:len(held) - half]))
-            held = held[len(held) - half:]
-        yield list(utf8(held))
+        yield from map(list, parts(chunks, SpecialTokens(()), last_boundary=len))
 
     def _document(self) -> dict:
         return empty_document() | {
