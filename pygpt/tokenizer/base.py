@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from itertools import chain
 from pathlib import Path
 
-from pygpt.files import read_json_object, replacing, shown
+from pygpt.files import errors_begin_with, read_json_object, replacing, shown
 from pygpt.tokenizer.added import (ADDED_FILE, CONFIG_FILE, END_OF_TEXT, MOST_BYTES, ROLES_FILE,
                                    SideFiles)
 
@@ -23,6 +23,7 @@ class Tokenizer(ABC):
     """Text to ids and back; the ids are 0..vocab_size-1."""
 
     _kinds = []     # the subclasses that from_pretrained tries, in the order of their definition
+    _special, _added = {}, {}  # most tokenizers have no such tokens
     _settings = {}  # settings of the tokenizer_config.json it was opened from, for save_pretrained
 
     def __init_subclass__(cls, **options):
@@ -45,13 +46,13 @@ class Tokenizer(ABC):
 
     @property
     def special_tokens(self) -> dict:
-        """The special tokens, a dict from string to id; most tokenizers have none."""
-        return {}
+        """The special tokens: a dict from string to id."""
+        return dict(self._special)
 
     @property
     def added_tokens(self) -> dict:
-        """A dict to their ids from the other strings that are one token wherever they occur."""
-        return {}
+        """The other strings that are one token wherever they occur: a dict from string to id."""
+        return dict(self._added)
 
     def _has_special(self, content):
         """Whether the files may give a string a role such as pad_token."""
@@ -127,13 +128,8 @@ class Tokenizer(ABC):
             them. Joined, it equals decode of all ids.
         """
         decoder = StreamDecoder(self)
-        for index in ids:
-            text = decoder.feed(index)
-            if text:
-                yield text
-        text = decoder.finish()
-        if text:
-            yield text
+        yield from filter(None, map(decoder.feed, ids))
+        yield from filter(None, [decoder.finish()])
 
     # ------------------------------------------------------------------------------- in a file ---
 
@@ -211,15 +207,12 @@ class Tokenizer(ABC):
         side = SideFiles(directory)
         found = None
         if not path.exists():
-            found = _first_found(kind._from_other_files(directory, side)
-                                 for kind in cls._kinds)
+            found = _first_found(kind._from_other_files(directory, side) for kind in cls._kinds)
         if found is None:
             document = read_json_object(path, MOST_BYTES)
-            try:
+            with errors_begin_with(path):
                 found = _first_found(kind._from_document(document, side.roles)
                                      for kind in cls._kinds)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
             if found is None:
                 raise ValueError(f"{path}: {_kind_of(document)}: describes a kind of tokenizer "
                                  "that pygpt does not know")
@@ -269,27 +262,21 @@ class StreamDecoder:
     """
 
     def __init__(self, tokenizer):
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._tokenizer, self._waiting = tokenizer, b""
 
     def feed(self, index: int) -> str:
-        """The text that one more id completes: often the id's own text, sometimes none."""
-        return self._utf8.decode(self._tokenizer.decode_bytes((index,)))
+        """Return the text that one more id completes: often the id's own text, sometimes none."""
+        return self._decode(self._tokenizer.decode_bytes((index,)), is_last=False)
 
     def finish(self) -> str:
-        """The bytes that still wait, as U+FFFD; then the decoder begins anew."""
-        text = self._utf8.decode(b"", True)
-        self._utf8.reset()
+        """Return the bytes that still wait, as U+FFFD; then the decoder begins anew."""
+        return self._decode(b"", is_last=True)
+
+    def _decode(self, data, is_last):
+        data = self._waiting + data
+        text, used = codecs.utf_8_decode(data, "replace", is_last)
+        self._waiting = data[used:]
         return text
-
-    def __getstate__(self):
-        """A copy has the same bytes waiting, and is then independent."""
-        return vars(self) | {"_utf8": self._utf8.getstate()}
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._utf8.setstate(state["_utf8"])
 
 
 def json_bytes(value) -> bytes:
