@@ -250,21 +250,11 @@ class BPETokenizer(Tokenizer):
 
     # ----------------------------------------------------------------------------- text to ids ---
 
-    @property
-    def special_tokens(self):
-        return dict(self._special)
-
-    @property
-    def added_tokens(self):
-        return dict(self._added)
-
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
         """Return the ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
-        special = self._special_in_call(allowed_special, disallowed_special)
-        if next(special.matches(text), None) is None:
-            return self._codec.encode(utf8(text))
+        blocks = (text[start:start + BLOCK] for start in range(0, len(text), BLOCK))
         ids = []
-        for more in self._encoded_parts((text,), special):
+        for more in self.encode_parts(blocks, allowed_special, disallowed_special):
             ids += more
         return ids
 
@@ -273,17 +263,10 @@ class BPETokenizer(Tokenizer):
 
         A single word of many megabytes is held in memory, because its ids depend on all of it.
         """
-        special = self._special_in_call(allowed_special, disallowed_special)
-        return self._encoded_parts(chunks, special)
-
-    def _special_in_call(self, allowed, disallowed):
-        """Return the SpecialTokens that a call of encode looks for."""
         every = self._special.keys()
-        allowed = every if allowed == "all" else every & set(allowed)
-        return SpecialTokens(allowed | self._added.keys(),
-                             every - allowed if disallowed == "all" else disallowed)
-
-    def _encoded_parts(self, chunks, special):
+        allowed = every if allowed_special == "all" else every & set(allowed_special)
+        forbidden = every - allowed if disallowed_special == "all" else disallowed_special
+        special = SpecialTokens(allowed | self._added.keys(), forbidden)
         ids = self._special | self._added
         for part in parts(chunks, special, self._algorithm.last_boundary):
             yield [ids[part]] if isinstance(part, str) else self._codec.encode(part)

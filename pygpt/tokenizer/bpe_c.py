@@ -10,8 +10,6 @@ from pygpt.backend import kernels
 from pygpt.backend.kernels import ffi, lib
 from pygpt.tokenizer import unicode
 
-_BLOCK = 1 << 18  # bytes that one call encodes, unless a piece is longer
-
 # Memory for C to fill. It is not cleared, so pages that C does not write take no physical memory.
 _new = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -54,25 +52,10 @@ class Codec:
             ffi.from_buffer("int32_t[]", flat), len(tokens), len(merges)))
 
     def encode(self, data: bytes) -> list[int]:
-        """The ids of a text."""
-        result, start, block = [], 0, _BLOCK
-        ids, n, room = None, ffi.new("int64_t *"), 0
-        while start < len(data):
-            part = data[start:start + block]
-            if start + block < len(data):
-                end = last_boundary(part)
-                if end == 0:
-                    block *= 2
-                    continue
-                part = part[:end]
-            if len(part) > room:
-                room = len(part)
-                ids = _new("int32_t[]", room)
-            kernels.check(lib.bpe_encode(ids, n, _bytes(part), self._classes, self._table,
-                                         len(part)))
-            result += ffi.unpack(ids, n[0])
-            start, block = start + len(part), _BLOCK
-        return result
+        """As bpe_python.Codec.encode; one call of C, so text.parts divides a long text."""
+        ids, n = _new("int32_t[]", len(data)), ffi.new("int64_t *")
+        kernels.check(lib.bpe_encode(ids, n, _bytes(data), self._classes, self._table, len(data)))
+        return ffi.unpack(ids, n[0])
 
 
 def count(data: bytes) -> dict[bytes, int]:
