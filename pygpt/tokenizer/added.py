@@ -53,7 +53,7 @@ _MOST_COMPARED = 1 << 22  # pairs of characters; comparing them takes a second
 class AddedToken(NamedTuple):
     """An added token as a file describes it."""
 
-    index: object            # the id; formats.check_added checks it against the vocabulary
+    index: object            # the id; vocabulary.check_added checks it against the vocabulary
     is_special: bool | None  # None when the file does not say
     is_normalized: bool      # whether the tokenizers library matches it in its second pass
     where: str               # the file or field; error messages begin with it

@@ -2,9 +2,9 @@
 
 from pygpt.files import shown
 from pygpt.tokenizer.base import Tokenizer
-from pygpt.tokenizer.formats import (BYTE_TO_CHAR, byte_level, check_envelope,
-                                    empty_document, is_bytes)
 from pygpt.tokenizer.text import SpecialTokens, parts, utf8
+from pygpt.tokenizer.tokenizer_json import byte_level, check_envelope, empty_document, is_bytes
+from pygpt.tokenizer.vocabulary import BYTE_TO_CHAR
 
 
 class CharTokenizer(Tokenizer):

@@ -1,21 +1,20 @@
-"""Reads and writes the files of byte-level BPE.
+"""Reads and writes the vocabulary and the merges of byte-level BPE.
 
     vocab.json + merges.txt   GPT-2's pair
-    tokenizer.json            the format of the tokenizers library
     *.tiktoken                tiktoken's rank file (only read)
 
-Each is read into the same three things: vocab (token bytes to id), merges (pairs of token bytes,
-the first merged first) and added tokens (see added.py). A reader checks the rules of its own
-format, such as the spelling of bytes; BPETokenizer checks that the three fit together. Every
-refusal is a ValueError whose message begins with the field or line.
+Every format, tokenizer.json included, is read into the same three things: vocab (token bytes to
+id), merges (pairs of token bytes, the first merged first) and added tokens (see added.py). A reader
+checks the rules of its own format, such as the spelling of bytes; BPETokenizer checks that the
+three fit together. Every refusal is a ValueError whose message begins with the field or line.
 """
 
 import base64
 import binascii
 from itertools import count
 
-from pygpt.files import decode_utf8, read_bytes, shown
-from pygpt.tokenizer.added import MOST_BYTES, read_token, refuse_two_passes
+from pygpt.files import decode_utf8, errors_begin_with, read_bytes, shown
+from pygpt.tokenizer.added import MOST_BYTES
 from pygpt.tokenizer.base import json_bytes
 from pygpt.tokenizer.text import utf8
 
@@ -45,70 +44,25 @@ def unspell(word: str):
         return None
 
 
-def empty_document() -> dict:
-    """Return a tokenizer.json without its model."""
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
-            "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None}
-
-
-def byte_level(use_regex: bool) -> dict:
-    """Return the step of a tokenizer.json that spells bytes as characters.
-
-    Args:
-        use_regex: whether it also cuts the text into pieces.
-    """
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
-            "use_regex": use_regex}
-
-
-def is_bytes(document) -> bool:
-    """Tell whether a tokenizer.json gives each byte an id and has no merges, as ByteTokenizer's."""
-    return (document.get("pre_tokenizer") == byte_level(use_regex=False)
-            and _value_of(document, "model", "merges") == [])
-
-
-# -------------------------------------------------------------------------------------- writing ---
-
-def document(vocab, merges, special_tokens, added_tokens) -> dict:
-    """Return a tokenizer.json of byte-level BPE."""
-    added = [{"id": index} | _token_entry(token, token in special_tokens)
-             for token, index in _by_index(special_tokens | added_tokens)]
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-             "vocab": spelled(vocab, special_tokens | added_tokens),
-             "merges": _merge_lines(merges)}
-    return empty_document() | {"added_tokens": added, "pre_tokenizer": byte_level(use_regex=True),
-                               "decoder": byte_level(use_regex=True), "model": model}
-
-
 def gpt2_files(vocab, merges, tokens) -> dict:
     """Return GPT-2's two files, name to bytes; `tokens` are the added tokens, string to id."""
-    lines = [_VERSION, *_merge_lines(merges), ""]
+    lines = [_VERSION, *merge_lines(merges), ""]
     return {"vocab.json": json_bytes(spelled(vocab, tokens)),
             "merges.txt": "\n".join(lines).encode("utf-8")}
 
 
-def added_tokens_decoder(special_tokens, added_tokens) -> dict:
-    """Return the entry of tokenizer_config.json that lists the added tokens."""
-    return {str(index): _token_entry(token, token in special_tokens)
-            for token, index in _by_index(special_tokens | added_tokens)}
-
-
-def _token_entry(token, is_special):
-    return {"content": token, "single_word": False, "lstrip": False, "rstrip": False,
-            "normalized": False, "special": is_special}
-
-
 def spelled(vocab, tokens) -> dict:
     """Return {word: id} of a vocabulary and its added tokens, in the order of the ids."""
-    return dict(_by_index({spell(token): index for token, index in vocab.items()} | tokens))
+    return dict(by_index({spell(token): index for token, index in vocab.items()} | tokens))
 
 
-def _by_index(tokens):
+def by_index(tokens):
+    """Return the items of {token: id} in the order of the ids."""
     return sorted(tokens.items(), key=lambda item: item[1])
 
 
-def _merge_lines(merges):
+def merge_lines(merges):
+    """Return each merge as "left right", spelled as in the files."""
     return [f"{spell(left)} {spell(right)}" for left, right in merges]
 
 
@@ -128,7 +82,7 @@ def read_vocab(words, field, added, merges):
     """
     if not isinstance(words, dict):
         raise ValueError(f"{field}: is not an object of tokens and ids")
-    made = _merge_results(merges)
+    made = {left + right for left, right in merges}
     vocab = {}
     for word, index in words.items():
         token = unspell(word)
@@ -145,7 +99,7 @@ def read_vocab(words, field, added, merges):
     return vocab
 
 
-def shares_id(token, index, vocab):
+def _shares_id(token, index, vocab):
     """Tell whether an added token is in the vocabulary too, and so needs no id of its own."""
     return vocab.get(utf8(token)) == index and unspell(token) == utf8(token)
 
@@ -156,17 +110,21 @@ def check_added(added, vocab):
     Args:
         added: {content: AddedToken}.
         vocab: token bytes to id.
+    Returns:
+        {content: id} of the tokens that are not in the vocabulary too.
     Raises:
         ValueError: a token is not text, or its id is not an int, is out of range, or belongs to
             another token.
     """
+    for content, token in added.items():
+        if not isinstance(content, str) or not content or utf8(content).decode() != content:
+            raise ValueError(f"{token.where}: {shown(content)} is not a text of one character or "
+                             "more")
     own = {content: token for content, token in added.items()
-           if not shares_id(content, token.index, vocab)}
+           if not _shares_id(content, token.index, vocab)}
     size = len(vocab) + len(own)
     taken = {index: spell(token) for token, index in vocab.items() if type(index) is int}
     for content, (index, _, _, where) in own.items():
-        if not content or utf8(content).decode() != content:
-            raise ValueError(f"{where}: {shown(content)} is not a text of one character or more")
         if unspell(content) in vocab:
             raise ValueError(f"{where}: {shown(content)} is how the files spell another token")
         if type(index) is not int or not 0 <= index < size:
@@ -176,6 +134,7 @@ def check_added(added, vocab):
             raise ValueError(f"{where}: {shown(content)} has the id {index}, which "
                              f"{shown(taken[index])} has too")
         taken[index] = content
+    return {content: token.index for content, token in own.items()}
 
 
 def split_added(added):
@@ -212,149 +171,15 @@ def read_merges_txt(path):
     """Read merges from a merges.txt: a line with its version, then "left right" on each line."""
     lines = _read_lines(path)
     has_version = bool(lines) and lines[0].startswith("#version")
-    try:
+    with errors_begin_with(path):
         return read_merges(lines[has_version:], "line {}", 1 + has_version)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def find_special(words, merges):
     """Find the special tokens of a vocab.json: words like <this> that no merge makes."""
-    made = _merge_results(merges)
+    made = {left + right for left, right in merges}
     return {word: index for word, index in words.items()
             if word[:1] == "<" and word[-1:] == ">" and len(word) > 2 and unspell(word) not in made}
-
-
-def _merge_results(merges):
-    """Return the set of the tokens that merges make."""
-    return {left + right for left, right in merges}
-
-
-# The known fields of a tokenizer.json. A field whose values are not checked below changes no id of
-# a tokenizer that has a token for each byte.
-_FIELDS = {
-    "": ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
-         "post_processor", "decoder", "model"),
-    "model": ("type", "vocab", "merges", "unk_token", "fuse_unk", "dropout", "byte_fallback",
-              "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"),
-    "pre_tokenizer": ("type", "add_prefix_space", "use_regex", "trim_offsets"),
-}
-_HARMLESS_ENVELOPE = {
-    ("version",): (None, "1.0"),
-    ("truncation",): (None,),
-    ("padding",): (None,),
-    ("normalizer",): (None,),
-}
-_HARMLESS = {
-    ("pre_tokenizer", "add_prefix_space"): (False,),
-    ("pre_tokenizer", "use_regex"): (None, True),
-    ("decoder", "type"): (None, "ByteLevel"),
-    ("model", "dropout"): (None, 0),
-    ("model", "continuing_subword_prefix"): (None, ""),
-    ("model", "end_of_word_suffix"): (None, ""),
-    ("model", "byte_fallback"): (None, False),
-    ("model", "ignore_merges"): (None, False),
-}
-
-
-def _value_of(document, *path):
-    """Return the value at the end of a path of keys, or None when a key is missing."""
-    for key in path:
-        document = document.get(key) if isinstance(document, dict) else None
-    return document
-
-
-def _refuse_harmful(document, harmless):
-    """Refuse a field in `harmless` that has another value than those listed there."""
-    for path, values in harmless.items():
-        value = _value_of(document, *path)
-        if value not in values:
-            raise ValueError(f"{'.'.join(path)}: {shown(value)} is not supported")
-
-
-def _refuse_unknown(document, *path):
-    """Refuse a key of the object at a path that _FIELDS does not list."""
-    for key in _value_of(document, *path) or ():
-        if key not in _FIELDS[".".join(path)]:
-            raise ValueError(f"{'.'.join((*path, shown(key)))}: is not known")
-
-
-def check_envelope(document, takes_added=True):
-    """Refuse the steps of a tokenizer.json, other than its model, that would change ids.
-
-    Args:
-        document: the tokenizer.json.
-        takes_added: whether this kind of tokenizer can have added tokens.
-    Raises:
-        ValueError: there is such a step; the message has the field and its value.
-    """
-    _refuse_unknown(document)
-    _refuse_harmful(document, _HARMLESS_ENVELOPE)
-    _check_post_processor(document.get("post_processor"))
-    if not takes_added and document.get("added_tokens", []) != []:
-        raise ValueError(f"added_tokens: {shown(document['added_tokens'])} are not supported by "
-                         "this kind of tokenizer")
-
-
-def _check_post_processor(step, field="post_processor"):
-    """Refuse a step that adds tokens around a text."""
-    kind = _value_of(step, "type")
-    if kind == "Sequence" and isinstance(step.get("processors"), list):
-        for i, each in enumerate(step["processors"]):
-            _check_post_processor(each, f"{field}.processors[{i}]")
-    elif kind == "TemplateProcessing":
-        single = step.get("single")
-        if not isinstance(single, list) or [_value_of(piece, "Sequence", "id")
-                                            for piece in single] != ["A"]:
-            raise ValueError(f"{field}.type: {shown(kind)} with single={shown(single)} is not "
-                             "supported; it may hold nothing but the text")
-    elif kind != "ByteLevel" and step is not None:
-        raise ValueError(f"{field}.type: {shown(kind)} is not supported")
-
-
-def read_document(document, roles=()):
-    """Read byte-level BPE from a tokenizer.json.
-
-    Args:
-        document: the tokenizer.json.
-        roles: the contents of added tokens that are special, even if the document denies it.
-    Returns:
-        (vocab, merges, added tokens), or None when the document is not byte-level BPE.
-    Raises:
-        ValueError: a field is damaged, not known or not supported.
-    """
-    if not isinstance(document.get("model"), dict):
-        return None
-    if _value_of(document, "model", "type") not in (None, "BPE"):
-        return None
-    if _value_of(document, "pre_tokenizer", "type") != "ByteLevel" or is_bytes(document):
-        return None
-    check_envelope(document)
-    _refuse_harmful(document, _HARMLESS)
-    _refuse_unknown(document, "model")
-    _refuse_unknown(document, "pre_tokenizer")
-    merges = _value_of(document, "model", "merges")
-    if not isinstance(merges, list):
-        raise ValueError("model.merges: is not a list")
-    added = _read_added(document.get("added_tokens", []), roles)
-    merges = read_merges(merges, "model.merges[{}]")
-    vocab = read_vocab(_value_of(document, "model", "vocab"), "model.vocab", added, merges)
-    check_added(added, vocab)
-    return vocab, merges, added
-
-
-def _read_added(entries, roles):
-    if not isinstance(entries, list):
-        raise ValueError("added_tokens: is not a list")
-    added = {}
-    for i, entry in enumerate(entries):
-        field = f"added_tokens[{i}]"
-        content, token = read_token(entry, field, _value_of(entry, "id"))
-        if content in added:
-            raise ValueError(f"{field}: {shown(content)} comes twice")
-        added[content] = token._replace(is_special=token.is_special or content in roles)
-    refuse_two_passes(added)
-    return added
 
 
 def read_tiktoken(path):
@@ -409,10 +234,8 @@ def _merged_below(token, rank, vocab):
 def _read_lines(path):
     """Return the lines of a text file, without line ends and without an empty last line."""
     data = read_bytes(path, MOST_BYTES)
-    try:
+    with errors_begin_with(path):
         lines = decode_utf8(data).split("\n")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     if lines[-1] == "":
         lines.pop()
     return [line.rstrip("\r") for line in lines]
