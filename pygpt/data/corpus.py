@@ -121,9 +121,7 @@ class Corpus:
         """
         self.select()
         if not self.sources:
-            text = python_reference()
-            self._digests[None] = _hash(text.encode()).hexdigest()
-            yield [text]
+            yield [python_reference()]
         before = 0
         for source in self.sources:
             yield self._document(source, before)
@@ -181,9 +179,8 @@ class Corpus:
             OSError, DataError: as read_through, which is called first.
         """
         self.read_through()
-        if not self.sources and None not in self._digests:
-            self._digests[None] = _hash(python_reference().encode()).hexdigest()
-        return [[self._digests[path] for path in self.files or [None]], self.errors]
+        digests = [self._digests[path] for path in self.files]
+        return [digests or [_hash(python_reference().encode()).hexdigest()], self.errors]
 
 
 def python_reference():

@@ -173,11 +173,9 @@ def is_readable_twice(path):
     """Tell whether a path stands for files, which a resumed run can read again."""
     if path == STDIN:
         return False
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:  # the path is gone, or it is a pattern
+    if not os.path.exists(path):  # it is gone, or it is a pattern
         return glob.has_magic(path)
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    return os.path.isfile(path) or os.path.isdir(path)
 
 
 def stdin_key():

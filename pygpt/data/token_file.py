@@ -61,7 +61,22 @@ class TokenFiles:
         self._prepare, self._watch = prepare, watch
 
     def encode(self, corpus, tokenizer):
-        """Return the tokens of a corpus, as the function encode does."""
+        """Return the tokens of a corpus.
+
+        If the tokenizer has the special token <|endoftext|>, one follows every document; otherwise
+        a newline separates two documents. Special tokens that the text spells out are read as
+        tokens. More than IN_MEMORY tokens go to a file in the directory; a later run on the same
+        text finds that file and uses it, unless it was damaged.
+
+        Args:
+            corpus: a Corpus.
+            tokenizer: a Tokenizer.
+        Returns:
+            A memoryview of format "H" or "I".
+        Raises:
+            OSError: a file cannot be read or written.
+            DataError: a file is not text, or is not a file of tokens.
+        """
         code = code_for(tokenizer.vocab_size)
         if corpus.tokens_file:
             return map_tokens(corpus.tokens_file, code, tokenizer.vocab_size)
@@ -103,17 +118,13 @@ class TokenFiles:
             return None
         self._watch("encoding")
         start = f"tokens-{_key(corpus, tokenizer)}-"
-        for name in names:
-            if not name.startswith(start):
-                continue
+        for name in [name for name in names if name.startswith(start)]:
             path = os.path.join(self.directory, name)
-            try:
+            with suppress(DataError):  # the file was cut off
                 tokens = map_tokens(path, code)
-            except DataError:  # the file was cut off
-                continue
-            if name == f"{start}{fingerprint(tokens, self._watch, 'integrity')}.bin":
-                self.used.add(path)
-                return tokens
+                if name == f"{start}{fingerprint(tokens, self._watch, 'integrity')}.bin":
+                    self.used.add(path)
+                    return tokens
         return None
 
     def keep(self):
@@ -140,26 +151,6 @@ class TokenFiles:
             return []
         return sorted(name for name in os.listdir(self.directory) if _FILE.fullmatch(name)
                       and os.path.isfile(os.path.join(self.directory, name)))
-
-
-def encode(corpus, tokenizer, directory):
-    """Return the tokens of a corpus.
-
-    If the tokenizer has the special token <|endoftext|>, one follows every document; otherwise a
-    newline separates two documents. Special tokens that the text spells out are read as tokens.
-
-    Args:
-        corpus: a Corpus.
-        tokenizer: a Tokenizer.
-        directory: gets a file of the tokens when there are more than IN_MEMORY; a later run on the
-            same text finds that file and uses it, unless it was damaged.
-    Returns:
-        A memoryview of format "H" or "I".
-    Raises:
-        OSError: a file cannot be read or written.
-        DataError: a file is not text, or is not a file of tokens.
-    """
-    return TokenFiles(directory).encode(corpus, tokenizer)
 
 
 def _parts(corpus, tokenizer):
