@@ -1,4 +1,4 @@
-"""The interface of every tokenizer: encodes, decodes, whole or as a stream; saves and opens.
+"""Defines the interface of every tokenizer: encode and decode, whole or as a stream; save and open.
 
 A tokenizer is saved as a `tokenizer.json` in the format of the Hugging Face `tokenizers` library,
 which gives the same ids. A subclass that defines `_from_document` is found by from_pretrained();
@@ -20,7 +20,7 @@ MAIN_FILE = "tokenizer.json"
 
 
 class Tokenizer(ABC):
-    """Text to ids and back; the ids are 0..vocab_size-1."""
+    """Turns text into ids and back; the ids are 0..vocab_size-1."""
 
     _kinds = []     # the subclasses that from_pretrained tries, in the order of their definition
     _special, _added = {}, {}  # most tokenizers have no such tokens
@@ -41,7 +41,7 @@ class Tokenizer(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """The number of different ids."""
+        """The number of different ids: 0..vocab_size-1."""
         return len(self._tokens)
 
     @property
@@ -55,19 +55,19 @@ class Tokenizer(ABC):
         return dict(self._added)
 
     def _has_special(self, content):
-        """Whether the files may give a string a role such as pad_token."""
+        """Tell whether the files may give a string a role such as pad_token."""
         return content in self.special_tokens
 
     @property
     def end_of_text(self) -> int | None:
-        """The id of the special token <|endoftext|>; None: there is none."""
+        """The id of the special token <|endoftext|>, or None when there is none."""
         return self.special_tokens.get(END_OF_TEXT)
 
     # ----------------------------------------------------------------------------- text to ids ---
 
     @abstractmethod
     def encode(self, text: str, allowed_special=frozenset(), disallowed_special="all") -> list:
-        """The ids of text, first to last.
+        """Return the ids of text, first to last.
 
         Args:
             text: any length.
@@ -95,13 +95,13 @@ class Tokenizer(ABC):
         """
 
     def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
-        """An iterator over the ids of a text that comes in chunks; see encode_parts."""
+        """Iterate over the ids of a text that comes in chunks; see encode_parts."""
         return chain.from_iterable(self.encode_parts(chunks, allowed_special, disallowed_special))
 
     # ----------------------------------------------------------------------------- ids to text ---
 
     def decode_bytes(self, ids) -> bytes:
-        """The bytes of an iterable of ids, joined.
+        """Return the bytes of an iterable of ids, joined.
 
         Raises:
             ValueError: an id is outside 0..vocab_size-1.
@@ -109,11 +109,11 @@ class Tokenizer(ABC):
         try:
             return b"".join(map(self._tokens.__getitem__, ids))
         except KeyError as error:
-            index = error.args[0]
-        raise ValueError(f"the id {index} is not in 0..{self.vocab_size - 1}")
+            raise ValueError(f"the id {error.args[0]} is not in "
+                             f"0..{self.vocab_size - 1}") from None
 
     def decode(self, ids) -> str:
-        """The text of an iterable of ids; bytes that are no character become U+FFFD.
+        """Return the text of an iterable of ids; bytes that are no character become U+FFFD.
 
         Raises:
             ValueError: an id is outside 0..vocab_size-1.
@@ -135,23 +135,24 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _document(self) -> dict:
-        """The content of tokenizer.json."""
+        """Return the content of tokenizer.json."""
 
     @classmethod
     @abstractmethod
     def _from_document(cls, document: dict, roles):
-        """The tokenizer that a tokenizer.json describes; None when it describes another kind.
+        """Make the tokenizer that a tokenizer.json describes; None when it describes another kind.
 
         Args:
             document: the content of tokenizer.json.
             roles: the added tokens that other files declare special.
         Raises:
-            ValueError: it is of this kind, and damaged; the message begins with the field's name.
+            ValueError: the document is of this kind, and damaged; the message begins with the
+                field's name.
         """
 
     @classmethod
     def _from_other_files(cls, directory, side):
-        """The tokenizer of a directory without a tokenizer.json; None when it has no such files.
+        """Open a directory without a tokenizer.json; None when it has no files of this kind.
 
         Args:
             directory: Path.
@@ -162,11 +163,11 @@ class Tokenizer(ABC):
         return None
 
     def _files(self) -> dict:
-        """{name: bytes} of the files to write; the file that is read first is written last."""
+        """Return {name: bytes} of the files; the file that is read first is written last."""
         return {CONFIG_FILE: json_bytes(self._config()), MAIN_FILE: json_bytes(self._document())}
 
     def _config(self) -> dict:
-        """The tokenizer_config.json with which transformers opens tokenizer.json unchanged."""
+        """Return a tokenizer_config.json with which transformers opens tokenizer.json as it is."""
         return {"tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False} | self._settings
 
@@ -214,8 +215,9 @@ class Tokenizer(ABC):
                 found = _first_found(kind._from_document(document, side.roles)
                                      for kind in cls._kinds)
             if found is None:
-                raise ValueError(f"{path}: {_kind_of(document)}: describes a kind of tokenizer "
-                                 "that pygpt does not know")
+                raise ValueError(f"{path}: {_kind_of(document, 'model')}, "
+                                 f"{_kind_of(document, 'pre_tokenizer')}: describes a kind of "
+                                 "tokenizer that pygpt does not know")
             side.require(found, MAIN_FILE)
         if not isinstance(found, cls):
             raise ValueError(f"{directory}: holds a {type(found).__name__}, not a {cls.__name__}")
@@ -227,21 +229,18 @@ def _first_found(candidates):
     return next(filter(None, candidates), None)
 
 
-def _kind_of(document):
-    """The fields of a tokenizer.json that tell its kind, as text."""
-    fields = []
-    for key in ("model", "pre_tokenizer"):
-        value = document.get(key)
-        is_typed = isinstance(value, dict)
-        fields.append(f"{key}.type: {shown(value.get('type'))}" if is_typed
-                      else f"{key}: {shown(value)}")
-    return ", ".join(fields)
+def _kind_of(document, key):
+    """Show the type of a step of a tokenizer.json in an error message."""
+    step = document.get(key)
+    if isinstance(step, dict):
+        return f"{key}.type: {shown(step.get('type'))}"
+    return f"{key}: {shown(step)}"
 
 
 def prompt_ids(tokenizer, text):
-    """The ids of a prompt, in which special tokens are tokens; an empty one begins a line.
+    """Encode a prompt, in which special tokens are tokens.
 
-    Where the prompt has no ids, they are those of a newline, or id 0 if the tokenizer has none.
+    A prompt without ids gets those of a newline, or id 0 if the tokenizer has none.
 
     Raises:
         ValueError: the text cannot be encoded.
@@ -280,7 +279,7 @@ class StreamDecoder:
 
 
 def json_bytes(value) -> bytes:
-    """A value as JSON in the layout of these files: UTF-8, one entry a line."""
+    """Return a value as JSON in the layout of these files: UTF-8, one entry a line."""
     try:
         return json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
     except UnicodeEncodeError:  # a setting that is kept holds a lone surrogate

@@ -16,6 +16,7 @@ gives the algorithm a vocabulary, special tokens, long texts and files.
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from pygpt.files import errors_begin_with, read_json_object, shown
@@ -67,7 +68,7 @@ class BPETokenizer(Tokenizer):
         for byte in range(256):
             if bytes([byte]) not in vocab:
                 raise ValueError(f"vocab: the byte 0x{byte:02x} has no token")
-        codes = {}  # (left, right, result) ids of each merge
+        codes = {}  # (left, right, result) ids: the number of the merge
         for i, (left, right) in enumerate(self._merges):
             try:
                 codes[vocab[left], vocab[right], vocab[left + right]] = i
@@ -213,10 +214,7 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def _from_document(cls, document, roles):
         found = tokenizer_json.read_bpe_document(document, roles)
-        if found is None:
-            return None
-        vocab, merges, added = found
-        return cls(vocab, merges, *vocabulary.split_added(added))
+        return cls(*found) if found else None
 
     def _document(self):
         return tokenizer_json.bpe_document(self._vocab, self._merges, self._special, self._added)
@@ -262,13 +260,12 @@ class BPETokenizer(Tokenizer):
 
 def _count_pieces(sources, special, algorithm):
     """Count each piece in all texts and files together, in the order of first appearance."""
-    counts = {}
+    counts = Counter()
     for source in sources:
         chunks = read_text(source) if isinstance(source, os.PathLike) else (source,)
         for part in parts(chunks, special, algorithm.last_boundary, 16 * BLOCK):
             if isinstance(part, bytes):
-                for piece, times in algorithm.count(part).items():
-                    counts[piece] = counts.get(piece, 0) + times
+                counts.update(algorithm.count(part))
     return counts
 
 

@@ -158,11 +158,9 @@ class ByteTokenizer(Tokenizer):
         yield from map(list, parts(chunks, SpecialTokens(()), last_boundary=len))
 
     def _document(self) -> dict:
-        return empty_document() | {
-            "pre_tokenizer": byte_level(use_regex=False),
-            "decoder": byte_level(use_regex=False),
-            "model": {"type": "BPE", "vocab": self._VOCAB, "merges": []},
-        }
+        step = byte_level(use_regex=False)
+        model = {"type": "BPE", "vocab": self._VOCAB, "merges": []}
+        return empty_document() | {"pre_tokenizer": step, "decoder": step, "model": model}
 
     @classmethod
     def _from_document(cls, document: dict, roles):

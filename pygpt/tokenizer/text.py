@@ -126,7 +126,7 @@ def parts(chunks, special: SpecialTokens, last_boundary, block: int = BLOCK):
             place = len(data) if is_last else last_boundary(data)
             yield from filter(None, [data[:place]])
             ordinary = bytearray(data[place:])
-            wanted = max(block, 2 * len(ordinary))  # without a boundary, the next search waits for more text
+            wanted = max(block, 2 * len(ordinary))  # without a boundary, wait for twice the text
 
 
 def _joined(chunks, size):

@@ -11,7 +11,7 @@ refusal is a ValueError whose message begins with the field.
 from pygpt.files import shown
 from pygpt.tokenizer.added import read_token, refuse_two_passes
 from pygpt.tokenizer.vocabulary import (by_index, check_added, merge_lines, read_merges, read_vocab,
-                                        spelled)
+                                        spelled, split_added)
 
 # The known fields. A field whose values are not checked below changes no id of a tokenizer that has
 # a token for each byte.
@@ -143,8 +143,8 @@ def read_bpe_document(document, roles=()):
         document: the tokenizer.json.
         roles: the contents of added tokens that are special, even if the document denies it.
     Returns:
-        (vocab, merges, added tokens), as in vocabulary.py; None when the document is not
-        byte-level BPE.
+        (vocab, merges, special tokens, other added tokens), as BPETokenizer takes them; None when
+        the document is not byte-level BPE.
     Raises:
         ValueError: a field is damaged, not known or not supported.
     """
@@ -162,7 +162,7 @@ def read_bpe_document(document, roles=()):
     merges = read_merges(model["merges"], "model.merges[{}]")
     vocab = read_vocab(model.get("vocab"), "model.vocab", added, merges)
     check_added(added, vocab)
-    return vocab, merges, added
+    return vocab, merges, *split_added(added)
 
 
 def _read_added(entries, roles):
