@@ -97,10 +97,9 @@ class Corpus:
                 continue
             try:
                 length = sum(map(len, self._read(source, before)))
-            except OSError as error:
-                self._finder.skip(source.name, error.strerror or error, source.found_in)
-            except DataError as error:
-                self._finder.skip(source.name, str(error).removeprefix(f"{source.name}: "),
+            except (OSError, DataError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                self._finder.skip(source.name, reason.removeprefix(f"{source.name}: "),
                                   source.found_in)
             else:
                 if length:  # a byte order mark alone adds nothing

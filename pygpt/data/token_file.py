@@ -20,7 +20,6 @@ import pygpt
 from pygpt.data.corpus import DataError
 from pygpt.files import map_bytes, open_regular, replacing
 from pygpt.tokenizer import CharTokenizer
-from pygpt.tokenizer.added import END_OF_TEXT
 
 IN_MEMORY = 1 << 24  # at most this many tokens stay in memory; more go to a file
 CHECKED_AT_ONCE = 1 << 20  # tokens whose range is checked at once
@@ -155,13 +154,12 @@ class TokenFiles:
 
 def _parts(corpus, tokenizer):
     """Yield the ids of a corpus, one list after another."""
-    special = getattr(tokenizer, "special_tokens", {})
-    if END_OF_TEXT in special:
+    if tokenizer.end_of_text is None:
+        yield from tokenizer.encode_parts(corpus.joined(), allowed_special="all")
+    else:
         for document in corpus.documents():
             yield from tokenizer.encode_parts(document, allowed_special="all")
-            yield [special[END_OF_TEXT]]
-    else:
-        yield from tokenizer.encode_parts(corpus.joined(), allowed_special="all")
+            yield [tokenizer.end_of_text]
 
 
 def _key(corpus, tokenizer):
