@@ -82,7 +82,8 @@ class Dataset:
         if not config.val_data:
             return split(*tokens, config.val_fraction, config.n_positions)
         for part, name in zip(tokens, ("data", "val_data")):
-            check_length(part, config.n_positions, name)
+            check_length(part, config.n_positions,
+                         f"{name}: the text is too short: it has {len(part)} tokens")
         return tokens
 
     def keep(self):

@@ -230,9 +230,8 @@ class BPETokenizer(Tokenizer):
         return config
 
     def _files(self):
-        files = super()._files()
         tokens = self._special | self._added
-        return vocabulary.gpt2_files(self._vocab, self._merges, tokens) | files
+        return vocabulary.gpt2_files(self._vocab, self._merges, tokens) | super()._files()
 
     # ----------------------------------------------------------------------------- text to ids ---
 

@@ -29,7 +29,7 @@ class CharTokenizer(Tokenizer):
             ValueError: an item of characters is not such a string or comes twice, or unknown is
                 none of these.
         """
-        self._ids, tokens = {}, {}
+        self._ids = {}
         for index, character in enumerate(characters):
             where = f"vocab: {shown(character)} (id {index})"
             if not isinstance(character, str) or len(character) != 1:
@@ -39,8 +39,8 @@ class CharTokenizer(Tokenizer):
             if character in self._ids:
                 raise ValueError(f"{where} has the id {self._ids[character]} too")
             self._ids[character] = index
-            tokens[index] = character.encode("utf-8")
-        super().__init__(tokens)
+        super().__init__({index: character.encode("utf-8")
+                          for character, index in self._ids.items()})
         if unknown not in ("error", "skip") and unknown not in self._ids:
             raise ValueError(f"unknown={shown(unknown)} is not 'error', 'skip' or a character of "
                              "the vocabulary")

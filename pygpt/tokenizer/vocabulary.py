@@ -10,7 +10,6 @@ three fit together. Every refusal is a ValueError whose message begins with the 
 """
 
 import base64
-import binascii
 from itertools import count
 
 from pygpt.files import decode_utf8, errors_begin_with, read_bytes, shown
@@ -99,11 +98,6 @@ def read_vocab(words, field, added, merges):
     return vocab
 
 
-def _shares_id(token, index, vocab):
-    """Tell whether an added token is in the vocabulary too, and so needs no id of its own."""
-    return vocab.get(utf8(token)) == index and unspell(token) == utf8(token)
-
-
 def check_added(added, vocab):
     """Check the ids of added tokens against those of a vocabulary.
 
@@ -120,8 +114,9 @@ def check_added(added, vocab):
         if not isinstance(content, str) or not content or utf8(content).decode() != content:
             raise ValueError(f"{token.where}: {shown(content)} is not a text of one character or "
                              "more")
+    # A token that is in the vocabulary too, with the same id, needs no id of its own.
     own = {content: token for content, token in added.items()
-           if not _shares_id(content, token.index, vocab)}
+           if vocab.get(utf8(content)) != token.index or unspell(content) != utf8(content)}
     size = len(vocab) + len(own)
     taken = {index: spell(token) for token, index in vocab.items() if type(index) is int}
     for content, (index, _, _, where) in own.items():
@@ -195,8 +190,8 @@ def read_tiktoken(path):
     for number, line in enumerate(_read_lines(path), 1):
         word, _, rank = line.partition(" ")
         try:
-            token = base64.b64decode(word.encode("ascii"), validate=True)
-        except (binascii.Error, UnicodeEncodeError):
+            token = base64.b64decode(word, validate=True)
+        except ValueError:
             raise ValueError(f"{path}: line {number}: {shown(word)} is not base64") from None
         if not rank.isascii() or not rank.isdigit() or len(rank) > 9:
             raise ValueError(f"{path}: line {number}: {shown(rank)} is not a rank")
@@ -208,7 +203,7 @@ def read_tiktoken(path):
         vocab[token] = int(rank)
         lines[int(rank)] = number
     merges = []
-    for token, rank in sorted(vocab.items(), key=lambda item: item[1]):
+    for token, rank in by_index(vocab):
         if len(token) > 1:
             pair = _merged_below(token, rank, vocab)
             if len(pair) != 2:
