@@ -11,9 +11,7 @@ import hashlib
 import os
 
 from pygpt.data.sources import STDIN, Finder, Source, is_readable_twice, source_at, stdin_key
-from pygpt.tokenizer.reading import STDIN_NAME, DataError, read_text
-
-PART_BYTES = 1 << 20
+from pygpt.tokenizer.reading import PART_BYTES, STDIN_NAME, DataError, read_text
 
 
 class Corpus:
@@ -66,11 +64,6 @@ class Corpus:
         if tokens and len(self.sources) > 1:
             raise DataError(f"{tokens[0]}: a file of tokens cannot be joined with other files")
         self.tokens_file = tokens[0] if tokens else None
-
-    @property
-    def files(self):
-        """List the path of each file, in order."""
-        return [source.path for source in self.sources]
 
     def size(self):
         """Return the number of bytes in the text files."""
@@ -178,7 +171,7 @@ class Corpus:
             OSError, DataError: as read_through, which is called first.
         """
         self.read_through()
-        digests = [self._digests[path] for path in self.files]
+        digests = [self._digests[source.path] for source in self.sources]
         return [digests or [_hash(python_reference().encode()).hexdigest()], self.errors]
 
 

@@ -225,11 +225,11 @@ def fingerprint(tokens, watch=lambda *_: None, purpose="fingerprint"):
     return digest.hexdigest()
 
 
-def characters_beside(path):
-    """Read the vocabulary that nanoGPT's character scripts leave in meta.pkl beside a tokens file.
+def tokenizer_beside(path):
+    """Open the vocabulary that nanoGPT's character scripts leave in meta.pkl beside a tokens file.
 
     Returns:
-        The characters in the order of their ids, or None when there is no meta.pkl.
+        A CharTokenizer, or None when there is no meta.pkl.
     Raises:
         OSError: meta.pkl cannot be read.
         DataError: meta.pkl does not hold such a vocabulary. It is read as data: nothing in it runs.
@@ -243,13 +243,13 @@ def characters_beside(path):
     try:
         if len(data) > MOST_META_BYTES:
             raise ValueError(f"it has more than {MOST_META_BYTES} bytes")
-        return _characters(plain_pickle.loads(data))
+        return _tokenizer_of(plain_pickle.loads(data))
     except ValueError as error:
         raise DataError(f"{path}: is no vocabulary of characters ({error})") from None
 
 
-def _characters(meta):
-    """Return the characters of the object in meta.pkl, in the order of their ids.
+def _tokenizer_of(meta):
+    """Return the CharTokenizer of the object in meta.pkl.
 
     Raises:
         ValueError: an id has no character, or two ids have the same one.
@@ -261,5 +261,4 @@ def _characters(meta):
         itos = [itos[index] for index in range(len(itos))]
     if not isinstance(itos, list) or not itos:
         raise ValueError("it holds no dict or list of characters called itos")
-    CharTokenizer(itos)
-    return itos
+    return CharTokenizer(itos)

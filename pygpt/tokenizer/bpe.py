@@ -25,6 +25,7 @@ from pygpt.tokenizer.added import END_OF_TEXT, MOST_BYTES, AddedToken, SideFiles
 from pygpt.tokenizer.base import Tokenizer
 from pygpt.tokenizer.reading import read_text
 from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, utf8
+from pygpt.tokenizer.vocabulary import show
 
 
 def _backend():
@@ -73,15 +74,15 @@ class BPETokenizer(Tokenizer):
             try:
                 codes[vocab[left], vocab[right], vocab[left + right]] = i
             except KeyError as error:
-                raise ValueError(f"merges[{i}]: {_show(error.args[0])} is not a token of the "
+                raise ValueError(f"merges[{i}]: {show(error.args[0])} is not a token of the "
                                  "vocabulary") from None
             if len(codes) <= i:
-                raise ValueError(f"merges[{i}]: the pair {_show(left)} {_show(right)} comes twice")
+                raise ValueError(f"merges[{i}]: the pair {show(left)} {show(right)} comes twice")
         made = {left + right for left, right in self._merges}
         tokens = [b""] * self.vocab_size
         for token, index in vocab.items():
             if len(token) != 1 and token not in made:
-                raise ValueError(f"vocab: no merge makes the token {_show(token)} (id {index})")
+                raise ValueError(f"vocab: no merge makes the token {show(token)} (id {index})")
             tokens[index] = token
         self._algorithm = _backend()
         self._codec = self._algorithm.Codec(tokens, list(codes))
@@ -274,7 +275,7 @@ def _numbered(tokens, first):
 
 
 def _by_id(vocab, special_tokens, added_tokens):
-    """Return {id: the bytes of its token}, in the order of the ids.
+    """Return {id: the bytes of its token}.
 
     Raises:
         ValueError: the ids are not 0, 1, 2, ... or a special or added token is not text.
@@ -286,17 +287,12 @@ def _by_id(vocab, special_tokens, added_tokens):
          (("special_tokens", special_tokens), ("added_tokens", added_tokens))
          for token, index in named.items()}, vocab)
     size = len(vocab) + len(own)
-    tokens = dict.fromkeys(range(size))
-    for token, index in (*vocab.items(), *own.items()):
+    tokens = {index: utf8(token) for token, index in own.items()}
+    for token, index in vocab.items():
         if type(index) is not int or not 0 <= index < size:
-            raise ValueError(f"vocab: the id {shown(index)} of {_show(token)} is not in "
+            raise ValueError(f"vocab: the id {shown(index)} of {show(token)} is not in "
                              f"0..{size - 1}")
-        if tokens[index] is not None:
-            raise ValueError(f"vocab: two tokens have the id {index}, {_show(token)} is one")
-        tokens[index] = token if isinstance(token, bytes) else utf8(token)
+        if index in tokens:
+            raise ValueError(f"vocab: two tokens have the id {index}, {show(token)} is one")
+        tokens[index] = token
     return tokens
-
-
-def _show(token):
-    """Show a token in an error message, spelled as in the files."""
-    return shown(vocabulary.spell(token) if isinstance(token, bytes) else token)

@@ -43,6 +43,11 @@ def unspell(word: str):
         return None
 
 
+def show(token) -> str:
+    """Show a token in an error message: bytes are spelled as in the files."""
+    return shown(spell(token) if isinstance(token, bytes) else token)
+
+
 def gpt2_files(vocab, merges, tokens) -> dict:
     """Return GPT-2's two files, name to bytes; `tokens` are the added tokens, string to id."""
     lines = [_VERSION, *merge_lines(merges), ""]
@@ -118,7 +123,7 @@ def check_added(added, vocab):
     own = {content: token for content, token in added.items()
            if vocab.get(utf8(content)) != token.index or unspell(content) != utf8(content)}
     size = len(vocab) + len(own)
-    taken = {index: spell(token) for token, index in vocab.items() if type(index) is int}
+    taken = {index: token for token, index in vocab.items() if type(index) is int}
     for content, (index, _, _, where) in own.items():
         if unspell(content) in vocab:
             raise ValueError(f"{where}: {shown(content)} is how the files spell another token")
@@ -127,7 +132,7 @@ def check_added(added, vocab):
                              f"0..{size - 1}")
         if index in taken:
             raise ValueError(f"{where}: {shown(content)} has the id {index}, which "
-                             f"{shown(taken[index])} has too")
+                             f"{show(taken[index])} has too")
         taken[index] = content
     return {content: token.index for content, token in own.items()}
 
