@@ -45,7 +45,7 @@ def check_length(tokens, n_positions, sentence):
 
 
 class TrainingBatches:
-    """An endless sequence of training batches; each depends only on the seed and its index.
+    """Gives an endless sequence of training batches; each depends only on the seed and its index.
 
     One epoch is one pass over the tokens: it cuts them into windows that begin at a random phase,
     and takes every window once, in random order.

@@ -15,7 +15,7 @@ from pygpt.tokenizer.reading import PART_BYTES, STDIN_NAME, DataError, read_text
 
 
 class Corpus:
-    """The text that paths stand for.
+    """Finds and reads the text that paths stand for.
 
     Attributes:
         sources: each Source, in order. If there is none, the text is Python's own reference.

@@ -19,7 +19,7 @@ MOST_BPE_TEXT = 64 << 20  # a BPE is learned from at most this many characters
 
 
 class Dataset:
-    """The text of a run as tokens.
+    """Holds the text of a run as tokens.
 
     The files that it writes are provisional: close removes them, unless keep was called before.
 

@@ -8,7 +8,7 @@ import pickletools
 
 
 class PickleError(ValueError):
-    """The bytes are not a pickle of dicts, lists, texts and numbers."""
+    """Says that bytes are not a pickle of dicts, lists, texts and numbers."""
 
 
 def loads(data):
@@ -20,7 +20,7 @@ def loads(data):
         A dict, list, str, int, float, bool or None; keys of dicts are str, int, float, bool or
         None.
     Raises:
-        PickleError: the bytes are not such a pickle; no other error is raised, whatever they are.
+        PickleError: the bytes are not such a pickle. No bytes raise any other error.
     """
     try:
         return _Reader().read(pickletools.genops(data))
@@ -39,7 +39,7 @@ _IGNORED = {"PROTO", "FRAME"}
 
 
 class _Reader:
-    """A stack machine for pickles that knows only the opcodes that build plain data."""
+    """Runs the stack machine of pickles with only the opcodes that build plain data."""
 
     def __init__(self):
         self._stack, self._memo = [], {}

@@ -19,7 +19,7 @@ NAMES_SHOWN = 3  # a message names this many of the skipped files and counts the
 
 @dataclass
 class Source:
-    """A file of a corpus.
+    """Describes a file of a corpus.
 
     Attributes:
         path: the file to read, or None for a stream that has not been copied to a file yet.

@@ -40,7 +40,7 @@ def code_for(vocab_size):
 
 
 class TokenFiles:
-    """The tokens files in a directory of a run.
+    """Makes, finds and removes the tokens files in a directory of a run.
 
     Attributes:
         used: the paths of the files whose tokens encode has returned.

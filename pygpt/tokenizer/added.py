@@ -47,7 +47,7 @@ _MOST_COMPARED = 1 << 22  # pairs of characters; comparing them takes a second
 
 
 class AddedToken(NamedTuple):
-    """An added token as a file describes it."""
+    """Describes an added token as a file does."""
 
     index: object            # the id; vocabulary.check_added checks it against the vocabulary
     is_special: bool | None  # None when the file does not say
@@ -106,7 +106,7 @@ def refuse_two_passes(tokens):
 
 
 class SideFiles:
-    """The contents of the files beside a vocabulary.
+    """Holds the contents of the files beside a vocabulary.
 
     Args:
         directory: the Path of their directory; each of the files may be missing.

@@ -40,7 +40,7 @@ def _backend():
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE within the pieces into which GPT-2 cuts a text.
+    """Encodes by byte-level BPE within the pieces into which GPT-2 cuts a text.
 
     Example: with the one merge (b"a", b"n"), "banana" is b, an, an, a.
     """

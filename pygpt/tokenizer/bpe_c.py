@@ -1,4 +1,4 @@
-"""Byte-level BPE from the C library: the functions of bpe_python.py, with the same results.
+"""Computes byte-level BPE in the C library: the functions of bpe_python.py, with the same results.
 
 bpe_python.py defines them; the contracts of the C functions are in csrc/pygpt.h.
 """
@@ -23,7 +23,7 @@ def _classes():
 
 
 def split(data: bytes) -> list[bytes]:
-    """As bpe_python.split."""
+    """Cut a text into its pieces, as bpe_python.split."""
     ends, n = _new("int64_t[]", len(data)), ffi.new("int64_t *")
     kernels.check(lib.bpe_split(ends, n, _bytes(data), _classes(), len(data)))
     ends = ffi.unpack(ends, n[0])
@@ -31,14 +31,14 @@ def split(data: bytes) -> list[bytes]:
 
 
 def last_boundary(data: bytes) -> int:
-    """As bpe_python.last_boundary."""
+    """Return the last offset at which data can be divided, as bpe_python.last_boundary."""
     place = ffi.new("int64_t *")
     kernels.check(lib.bpe_cut(place, _bytes(data), _classes(), len(data)))
     return place[0]
 
 
 class Codec:
-    """As bpe_python.Codec."""
+    """Encodes text with a vocabulary, as bpe_python.Codec."""
 
     def __init__(self, tokens, merges):
         data = b"".join(tokens)
@@ -52,14 +52,14 @@ class Codec:
             ffi.from_buffer("int32_t[]", flat), len(tokens), len(merges)))
 
     def encode(self, data: bytes) -> list[int]:
-        """As bpe_python.Codec.encode; one call of C, so text.parts divides a long text."""
+        """Return the ids of a text in one call of C; text.parts divides a long text before."""
         ids, n = _new("int32_t[]", len(data)), ffi.new("int64_t *")
         kernels.check(lib.bpe_encode(ids, n, _bytes(data), self._classes, self._table, len(data)))
         return ffi.unpack(ids, n[0])
 
 
 def count(data: bytes) -> dict[bytes, int]:
-    """As bpe_python.count."""
+    """Count the pieces of a text, as bpe_python.count."""
     starts, ends, counts = (_new("int64_t[]", len(data)) for _ in range(3))
     n = ffi.new("int64_t *")
     kernels.check(lib.bpe_count(starts, ends, counts, n, _bytes(data), _classes(), len(data)))
@@ -68,7 +68,7 @@ def count(data: bytes) -> dict[bytes, int]:
 
 
 def train(counts: dict[bytes, int], n: int) -> list[tuple[int, int]]:
-    """As bpe_python.train."""
+    """Learn up to n merges from pieces and their counts, as bpe_python.train."""
     data = b"".join(counts)
     if len(data) >= 1 << 29:
         raise ValueError(f"the different words of the text have {len(data)} bytes; at most half a "

@@ -1,4 +1,4 @@
-"""Byte-level BPE (byte pair encoding) by its definition; bpe_c.py must give the same results.
+"""Computes byte-level BPE (byte pair encoding) by its definition; bpe_c.py gives the same results.
 
     split    a text into pieces, which no token crosses
     train    learn merges: join the most frequent pair of neighbours, again and again

@@ -22,7 +22,7 @@ def utf8(text: str) -> bytes:
 
 
 class SpecialTokenError(ValueError):
-    """A text holds a special token that is not allowed in it.
+    """Says that a text holds a special token that is not allowed in it.
 
     Attributes:
         token, position: the token, and the position in characters at which it begins.
