@@ -206,9 +206,8 @@ class Tokenizer(ABC):
         directory = Path(directory)
         path = directory / MAIN_FILE
         side = SideFiles(directory)
-        found = None
-        if not path.exists():
-            found = _first_found(kind._from_other_files(directory, side) for kind in cls._kinds)
+        found = None if path.exists() else _first_found(
+            kind._from_other_files(directory, side) for kind in cls._kinds)
         if found is None:
             document = read_json_object(path, MOST_BYTES)
             with errors_begin_with(path):

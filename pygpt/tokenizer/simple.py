@@ -39,8 +39,7 @@ class CharTokenizer(Tokenizer):
             if character in self._ids:
                 raise ValueError(f"{where} has the id {self._ids[character]} too")
             self._ids[character] = index
-        super().__init__({index: character.encode("utf-8")
-                          for character, index in self._ids.items()})
+        super().__init__({index: c.encode("utf-8") for c, index in self._ids.items()})
         if unknown not in ("error", "skip") and unknown not in self._ids:
             raise ValueError(f"unknown={shown(unknown)} is not 'error', 'skip' or a character of "
                              "the vocabulary")
