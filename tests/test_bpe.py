@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pygpt import BPETokenizer
 from pygpt.tokenizer import bpe_c, bpe_python, unicode
-from pygpt.tokenizer.text import SpecialTokens, parts
+from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts
 
 BOTH = pytest.mark.parametrize("work", [bpe_c, bpe_python], ids=["c", "python"])
 
@@ -178,7 +178,7 @@ def test_text_longer_than_a_block_has_the_ids_of_its_pieces():
     words = ["".join(rng.choices("abcdefgh", k=rng.randint(1, 9))) for _ in range(200)]
     text = " ".join(rng.choices(words, k=150_000))
     tokenizer = BPETokenizer.train(text[:5000], 500)
-    assert len(text) > bpe_c._BLOCK * 2
+    assert len(text) > BLOCK * 2
     expected = [index for piece in bpe_c.split(text.encode())
                 for index in tokenizer.encode(piece.decode())]
     assert tokenizer.encode(text) == expected

@@ -151,8 +151,9 @@ def test_an_end_of_text_token_keeps_documents_apart(tmp_path):
     for name in "ab":
         (tmp_path / name).write_text(name * 2)
     corpus = Corpus([str(tmp_path / "a"), str(tmp_path / "b")])
-    assert token_file.encode(corpus, WithEnd("ab"), tmp_path).tolist() == [0, 0, 9, 1, 1, 9]
-    assert token_file.encode(corpus, CharTokenizer("ab\n"), tmp_path).tolist() == [0, 0, 2, 1, 1]
+    files = token_file.TokenFiles(tmp_path)
+    assert files.encode(corpus, WithEnd("ab")).tolist() == [0, 0, 9, 1, 1, 9]
+    assert files.encode(corpus, CharTokenizer("ab\n")).tolist() == [0, 0, 2, 1, 1]
 
 
 def test_a_nanogpt_directory_is_taken_as_it_is(tmp_path):

@@ -367,7 +367,7 @@ def test_patterns_below_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for pattern in "**", "**/*.txt", "d/**", "*/*/*", "./**/b*", "d//**":
         assert text_of(pattern) == "b", pattern
-    assert Corpus(["**"]).files == ["d/e/b.txt"]
+    assert [source.path for source in Corpus(["**"]).sources] == ["d/e/b.txt"]
 
 
 def test_skipped_files_are_told_and_logged(run, tmp_path):

@@ -121,7 +121,7 @@ def test_a_damaged_pickle_is_a_value_or_refused(place, byte, protocol, cut):
     place %= len(data)
     data[place] = byte
     try:
-        token_file._characters(plain_pickle.loads(bytes(data[:place] if cut else data)))
+        token_file._tokenizer_of(plain_pickle.loads(bytes(data[:place] if cut else data)))
     except ValueError:  # PickleError is one
         pass
 
@@ -189,11 +189,11 @@ def test_any_meta_file_is_a_vocabulary_or_refused(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("meta")
     (path / "meta.pkl").write_bytes(pickle.dumps(value))
     try:
-        characters = token_file.characters_beside(str(path / "train.bin"))
+        tokenizer = token_file.tokenizer_beside(str(path / "train.bin"))
     except DataError as error:
         assert str(error).startswith(f"{path / 'meta.pkl'}: ")
     else:
-        assert CharTokenizer(characters).vocab_size == len(characters) > 0
+        assert isinstance(tokenizer, CharTokenizer) and tokenizer.vocab_size > 0
 
 
 def test_a_meta_file_that_is_no_file(nanogpt, monkeypatch):

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygpt import BPETokenizer, Tokenizer
-from pygpt.tokenizer import formats
+from pygpt.tokenizer import vocabulary
 
 TEXT = """It's the theme of these: 'thé' — the 5th, the 12th!  Then, where the weather
 wears the whole, there "withers" what was worn; 1000 others wander
@@ -42,12 +42,12 @@ def ranks(tokenizer):
 
 
 def test_bytes_are_spelled_as_gpt2_spells_them():
-    assert formats.spell(b" \n\0!~\x7f\xa0\xa1\xad\xae\xff") == "ĠĊĀ!~ġł¡Ń®ÿ"
-    assert len(set(formats.BYTE_TO_CHAR)) == 256 and formats.BYTE_TO_CHAR.isprintable()
+    assert vocabulary.spell(b" \n\0!~\x7f\xa0\xa1\xad\xae\xff") == "ĠĊĀ!~ġł¡Ń®ÿ"
+    assert len(set(vocabulary.BYTE_TO_CHAR)) == 256 and vocabulary.BYTE_TO_CHAR.isprintable()
     for data in (bytes(range(256)), b""):
-        assert formats.unspell(formats.spell(data)) == data
+        assert vocabulary.unspell(vocabulary.spell(data)) == data
     for word in (" ", "\n", "a\x00", "\u0144", "中", "\ud800"):
-        assert formats.unspell(word) is None
+        assert vocabulary.unspell(word) is None
 
 
 def test_what_the_files_say(saved):

@@ -34,7 +34,7 @@ def _dtype_check(code):
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"{op}: {name} is of type {type(tensor).__name__}, not Tensor")
             if tensor.code != code:
-                raise ValueError(f"{op}: {name} is a tensor of code {tensor.code!r}, not of "
+                raise ValueError(f"{op}: {name} is a tensor of {tensor.dtype}, not of "
                                  f"{DTYPES[code]}")
     return check_dtype
 
