@@ -48,13 +48,13 @@ def preset_table():
 
 def run(arguments):
     preset = PRESETS[arguments.preset] if "preset" in arguments else {}
-    from pygpt.training.trainer_state import settings_file
+    from pygpt.training.trainer_state import last_settings, settings_file
 
     flags = settings_of(arguments, TrainConfig)
     from_file = {} if arguments.config is None else settings_file(arguments.config)
     arguments.in_file = from_file.keys() - flags.keys()
     settings = preset | from_file | flags
-    from pygpt.training.trainer import last_settings, train
+    from pygpt.training.trainer import train
 
     if arguments.resume:
         settings = last_settings(settings.get("out", TrainConfig.out)) | settings

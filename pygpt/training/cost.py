@@ -123,8 +123,8 @@ def check_memory(config, model_config, optimizer, has_fixed_width):
         optimizer: the class of its optimizer.
         has_fixed_width: whether existing weights determine the model's width.
     Returns:
-        (bytes needed, bytes free or None, problem, remedy). The problem and the remedy are texts,
-        or None if the run fits.
+        (bytes needed, bytes free or None, problems, remedy). problems is a list of one sentence,
+        or empty if the run fits; remedy is a text.
     """
     def predicted(recompute):
         return memory_needed(model_config, config.batch_size, config.n_positions, recompute,
@@ -133,13 +133,13 @@ def check_memory(config, model_config, optimizer, has_fixed_width):
     parts, (most, free) = predicted(config.recompute), memory_limits()
     needed = parts["total"]
     if most is None or needed <= most:
-        return needed, free, None, None
+        return needed, free, [], ""
     problem = (f"training needs {gigabytes(needed)} of memory, and this machine has "
                f"{gigabytes(most)}")
     smaller = " or n_positions" if has_fixed_width else ", n_positions or n_embd"
     recomputed = most + 1 if config.recompute else predicted(True)["total"]
     recompute = f"recompute ({gigabytes(recomputed)}), " if recomputed <= most else ""
-    return needed, free, problem, (
+    return needed, free, [problem], (
         f"weights, gradients and {optimizer.__name__}'s state take "
         f"{gigabytes(2 * parts['weights'] + parts['state'])}, activations "
         f"{gigabytes(parts['activations'])}; {recompute}a smaller batch_size with "

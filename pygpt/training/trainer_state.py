@@ -10,6 +10,7 @@ are not stored. resume.py says which settings a resumed run may change. A settin
 --config) is read and written here too.
 """
 
+import errno
 import math
 import os
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -94,6 +95,19 @@ def _is_whole(directory):
     except (OSError, ValueError):
         return False
     return model_files.is_whole(directory)
+
+
+def last_settings(out):
+    """Reads the settings of the run in an output directory from its last checkpoint, as a dict.
+
+    Raises:
+        OSError, CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    last = find_last(out)
+    if not os.path.isdir(last):
+        problem = "holds no run to resume" if os.path.isdir(out) else "there is no such directory"
+        raise FileNotFoundError(errno.ENOENT, problem, os.fspath(out))
+    return load(last).config
 
 
 def load_optimizer(directory, optimizer, steps):
