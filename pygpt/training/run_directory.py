@@ -16,7 +16,9 @@ directory, if the file system has locks. A run moves, replaces and removes only 
 the names above or are its own temporary files.
 """
 
+import contextlib
 import errno
+import itertools
 import os
 import shutil
 
@@ -83,11 +85,9 @@ class RunDirectory:
         if lock is not None:
             os.close(lock)
         made, self._made_directories = self._made_directories, []
-        try:
+        with contextlib.suppress(OSError):  # it is not empty
             for path in made:
                 os.rmdir(path)
-        except OSError:  # it is not empty
-            pass
 
     __del__ = close
 
@@ -117,11 +117,14 @@ class RunDirectory:
         """Refuses entries that no run made but that this run would have to replace."""
         for name in NAMES:
             saved.target(self.path, name)
-        for name in [*RUN_FILES, *filter(COPY.fullmatch, os.listdir(self.path))]:
+        for name in [*RUN_FILES, *self._copied_streams()]:
             path = self.file(name)
             if os.path.lexists(path) and not os.path.isfile(path):
                 raise FileExistsError(errno.EEXIST, "is no file, and a run would write one; move "
                                       "it away, or choose another output directory", path)
+
+    def _copied_streams(self):
+        return list(filter(COPY.fullmatch, os.listdir(self.path)))
 
     def _clear_unfinished(self):
         for name in os.listdir(self.path):
@@ -173,33 +176,25 @@ class RunDirectory:
         """
         copies = [name for name in NAMES if saved.is_directory(self.file(name))]
         links = {name: target for name in NAMES if (target := saved.target(self.path, name))}
-        named = [links[name] for name in ("best", "last") if name in links]
         steps = saved.steps(self.path)
-        copied_streams = [name for name in os.listdir(self.path) if COPY.fullmatch(name)]
+        named = [links[name] for name in ("best", "last") if links.get(name) in steps]
         files = [name for name in RUN_FILES if os.path.lexists(self.file(name))]
         if not (copies or links or steps or files):
             return None
-        earlier, files = self._new_directory(), files + copied_streams
+        files += self._copied_streams()
+        earlier = self._free_path(f"earlier-{number}" for number in itertools.count(1))
+        os.mkdir(earlier)
         for name in files:
             _link_or_copy(self.file(name), os.path.join(earlier, name))
         for name, target in links.items():  # dangling until the checkpoints have moved
             self._make_link(os.path.join(earlier, name), target)
         sync_directory(earlier)
-        last_of_all = [*(name for name in dict.fromkeys(named) if name in steps),
-                       *sorted(copies)]  # "best" before "last"
-        for name in [name for name in steps if name not in named] + last_of_all:
+        others = [name for name in steps if name not in named]
+        for name in [*others, *dict.fromkeys(named), *sorted(copies)]:  # "best" before "last"
             os.rename(self.file(name), os.path.join(earlier, name))
         for name in [*links, *files]:
             os.unlink(self.file(name))
         return earlier
-
-    def _new_directory(self):
-        number = 1
-        while os.path.lexists(self.file(f"earlier-{number}")):
-            number += 1
-        path = self.file(f"earlier-{number}")
-        os.mkdir(path)
-        return path
 
     def restore_links(self):
         """Turns `last` and `best` back into links if they are directories.
@@ -211,9 +206,9 @@ class RunDirectory:
         for link in NAMES:
             path = self.file(link)
             if saved.is_directory(path):
-                name = self._free_name(saved.step_of(path) or 0)
-                os.rename(path, self.file(name))
-                self._make_link(path, name)
+                target = self._free_checkpoint(saved.step_of(path) or 0)
+                os.rename(path, target)
+                self._make_link(path, os.path.basename(target))
 
     def save(self, step, is_best, write):
         """Saves a checkpoint, points `last` to it, and then removes the oldest checkpoints.
@@ -227,8 +222,9 @@ class RunDirectory:
         Raises:
             OSError: it cannot be written. `last` and `best` are unchanged.
         """
-        name = self._free_name(step)
-        target, temporary = self.file(name), self.file(f".{name}.tmp")
+        target = self._free_checkpoint(step)
+        name = os.path.basename(target)
+        temporary = self.file(f".{name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             os.mkdir(temporary)
@@ -247,13 +243,15 @@ class RunDirectory:
         self._remove_old()
         return target
 
-    def _free_name(self, step):
-        """Returns a name for a checkpoint that is not in use yet."""
-        name, number = f"step-{step:08d}", 1
-        while os.path.lexists(self.file(name)):  # a resumed run may save the same step again
-            number += 1
-            name = f"step-{step:08d}-{number}"
-        return name
+    def _free_checkpoint(self, step):
+        """Returns a new path for a checkpoint; a resumed run may save the same step again."""
+        name = f"step-{step:08d}"
+        return self._free_path(itertools.chain([name], (f"{name}-{number}"
+                                                        for number in itertools.count(2))))
+
+    def _free_path(self, names):
+        """Returns the path of the first of the names that is not in use."""
+        return next(path for path in map(self.file, names) if not os.path.lexists(path))
 
     def _make_link(self, path, name):
         """Makes a link to a checkpoint beside it, or without links a file that names it."""
