@@ -1,7 +1,5 @@
 """`pygpt train`: train a model."""
 
-import argparse
-
 from pygpt.cli.flags import add_settings, flag, settings_of
 from pygpt.cli.messages import as_typed
 from pygpt.cli.streams import drop_output
@@ -21,7 +19,7 @@ GROUPS = {  # heading in --help -> settings; the rest are "options"
 def add_command(add):
     """Add the command."""
     command = add("train", run, "train a model; no flag is needed", epilog=preset_table())
-    command.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS,
+    command.add_argument("--preset", choices=PRESETS,
                          help="start from the settings of the table below; other flags change "
                          "them")
     command.add_argument("--config", metavar="FILE",
@@ -47,20 +45,17 @@ def preset_table():
 
 
 def run(arguments):
-    preset = PRESETS[arguments.preset] if "preset" in arguments else {}
+    from pygpt.cli.terminal import Reporter
+    from pygpt.training.trainer import train
     from pygpt.training.trainer_state import last_settings, settings_file
 
+    settings = settings_file(arguments.config) if arguments.config is not None else {}
     flags = settings_of(arguments, TrainConfig)
-    from_file = {} if arguments.config is None else settings_file(arguments.config)
-    arguments.in_file = from_file.keys() - flags.keys()
-    settings = preset | from_file | flags
-    from pygpt.training.trainer import train
-
+    arguments.in_file = settings.keys() - flags.keys()
+    settings = PRESETS.get(arguments.preset, {}) | settings | flags
     if arguments.resume:
         settings = last_settings(settings.get("out", TrainConfig.out)) | settings
     config = TrainConfig(**settings)
-    from pygpt.cli.terminal import Reporter
-
     reporter = Reporter(translate=lambda text: as_typed(text, arguments))
     try:
         result = train(config, [reporter], resume=arguments.resume, force=arguments.force)
