@@ -22,12 +22,14 @@ class NonFiniteFound(Exception):
     """Ends the search; args[0] is the message."""
 
 
-def is_finite(memory, n, offset=0):
-    """Whether the n floats at an offset (bytes) of memory hold no NaN and no infinity."""
-    return _first_nonfinite(memory, n, offset) is None
+def first_nonfinite(memory, n, offset=0):
+    """Returns the index of the first of n floats that is not finite, or None.
 
-
-def _first_nonfinite(memory, n, offset=0):
+    Args:
+        memory: a kernels.Memory.
+        n: the number of floats.
+        offset: the place of the first one, in bytes.
+    """
     total = Memory(8)
     check(lib.sum_squares(total.pointer("d"), memory.pointer("f", offset), n))
     if math.isfinite(total.view.cast("d")[0]):  # a double holds the sum for any finite floats
@@ -48,7 +50,7 @@ def locate(model, batches, scale):
         A sentence without a full stop that names the first number that is not finite.
     """
     for name, parameter, offset in model.layout().entries:
-        place = _first_nonfinite(model.values(), parameter.size, offset)
+        place = first_nonfinite(model.values(), parameter.size, offset)
         if place is not None:
             return (f"{name} is not finite at index {place} from the beginning: the update before "
                     "was too large")
@@ -98,11 +100,11 @@ class _Watch:
 
     def _block_at(self, place):
         """Returns the block that contains an address, or None."""
-        starts = [start for start in self._blocks if place is not None and start <= place]
-        if not starts:
+        if place is None:
             return None
-        start = max(starts)
-        return self._blocks[start] if place < start + 4 * self._blocks[start][2] else None
+        start = max((start for start in self._blocks if start <= place), default=None)
+        is_within = start is not None and place < start + 4 * self._blocks[start][2]
+        return self._blocks[start] if is_within else None
 
     def call(self, kernel, args):
         """Calls a kernel, and raises NonFiniteFound if it left a number that is not finite."""
@@ -112,19 +114,15 @@ class _Watch:
             if block is None:
                 continue
             memory, offset, n, name = block[0](), *block[1:]
-            index = _first_nonfinite(memory, n, offset)
+            index = first_nonfinite(memory, n, offset)
             if index is not None:
+                twin = getattr(reference, kernel.__name__)  # its arguments have the same names
+                name = name or list(inspect.signature(twin).parameters)[place]
                 value = memory.view[offset : offset + 4 * n].cast("f")[index]
                 raise NonFiniteFound(
-                    f"the first number that is not finite is {value} at index {index} of "
-                    f"{name or _argument_name(kernel, place)}, from {kernel.__name__} in the "
-                    f"{self.phase} pass of {self.scope or 'the loss'}")
-
-
-def _argument_name(kernel, place):
-    """Returns the name of a kernel's argument, which is the same in the reference backend."""
-    names = list(inspect.signature(getattr(reference, kernel.__name__)).parameters)
-    return names[place]
+                    f"the first number that is not finite is {value} at index {index} of {name}, "
+                    f"from {kernel.__name__} in the {self.phase} pass of "
+                    f"{self.scope or 'the loss'}")
 
 
 @contextlib.contextmanager

@@ -202,7 +202,8 @@ class _Run(PreparedRun):
         return is_best
 
     def save(self, is_best):
-        if not find_nonfinite.is_finite(self.model.values(), self.model.layout().n):
+        n = self.model.layout().n
+        if find_nonfinite.first_nonfinite(self.model.values(), n) is not None:
             self.fail(f"step {self.step}: a weight is not finite")
         self.log.sync()
         path = self.directory.save(self.step, is_best, self._write_checkpoint)
