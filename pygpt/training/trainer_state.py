@@ -13,6 +13,7 @@ are not stored. resume.py says which settings a resumed run may change. A settin
 import errno
 import math
 import os
+import sys
 from dataclasses import MISSING, asdict, dataclass, fields
 
 from pygpt.checkpoint import model_files, safetensors, saved
@@ -186,30 +187,24 @@ def _checked(path, field, value):
         raise ValueError(f"{path}: {field.name}={shown(value)} is not {_NOUNS[kind]}")
     if not is_float or value is None:
         return value
-    try:
-        number = float(value)
-    except OverflowError:  # an integer of more than 308 digits
-        number = math.inf
-    if not math.isfinite(number):
+    if not abs(value) <= sys.float_info.max:  # true for an integer of 309 digits, and for a NaN
         raise ValueError(f"{path}: {field.name}={shown(value)} must be finite")
-    return number
+    return float(value)
 
 
 def _check_ranges(path, state):
     """Refuses numbers that no run can reach; C takes two of them as uint64_t."""
-    def refuse(name, must_be):
-        raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
-
-    for name, bits in (("step", 63), ("forward_passes", 64), ("dropout_seed", 64)):
-        if not 0 <= getattr(state, name) < 2 ** bits:
-            refuse(name, f"in [0, 2^{bits})")
     step = state.step
-    if not min(step, 1) <= state.optimizer_steps <= step:
-        refuse("optimizer_steps", f"in [{min(step, 1)}, {step}], as step={step}")
-    if not 0 <= state.val_step <= step:
-        refuse("val_step", f"in [0, {step}], as step={step}")
-    if state.seconds < 0:
-        refuse("seconds", "at least 0")
+    least = min(step, 1)
+    for name, low, high, must_be in (
+            ("step", 0, 2 ** 63 - 1, "in [0, 2^63)"),
+            ("forward_passes", 0, 2 ** 64 - 1, "in [0, 2^64)"),
+            ("dropout_seed", 0, 2 ** 64 - 1, "in [0, 2^64)"),
+            ("optimizer_steps", least, step, f"in [{least}, {step}], as step={step}"),
+            ("val_step", 0, step, f"in [0, {step}], as step={step}"),
+            ("seconds", 0, math.inf, "at least 0")):
+        if not low <= getattr(state, name) <= high:
+            raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
 
 
 def settings_file(path):
