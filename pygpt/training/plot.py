@@ -21,13 +21,13 @@ WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's units
 LEFT, RIGHT, TOP, BOTTOM = 66, 614, 10, 266  # the edges of its axes
 LARGEST = 1e30                           # value that is drawn; a run measures no larger ones
 FINEST = 1e-12                           # range that is drawn, relative to its values
-COLORS, DASHES = 6, 5                    # in the page's style; 30 runs look different
+COLORS, DASHES = 6, 5                    # in the page's style, so that 30 runs look different
 
-CHARTS = [  # (title, the records' event, field, unit)
-    ("Loss", "step", "loss", "nats per token"),
-    ("Learning rate", "step", "learning_rate", ""),
-    ("Gradient norm", "step", "grad_norm", "before clipping"),
-    ("Throughput", "step", "tokens_per_second", "tokens per second"),
+CHARTS = [  # (title, field of a step's record, unit)
+    ("Loss", "loss", "nats per token"),
+    ("Learning rate", "learning_rate", ""),
+    ("Gradient norm", "grad_norm", "before clipping"),
+    ("Throughput", "tokens_per_second", "tokens per second"),
 ]
 
 
@@ -63,7 +63,7 @@ def page(runs):
                      f"<span>{html.escape(name)}"
                      f" <small>{html.escape(summary(records))}</small></span></span>"
                      for name, number, records in runs)
-    charts, values = zip(*(chart(index, *CHARTS[index], runs) for index in range(len(CHARTS))))
+    charts, values = zip(*(chart(index, *row, runs) for index, row in enumerate(CHARTS)))
     geometry = json.dumps({"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM})
     title = html.escape(", ".join(name for name, _, _ in runs))
     return (PAGE.replace("@TITLE@", title).replace("@LEGEND@", legend)
@@ -103,7 +103,7 @@ def thinned(points, most=POINTS):
             for group in groups]
 
 
-def chart(index, title, event, field, unit, runs):
+def chart(index, title, field, unit, runs):
     """Draws one chart.
 
     Returns:
@@ -112,7 +112,7 @@ def chart(index, title, event, field, unit, runs):
     """
     lines = []  # (name, classes, kind, points, number of values averaged in a point)
     for name, number, records in runs:
-        kinds = [(name, "thin" if field == "loss" else "line", series(records, event, field))]
+        kinds = [(name, "thin" if field == "loss" else "line", series(records, "step", field))]
         if field == "loss":
             kinds.append((f"{name}, validation", "thick", series(records, "eval", "val_loss")))
         lines += [(title, line_classes(number), kind, thinned(points),
