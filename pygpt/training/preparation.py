@@ -19,9 +19,8 @@ from pygpt.data.dataset import Dataset
 from pygpt.model import GPT
 from pygpt.optim import OPTIMIZERS
 from pygpt.tokenizer import Tokenizer
-from pygpt.training import cost, resume as resuming, trainer_state
+from pygpt.training import cost, events, resume as resuming, trainer_state
 from pygpt.training.clock import Clock
-from pygpt.training.events import Events
 from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
 from pygpt.training.run_log import RunLog, rewind
 
@@ -38,6 +37,7 @@ class PreparedRun:
         seconds_before: the training time of the earlier parts of a resumed run.
         init: the fingerprint of the weights that the run began with, if it did not draw them.
         last: the path of the checkpoint that a resumed run continues from, or None.
+        is_end_requested: whether a callback has asked the run to end.
     """
 
     step = val_step = saved_step = 0
@@ -48,8 +48,8 @@ class PreparedRun:
         if optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer={optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
         self.optimizer_class = OPTIMIZERS[optimizer]
-        self.config, self.events, self.force = config, Events(callbacks), force
-        self.warnings = []
+        self.config, self.callbacks, self.force = config, list(callbacks), force
+        self.is_end_requested, self.warnings = False, []
         self.log = self.directory = self.dataset = state = None
         if resume:
             state = self._load_state()
@@ -74,7 +74,8 @@ class PreparedRun:
 
     def tell(self, event, **fields):
         """Calls the callbacks with a record of an event."""
-        self.events.tell(event, self.step, **fields)
+        if events.tell(self.callbacks, event, self.step, **fields):
+            self.is_end_requested = True
 
     def _load_state(self):
         """Loads the state of the run to resume, and checks the settings and kernels against it."""
@@ -196,5 +197,5 @@ class PreparedRun:
         self.dataset.keep()
         trainer_state.write_settings(self.directory.file(SETTINGS_FILE), self.config)
         self.log = RunLog(log, self.config.log_interval)
-        self.events.callbacks.insert(0, self.log)
+        self.callbacks.insert(0, self.log)
         return earlier

@@ -128,7 +128,7 @@ class _Run(PreparedRun):
         return self.step >= self.config.max_steps
 
     def is_stopped(self):
-        return self.events.end_requested or bool(self.signals)
+        return self.is_end_requested or bool(self.signals)
 
     def validate_and_sample(self):
         """Validates, saves and writes samples, each if it is due at this step."""
@@ -194,10 +194,10 @@ class _Run(PreparedRun):
         if not math.isfinite(val_loss):
             self.fail(f"step {self.step}: the validation loss is {val_loss}")
         self.val_loss, self.val_step = val_loss, self.step
-        is_best = self.best_val_loss is None or self.val_loss < self.best_val_loss
+        is_best = self.best_val_loss is None or val_loss < self.best_val_loss
         if is_best:
-            self.best_val_loss = self.val_loss
-        self.tell("eval", val_loss=self.val_loss, is_best=is_best)
+            self.best_val_loss = val_loss
+        self.tell("eval", val_loss=val_loss, is_best=is_best)
         self.clock.pause()
         return is_best
 
