@@ -55,7 +55,7 @@ def locate(model, batches, scale):
             return (f"{name} is not finite at index {place} from the beginning: the update before "
                     "was too large")
     watch = _Watch(model)
-    _invalidate_gradients(model)
+    model.gradients().forget()
     try:
         with _named_calls(model, watch), calling(watch.call, watch.block):
             for watch.batch, (ids, targets) in enumerate(batches, 1):
@@ -63,13 +63,8 @@ def locate(model, batches, scale):
     except NonFiniteFound as found:
         return str(found) + (f", batch {watch.batch} of {len(batches)}" if len(batches) > 1 else "")
     finally:
-        _invalidate_gradients(model)
+        model.gradients().forget()
     return "all numbers are finite, so look for a fault of the machine"
-
-
-def _invalidate_gradients(model):
-    for _, parameter in model.named_parameters():
-        parameter.leaf.valid = False
 
 
 class _Watch:

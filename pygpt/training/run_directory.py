@@ -61,8 +61,9 @@ class RunDirectory:
                 it holds an entry that no run made under a name that a run uses.
         """
         self.path, self.keep, self.warnings = os.fspath(path), keep, []
-        self._lock, self._is_locked, self._has_links = None, False, True
-        self._made_directories = _missing_directories(self.path)
+        self._is_locked, self._has_links = False, True
+        self._closing = contextlib.ExitStack()  # the actions of close(), the last one first
+        self._closing.callback(_remove_empty, _missing_directories(self.path))
         self._make()
         try:
             self._take_lock()
@@ -81,13 +82,7 @@ class RunDirectory:
 
     def close(self):
         """Releases the lock, and removes the directories that were made if they are still empty."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
-        made, self._made_directories = self._made_directories, []
-        with contextlib.suppress(OSError):  # it is not empty
-            for path in made:
-                os.rmdir(path)
+        self._closing.close()
 
     __del__ = close
 
@@ -100,11 +95,12 @@ class RunDirectory:
             raise FileExistsError(errno.EEXIST, problem, self.path) from None
 
     def _take_lock(self):
-        self._lock = os.open(self.path, os.O_RDONLY)
+        lock = os.open(self.path, os.O_RDONLY)
+        self._closing.callback(os.close, lock)
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._is_locked = True
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -284,6 +280,13 @@ def _missing_directories(path):
         made.append(path)
         path = os.path.dirname(path)
     return made
+
+
+def _remove_empty(directories):
+    """Removes directories up to the first that is not empty."""
+    with contextlib.suppress(OSError):
+        for path in directories:
+            os.rmdir(path)
 
 
 def _remove_file(path):
