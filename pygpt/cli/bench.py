@@ -1,4 +1,4 @@
-"""`pygpt bench`: measure the kernels and a training step on this machine."""
+"""Measures the kernels and a training step on this machine: `pygpt bench`."""
 
 import math
 

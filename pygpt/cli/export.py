@@ -1,4 +1,4 @@
-"""`pygpt export`: write a model and its tokenizer to a directory of its own."""
+"""Writes a model and its tokenizer to a directory of its own: `pygpt export`."""
 
 import os
 

@@ -33,7 +33,7 @@ _NEGATIVE = re.compile(r"^-(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 
 
 class UsageError(Exception):
-    """The command line cannot be parsed; the message says why."""
+    """Says why the command line cannot be parsed."""
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -46,7 +46,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line that suggests the nearest flag or command."""
+    """Parses arguments; an error is one line that suggests the nearest flag or command."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
@@ -135,8 +135,8 @@ def commands_of(parser):
     """Give a parser commands. When the user types none, the parser prints its help.
 
     Returns:
-        add(name, run, help, epilog=""), which makes and returns the parser of a command; run is a
-        function of the parsed arguments that returns the exit status.
+        The function add(name, run, help, epilog=""), which makes and returns the parser of a
+        command. run takes the parsed arguments and returns the exit status.
     """
     commands = parser.add_subparsers(metavar="COMMAND")
 

@@ -1,4 +1,4 @@
-"""`pygpt sample`: let a trained model write."""
+"""Lets a trained model write: `pygpt sample`."""
 
 import sys
 

@@ -86,7 +86,7 @@ def _guarded(number, label, stream):
 
 
 class _Raw(io.FileIO):
-    """A descriptor whose errors name it. Once is_discarding is set, it discards all output."""
+    """Names its stream in errors. Once is_discarding is set, it discards all output."""
 
     def __init__(self, number, label):
         super().__init__(number, "r" if number == 0 else "w", closefd=False)

@@ -20,7 +20,7 @@ PLAIN_LINES = 20      # number of status lines of a whole run, off a terminal
 
 
 class Reporter:
-    """A callback for trainer.train that prints the records of its events.
+    """Prints the records of a run's events; it is one of the run's callbacks.
 
     Attributes:
         is_gone: whether the stream failed. From then on nothing is printed.

@@ -1,7 +1,7 @@
-"""`pygpt tokenizer train|encode|decode`: learn a tokenizer, and use one in a pipe.
+"""Learns a tokenizer, and uses one in a pipe: `pygpt tokenizer train|encode|decode`.
 
-`encode` then `decode` gives a file back byte for byte, a byte order mark at its beginning included;
-both work on streams. `train` reads its text as the training of a model does.
+`encode` and then `decode` give a file back byte for byte, with a byte order mark at its beginning.
+Both work on streams. `train` reads its text as the training of a model does.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def _train(arguments):
 
 
 def _documents(paths):
-    """The texts that --data names: paths of files, and the text of standard input."""
+    """List the texts that --data names: paths of files, and the text of standard input."""
     from pygpt.data.corpus import STDIN, Corpus
     from pygpt.data.stream_copies import streams_of
     from pygpt.tokenizer.reading import DataError, decode_text, standard_input
@@ -124,7 +124,7 @@ def _input(path):
 
 
 def _words(file):
-    """Lists of the words of a binary file, which is read in blocks."""
+    """Yield the words of a binary file in lists, a list for each block that is read."""
     held = b""
     while data := file.read(BLOCK):
         words = (held + data).split()

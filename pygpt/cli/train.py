@@ -1,12 +1,12 @@
-"""`pygpt train`: train a model."""
+"""Trains a model: `pygpt train`."""
 
 from pygpt.cli.flags import add_settings, flag, settings_of
 from pygpt.cli.messages import as_typed
 from pygpt.cli.streams import drop_output
 from pygpt.config import PRESETS, TrainConfig
 
-SIGNALLED = 128  # plus the signal: the exit status of a run that a signal ended
-GROUPS = {  # heading in --help -> settings; the rest are "options"
+SIGNALLED = 128  # the exit status of a run that a signal ended is this plus the signal
+GROUPS = {  # heading in --help -> settings; the others are "options"
     "data": "data val_data val_fraction errors tokenizer".split(),
     "model": "init n_layer n_head n_embd n_positions dropout".split(),
     "optimiser": "max_steps batch_size grad_accumulation_steps recompute learning_rate "
@@ -34,7 +34,7 @@ def add_command(add):
 
 
 def preset_table():
-    """The presets as a table: a row for each setting that one of them changes."""
+    """Return a table of the presets, with a row for each setting that one of them changes."""
     configs = [TrainConfig(), *(TrainConfig(**settings) for settings in PRESETS.values())]
     names = dict.fromkeys(name for settings in PRESETS.values() for name in settings)
     rows = [("presets:", "(none)", *PRESETS)]
