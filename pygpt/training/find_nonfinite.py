@@ -6,7 +6,6 @@ The first call that leaves a NaN or an infinity in a block of memory is the caus
 the module that made the call, the argument, and the index in it. A normal run is not slowed down.
 """
 
-import contextlib
 import inspect
 import math
 import weakref
@@ -57,7 +56,8 @@ def locate(model, batches, scale):
     watch = _Watch(model)
     model.gradients().forget()
     try:
-        with _named_calls(model, watch), calling(watch.call, watch.block):
+        with (watching(watch.call_module), entering_nodes(watch.enter_node),
+              calling(watch.call, watch.block)):
             for watch.batch, (ids, targets) in enumerate(batches, 1):
                 model.loss_and_grad(ids, targets, scale=scale)
     except NonFiniteFound as found:
@@ -68,12 +68,21 @@ def locate(model, batches, scale):
 
 
 class _Watch:
-    """Checks the memory of each kernel call's arguments after the call."""
+    """Checks the memory of each kernel call's arguments after the call.
+
+    Attributes:
+        scope: the name of the module that calls the kernels. In the backward pass, a node belongs
+            to the innermost module whose call made the node.
+        phase: "forward" or "backward".
+        batch: the number of the batch.
+    """
 
     def __init__(self, model):
         # address -> (weak reference to the memory, offset, number of floats, name or None)
         self._blocks = {}
         self.scope, self.phase, self.batch = "", "forward", 0
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._module_calls = []  # (first serial, last serial + 1, name); inner calls come first
         model.gradients()
         for name, parameter in model.named_parameters():
             gradient = parameter.leaf.gradient()
@@ -101,6 +110,21 @@ class _Watch:
         is_within = start is not None and place < start + 4 * self._blocks[start][2]
         return self._blocks[start] if is_within else None
 
+    def call_module(self, module, inputs):
+        """Calls a module, within which the kernels' calls are its own."""
+        before, self.scope = self.scope, self._names.get(id(module), "")
+        self.phase, first = "forward", next_serial()
+        out = module.forward(*inputs)
+        self._module_calls.append((first, next_serial(), self.scope))
+        self.scope = before
+        return out
+
+    def enter_node(self, node):
+        """Notes that the backward pass has come to a node."""
+        self.phase = "backward"
+        self.scope = next((name for first, end, name in self._module_calls
+                           if first <= node.serial < end), "")
+
     def call(self, kernel, args):
         """Calls a kernel, and raises NonFiniteFound if it left a number that is not finite."""
         check(kernel(*args))
@@ -118,28 +142,3 @@ class _Watch:
                     f"the first number that is not finite is {value} at index {index} of {name}, "
                     f"from {kernel.__name__} in the {self.phase} pass of "
                     f"{self.scope or 'the loss'}")
-
-
-@contextlib.contextmanager
-def _named_calls(model, watch):
-    """Keeps watch.scope, within the block, at the name of the module that calls the kernels.
-
-    In the backward pass, a node belongs to the innermost module whose call made the node.
-    """
-    names = {id(module): name for name, module in model.named_modules()}
-    calls = []  # (first serial, last serial + 1, name); inner calls come first
-
-    def call_module(module, inputs):
-        before, watch.scope = watch.scope, names.get(id(module), "")
-        watch.phase, first = "forward", next_serial()
-        out = module.forward(*inputs)
-        calls.append((first, next_serial(), watch.scope))
-        watch.scope = before
-        return out
-
-    def enter_node(node):
-        watch.phase = "backward"
-        watch.scope = next((name for first, end, name in calls if first <= node.serial < end), "")
-
-    with watching(call_module), entering_nodes(enter_node):
-        yield
