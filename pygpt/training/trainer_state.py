@@ -143,10 +143,7 @@ def load(directory):
     """
     path = os.path.join(directory, STATE_FILE)
     try:
-        document = read_json_object(path)
-        _check_fields(path, document)
-        state = TrainerState(**{f.name: _checked(path, f, document[f.name])
-                                for f in fields(TrainerState) if f.name in document})
+        state = _state(path, read_json_object(path))
         _check_ranges(path, state)
         state.config = asdict(_config(path, state.config))
     except ValueError as error:
@@ -154,12 +151,15 @@ def load(directory):
     return state
 
 
-def _check_fields(path, document):
-    names = {f.name for f in fields(TrainerState)}
-    needed = {f.name for f in fields(TrainerState) if f.default is MISSING}
-    for name in sorted(needed - document.keys() | document.keys() - names):
+def _state(path, document):
+    """Makes a TrainerState of the object in trainer.json, and checks the types of its fields."""
+    known = {f.name: f for f in fields(TrainerState)}
+    needed = {name for name, f in known.items() if f.default is MISSING}
+    for name in sorted(needed - document.keys() | document.keys() - known.keys()):
         raise ValueError(f"{path}: {shown(name)} is "
-                         + ("missing" if name in names else "an unknown field"))
+                         + ("missing" if name in known else "an unknown field"))
+    return TrainerState(**{name: _checked(path, known[name], value)
+                           for name, value in document.items()})
 
 
 def _config(path, settings):
@@ -220,10 +220,8 @@ def settings_file(path):
     """
     path = os.fspath(path)
     try:
-        if path.endswith(".toml"):
-            document = _read_toml(path)
-        else:
-            document = read_json_object(path, is_pipe_allowed=True)  # --config <(...)
+        document = (_read_toml(path) if path.endswith(".toml")
+                    else read_json_object(path, is_pipe_allowed=True))  # --config <(...)
         check_names(path, document)
     except ValueError as error:
         raise ConfigError(str(error)) from None
