@@ -115,8 +115,8 @@ def chart(index, title, field, unit, runs):
         kinds = [(name, "thin" if field == "loss" else "line", series(records, "step", field))]
         if field == "loss":
             kinds.append((f"{name}, validation", "thick", series(records, "eval", "val_loss")))
-        lines += [(title, line_classes(number), kind, thinned(points),
-                   group_size(points, POINTS)) for title, kind, points in kinds if points]
+        lines += [(label, line_classes(number), kind, thinned(points),
+                   group_size(points, POINTS)) for label, kind, points in kinds if points]
     all_points = [point for *_, points, _ in lines for point in points]
     x_axis = Axis(0, max([1, *(step for step, _ in all_points)]), LEFT, RIGHT, 6)
     low, high = span([value for _, value in all_points],
@@ -137,9 +137,9 @@ def chart(index, title, field, unit, runs):
         if kind == "thick" and len(places) <= 60 or len(places) == 1:
             parts += [f'<circle class="{classes}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>'
                       for x, y in places]
-    unit = f" <small>{html.escape(unit)}</small>" if unit else ""
-    text = (f'<figure data-chart="{index}"><figcaption>{html.escape(title)}{unit}</figcaption>'
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">'
+    unit = f" <small>{unit}</small>" if unit else ""
+    text = (f'<figure data-chart="{index}"><figcaption>{title}{unit}</figcaption>'
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">'
             f'{"".join(parts)}<path class="cursor" d=""/></svg><div class="tip"></div></figure>')
     return text, {"last": x_axis.high, "lines": [
         {"name": name, "look": classes, "mean_of": size,
