@@ -195,5 +195,4 @@ def add_settings(parser, config_class, groups=None):
 
 def settings_of(arguments, config_class):
     """Return, as a dict, the settings of a config that were given as flags."""
-    names = {f.name for f in fields(config_class)}
-    return {name: value for name, value in vars(arguments).items() if name in names}
+    return {f.name: getattr(arguments, f.name) for f in fields(config_class) if f.name in arguments}

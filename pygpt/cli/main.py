@@ -50,9 +50,7 @@ def _run(words):
         return arguments.run(arguments)
     except SystemExit as done:  # --help and --version
         return done.code or 0
-    except UsageError as error:
-        return complain(error, USAGE)
-    except ConfigError as error:
+    except (UsageError, ConfigError) as error:
         return complain(as_typed(error, arguments), USAGE)
     except OSError as error:
         return _report_system_error(error)

@@ -41,11 +41,11 @@ def as_typed(error, arguments):
         error: an exception or a str.
         arguments: the result of main.parse, or None if the command line could not be parsed.
     """
-    from pygpt.checkpoint.safetensors import CheckpointError
-
     message = str(error)
     if arguments is None:
         return message
+    from pygpt.checkpoint.safetensors import CheckpointError
+
     file = getattr(arguments, "config", None)
     is_of_file = file is not None and message.startswith(f"{file}: ")
     if is_of_file or isinstance(error, CheckpointError):
