@@ -178,7 +178,8 @@ class RunDirectory:
         if not (copies or links or steps or files):
             return None
         files += self._copied_streams()
-        earlier = self._free_path(f"earlier-{number}" for number in itertools.count(1))
+        numbered = (f"earlier-{number}" for number in itertools.count(1))
+        earlier = self.file(self._free_name(numbered))
         os.mkdir(earlier)
         for name in files:
             _link_or_copy(self.file(name), os.path.join(earlier, name))
@@ -202,9 +203,9 @@ class RunDirectory:
         for link in NAMES:
             path = self.file(link)
             if saved.is_directory(path):
-                target = self._free_checkpoint(saved.step_of(path) or 0)
-                os.rename(path, target)
-                self._make_link(path, os.path.basename(target))
+                name = self._free_checkpoint(saved.step_of(path) or 0)
+                os.rename(path, self.file(name))
+                self._make_link(path, name)
 
     def save(self, step, is_best, write):
         """Saves a checkpoint, points `last` to it, and then removes the oldest checkpoints.
@@ -218,9 +219,8 @@ class RunDirectory:
         Raises:
             OSError: it cannot be written. `last` and `best` are unchanged.
         """
-        target = self._free_checkpoint(step)
-        name = os.path.basename(target)
-        temporary = self.file(f".{name}.tmp")
+        name = self._free_checkpoint(step)
+        target, temporary = self.file(name), self.file(f".{name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             os.mkdir(temporary)
@@ -240,14 +240,14 @@ class RunDirectory:
         return target
 
     def _free_checkpoint(self, step):
-        """Returns a new path for a checkpoint; a resumed run may save the same step again."""
-        name = f"step-{step:08d}"
-        return self._free_path(itertools.chain([name], (f"{name}-{number}"
-                                                        for number in itertools.count(2))))
+        """Returns a new name for a checkpoint; a resumed run may save the same step again."""
+        first = f"step-{step:08d}"
+        numbered = (f"{first}-{number}" for number in itertools.count(2))
+        return self._free_name(itertools.chain([first], numbered))
 
-    def _free_path(self, names):
-        """Returns the path of the first of the names that is not in use."""
-        return next(path for path in map(self.file, names) if not os.path.lexists(path))
+    def _free_name(self, names):
+        """Returns the first of the names that is not in use."""
+        return next(name for name in names if not os.path.lexists(self.file(name)))
 
     def _make_link(self, path, name):
         """Makes a link to a checkpoint beside it, or without links a file that names it."""
