@@ -65,10 +65,7 @@ def _open_closed():
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, flags)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
 
 
 def _guarded(number, label, stream):
