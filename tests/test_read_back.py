@@ -26,7 +26,8 @@ from pygpt.model import GPT
 from pygpt.optim import AdamW
 from pygpt.training.plot import page, plot
 from pygpt.checkpoint.safetensors import CheckpointError
-from pygpt.training.trainer import last_settings, train
+from pygpt.training.trainer import train
+from pygpt.training.trainer_state import last_settings
 
 PLAIN = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -346,14 +346,14 @@ def test_a_second_run_is_refused_and_changes_nothing(tiny, tmp_path, stopped):
 
 def test_a_run_that_another_has_gone_on_with_meanwhile_is_not_taken_back(tiny, tmp_path, stopped,
                                                                         monkeypatch):
-    from pygpt.training import trainer
+    from pygpt.training import preparation
 
     def open_late(*args):
         monkeypatch.undo()
         train(tiny(keep=2), resume=True)
         return RunDirectory(*args)
 
-    monkeypatch.setattr(trainer, "RunDirectory", open_late)
+    monkeypatch.setattr(preparation, "RunDirectory", open_late)
     with pytest.raises(BlockingIOError, match="another run has just saved"):
         train(tiny(keep=2), resume=True)
     assert trainer_state.load(stopped / "last").step == 10
@@ -566,7 +566,7 @@ def test_any_pointer_file_is_followed_or_passed_over(tmp_path, stopped, text, ti
 
 
 def test_settings_of_the_last_run_are_found_without_links(tiny, tmp_path, stopped):
-    from pygpt.training.trainer import last_settings
+    from pygpt.training.trainer_state import last_settings
     (stopped / "last").unlink()
     assert last_settings(stopped)["n_embd"] == 16
     assert json.loads((stopped / "train.json").read_text())["n_embd"] == 16

@@ -6,8 +6,8 @@ Besides the checkpoint, three things determine the steps that follow:
     kernels    changed_kernels
     text       data/dataset.py compares its fingerprint
 
-Each function lists the differences in one of them. The trainer refuses to continue, or with force
-gives a warning for each difference.
+Each function lists the differences in one of them. preparation.py refuses to continue, or with
+force gives a warning for each difference.
 """
 
 import hashlib
