@@ -197,12 +197,12 @@ class GPT(nn.Module):
                 and the field.
             MemoryError: the converted weights do not fit.
         """
-        config, weights = model_files.read_model(directory)
+        config, weights, end_of_text = model_files.read_model(directory, parameter_shapes)
         self = cls.__new__(cls)
         self._build(replace(config, **changes))
         for name, parameter in self.named_parameters():
             parameter.place(weights.pop(name).memory())
-        self.end_of_text = model_files.read_end_of_text(directory)
+        self.end_of_text = end_of_text
         return self.eval()
 
     @one_at_a_time
@@ -367,3 +367,15 @@ class GPT(nn.Module):
 
     def _seed(self):
         return ops.Seed(self.next_seed()) if self.dropout_shares() else None
+
+
+def parameter_shapes(config):
+    """Return {name: shape} of the parameters of a GPT. All blocks are alike, so only one is built,
+    without memory: config.json may claim more layers or channels than the memory can hold."""
+    model = GPT.__new__(GPT)
+    model._build(replace(config, n_layer=1))
+    shapes = {}
+    for name, parameter in model.named_parameters():
+        layers = range(config.n_layer if ".h.0." in name else 1)
+        shapes |= {name.replace(".h.0.", f".h.{layer}."): parameter.shape for layer in layers}
+    return shapes

@@ -15,7 +15,6 @@ from pygpt.checkpoint import names, safetensors, saved, shards
 from pygpt.config import ConfigError, GPTConfig
 from pygpt.files import read_json_object, shown, write_json_object
 from pygpt.backend.cpu import gigabytes, memory_limits
-from pygpt.checkpoint.names import PREFIX
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.checkpoint.shards import WEIGHTS_FILE
 from pygpt.checkpoint.weights import DTYPES, narrowed
@@ -97,30 +96,32 @@ def is_whole(directory):
     return True
 
 
-def read_model(directory):
+def read_model(directory, shapes_of):
     """Open the model in a directory; the weights stay on disk until they are touched.
 
     Args:
         directory: a Hugging Face GPT-2 directory, or the output directory of a training run.
+        shapes_of: a function of a GPTConfig that returns {name: shape} of the model's parameters
+            (model.parameter_shapes).
     Returns:
-        (GPTConfig, {name: weights.Stored}): named as GPT.named_parameters names its parameters,
-        each of that parameter's shape.
+        (GPTConfig, {name: weights.Stored}, end of text): a weight for each name, of its shape; and
+        the end of a text in config.json, an id, a tuple of ids, or None.
     Raises:
         OSError: a file is missing or cannot be read.
         CheckpointError: a file is damaged, or is not a GPT-2 that is computed here.
         MemoryError: weights that are to be converted do not fit into memory.
     """
     directory = find_model(directory)
-    config, has_biases, _ = _read_config(directory)
+    config, has_biases, end_of_text = _read_config(directory)
     path, tensors = shards.read_tensors(directory)
     # The number of layers is compared first: a config may claim 10^9, whose shapes fill the memory.
     layers = names.layers_of(tensors)
     if layers < config.n_layer:
         raise CheckpointError(f"{path}: holds no layer {layers}, but {CONFIG_FILE} says "
                               f"n_layer={config.n_layer}")
-    weights = names.stored_parameters(path, tensors, parameter_shapes(config), has_biases)
+    weights = names.stored_parameters(path, tensors, shapes_of(config), has_biases)
     _refuse_too_much(path, weights)
-    return config, weights
+    return config, weights, end_of_text
 
 
 def _refuse_too_much(path, weights):
@@ -147,14 +148,6 @@ def read_config(directory):
     return _read_config(directory)[0]
 
 
-def read_end_of_text(directory):
-    """The end of a text in config.json: an id, a tuple of ids, or None. Raises as read_config.
-
-    An id outside the vocabulary is ignored: transformers writes GPT-2's 50256 for any vocabulary.
-    """
-    return _read_config(find_model(directory))[2]
-
-
 def _read_config(directory):
     """(GPTConfig, whether the model has biases, the end of a text)."""
     path = os.path.join(directory, CONFIG_FILE)
@@ -179,6 +172,10 @@ def _read_config(directory):
 
 
 def _end_of_text(path, value, vocab_size):
+    """Convert eos_token_id to an id, a tuple of ids, or None.
+
+    An id outside the vocabulary is ignored: transformers writes GPT-2's 50256 for any vocabulary.
+    """
     ids = value if isinstance(value, list) else [value]
     if value is not None and not all(type(token) is int for token in ids):
         raise CheckpointError(f"{path}: {END_KEY}={shown(value)} is not an id, a list of ids or "
@@ -216,28 +213,6 @@ def _from_nanogpt(path, document):
             if theirs in document:
                 document[name] = document[theirs]
     return document
-
-
-def parameter_shapes(config):
-    """{name: shape} of every parameter of a model, in GPT-2's names and order.
-
-    It stands beside the modules of model.py because a file is checked before any module takes
-    memory; a test compares the two for the four sizes of GPT-2.
-    """
-    C, H = config.n_embd, config.mlp_width
-    shapes = {"wte.weight": (config.vocab_size, C), "wpe.weight": (config.n_positions, C)}
-    block = {
-        "ln_1.weight": (C,), "ln_1.bias": (C,),
-        "attn.c_attn.weight": (C, 3 * C), "attn.c_attn.bias": (3 * C,),
-        "attn.c_proj.weight": (C, C), "attn.c_proj.bias": (C,),
-        "ln_2.weight": (C,), "ln_2.bias": (C,),
-        "mlp.c_fc.weight": (C, H), "mlp.c_fc.bias": (H,),
-        "mlp.c_proj.weight": (H, C), "mlp.c_proj.bias": (C,),
-    }
-    for layer in range(config.n_layer):
-        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
-    shapes |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
-    return {PREFIX + name: shape for name, shape in shapes.items()}
 
 
 def write_model(directory, config, named_tensors, dtype="float32", end_of_text=None):
