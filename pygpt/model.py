@@ -12,8 +12,9 @@ import copy
 import itertools
 import math
 from dataclasses import replace
+from functools import cached_property
 
-from pygpt import nn
+from pygpt import generate, nn
 from pygpt.autograd import ops
 from pygpt.autograd.forward_pass import ForwardPass, current_cache, past_positions
 from pygpt.autograd.ids import as_int32, named_bad_ids
@@ -156,6 +157,9 @@ class GPT(nn.Module):
             number stays the same. It is False at first.
     """
 
+    _steps = cached_property(StepCache)
+    _not_copied = {"_gradients", "_steps"}
+
     def __init__(self, config, seed=1337):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 64:
             raise ValueError(f"seed={seed!r} is not a whole number in [0, 2^64)")
@@ -168,14 +172,6 @@ class GPT(nn.Module):
         self.transformer = Transformer(config)
         self.dropout_seed, self.forward_passes, self.recompute = 0, 0, False
         self._end_of_text = None
-        self._steps = StepCache(self)
-
-    def __getstate__(self):
-        return {name: value for name, value in super().__getstate__().items() if name != "_steps"}
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._steps = StepCache(self)
 
     @one_at_a_time
     def __reduce_ex__(self, protocol):
@@ -331,13 +327,11 @@ class GPT(nn.Module):
 
     def generate(self, ids, max_new_tokens=64, **options):
         """Return the ids that follow ids, a list of ints. Options and errors: generate.generate."""
-        from pygpt.generate import generate
-        return generate(self, ids, max_new_tokens, **options)
+        return generate.generate(self, ids, max_new_tokens, **options)
 
     def stream(self, ids, max_new_tokens=64, **options):
         """Like generate(), but yield each id as soon as it is chosen."""
-        from pygpt.generate import stream
-        return stream(self, ids, max_new_tokens, **options)
+        return generate.stream(self, ids, max_new_tokens, **options)
 
     # --------------------------------------------------------------------------------- inside ---
 

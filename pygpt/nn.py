@@ -37,6 +37,7 @@ class Module:
 
     training = True
     _gradients = None
+    _not_copied = {"_gradients"}
 
     def __call__(self, *inputs):
         """Return forward(*inputs). If the pass recomputes this module, the backward pass runs it
@@ -71,8 +72,8 @@ class Module:
         return twin
 
     def __getstate__(self):
-        """Return the attributes that a copy of the module gets: all except the gradients."""
-        return {name: value for name, value in vars(self).items() if name != "_gradients"}
+        """Return the attributes that a copy of the module gets: all except `_not_copied`."""
+        return {name: value for name, value in vars(self).items() if name not in self._not_copied}
 
     def named_parameters(self, prefix=""):
         """Yield (dotted name, Parameter), in the order in which attributes were set."""
@@ -137,7 +138,7 @@ class Module:
         """
         cell, named = ops.Seed(seed), list(self.named_parameters())
         if any(p.layout is None for _, p in named):
-            self._flatten(named, copy=False)
+            self._flatten(named, keeps_values=False)
         for stream, (_, p) in enumerate(named):
             if p.std is None:
                 fill(p.ptr, p.size, p.fill)
@@ -158,7 +159,7 @@ class Module:
         named = list(self.named_parameters())
         layout = self._common_layout(named)
         if layout is None or len(layout.entries) != len(named):
-            layout = self._flatten(named, copy=True)
+            layout = self._flatten(named, keeps_values=True)
         return layout
 
     def values(self):
@@ -182,16 +183,17 @@ class Module:
         layout = named[0][1].layout
         return layout if all(p.layout is layout for _, p in named) else None
 
-    def _flatten(self, named, copy):
-        """Move the parameters to new flat buffers of this module."""
+    def _flatten(self, named, keeps_values):
+        """Move the parameters, with their values if keeps_values is true, to new flat buffers of this
+        module."""
         own = {id(p) for _, p in named}
         for name, p in named:
-            if p.layout and not p.layout.is_whole_of(own):
+            if p.layout and not p.layout.is_contained_in(own):
                 raise ValueError(
                     f"{type(self).__name__}: its parameter {name!r} lies in the flat buffers of a "
                     "larger model; give the optimizer that whole model, not a part of it")
         layout = Layout(self, named)
-        for _, p, offset in layout.entries if copy else ():
+        for _, p, offset in layout.entries if keeps_values else ():
             layout.values.view[offset:offset + 4 * p.size] = p.flat().cast("B")
         for _, p, offset in layout.entries:
             p.place(layout.values, offset, layout)
