@@ -12,9 +12,9 @@ A model is anything with `config.n_positions`, `config.vocab_size`, `new_cache()
 import heapq
 import math
 import random
-import reprlib
 
-from pygpt.config import ConfigError, SampleConfig, token_id, token_ids, whole_number
+from pygpt.config import (ConfigError, SampleConfig, items_of, token_id, token_ids,
+                          whole_number)
 
 
 def generate(model, ids, max_new_tokens=64, *, stop=None, vocab_size=None, **settings):
@@ -67,14 +67,8 @@ def end_ids(model, tokenizer):
 
 
 def _check_prompt(ids, config):
-    if isinstance(ids, (str, bytes, bytearray, dict, set, frozenset)):
-        raise ValueError(f"ids={reprlib.repr(ids)} is not a list of ids")
-    try:
-        ids = list(ids)
-    except (TypeError, NotImplementedError):  # not iterable; a matrix
-        raise ValueError(f"ids={reprlib.repr(ids)} is not a list of ids") from None
     ids = [token_id(f"ids[{position}]", token, config.vocab_size)
-           for position, token in enumerate(ids)]
+           for position, token in enumerate(items_of("ids", ids, "is not a list of ids"))]
     if not 1 <= len(ids) <= config.n_positions:
         raise ValueError(f"the prompt has {len(ids)} tokens; this model takes "
                          f"1..n_positions={config.n_positions}")

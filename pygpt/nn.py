@@ -45,21 +45,18 @@ class Module:
         """
         current = forward_pass.current()
         if current is not None and id(self) in current.recomputed:
-            return recomputed(partial(current.resume, self._unless_changed()), *inputs)
-        return self._entered(*inputs)
+            run = partial(self._run_unchanged, watched(self, with_places=False))
+            return recomputed(partial(current.resume, run), *inputs)
+        return self._run(*inputs)
 
-    def _unless_changed(self):
-        """Return a function that runs the module. It raises ValueError if the module changed."""
-        before = watched(self, with_places=False)
+    def _run_unchanged(self, before, *inputs):
+        """Run the module; raise ValueError if it has changed since watched() returned `before`."""
+        if watched(self, with_places=False) != before:
+            raise ValueError(f"backward(): a {type(self).__name__} that is to be recomputed "
+                             "has changed since the forward pass; compute the loss again")
+        return self._run(*inputs)
 
-        def entered(*inputs):
-            if watched(self, with_places=False) != before:
-                raise ValueError(f"backward(): a {type(self).__name__} that is to be recomputed "
-                                 "has changed since the forward pass; compute the loss again")
-            return self._entered(*inputs)
-        return entered
-
-    def _entered(self, *inputs):
+    def _run(self, *inputs):
         watcher = forward_pass.watcher()
         return self.forward(*inputs) if watcher is None else watcher(self, inputs)
 
@@ -184,8 +181,8 @@ class Module:
         return layout if all(p.layout is layout for _, p in named) else None
 
     def _flatten(self, named, keeps_values):
-        """Move the parameters, with their values if keeps_values is true, to new flat buffers of this
-        module."""
+        """Move the parameters to new flat buffers of this module, with their values if
+        keeps_values is true."""
         own = {id(p) for _, p in named}
         for name, p in named:
             if p.layout and not p.layout.is_contained_in(own):
