@@ -12,10 +12,10 @@ import os
 from dataclasses import asdict, fields
 
 from pygpt.checkpoint import names, safetensors, saved, shards
-from pygpt.config import ConfigError, GPTConfig
+from pygpt.config import GPTConfig
 from pygpt.files import read_json_object, shown, write_json_object
 from pygpt.backend.cpu import gigabytes, memory_limits
-from pygpt.checkpoint.safetensors import CheckpointError
+from pygpt.checkpoint.safetensors import CheckpointError, as_checkpoint_error
 from pygpt.checkpoint.shards import WEIGHTS_FILE
 from pygpt.checkpoint.weights import DTYPES, narrowed
 
@@ -52,11 +52,6 @@ ALIASES = {
     "hidden_size": "n_embd",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
-}
-# Keys that are only written, for the programs that read them.
-WRITTEN = {
-    "architectures": ["GPT2LMHeadModel"],
-    "initializer_range": 0.02,
 }
 # nanoGPT's names, in a config.json without model_type: GPT-2's names.
 NANOGPT = {"block_size": ("n_positions",), "dropout": ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
@@ -114,6 +109,7 @@ def read_model(directory, shapes_of):
     directory = find_model(directory)
     config, has_biases, end_of_text = _read_config(directory)
     path, tensors = shards.read_tensors(directory)
+    tensors = names.renamed(tensors)
     # The number of layers is compared first: a config may claim 10^9, whose shapes fill the memory.
     layers = names.layers_of(tensors)
     if layers < config.n_layer:
@@ -130,10 +126,8 @@ def _refuse_too_much(path, weights):
     A sparse file may take a few blocks of the disk and yet have more bytes than the memory.
     """
     needed = sum(4 * w.size for w in weights.values() if not w.is_used_in_place)
-    if needed < 1 << 24:
-        return
     _, free = memory_limits()
-    if free is not None and needed > free:
+    if free is not None and needed > max(free, 16 << 20):
         raise MemoryError(f"{path}: as float32 its weights take {gigabytes(needed)} of memory, and "
                           f"{gigabytes(free)} are free")
 
@@ -151,18 +145,14 @@ def read_config(directory):
 def _read_config(directory):
     """(GPTConfig, whether the model has biases, the end of a text)."""
     path = os.path.join(directory, CONFIG_FILE)
-    try:
+    with as_checkpoint_error():
         document = read_json_object(path)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
     if "model_type" not in document:
         document = _from_nanogpt(path, document)
     document = _without_aliases(path, document)
     values = {f.name: document[f.name] for f in fields(GPTConfig) if f.name in document}
-    try:
+    with as_checkpoint_error(f"{path}: "):
         config = GPTConfig(**values)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
     for key, computed in (COMPUTED | NEUTRAL | {"bias": (True, False)}).items():
         if key in document and document[key] not in computed:
             raise CheckpointError(f"{path}: {key}={shown(document[key])} is not supported; "
@@ -237,8 +227,9 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
         (name, DTYPES[dtype], shape,
          lambda name=name, buffer=buffer: narrowed(name, buffer, dtype))
         for name, shape, buffer in named_tensors), {"format": "pt"})
-    document = {key: values[0] for key, values in COMPUTED.items()} | WRITTEN | asdict(config)
-    document["n_ctx"] = config.n_positions
     first = end_of_text[0] if isinstance(end_of_text, (tuple, list)) else end_of_text
-    document |= {"torch_dtype": dtype, "bos_token_id": first, END_KEY: end_of_text}
+    document = {key: values[0] for key, values in COMPUTED.items()} | asdict(config) | {
+        "architectures": ["GPT2LMHeadModel"], "initializer_range": 0.02,
+        "n_ctx": config.n_positions, "torch_dtype": dtype,
+        "bos_token_id": first, END_KEY: end_of_text}
     write_json_object(os.path.join(directory, CONFIG_FILE), document, indent=2, sort_keys=True)

@@ -13,6 +13,8 @@ import json
 import mmap
 import os
 import sys
+from contextlib import contextmanager
+from math import prod
 from typing import NamedTuple
 
 from pygpt.files import map_bytes, open_regular, parse_json_object, replacing, shown
@@ -28,6 +30,15 @@ DATA_ALIGNMENT = 64            # of the data's start in the files written here: 
 
 class CheckpointError(ValueError):
     """A file is damaged or not supported; the message names the file and the field."""
+
+
+@contextmanager
+def as_checkpoint_error(begin=""):
+    """Within the block, turn a ValueError into a CheckpointError whose message begins so."""
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{begin}{error}") from None
 
 
 class Entry(NamedTuple):
@@ -59,10 +70,8 @@ def read(path):
     """
     _require_little_endian()
     data, header_bytes = _map_file(path)
-    try:
+    with as_checkpoint_error(f"{path}: the header "):
         entries = parse_json_object(data[8 : 8 + header_bytes])
-    except ValueError as error:
-        raise CheckpointError(f"{path}: the header {error}") from None
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ is {shown(metadata)}, not texts by name")
@@ -125,9 +134,7 @@ def header(tensors, metadata):
     """
     entries, end = {"__metadata__": metadata}, 0
     for name, dtype, shape, _ in tensors:
-        size = BYTES_OF_DTYPE[dtype]
-        for width in shape:
-            size *= width
+        size = BYTES_OF_DTYPE[dtype] * prod(shape)
         if name in entries:
             raise ValueError(f"{name}: comes twice")
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
@@ -149,10 +156,8 @@ def _require_little_endian():
 
 def _map_file(path):
     """The bytes of a file as a memoryview, and the header's length, which is within them."""
-    try:
+    with as_checkpoint_error():
         file = open_regular(path)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
     with file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:

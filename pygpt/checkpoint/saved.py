@@ -51,11 +51,9 @@ def newest(out, is_whole):
 
 def read_pointer(path):
     """The checkpoint's name in a file that stands in for a link; None: path is no such file."""
-    if not os.path.isfile(path):
-        return None
     try:
         text = read_bytes(path, 256).decode("ascii")
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # there is no file, or no text in it
         return None
     name = text.removesuffix("\n")
     return name if STEP.fullmatch(name) else None
@@ -94,9 +92,9 @@ def target(out, name):
         return None
     if os.path.islink(path):
         directory, link = os.path.split(os.readlink(path))
-        home = os.path.join(out, directory)
         # a link is broken when the run or the checkpoint was moved
-        if STEP.fullmatch(link) and (not os.path.exists(path) or _is_same_directory(home, out)):
+        if STEP.fullmatch(link) and (not os.path.exists(path) or os.path.samefile(
+                os.path.join(out, directory), out)):
             return link
         what = f"is a link to {os.readlink(path)}, which is no checkpoint in this directory"
     elif is_directory(path):
@@ -109,10 +107,3 @@ def target(out, name):
         what = "is a file that names no checkpoint"
     raise FileExistsError(errno.EEXIST, f"{what}; move it away, or choose another output "
                           "directory", path)
-
-
-def _is_same_directory(directory, other):
-    try:
-        return os.path.samefile(directory, other)
-    except OSError:
-        return False

@@ -12,7 +12,7 @@ import re
 
 from pygpt.checkpoint import safetensors
 from pygpt.files import read_json_object, shown
-from pygpt.checkpoint.safetensors import CheckpointError
+from pygpt.checkpoint.safetensors import CheckpointError, as_checkpoint_error
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -62,10 +62,8 @@ def _read_sharded(directory, index):
 
 def _files_of(index):
     """{tensor's name: file's name} of an index; the files are in its directory."""
-    try:
+    with as_checkpoint_error():
         document = read_json_object(index)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
     files = document.get("weight_map")
     if not isinstance(files, dict) or not files:
         raise CheckpointError(f"{index}: weight_map is {shown(files)}, not files by tensors' names")
