@@ -1,4 +1,4 @@
-"""Every setting of a model, a training run and a sample: its name, default, range and help text.
+"""Defines every setting of a model, a run and a sample: its name, default, range and help text.
 
 There are three frozen dataclasses and the presets. The command line makes a flag from each field,
 so the range in --help is the range that is checked.
@@ -18,14 +18,14 @@ class ConfigError(ValueError):
 
 
 def setting(default, help, within=None, unit=None, choices=None, metavar=None):
-    """A dataclass field that documents and checks itself.
+    """Make a dataclass field that documents itself, and that check_settings() checks.
 
     Args:
-        default: the value when none is given; None: it depends on other settings.
+        default: the value if none is given; None: it depends on other settings.
         help: a phrase for --help.
         within: the range as mathematics writes it, "[0, 1)" or "[1, inf)"; None: not a number.
-        unit: what the number counts, e.g. "tokens".
-        choices: the strings it may be.
+        unit: the things that the number counts, such as "tokens".
+        choices: the strings that it may be.
         metavar: the name of the value in --help, if it is not a number (None: PATH).
     """
     return field(default=default, metadata={"help": help, "within": within, "unit": unit,
@@ -33,24 +33,24 @@ def setting(default, help, within=None, unit=None, choices=None, metavar=None):
 
 
 def count(default, help, unit=None, least=1):
-    """A setting that is a whole number of at least `least`."""
+    """Make a setting that is a whole number of at least `least`."""
     return setting(default, help, f"[{least}, inf)", unit)
 
 
 def threads_setting():
-    """The field `threads`, which two dataclasses have."""
+    """Make the field `threads`, which two dataclasses have."""
     return setting(0, "threads to compute with; 0: one for each physical core", "[0, 256]",
                    "threads")
 
 
 def number_type(field):
-    """int or float if the field holds a number, else None."""
+    """Return int or float if the field holds a number, else None."""
     kinds = (field.type, *get_args(field.type))
     return next((kind for kind in (int, float) if kind in kinds), None)
 
 
 def refusal(name, value, reason):
-    """Make the ConfigError that says of a setting, "name=value reason"."""
+    """Make a ConfigError with the message "name=value reason"."""
     return ConfigError(f"{name}={reprlib.repr(value)} {reason}")
 
 
@@ -60,7 +60,7 @@ def check_settings(config, are_for_kernels=True):
     Numbers that are for kernels must also be in their range after rounding to single precision.
 
     Raises:
-        ConfigError: the message names the field, its value and what it must be.
+        ConfigError: a check fails; the message gives the field, its value and its range.
     """
     for f in fields(config):
         value, kind = getattr(config, f.name), number_type(f)
@@ -116,7 +116,7 @@ def items_of(name, value, reason, is_ordered=True):
     """Yield the items of a collection, which may have no end.
 
     Args:
-        reason: what the error says of a value that is not such a collection.
+        reason: the end of the message for a value that is not such a collection.
         is_ordered: whether the order of the items counts, so that sets are refused.
     Raises:
         ConfigError: the value is a text, bytes, a dict, or nothing that can be iterated over.
@@ -181,7 +181,7 @@ def _check_path(name, path):
 
 
 def describe_range(within):
-    """A range in words: "[1, inf)" is "at least 1", "[0, 1)" is "in [0, 1)"."""
+    """Put a range into words: "[1, inf)" is "at least 1", "[0, 1)" is "in [0, 1)"."""
     low, high = within[1:-1].split(", ")
     if high != "inf":
         return f"in {within}"
@@ -197,7 +197,7 @@ def _is_within(number, within):
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a model, in the field names of a Hugging Face GPT-2 config.json.
+    """Holds the shape of a model, in the field names of a Hugging Face GPT-2 config.json.
 
     Raises:
         ConfigError: a value is out of its range, or n_embd is not a multiple of n_head.
@@ -216,7 +216,7 @@ class GPTConfig:
 
     @property
     def mlp_width(self):
-        """n_inner, or 4 n_embd where it is unset."""
+        """Return n_inner, or 4 n_embd if it is unset."""
         return self.n_inner or 4 * self.n_embd
 
     def __post_init__(self):
@@ -225,13 +225,13 @@ class GPTConfig:
             raise ConfigError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
 
 
-# The shape of a model that neither a setting nor init gives.
+# The shape of a model if neither the settings nor init give one.
 SHAPE = dict(n_layer=4, n_head=4, n_embd=128, n_positions=128)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of a training run, with the shape of the model.
+    """Holds the settings of a training run, with the shape of the model.
 
     The defaults are the run of `make train`: about two minutes on two cores.
 
@@ -325,13 +325,13 @@ class TrainConfig:
             self.model_config(vocab_size=1)  # refuses an impossible shape
 
     def model_config(self, vocab_size):
-        """The GPTConfig of this run for a vocabulary of vocab_size tokens."""
+        """Return the GPTConfig of this run for a vocabulary of vocab_size tokens."""
         return GPTConfig(vocab_size=vocab_size, n_positions=self.n_positions, n_embd=self.n_embd,
                          n_layer=self.n_layer, n_head=self.n_head, embd_pdrop=self.dropout,
                          attn_pdrop=self.dropout, resid_pdrop=self.dropout)
 
     def shaped_like(self, model_config):
-        """This config with the shape settings that are unset taken from a model's.
+        """Return this config with its unset shape settings taken from a model's config.
 
         Raises:
             ConfigError: a setting contradicts the model. Only n_positions may be smaller.
@@ -347,7 +347,7 @@ class TrainConfig:
         return replace(self, **unset)
 
     def learning_rate_at(self, step):
-        """The learning rate of a step: a linear warm-up, then half a cosine.
+        """Compute the learning rate of a step: a linear warm-up, then half a cosine.
 
         Args:
             step: 0..max_steps-1.
@@ -361,7 +361,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How tokens are drawn from a model's predictions; generate.STAGES applies the settings.
+    """Holds the settings by which tokens are drawn; generate.STAGES applies them.
 
     Raises:
         ConfigError: a value is out of its range.

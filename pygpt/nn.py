@@ -215,7 +215,7 @@ def recordable(cls):
 
 
 def is_as_written(cls, name):
-    """Whether a class's function of this name is a recordable class's, and not replaced since."""
+    """Return whether a class has its function of this name from a recordable class, unreplaced."""
     return any(written.get(name) is getattr(cls, name) and vars(home).get(name) is written[name]
                for home, written in _RECORDABLE.items() if issubclass(cls, home))
 

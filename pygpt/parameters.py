@@ -21,7 +21,7 @@ ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 
 
 class Parameter(Tensor):
-    """A tensor to be trained. It has no memory until its module is initialised or loaded.
+    """A tensor that is trained. It has no memory until its module is initialised or loaded.
 
     With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer does not change
     it. Pickling and copying a parameter copies its values, not its gradient. Nothing detects a

@@ -5,11 +5,12 @@
     DIR/tokenizer.json      written by the tokenizer (tokenizer/base.py)
 
 A nanoGPT model is read as well, once its tensors are in safetensors files: its names, its matrices
-(out, in), and a config.json of its model_args. Every value of a file is checked before it is used.
+(out, in), and a config.json of its model_args. Every value in a file is checked before it is used.
 """
 
 import os
 from dataclasses import asdict, fields
+from functools import partial
 
 from pygpt.checkpoint import names, safetensors, saved, shards
 from pygpt.config import GPTConfig
@@ -58,13 +59,13 @@ NANOGPT = {"block_size": ("n_positions",), "dropout": ("embd_pdrop", "attn_pdrop
 
 
 def find_model(directory):
-    """The directory that holds the model: the one given, or a checkpoint of the run in it.
+    """Return the directory that holds the model: the one given, or a checkpoint of the run in it.
 
-    In the directory of a run, `best` is taken, or else `last`, or else the newest complete
-    checkpoint: a copy that was made without links has no other.
+    In the directory of a run, this is `best`, or else `last`, or else the newest complete
+    checkpoint, because a copy that was made without links has neither.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no model.
         CheckpointError: the model has an adapter, which would change its results.
     """
     given, directory = directory, saved.resolved(directory)
@@ -77,12 +78,12 @@ def find_model(directory):
             return candidate
     if newest := saved.newest(directory, is_whole):
         return newest
-    what = f"no {CONFIG_FILE} in it" if os.path.isdir(directory) else "no such directory"
-    raise FileNotFoundError(f"{given}: {what}")
+    problem = f"no {CONFIG_FILE} in it" if os.path.isdir(directory) else "no such directory"
+    raise FileNotFoundError(f"{given}: {problem}")
 
 
 def is_whole(directory):
-    """Whether the model in a directory can be read; an incomplete copy cannot."""
+    """Return whether the model in a directory can be read; an incomplete copy cannot."""
     try:
         read_config(directory)
         shards.read_tensors(directory)
@@ -121,9 +122,9 @@ def read_model(directory, shapes_of):
 
 
 def _refuse_too_much(path, weights):
-    """Compare the memory that the conversion takes with the free memory.
+    """Raise MemoryError if the converted weights do not fit into the free memory.
 
-    A sparse file may take a few blocks of the disk and yet have more bytes than the memory.
+    A sparse file may take a few blocks of the disk, and yet have more bytes than the memory.
     """
     needed = sum(4 * w.size for w in weights.values() if not w.is_used_in_place)
     _, free = memory_limits()
@@ -133,7 +134,7 @@ def _refuse_too_much(path, weights):
 
 
 def read_config(directory):
-    """The GPTConfig that a directory's config.json describes.
+    """Return the GPTConfig that a directory's config.json describes.
 
     Raises:
         OSError: the file is missing or cannot be read.
@@ -143,7 +144,7 @@ def read_config(directory):
 
 
 def _read_config(directory):
-    """(GPTConfig, whether the model has biases, the end of a text)."""
+    """Return (GPTConfig, whether the model has biases, the end of a text)."""
     path = os.path.join(directory, CONFIG_FILE)
     with as_checkpoint_error():
         document = read_json_object(path)
@@ -175,8 +176,8 @@ def _end_of_text(path, value, vocab_size):
 
 
 def _without_aliases(path, document):
-    """The same config.json with each field under the name that GPTConfig has for it."""
-    result, names = dict(document), {}
+    """Return the same config.json with each field under the name that GPTConfig has for it."""
+    result, origins = dict(document), {}
     for alias, name in ALIASES.items():
         value = document.get(alias)
         if value is None:
@@ -185,8 +186,8 @@ def _without_aliases(path, document):
             raise CheckpointError(f"{path}: {alias}={shown(value)} is not an integer")
         if result.setdefault(name, value) != value:
             raise CheckpointError(f"{path}: {alias}={shown(value)} contradicts "
-                                  f"{names.get(name, name)}={shown(result[name])}")
-        names.setdefault(name, name if name in document else alias)
+                                  f"{origins.get(name, name)}={shown(result[name])}")
+        origins.setdefault(name, name if name in document else alias)
     return result
 
 
@@ -209,11 +210,12 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
     """Write a model as a Hugging Face GPT-2 directory.
 
     Args:
-        directory: made if it is missing; the two files in it are replaced, each whole.
+        directory: its path. It is made if it is missing; each of the two files in it is replaced
+            as a whole.
         config: the GPTConfig.
-        named_tensors: iterable of (name, shape, buffer), names as GPT.named_parameters gives
-            them, buffers float32 and C-contiguous.
-        dtype: of the weights in the file, a key of DTYPES.
+        named_tensors: an iterable of (name, shape, buffer), with the names of
+            GPT.named_parameters, and buffers of float32 that are C-contiguous.
+        dtype: the type of the weights in the file, a key of DTYPES.
         end_of_text: the id of the token between two texts, a tuple of ids, or None; it is written
             as eos_token_id, and the first id as bos_token_id, as in GPT-2.
     Raises:
@@ -224,8 +226,7 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
         raise ValueError(f"dtype={dtype!r} is not {' or '.join(map(repr, DTYPES))}")
     os.makedirs(directory, exist_ok=True)
     safetensors.write(os.path.join(directory, WEIGHTS_FILE), (
-        (name, DTYPES[dtype], shape,
-         lambda name=name, buffer=buffer: narrowed(name, buffer, dtype))
+        (name, DTYPES[dtype], shape, partial(narrowed, name, buffer, dtype))
         for name, shape, buffer in named_tensors), {"format": "pt"})
     first = end_of_text[0] if isinstance(end_of_text, (tuple, list)) else end_of_text
     document = {key: values[0] for key, values in COMPUTED.items()} | asdict(config) | {

@@ -26,10 +26,10 @@ def stored_parameters(path, tensors, shapes, has_biases=True):
     """Check a file's tensors against the names and shapes of a model's parameters.
 
     Args:
-        path: of the file that lists the tensors, for messages.
-        tensors: {name: safetensors.Entry}, renamed.
-        shapes: {name: shape} of the parameters, GPT-2's.
-        has_biases: whether the file must hold biases; if not, it must hold none, and all are 0.
+        path: the path of the file that lists the tensors, for messages.
+        tensors: {name: safetensors.Entry}, as renamed() returns it.
+        shapes: {name: shape} of the parameters, in GPT-2's names.
+        has_biases: whether the file must hold biases. If not, it must hold none, and all are 0.
     Returns:
         {name: Stored} in the order of shapes.
     Raises:
