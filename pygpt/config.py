@@ -170,14 +170,15 @@ def _texts(name, value):
     return tuple([_text(name, part, value) for part in parts])
 
 
-def _check_path(name, path):
+def _check_paths(name, paths):
     """Refuse a path that no file can have: with a zero byte, or characters without bytes."""
-    try:
-        if b"\0" not in os.fsencode(path):
-            return
-    except UnicodeEncodeError:
-        pass
-    raise refusal(name, path, "is not a path: no file has such a name")
+    for path in paths:
+        try:
+            is_path = b"\0" not in os.fsencode(path)
+        except UnicodeEncodeError:
+            is_path = False
+        if not is_path:
+            raise refusal(name, path, "is not a path: no file has such a name")
 
 
 def describe_range(within):
@@ -301,8 +302,7 @@ class TrainConfig:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _text(name, value, value))
         for name in ("data", "val_data", "out", "init", "tokenizer"):
-            for path in _texts(name, getattr(self, name)):
-                _check_path(name, path)
+            _check_paths(name, _texts(name, getattr(self, name)))
         for name, value in SHAPE.items():
             if getattr(self, name) is None and self.init is None:
                 object.__setattr__(self, name, value)

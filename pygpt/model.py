@@ -121,8 +121,8 @@ class Cache:
         past: the number of positions in it, 0..n_positions.
     """
 
-    def __init__(self, config, batch=1):
-        self._shape = (batch, config.n_positions, config.n_embd)
+    def __init__(self, config):
+        self._shape = (1, config.n_positions, config.n_embd)
         self.past, self._layers, self._next = 0, [], 0
 
     def from_first_layer(self):

@@ -58,7 +58,15 @@ class Parameter(Tensor):
             data = self.flat().tobytes()
         except ValueError:  # it has no values yet
             data = None
-        return _restored, (self.shape, self.std, self.fill, self.requires_grad, data)
+        return Parameter, (self.shape, self.std, self.fill), (self.requires_grad, data)
+
+    def __setstate__(self, state):
+        requires_grad, data = state
+        if data is not None:
+            memory = Memory(len(data))
+            memory.view[:] = data
+            self.place(memory)
+        self.requires_grad = requires_grad
 
     def place(self, memory, offset=0, layout=None):
         """Make it a view of memory from byte `offset` on. With a layout, memory is its values."""
@@ -66,17 +74,6 @@ class Parameter(Tensor):
             self.layout.current = False
         self.memory, self.offset, self.layout = memory, offset, layout
         self.ptr = memory.pointer("f", offset)
-
-
-def _restored(shape, std, fill, requires_grad, data):
-    """Make a parameter from its pickled parts, in memory of its own."""
-    parameter = Parameter(shape, std, fill)
-    if data is not None:
-        memory = Memory(len(data))
-        memory.view[:] = data
-        parameter.place(memory)
-    parameter.requires_grad = requires_grad
-    return parameter
 
 
 def fill(pointer, n, value):
