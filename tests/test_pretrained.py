@@ -23,7 +23,7 @@ from pygpt.backend import kernels, reference
 from pygpt.checkpoint import model_files, safetensors, weights
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.autograd.tape import no_grad
-from pygpt.model import parameter_shapes
+from pygpt.model import Block, parameter_shapes
 
 CONFIG = GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2)
 IDS = [[1, 2, 3, 4, 5, 10], [9, 8, 7, 6, 0, 0]]
@@ -222,6 +222,17 @@ def test_the_four_sizes_of_gpt2_have_their_parameters():
         shapes = {name: p.shape for name, p in model.named_parameters()}
         assert model.num_parameters() == parameters and config.n_positions == 1024
         assert parameter_shapes(config) == shapes
+
+
+def test_a_claim_of_many_layers_is_compared_without_building_them(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr("pygpt.model.Block", lambda *args: built.append(1) or Block(*args))
+    deep = {f"transformer.h.{i}.ln_1.weight": ("F32", (8,), bytes(32)) for i in range(3000)}
+    directory = write(tmp_path / "m", deep | TENSORS)
+    config = directory / "config.json"
+    config.write_text(config.read_text().replace('"n_layer": 2', '"n_layer": 3000'))
+    assert re.search(r"transformer\.h\.\d+\.\S+ is missing", refusal(directory))
+    assert len(built) == 1
 
 
 def test_the_width_inside_the_mlp_is_free(tmp_path):
