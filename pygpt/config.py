@@ -132,7 +132,7 @@ def items_of(name, value, reason, is_ordered=True):
 
 
 def token_id(name, value, vocab_size):
-    """Convert a token's id to an int in 0..vocab_size-1; raises as whole_number does."""
+    """Convert a token's id to an int in 0..vocab_size-1; it raises as whole_number() does."""
     token = whole_number(name, value)
     if not 0 <= token < vocab_size:
         raise refusal(name, token, f"is not in 0..{vocab_size - 1}, the ids of this model's "
@@ -313,8 +313,7 @@ class TrainConfig:
         if not self.out:
             raise ConfigError(f"out={self.out!r} names no directory")
         for name in ("data", "val_data", "init"):
-            value = getattr(self, name)
-            if "" in _texts(name, value):
+            if "" in _texts(name, value := getattr(self, name)):
                 raise ConfigError(f"{name}={value!r} holds an empty path")
         if self.min_learning_rate is None:
             object.__setattr__(self, "min_learning_rate", self.learning_rate / 10)

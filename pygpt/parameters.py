@@ -132,8 +132,7 @@ class Layout:
                  for _, p, offset in self.entries if not p.requires_grad]
         for frozen, after in [*edges, (self.n, self.n)]:
             if frozen > start:
-                spans.append((start, frozen - start,
-                              max(0, min(frozen, self.n_decay) - start)))
+                spans.append((start, frozen - start, max(0, min(frozen, self.n_decay) - start)))
             start = after
         return spans
 
