@@ -20,11 +20,13 @@ from pygpt.checkpoint import model_files, safetensors
 from pygpt.data import token_file
 from pygpt.training import trainer_state
 from pygpt.config import GPTConfig
+from pygpt.model import parameter_shapes
 from pygpt.training.run_directory import RunDirectory
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.checkpoint.shards import read_tensors
 
 CONFIG = GPTConfig(vocab_size=5, n_positions=3, n_embd=4, n_layer=2, n_head=2, embd_pdrop=0.1)
+read_model = partial(model_files.read_model, shapes_of=parameter_shapes)
 
 
 def floats(*values):
@@ -44,7 +46,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 def model_tensors(config=CONFIG):
     """Tensors of the right names and shapes, all of their values different."""
     tensors, start = [], 0
-    for name, shape in model_files.parameter_shapes(config).items():
+    for name, shape in parameter_shapes(config).items():
         size = shape[0] * (shape[1] if len(shape) > 1 else 1)
         tensors.append((name, shape, floats(*range(start, start + size))))
         start += size
@@ -277,7 +279,7 @@ def test_long_json_is_not_read(tmp_path):
 # -------------------------------------------------------------------------------- checkpoint ---
 
 def test_a_model_is_read_back(model_dir):
-    config, tensors = model_files.read_model(model_dir)
+    config, tensors, _ = read_model(model_dir)
     assert config == CONFIG
     for name, shape, values in model_tensors():
         assert tensors[name].entry.dtype == "F32" and tensors[name].shape == shape
@@ -301,8 +303,8 @@ def test_names_without_prefix_and_masks_are_read(model_dir):
     tensors += [("h.0.attn.bias", "U8", (1, 1, 3, 3), bytes(9)),
                 ("h.1.attn.masked_bias", "F32", (), floats(-1e4))]
     safetensors.write(model_dir / "model.safetensors", tensors, {})
-    config, read = model_files.read_model(model_dir)
-    assert read.keys() == model_files.parameter_shapes(config).keys()
+    config, read, _ = read_model(model_dir)
+    assert read.keys() == parameter_shapes(config).keys()
 
 
 def change_config(directory, **changes):
@@ -335,7 +337,7 @@ def change_config(directory, **changes):
 def test_a_config_that_does_not_fit_is_refused(model_dir, changes, message):
     change_config(model_dir, **changes)
     with pytest.raises(CheckpointError) as error:
-        model_files.read_model(model_dir)
+        read_model(model_dir)
     assert str(error.value).startswith(str(model_dir)) and message in str(error.value)
 
 
@@ -343,7 +345,7 @@ def test_a_config_that_does_not_fit_is_refused(model_dir, changes, message):
 def test_a_damaged_config_is_refused(model_dir, content):
     (model_dir / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match="config.json: "):
-        model_files.read_model(model_dir)
+        read_model(model_dir)
 
 
 def test_tensors_that_do_not_fit_are_refused(model_dir):
@@ -361,7 +363,7 @@ def test_tensors_that_do_not_fit_are_refused(model_dir):
     ]:
         safetensors.write(model_dir / "model.safetensors", tensors, {})
         with pytest.raises(CheckpointError) as error:
-            model_files.read_model(model_dir)
+            read_model(model_dir)
         assert message in str(error.value)
 
 
@@ -370,7 +372,7 @@ def test_every_truncation_is_refused(model_dir):
     for length in [*range(0, 64), *range(64, len(content), 97), len(content) - 1]:
         (model_dir / "model.safetensors").write_bytes(content[:length])
         with pytest.raises(CheckpointError):
-            model_files.read_model(model_dir)
+            read_model(model_dir)
 
 
 def test_a_missing_model(tmp_path, model_dir):
@@ -380,7 +382,7 @@ def test_a_missing_model(tmp_path, model_dir):
         model_files.find_model(tmp_path)
     (model_dir / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError):
-        model_files.read_model(model_dir)
+        read_model(model_dir)
 
 
 # ----------------------------------------------------------------------------- run directory ---
@@ -400,7 +402,7 @@ def test_last_and_best_name_checkpoints(tmp_path):
     assert os.readlink(tmp_path / "deep/out/last") == "step-00000030"
     assert os.readlink(tmp_path / "deep/out/best") == "step-00000010"
     assert model_files.find_model(run.path).endswith("best")
-    assert model_files.read_model(run.path)[0] == CONFIG
+    assert read_model(run.path)[0] == CONFIG
 
 
 def test_a_failed_save_leaves_the_checkpoints_as_they_were(tmp_path):
@@ -414,7 +416,7 @@ def test_a_failed_save_leaves_the_checkpoints_as_they_were(tmp_path):
     with pytest.raises(OSError):
         run.save(2, True, fail)
     assert sorted(os.listdir(tmp_path)) == ["best", "last", "step-00000001"]
-    assert model_files.read_model(tmp_path / "last")[0] == CONFIG
+    assert read_model(tmp_path / "last")[0] == CONFIG
 
 
 def test_what_a_killed_save_left_is_no_obstacle(tmp_path):
@@ -436,7 +438,7 @@ def test_an_earlier_run_is_set_aside(tmp_path):
     (tmp_path / "notes").write_text("not a checkpoint")
     assert run.set_aside() is None
     assert sorted(os.listdir(tmp_path)) == ["earlier-1", "earlier-2", "notes"]
-    assert model_files.read_model(tmp_path / "earlier-2" / "last")[0] == CONFIG
+    assert read_model(tmp_path / "earlier-2" / "last")[0] == CONFIG
 
 
 def test_an_unwritable_directory_is_found_at_once(tmp_path):

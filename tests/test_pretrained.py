@@ -23,6 +23,7 @@ from pygpt.backend import kernels, reference
 from pygpt.checkpoint import model_files, safetensors, weights
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.autograd.tape import no_grad
+from pygpt.model import Block, parameter_shapes
 
 CONFIG = GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2)
 IDS = [[1, 2, 3, 4, 5, 10], [9, 8, 7, 6, 0, 0]]
@@ -220,7 +221,18 @@ def test_the_four_sizes_of_gpt2_have_their_parameters():
         model._build(config)
         shapes = {name: p.shape for name, p in model.named_parameters()}
         assert model.num_parameters() == parameters and config.n_positions == 1024
-        assert model_files.parameter_shapes(config) == shapes
+        assert parameter_shapes(config) == shapes
+
+
+def test_a_claim_of_many_layers_is_compared_without_building_them(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr("pygpt.model.Block", lambda *args: built.append(1) or Block(*args))
+    deep = {f"transformer.h.{i}.ln_1.weight": ("F32", (8,), bytes(32)) for i in range(3000)}
+    directory = write(tmp_path / "m", deep | TENSORS)
+    config = directory / "config.json"
+    config.write_text(config.read_text().replace('"n_layer": 2', '"n_layer": 3000'))
+    assert re.search(r"transformer\.h\.\d+\.\S+ is missing", refusal(directory))
+    assert len(built) == 1
 
 
 def test_the_width_inside_the_mlp_is_free(tmp_path):
@@ -333,7 +345,8 @@ def test_kernels_get_no_half_of_a_number(tmp_path, taken, odd):
     model = GPT.from_pretrained(write(tmp_path / "f32", odd=odd))
     assert all(kernels.address(p.ptr) % 4 == 0 for _, p in model.named_parameters())
     assert sum(taken) == 4 * MODEL.num_parameters()
-    assert not any(w.is_used_in_place for w in model_files.read_model(tmp_path / "f32")[1].values())
+    _, stored, _ = model_files.read_model(tmp_path / "f32", parameter_shapes)
+    assert not any(weight.is_used_in_place for weight in stored.values())
     taken.clear()
     halves = {name: converted(t, "BF16") for name, t in TENSORS.items()}
     GPT.from_pretrained(write(tmp_path / "bf16", halves, odd=odd))

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from pygpt import files
 from pygpt.checkpoint import safetensors
 from pygpt.training import trainer_state
-from pygpt.checkpoint.model_files import find_model, parameter_shapes
+from pygpt.checkpoint.model_files import find_model
 from pygpt.cli.main import main
 from pygpt.config import ConfigError, GPTConfig, TrainConfig
+from pygpt.model import parameter_shapes
 from pygpt.training.run_log import read_log, rewind
 from pygpt.model import GPT
 from pygpt.optim import AdamW

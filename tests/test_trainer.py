@@ -14,7 +14,7 @@ from pygpt.checkpoint.model_files import read_model
 from pygpt.config import TrainConfig
 from pygpt.data.corpus import DataError
 from pygpt.data.batches import TrainingBatches, split, validation_batches
-from pygpt.model import GPT
+from pygpt.model import GPT, parameter_shapes
 from pygpt.optim import AdamW
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.training.trainer import TrainingError, evaluate, train
@@ -145,8 +145,8 @@ def test_an_earlier_run_is_kept(tiny):
     run(config)
     events, _ = run(config)
     assert events["start"][0]["earlier"] == os.path.join(config.out, "earlier-1")
-    first = read_model(os.path.join(config.out, "earlier-1", "last"))[1]
-    second = read_model(os.path.join(config.out, "last"))[1]
+    first = read_model(os.path.join(config.out, "earlier-1", "last"), parameter_shapes)[1]
+    second = read_model(os.path.join(config.out, "last"), parameter_shapes)[1]
     assert all(first[name].buffer == second[name].buffer for name in first)
 
 
@@ -162,7 +162,7 @@ def test_an_interrupt_ends_the_step_and_saves(tiny):
     assert result.interrupted and result.steps == 3 and result.val_loss is None
     assert [r["event"] for r in records[-2:]] == ["save", "end"] and records[-1]["interrupted"]
     assert os.readlink(os.path.join(config.out, "last")) == "step-00000003"
-    assert read_model(config.out)[0] == result.model.config
+    assert read_model(config.out, parameter_shapes)[0] == result.model.config
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -185,7 +185,7 @@ def test_numbers_that_are_not_finite_end_the_run(tiny):
                   eval_interval=1)
     with pytest.raises(TrainingError, match=r"step \d+: the .*loss is .* a lower learning rate"):
         train(config, resume=True, force=True)
-    _, tensors = read_model(os.path.join(config.out, "last"))
+    _, tensors, _ = read_model(os.path.join(config.out, "last"), parameter_shapes)
     assert all(math.isfinite(x) for t in tensors.values() for x in t.buffer.cast("f"))
 
 

@@ -89,8 +89,8 @@ class PreparedRun:
             self.config = resuming.with_shape_of(self.config, state)
         config = self.config
         self._refuse_or_warn(resuming.changed_settings(config, state, self.last), ConfigError,
-                             "the run to resume was begun with other settings: {}; it would not go "
-                             "on as it began")
+                             "the run to resume was begun with other settings: {}; it would not "
+                             "continue as it began")
         if not self.is_finished():  # a finished run calls no kernel
             self._refuse_or_warn(resuming.changed_kernels(kernels.info(), state), ConfigError,
                                  "the run to resume was begun on other kernels: {}")
@@ -98,14 +98,14 @@ class PreparedRun:
             self.warnings.append(new_schedule)
         if self.last != saved.named(config.out, "last"):
             self.warnings.append(f"{os.path.join(config.out, 'last')} names no checkpoint; the run "
-                                 f"goes on from {self.last}, the newest that is whole")
+                                 f"continues from {self.last}, the newest complete one")
         return state
 
     def _refuse_or_warn(self, problems, kind, sentence):
         """Refuses all problems in one sentence, or with force adds a warning for each."""
         if problems and not self.force:
             raise kind(sentence.format(", ".join(problems)) + " (force: continue anyway)")
-        self.warnings += [f"{problem}; forced to continue all the same" for problem in problems]
+        self.warnings += [f"{problem}; forced to continue anyway" for problem in problems]
 
     def _load_finished(self):
         self.model = GPT.from_pretrained(self.last)
