@@ -9,9 +9,10 @@ import pathlib
 import subprocess
 import sys
 
-NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "tape", "edits", "model", "bpe",
-           "tokenizer", "tokenizer_files", "added_tokens", "generate", "nn", "optim", "recompute",
-           "program", "tensor", "convert", "ladder", "layers", "docs")
+NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "op_misuse", "backward", "tape",
+           "edits", "model", "bpe", "tokenizer", "tokenizer_files", "added_tokens",
+           "generate", "nn", "optim", "recompute", "program", "tensor", "convert", "ladder",
+           "layers", "docs")
 
 
 def main():
