@@ -68,8 +68,10 @@ def pytest_configure(config):
 
 set_state()
 
+import tokenizerfiles  # noqa: E402
 from pygpt.backend import kernels as library  # noqa: E402
 from pygpt.config import TrainConfig  # noqa: E402
+from pygpt.tokenizer import BPETokenizer  # noqa: E402
 
 hypothesis.settings.register_profile(
     "pygpt", derandomize=True, database=None, deadline=None, max_examples=25,
@@ -91,6 +93,31 @@ def tiny(tmp_path):
             eval_interval=4, eval_batches=3, sample_interval=0, sample_length=5) | changes)
 
     return config
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """A tokenizer of 261 ids, of which 260 is <|endoftext|>."""
+    return BPETokenizer.train(tokenizerfiles.TEXT, 261, ["<|endoftext|>"])
+
+
+@pytest.fixture
+def older(plain, tmp_path):
+    """A directory with vocab.json and merges.txt alone."""
+    plain.save_pretrained(tmp_path)
+    for name in (tokenizerfiles.MAIN, tokenizerfiles.CONFIG):
+        (tmp_path / name).unlink()
+    return tmp_path
+
+
+@pytest.fixture
+def newer(plain, tmp_path):
+    """A directory with a tokenizer.json that has an added token, [PAD], and nothing beside it."""
+    BPETokenizer(plain._vocab, plain._merges, plain.special_tokens,
+                 {"[PAD]": 261}).save_pretrained(tmp_path)
+    for name in ("vocab.json", "merges.txt", tokenizerfiles.CONFIG):
+        (tmp_path / name).unlink()
+    return tmp_path
 
 
 @pytest.fixture
