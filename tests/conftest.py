@@ -70,6 +70,7 @@ set_state()
 
 import tokenizerfiles  # noqa: E402
 from pygpt.backend import kernels as library  # noqa: E402
+from pygpt.checkpoint import weights  # noqa: E402
 from pygpt.config import TrainConfig  # noqa: E402
 from pygpt.tokenizer import BPETokenizer  # noqa: E402
 
@@ -118,6 +119,20 @@ def newer(plain, tmp_path):
     for name in ("vocab.json", "merges.txt", tokenizerfiles.CONFIG):
         (tmp_path / name).unlink()
     return tmp_path
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """The sizes in bytes of each piece of memory that opening a model takes."""
+    sizes, Memory = [], weights.Memory
+
+    def counted(nbytes, buffer=None):
+        if buffer is None:
+            sizes.append(nbytes)
+        return Memory(nbytes, buffer)
+
+    monkeypatch.setattr(weights, "Memory", counted)
+    return sizes
 
 
 @pytest.fixture
