@@ -18,11 +18,24 @@ def pygpt(*arguments, cwd=None, input=None, **environment):
                           capture_output=True, env=ENVIRONMENT | environment, timeout=60)
 
 
+def shell(command, cwd, input=None):
+    """The finished process of a shell's command line in which pygpt is the program."""
+    script = f'pygpt() {{ "{sys.executable}" -m pygpt "$@"; }}\n{command}'
+    return subprocess.run(["bash", "-c", script], cwd=cwd, input=input, capture_output=True,
+                          env=ENVIRONMENT, timeout=120)
+
+
+def refusal(result, *statuses):
+    """The one line on standard error of a command that failed with one of these statuses."""
+    error = result.stderr if isinstance(result.stderr, str) else result.stderr.decode()
+    assert result.returncode in (statuses or (1, 2)), (result.stdout, error)
+    assert error.startswith("pygpt: error: ") and error.count("\n") == 1, error
+    return error.strip()
+
+
 def assert_refused(result, status, *parts):
     """One clear line on standard error, the exit status, and no traceback."""
-    error = result.stderr if isinstance(result.stderr, str) else result.stderr.decode()
-    assert result.returncode == status, error
-    assert error.startswith("pygpt: error: ") and error.count("\n") == 1, error
+    error = refusal(result, status)
     for part in parts:
         assert part in error
 

@@ -8,10 +8,12 @@ left as they are: they say which library is tested.
 Examples are derived from the test itself, so every run tries the same ones and none is stored.
 """
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -73,6 +75,7 @@ from pygpt.backend import kernels as library  # noqa: E402
 from pygpt.checkpoint import weights  # noqa: E402
 from pygpt.config import TrainConfig  # noqa: E402
 from pygpt.tokenizer import BPETokenizer  # noqa: E402
+from pygpt.training.trainer import train  # noqa: E402
 
 hypothesis.settings.register_profile(
     "pygpt", derandomize=True, database=None, deadline=None, max_examples=25,
@@ -94,6 +97,48 @@ def tiny(tmp_path):
             eval_interval=4, eval_batches=3, sample_interval=0, sample_length=5) | changes)
 
     return config
+
+
+@pytest.fixture
+def run(tiny):
+    """Trains a step of a tiny run, which is far from its end, and returns its records."""
+    def run(resume=False, force=False, **changes):
+        records = []
+        settings = dict(n_layer=1, n_head=1, n_embd=8, max_steps=1000, eval_interval=1)
+        callbacks = [records.append, lambda record: record["event"] == "step"]
+        train(tiny(**settings | changes), callbacks, resume=resume, force=force)
+        return records
+    return run
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Puts bytes in place of standard input."""
+    return lambda data: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """Makes a FIFO that is written to once, and returns its path."""
+    def fifo(name, data):
+        path = tmp_path / name
+        os.mkfifo(path)
+
+        def write():
+            try:
+                path.write_bytes(data)
+            except OSError:  # its reader had seen enough
+                pass
+        threading.Thread(target=write, daemon=True).start()
+        return path
+    return fifo
+
+
+@pytest.fixture
+def long_texts(monkeypatch):
+    """Every text counts as long, so its tokens go to a file."""
+    monkeypatch.setattr("pygpt.data.token_file.IN_MEMORY", 100)
+    monkeypatch.setattr("pygpt.data.dataset.IN_MEMORY", 100)
 
 
 @pytest.fixture(scope="session")
