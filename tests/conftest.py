@@ -71,6 +71,8 @@ def pytest_configure(config):
 set_state()
 
 import tokenizerfiles  # noqa: E402
+from runs import stop_after  # noqa: E402
+
 from pygpt.backend import kernels as library  # noqa: E402
 from pygpt.checkpoint import weights  # noqa: E402
 from pygpt.config import TrainConfig  # noqa: E402
@@ -97,6 +99,20 @@ def tiny(tmp_path):
             eval_interval=4, eval_batches=3, sample_interval=0, sample_length=5) | changes)
 
     return config
+
+
+@pytest.fixture
+def whole(tiny, tmp_path):
+    """The directory of a run of ten steps that was never stopped."""
+    train(tiny(out=tmp_path / "whole"))
+    return tmp_path / "whole"
+
+
+@pytest.fixture
+def stopped(tiny, tmp_path):
+    """The directory of the same run, stopped after nine steps; best is not last."""
+    train(tiny(keep=2), [stop_after(9)])
+    return tmp_path / "out"
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
 """What the tests look at of a run: its directory, its log and its records."""
 
+import json
 import os
 import pathlib
+import shutil
 
+from pygpt.checkpoint import model_files
 from pygpt.data.corpus import Corpus
+from pygpt.training.run_log import read_log
 
 TINY = ("--n-layer 1 --n-head 2 --n-embd 16 --n-positions 8 --batch-size 4 --max-steps 4 "
         "--warmup-steps 2 --eval-interval 4 --eval-batches 2 --sample-interval 0").split()
@@ -31,3 +35,54 @@ def loss_of(records):
 
 def warnings_of(records):
     return [record["text"] for record in records if record["event"] == "warning"]
+
+
+def stop_after(step):
+    """A callback that ends a run as Ctrl-C does."""
+    return lambda record: record["event"] == "step" and record["step"] == step
+
+
+def contents(directory):
+    """{path: (kind, bytes or target, time of the last change)} of all that is below a directory."""
+    found = {}
+    for path in sorted(pathlib.Path(directory).rglob("*")):
+        status = path.lstat()
+        data = (os.readlink(path) if path.is_symlink()
+                else path.read_bytes() if path.is_file() else None)  # not a pipe's
+        found[str(path)] = path.is_dir(), data, status.st_mtime_ns
+    return found
+
+
+def snapshot(directory):
+    """The contents of a directory, and when an entry of it last came or went."""
+    return contents(directory) | {str(directory): directory.stat().st_mtime_ns}
+
+
+def checkpoint_files(directory):
+    """A checkpoint's files, but for the seconds it took and settings that change no number."""
+    found = {name: (directory / name).read_bytes() for name in os.listdir(directory)}
+    state = json.loads(found.pop("trainer.json"))
+    del state["seconds"]
+    for name in ("out", "threads", "recompute"):
+        del state["config"][name]
+    return found | {"trainer.json": state}
+
+
+def numbers(out):
+    """The loss, gradient norm and validation loss of every step and validation, in order."""
+    return [(r["step"], r.get("loss"), r.get("grad_norm"), r.get("val_loss"))
+            for r in read_log(out / "log.jsonl") if r["event"] in ("step", "eval")]
+
+
+def weights(directory):
+    return pathlib.Path(model_files.find_model(directory), "model.safetensors").read_bytes()
+
+
+def copy_links_followed(source, target):
+    shutil.copytree(source, target)
+
+
+def copy_checkpoints_only(source, target):
+    target.mkdir()
+    for path in source.glob("step-*"):
+        shutil.copytree(path, target / path.name)

@@ -1,4 +1,4 @@
-"""The tokens of a long text are kept in a file beside the run, and used while the text is the same."""
+"""The tokens of a long text are kept in a file beside the run while the text is the same."""
 
 import errno
 import os

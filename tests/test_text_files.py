@@ -184,8 +184,9 @@ def test_directories_and_files_that_cannot_be_read_are_skipped(tmp_path, monkeyp
         refuse(path) if str(path).endswith("c.txt") else read_text(path, *rest, **options)))
     found = Corpus([str(tmp_path)])
     assert "".join(found.joined()) == "a"
-    assert found.describe_skipped() == (f"2 files are skipped: {tmp_path}/closed (Permission denied), "
-                                f"{tmp_path}/ok/c.txt (Permission denied)")
+    assert found.describe_skipped() == (
+        f"2 files are skipped: {tmp_path}/closed (Permission denied), {tmp_path}/ok/c.txt "
+        "(Permission denied)")
 
 
 # -------------------------------------------------------------------- marks, and one reader of text
