@@ -6,23 +6,32 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PYTHONUTF8": "1"}
+ENVIRONMENT = os.environ | {"COLUMNS": "200", "PYTHONUTF8": "1"}  # conftest.py sets the rest
 COMMAND = [sys.executable, "-m", "pygpt"]
 
 
-def pygpt(*arguments, cwd=None, input=None, **environment):
+def finished(*command, cwd=None, input=None, **environment):
     """The finished process of a command; input and output are str, or bytes if input is."""
-    return subprocess.run(COMMAND + [os.fspath(a) if isinstance(a, (bytes, os.PathLike)) else str(a)
-                                     for a in arguments],
-                          cwd=cwd, text=not isinstance(input, bytes), input=input,
-                          capture_output=True, env=ENVIRONMENT | environment, timeout=60)
+    words = [os.fspath(word) if isinstance(word, (bytes, os.PathLike)) else str(word)
+             for word in command]
+    return subprocess.run(words, cwd=cwd, text=not isinstance(input, bytes), input=input,
+                          capture_output=True, env=ENVIRONMENT | environment, timeout=120)
 
 
-def shell(command, cwd, input=None):
+def pygpt(*arguments, **options):
+    """The finished process of pygpt with these arguments; the options are those of finished()."""
+    return finished(*COMMAND, *arguments, **options)
+
+
+def python(code, *arguments, **options):
+    """The finished process of Python code with these arguments."""
+    return finished(sys.executable, "-c", code, *arguments, **options)
+
+
+def shell(command, cwd, input=b""):
     """The finished process of a shell's command line in which pygpt is the program."""
     script = f'pygpt() {{ "{sys.executable}" -m pygpt "$@"; }}\n{command}'
-    return subprocess.run(["bash", "-c", script], cwd=cwd, input=input, capture_output=True,
-                          env=ENVIRONMENT, timeout=120)
+    return finished("bash", "-c", script, cwd=cwd, input=input)
 
 
 def refusal(result, *statuses):
@@ -30,7 +39,7 @@ def refusal(result, *statuses):
     error = result.stderr if isinstance(result.stderr, str) else result.stderr.decode()
     assert result.returncode in (statuses or (1, 2)), (result.stdout, error)
     assert error.startswith("pygpt: error: ") and error.count("\n") == 1, error
-    return error.strip()
+    return error
 
 
 def assert_refused(result, status, *parts):

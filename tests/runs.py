@@ -8,11 +8,13 @@ import shutil
 from pygpt.checkpoint import model_files
 from pygpt.data.corpus import Corpus
 from pygpt.training.run_log import read_log
+from pygpt.training.trainer import train
 
 TINY = ("--n-layer 1 --n-head 2 --n-embd 16 --n-positions 8 --batch-size 4 --max-steps 4 "
         "--warmup-steps 2 --eval-interval 4 --eval-batches 2 --sample-interval 0").split()
 TEXT = "".join(f"{a} and {b} make {a + b}.\n" for a in range(9) for b in range(9))
 OTHER = TEXT.replace("make", "are")
+FROM_INIT = dict.fromkeys(("n_layer", "n_head", "n_embd", "n_positions"))  # the model says them
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0\0\0\1\0" + bytes(range(256)) * 4
 
 
@@ -25,6 +27,13 @@ def tree(path):
     return {os.path.relpath(name, path): os.readlink(name) if os.path.islink(name) else
             None if os.path.isdir(name) else pathlib.Path(name).read_bytes()
             for name in map(str, pathlib.Path(path).rglob("*"))}
+
+
+def records_of(config, *callbacks, **options):
+    """The records of a run of this configuration."""
+    records = []
+    train(config, [records.append, *callbacks], **options)
+    return records
 
 
 def loss_of(records):

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import python
 
 import pygpt
 from conftest import TEXT
@@ -189,8 +190,7 @@ def test_a_peer_that_is_missing_is_one_line(name, tmp_path):
             f"sys.argv = [{str(BENCH / (name + '.py'))!r}, *sys.argv[1:]]; "
             "runpy.run_path(sys.argv[0], run_name='__main__')")
     arguments = [tmp_path, tmp_path / "text"] if name == "tokenizer_speed" else []
-    result = subprocess.run([sys.executable, "-c", code, *map(str, arguments)],
-                            capture_output=True, text=True, cwd=tmp_path)
+    result = python(code, *arguments, cwd=tmp_path)
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.startswith(f"{name}: error: ") and result.stderr.count("\n") == 1
     assert "is not installed (pip install " in result.stderr

@@ -1,15 +1,13 @@
 """Byte-level BPE: pieces, merging and learning, in C and by definition; special tokens; streams."""
 
-import os
 import random
-import subprocess
-import sys
 import time
 import tracemalloc
 import unicodedata
 from itertools import repeat
 
 import pytest
+from commands import python
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -407,10 +405,7 @@ def test_the_reference_backend_gives_the_same_ids():
             "print(t._algorithm.__name__, t.encode('these themes <s>', 'all'))\n")
     outputs = {}
     for backend in ("c", "reference"):
-        environment = os.environ | {"PYGPT_BACKEND": backend,
-                                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                                env=environment, timeout=60)
+        result = python(code, PYGPT_BACKEND=backend)
         assert result.returncode == 0, result.stderr
         work, outputs[backend] = result.stdout.split(" ", 1)
         assert work == "pygpt.tokenizer." + {"c": "bpe_c"}.get(backend, "bpe_python")

@@ -4,8 +4,8 @@ import os
 import shutil
 
 import pytest
-from runs import (copy_checkpoints_only, copy_links_followed, numbers, stop_after, warnings_of,
-                  weights)
+from runs import (FROM_INIT, copy_checkpoints_only, copy_links_followed, numbers, records_of,
+                  stop_after, warnings_of, weights)
 
 from pygpt.checkpoint import model_files
 from pygpt.cli.main import main
@@ -47,8 +47,7 @@ def test_a_copied_run_goes_on(tiny, tmp_path, whole, stopped, copy):
         shutil.rmtree(stopped)
     state = trainer_state.load(trainer_state.find_last(out))
     assert state.step == 9
-    records = []
-    train(tiny(out=out), [records.append], resume=True)
+    records = records_of(tiny(out=out), resume=True)
     assert weights(out / "last") == weights(whole / "last")
     assert os.path.islink(out / "last") and trainer_state.load(out / "last").step == 10
     assert [r["loss"] for r in records if r["event"] == "step"] == [numbers(whole)[-2][1]]
@@ -63,8 +62,7 @@ def test_a_copied_run_samples_exports_and_begins_others(tiny, tmp_path, stopped,
         shutil.rmtree(stopped)
     assert main(["sample", str(out), "--max-new-tokens", "3"]) == 0
     assert main(["export", str(out), str(tmp_path / "exported")]) == 0
-    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=None)
-    train(tiny(init=out, out=tmp_path / "tuned", max_steps=1, **shape))
+    train(tiny(init=out, out=tmp_path / "tuned", max_steps=1, **FROM_INIT))
     assert GPT.from_pretrained(out).config == GPT.from_pretrained(tmp_path / "exported").config
     # a new run there: the earlier one goes on where it is then
     config = trainer_state.load(trainer_state.find_last(out)).config

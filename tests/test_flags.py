@@ -5,12 +5,10 @@ import json
 import math
 import os
 import shlex
-import subprocess
-import sys
 from dataclasses import fields
 
 import pytest
-from commands import ENVIRONMENT, assert_refused, pygpt
+from commands import assert_refused, pygpt, python
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -269,8 +267,7 @@ def test_help_imports_nothing_that_takes_time():
     code = ("import sys; from pygpt.cli.main import main; "
             "main({words!r}); print('MODULES', *sorted(sys.modules))")
     for words in (["--help"], ["train", "--help"], ["tokenizer", "train", "--help"], ["--version"]):
-        result = subprocess.run([sys.executable, "-c", code.format(words=words)],
-                                capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
+        result = python(code.format(words=words))
         assert result.returncode == 0, result.stderr
         modules = set(result.stdout.rpartition("MODULES")[2].split())
         assert "pygpt.cli" in modules

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from conftest import TEXT
-from runs import checkpoint_files, numbers, snapshot, stop_after, warnings_of
+from runs import checkpoint_files, numbers, records_of, snapshot, stop_after, warnings_of
 from sharing import shared_among
 
 from pygpt.cli.main import main
@@ -79,8 +79,7 @@ def test_what_was_not_saved_is_trained_and_logged_once_more(tiny, tmp_path):
     assert numbers(tmp_path / "out")[-1][0] == 7
     with open(tmp_path / "out" / "log.jsonl", "a") as log:
         log.write('{"time": 1.0, "ev')  # a line that a killed process did not finish
-    records = []
-    train(tiny(), [records.append], resume=True)
+    records = records_of(tiny(), resume=True)
     assert records[0]["resumed"] and records[0]["step"] == 4
     assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
 
@@ -129,8 +128,7 @@ def test_a_last_validation_that_a_signal_left_out_is_made_up_for(tiny, tmp_path,
 @pytest.mark.parametrize("stop", [5, None])
 def test_a_run_is_made_longer(tiny, tmp_path, stop):
     train(tiny(), [stop_after(stop)] if stop else [])
-    records = []
-    assert train(tiny(max_steps=20), [records.append], resume=True).steps == 20
+    records = records_of(tiny(max_steps=20), resume=True)
     taken = stop or 12
     rates = {r["step"]: r["learning_rate"] for r in records if r["event"] == "step"}
     assert rates == {step: tiny(max_steps=20).learning_rate_at(step - 1)
@@ -138,9 +136,9 @@ def test_a_run_is_made_longer(tiny, tmp_path, stop):
     assert warnings_of(records) == [
         f"max_steps=20 (it was 12): from step {taken + 1} on the learning rate follows the new "
         "schedule"]
-    records = []
-    assert train(tiny(max_steps=20), [records.append], resume=True).steps == 20
-    assert [r["event"] for r in records] == ["finished", "end"]
+    assert records[-1]["step"] == 20
+    records = records_of(tiny(max_steps=20), resume=True)
+    assert [(r["event"], r["step"]) for r in records] == [("finished", 20), ("end", 20)]
 
 
 def test_a_run_is_made_shorter_but_not_than_it_is(tiny, tmp_path):
@@ -175,8 +173,8 @@ def test_another_text_is_refused(tiny, tmp_path):
     (tmp_path / "text").write_text(TEXT[:-5] + "9999.")
     with pytest.raises(DataError, match="val_data: the text is no longer the one"):
         train(tiny(), resume=True)
-    records = []
-    assert train(tiny(), [records.append], resume=True, force=True).steps == 12
+    records = records_of(tiny(), resume=True, force=True)
+    assert records[-1]["step"] == 12
     assert warnings_of(records) == ["val_data: the text is no longer the one that the run to "
                                     "resume was begun with; forced to go on all the same"]
 
@@ -184,16 +182,14 @@ def test_another_text_is_refused(tiny, tmp_path):
 def test_what_force_passes_over_is_said_one_by_one(tiny, tmp_path):
     train(tiny(), [stop_after(4)])
     (tmp_path / "text").write_text("9" + TEXT[1:])
-    records, other = [], dict(learning_rate=0.5, min_learning_rate=1e-3, beta2=0.9, max_steps=14)
-    train(tiny(**other), [records.append], resume=True, force=True)
-    texts = warnings_of(records)
+    other = dict(learning_rate=0.5, min_learning_rate=1e-3, beta2=0.9, max_steps=14)
+    texts = warnings_of(records_of(tiny(**other), resume=True, force=True))
     assert [text.split(" ")[0] for text in texts] == [
         "learning_rate=0.5", "beta2=0.9", "max_steps=14", "data:"]
     assert all("forced" in text for text in texts if not text.startswith("max_steps"))
     assert warnings_of(read_log(tmp_path / "out" / "log.jsonl")) == texts
-    records = []  # nothing differs any more
-    train(tiny(**other), [records.append], resume=True, force=True)
-    assert warnings_of(records) == []
+    # nothing differs any more
+    assert warnings_of(records_of(tiny(**other), resume=True, force=True)) == []
 
 
 @pytest.mark.parametrize("changes", [dict(n_layer=1), dict(n_head=4), dict(n_embd=32),
@@ -210,11 +206,10 @@ def test_what_the_checkpoint_fixes_cannot_be_forced(tiny, tmp_path, changes):
 
 def test_memory_that_force_passes_over_is_said(tiny, monkeypatch):
     monkeypatch.setattr(cost, "memory_limits", lambda: (1 << 20, 1 << 20))
-    records = []
     with pytest.raises(MemoryError):
         train(tiny())
-    train(tiny(max_steps=1), [records.append], force=True)
-    assert len(warnings_of(records)) == 1 and "of memory" in warnings_of(records)[0]
+    (text,) = warnings_of(records_of(tiny(max_steps=1), force=True))
+    assert "of memory" in text
 
 
 # --------------------------------------------------------------------------------- what is kept

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import TEXT
-from runs import numbers, snapshot, stop_after, warnings_of
+from runs import FROM_INIT, numbers, records_of, snapshot, stop_after, warnings_of
 
 from pygpt.backend import kernels
 from pygpt.checkpoint import safetensors
@@ -41,12 +41,11 @@ def test_another_text_at_another_place_is_refused(tiny, tmp_path, moved, changed
 
 def test_the_models_and_tokenizers_a_run_began_with_may_move(tiny, tmp_path):
     train(tiny(out=tmp_path / "base", max_steps=2))
-    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=None)
-    begun = dict(init=tmp_path / "base", tokenizer=tmp_path / "base" / "last", **shape)
+    begun = dict(init=tmp_path / "base", tokenizer=tmp_path / "base" / "last", **FROM_INIT)
     train(tiny(out=tmp_path / "whole", **begun))
     train(tiny(**begun), [stop_after(5)])
     (tmp_path / "base").rename(tmp_path / "moved")
-    begun = dict(init=tmp_path / "moved", tokenizer=tmp_path / "moved" / "last", **shape)
+    begun = dict(init=tmp_path / "moved", tokenizer=tmp_path / "moved" / "last", **FROM_INIT)
     train(tiny(**begun), [stop_after(6)], resume=True)
     (tmp_path / "moved").rename(tmp_path / "gone")  # a run that goes on reads neither
     train(tiny(**begun), resume=True)
@@ -54,17 +53,16 @@ def test_the_models_and_tokenizers_a_run_began_with_may_move(tiny, tmp_path):
 
 
 def test_another_model_or_tokenizer_than_a_run_began_with_is_refused(tiny, tmp_path):
-    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=None)
     for name, seed in (("base", 1), ("other", 2)):
         train(tiny(out=tmp_path / name, max_steps=1, seed=seed))
-    begun = dict(init=tmp_path / "base", **shape)
+    begun = dict(init=tmp_path / "base", **FROM_INIT)
     train(tiny(**begun), [stop_after(5)])
-    for changes in (dict(init=tmp_path / "other", **shape), dict(init=None), begun | dict(
+    for changes in (dict(init=tmp_path / "other", **FROM_INIT), dict(init=None), begun | dict(
             tokenizer="bpe:300")):
         with pytest.raises(ConfigError, match="other settings: .*its checkpoint holds it to its "):
             train(tiny(**changes), resume=True, force=True)
     with pytest.raises(OSError):
-        train(tiny(init=tmp_path / "none", **shape), resume=True)
+        train(tiny(init=tmp_path / "none", **FROM_INIT), resume=True)
 
 
 # ------------------------------------------------------------------------------- other kernels
@@ -99,8 +97,7 @@ def test_other_kernels_are_refused_by_name(tiny, tmp_path, name, other, way_out)
     text = str(error.value)
     assert f"{name}={now!r} (it was {other!r})" in text and way_out in text and "force" in text
     assert snapshot(tmp_path / "out") == before
-    records = []
-    train(tiny(), [records.append, stop_after(6)], resume=True, force=True)
+    records = records_of(tiny(), stop_after(6), resume=True, force=True)
     assert len(warnings_of(records)) == 1 and f"{name}={now!r}" in warnings_of(records)[0]
     assert train(tiny(), resume=True).steps == 10  # the kernels are those of the steps since
 

@@ -9,7 +9,7 @@ import os
 import stat
 
 import pytest
-from runs import contents, numbers, stop_after, warnings_of, weights
+from runs import contents, numbers, records_of, stop_after, warnings_of, weights
 
 from pygpt.cli.main import main
 from pygpt.training import run_directory, trainer, trainer_state
@@ -32,8 +32,8 @@ def no_links(request, monkeypatch):
 
 
 def test_without_links_files_name_the_checkpoints(tiny, tmp_path, whole, no_links, capsys):
-    out, records = tmp_path / "out", []
-    train(tiny(), [records.append, stop_after(9)])
+    out = tmp_path / "out"
+    records = records_of(tiny(), stop_after(9))
     assert len([text for text in warnings_of(records) if "no symbolic links" in text]) == 1
     assert (out / "last").read_text() == "step-00000009\n"
     assert trainer_state.load(trainer_state.find_last(out)).step == 9
@@ -69,15 +69,14 @@ def test_without_locks_a_run_warns_and_works(tiny, tmp_path, monkeypatch, number
         monkeypatch.setattr(run_directory, "fcntl", None)
     else:
         monkeypatch.setattr(run_directory.fcntl, "flock", refuse)
-    records = []
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "log.jsonl.5.tmp").write_text("perhaps of a run that is still going")
-    assert train(tiny(), [records.append]).steps == 10
+    records = records_of(tiny())
+    assert records[-1]["step"] == 10
     (text,) = warnings_of(records)
     assert "no locks" in text and text.startswith(f"{tmp_path / 'out'}: ")
     assert (tmp_path / "out" / "log.jsonl.5.tmp").exists()
-    logged = [r for r in read_log(tmp_path / "out" / "log.jsonl") if r["event"] == "warning"]
-    assert [r["text"] for r in logged] == [text]
+    assert warnings_of(read_log(tmp_path / "out" / "log.jsonl")) == [text]
 
 
 def test_a_warning_is_printed(tiny, monkeypatch, tmp_path, capsys):

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt, rest_of_terminal
+from commands import (COMMAND, ENVIRONMENT, assert_refused, finished, pygpt, python,
+                      rest_of_terminal)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,8 +39,7 @@ def place(tmp_path_factory):
 
 def shell(place, command, **environment):
     """The finished process of a shell command, in which $P stands for pygpt."""
-    return subprocess.run(["sh", "-c", command], cwd=place, capture_output=True, timeout=60,
-                          env=ENVIRONMENT | {"P": " ".join(COMMAND)} | environment)
+    return finished("sh", "-c", command, cwd=place, input=b"", P=" ".join(COMMAND), **environment)
 
 
 COMMANDS = {
@@ -146,8 +146,7 @@ def test_main_leaves_the_streams_of_python_as_they_were(capsys):
         assert (sys.stdin, sys.stdout, sys.stderr) == before
     code = ("import sys; from pygpt.cli.main import main; old = sys.stdout; print('before'); "
             "main(['--version']); assert sys.stdout is old; print('after')")
-    result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True)
-    assert result.stdout.split() == [b"before", b"pygpt", b"0.1.0", b"after"]
+    assert python(code).stdout.split() == ["before", "pygpt", "0.1.0", "after"]
 
 
 # ------------------------------------------------------------------------------- encodings ---

@@ -250,7 +250,8 @@ def test_encode_and_decode_give_every_byte_back(tmp_path):
     assert result.stdout == content and result.stderr == b""
     (tmp_path / "file").write_bytes("x".encode("utf-16"))
     assert refusal(shell("pygpt tokenizer encode tok file", tmp_path)) == (
-        "pygpt: error: file: is UTF-16 text; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)")
+        "pygpt: error: file: is UTF-16 text; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)"
+        "\n")
     (tmp_path / "file").write_bytes(b"caf\xe9 ol\xe9")
     assert "errors" not in refusal(shell("pygpt tokenizer encode tok file", tmp_path))
 
