@@ -1,4 +1,4 @@
-"""What tests share: the state they run in, how hypothesis searches, a training run, the threads.
+"""Prepares the tests: the state that they run in, how hypothesis searches, and shared fixtures.
 
 A process inherits more than its arguments: nohup ignores SIGHUP, a shell's background job ignores
 Ctrl-C, a scheduler blocks signals, CI sets OMP_NUM_THREADS. The state that the tests and their
@@ -54,7 +54,7 @@ def set_state():
 
 
 def forget_warning_filters():
-    """Where -W or PYTHONWARNINGS ask for others, go back to the filters that Python begins with."""
+    """Restore the filters that Python begins with, if -W or PYTHONWARNINGS asked for others."""
     if ASKED_FOR_WARNINGS:
         sys.warnoptions.clear()
         warnings.resetwarnings()
@@ -64,7 +64,7 @@ def forget_warning_filters():
 
 
 def pytest_configure(config):
-    """Once more: pytest puts back the filters that were there before it read this file."""
+    """Forget the filters again: pytest restores those that it found before it read this file."""
     forget_warning_filters()
 
 
@@ -89,7 +89,7 @@ TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(12) for b in range(
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Makes the TrainConfig of a run that takes a fraction of a second."""
+    """Return a function that makes the TrainConfig of a run of a fraction of a second."""
     (tmp_path / "text").write_text(TEXT)
 
     def config(**changes):
@@ -103,21 +103,21 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def whole(tiny, tmp_path):
-    """The directory of a run of ten steps that was never stopped."""
+    """Train ten steps without a stop; return the run's directory."""
     train(tiny(out=tmp_path / "whole"))
     return tmp_path / "whole"
 
 
 @pytest.fixture
 def stopped(tiny, tmp_path):
-    """The directory of the same run, stopped after nine steps; best is not last."""
+    """Train the same run, stop after nine steps, so best is not last; return its directory."""
     train(tiny(keep=2), [stop_after(9)])
     return tmp_path / "out"
 
 
 @pytest.fixture
 def run(tiny):
-    """Trains a step of a tiny run, which is far from its end, and returns its records."""
+    """Return a function that trains one step of a tiny run of 1000 and returns its records."""
     def run(resume=False, force=False, **changes):
         records = []
         settings = dict(n_layer=1, n_head=1, n_embd=8, max_steps=1000, eval_interval=1)
@@ -129,13 +129,13 @@ def run(tiny):
 
 @pytest.fixture
 def stdin(monkeypatch):
-    """Puts bytes in place of standard input."""
+    """Return a function that puts bytes in place of standard input."""
     return lambda data: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 
 @pytest.fixture
 def fifo(tmp_path):
-    """Makes a FIFO that is written to once, and returns its path."""
+    """Return a function that makes a FIFO, writes to it once, and returns its path."""
     def fifo(name, data):
         path = tmp_path / name
         os.mkfifo(path)
@@ -143,7 +143,7 @@ def fifo(tmp_path):
         def write():
             try:
                 path.write_bytes(data)
-            except OSError:  # its reader had seen enough
+            except OSError:  # its reader closed it early
                 pass
         threading.Thread(target=write, daemon=True).start()
         return path
@@ -152,20 +152,20 @@ def fifo(tmp_path):
 
 @pytest.fixture
 def long_texts(monkeypatch):
-    """Every text counts as long, so its tokens go to a file."""
+    """Count every text as long, so that its tokens go to a file."""
     monkeypatch.setattr("pygpt.data.token_file.IN_MEMORY", 100)
     monkeypatch.setattr("pygpt.data.dataset.IN_MEMORY", 100)
 
 
 @pytest.fixture(scope="session")
 def plain():
-    """A tokenizer of 261 ids, of which 260 is <|endoftext|>."""
+    """Learn a tokenizer of 261 ids; the id 260 is <|endoftext|>."""
     return BPETokenizer.train(tokenizerfiles.TEXT, 261, ["<|endoftext|>"])
 
 
 @pytest.fixture
 def older(plain, tmp_path):
-    """A directory with vocab.json and merges.txt alone."""
+    """Return a directory that holds vocab.json and merges.txt alone."""
     plain.save_pretrained(tmp_path)
     for name in (tokenizerfiles.MAIN, tokenizerfiles.CONFIG):
         (tmp_path / name).unlink()
@@ -174,7 +174,7 @@ def older(plain, tmp_path):
 
 @pytest.fixture
 def newer(plain, tmp_path):
-    """A directory with a tokenizer.json that has an added token, [PAD], and nothing beside it."""
+    """Return a directory that holds only a tokenizer.json, with [PAD] as an added token."""
     BPETokenizer(plain._vocab, plain._merges, plain.special_tokens,
                  {"[PAD]": 261}).save_pretrained(tmp_path)
     for name in ("vocab.json", "merges.txt", tokenizerfiles.CONFIG):
@@ -184,7 +184,7 @@ def newer(plain, tmp_path):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """The sizes in bytes of each piece of memory that opening a model takes."""
+    """Return a list that gets the size in bytes of each piece of memory taken to open a model."""
     sizes, Memory = [], weights.Memory
 
     def counted(nbytes, buffer=None):
@@ -198,14 +198,14 @@ def taken(monkeypatch):
 
 @pytest.fixture
 def kernels():
-    """pygpt.kernels, with the number of threads put back afterwards."""
+    """Return pygpt.backend.kernels, and restore its number of threads after the test."""
     with library.use_threads(library.get_num_threads()):
         yield library
 
 
 @pytest.fixture(autouse=True)
 def no_process_left(monkeypatch):
-    """A test that fails half-way leaves none of its processes behind."""
+    """End the processes that a test leaves behind when it fails half-way."""
     started, start = [], subprocess.Popen.__init__
 
     def noted(self, *args, **options):

@@ -1,4 +1,4 @@
-"""One small model and the files that other programs would keep it in, written for the tests."""
+"""Writes one small model into the files that GPT-2, nanoGPT and others would keep it in."""
 
 import json
 import os
@@ -23,7 +23,7 @@ NANOGPT_CONFIG = dict(vocab_size=11, block_size=8, n_embd=8, n_layer=2, n_head=2
 
 
 def randomised(config=CONFIG, seed=1):
-    """A model of which every number counts, biases and layer norms too."""
+    """Make a model in which every number matters, biases and layer norms too."""
     model, rng = GPT(config, seed=seed), Random(seed)
     for _, p in model.named_parameters():
         p.flat()[:] = array("f", (x + rng.gauss(0, 0.2) for x in p.flat()))
@@ -46,7 +46,7 @@ HEAD_ONLY = {name: t for name, t in (HEAD | TENSORS).items() if name != "transfo
 
 
 def write(directory, tensors=TENSORS, config=None, file="model.safetensors", odd=False):
-    """Files of a model: config.json, unless it is there, and a file of tensors."""
+    """Write a file of tensors, and config.json unless it is there; return the directory."""
     directory.mkdir(exist_ok=True)
     if config is not None or not (directory / "config.json").exists():
         model_files.write_model(directory, CONFIG, ())
@@ -55,7 +55,7 @@ def write(directory, tensors=TENSORS, config=None, file="model.safetensors", odd
         (directory / "config.json").write_text(json.dumps(config))
     path = directory / file
     safetensors.write(path, ((name, *t) for name, t in tensors.items()), {})
-    if odd:  # the data then begins at an odd place
+    if odd:  # so that the data begins at an odd offset
         data = path.read_bytes()
         path.write_bytes(struct.pack("<Q", int.from_bytes(data[:8], "little") + odd)
                          + data[8:].replace(b"}}", b"}}" + b" " * odd, 1))
@@ -63,7 +63,7 @@ def write(directory, tensors=TENSORS, config=None, file="model.safetensors", odd
 
 
 def converted(tensor, dtype):
-    """(dtype, shape, bytes) in another dtype, by the reference."""
+    """Convert (dtype, shape, bytes) to another dtype with the reference kernels."""
     _, shape, data = tensor
     values = memoryview(data).cast("f")
     out = array("H", bytes(2 * len(values)))
@@ -73,7 +73,7 @@ def converted(tensor, dtype):
 
 
 def rounded(data, dtype):
-    """float32 bytes that went through the 16 bits of a dtype."""
+    """Round the bytes of float32 numbers to a 16-bit dtype and widen them again."""
     name = {"F16": "float16", "BF16": "bfloat16"}[dtype]
     n = len(data) // 4
     bits, out = array("H", bytes(2 * n)), array("f", bytes(4 * n))
@@ -83,6 +83,7 @@ def rounded(data, dtype):
 
 
 def transposed(tensor):
+    """Transpose a matrix given as (dtype, shape, bytes)."""
     dtype, (R, C), data = tensor
     item = len(data) // (R * C)
     rows = [data[i * item:(i + 1) * item] for i in range(R * C)]
@@ -90,7 +91,7 @@ def transposed(tensor):
 
 
 def nanogpt(tensors=TENSORS, prefix="", biases=True):
-    """The same tensors as a nanoGPT has them, mask and head included."""
+    """Give the same tensors the names and layouts of nanoGPT, with its mask and head."""
     theirs = {prefix + name: transposed(t) if LINEAR.search(name) else t
               for name, t in tensors.items() if biases or not name.endswith(".bias")}
     return theirs | {f"{prefix}lm_head.weight": tensors["transformer.wte.weight"],
@@ -98,7 +99,7 @@ def nanogpt(tensors=TENSORS, prefix="", biases=True):
 
 
 def shards(directory, tensors=TENSORS, n=3):
-    """The tensors dealt out to n files with an index."""
+    """Write the tensors into n files with an index; return its weight_map."""
     names, files = list(tensors), [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
     for i, file in enumerate(files):
         write(directory, {name: tensors[name] for name in names[i::n]}, file=file)
@@ -116,6 +117,7 @@ def without_prefix(tensors):
 
 
 def refusal(directory, error=CheckpointError):
+    """Return the message with which GPT.from_pretrained refuses a directory."""
     with pytest.raises(error) as caught:
         GPT.from_pretrained(directory)
     return str(caught.value)

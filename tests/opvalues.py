@@ -1,4 +1,4 @@
-"""Tensors that the tests of ops hand in: of chosen, drawn, zero or trainable values."""
+"""Makes the tensors that the tests of ops pass in: given, random, zero or trainable values."""
 
 import math
 import random
@@ -30,15 +30,15 @@ def integers(rng, shape, bound):
 
 
 def f(*shape):
-    """A float tensor of this shape."""
+    """Make a float tensor of this shape."""
     return values(random.Random(0), shape)
 
 
 def i(*shape):
-    """An int tensor of this shape, all 0."""
+    """Make an int tensor of this shape, all 0."""
     return integers(random.Random(0), shape, 1)
 
 
 def trained(*shape):
-    """A float tensor of this shape that gets a gradient."""
+    """Make a float tensor of this shape that gets a gradient."""
     return Tensor(f(*shape).tolist(), requires_grad=True)

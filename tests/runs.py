@@ -1,4 +1,4 @@
-"""What the tests look at of a run: its directory, its log and its records."""
+"""Reads a run's directory, log and records for the tests, and copies its directory."""
 
 import json
 import os
@@ -14,7 +14,7 @@ TINY = ("--n-layer 1 --n-head 2 --n-embd 16 --n-positions 8 --batch-size 4 --max
         "--warmup-steps 2 --eval-interval 4 --eval-batches 2 --sample-interval 0").split()
 TEXT = "".join(f"{a} and {b} make {a + b}.\n" for a in range(9) for b in range(9))
 OTHER = TEXT.replace("make", "are")
-FROM_INIT = dict.fromkeys(("n_layer", "n_head", "n_embd", "n_positions"))  # the model says them
+FROM_INIT = dict.fromkeys(("n_layer", "n_head", "n_embd", "n_positions"))  # init's model gives them
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0\0\0\1\0" + bytes(range(256)) * 4
 
 
@@ -23,21 +23,21 @@ def text_of(*paths, **options):
 
 
 def tree(path):
-    """Every file below a directory with its bytes, and every link."""
+    """Map each path below a directory to a file's bytes, a link's target, or None."""
     return {os.path.relpath(name, path): os.readlink(name) if os.path.islink(name) else
             None if os.path.isdir(name) else pathlib.Path(name).read_bytes()
             for name in map(str, pathlib.Path(path).rglob("*"))}
 
 
 def records_of(config, *callbacks, **options):
-    """The records of a run of this configuration."""
+    """Train a run with this configuration and return its records."""
     records = []
     train(config, [records.append, *callbacks], **options)
     return records
 
 
 def loss_of(records):
-    """The loss of the only step."""
+    """Return the loss of the only step."""
     (loss,) = [record["loss"] for record in records if record["event"] == "step"]
     return loss
 
@@ -47,28 +47,28 @@ def warnings_of(records):
 
 
 def stop_after(step):
-    """A callback that ends a run as Ctrl-C does."""
+    """Return a callback that ends a run after this step, as Ctrl-C does."""
     return lambda record: record["event"] == "step" and record["step"] == step
 
 
 def contents(directory):
-    """{path: (kind, bytes or target, time of the last change)} of all that is below a directory."""
+    """Map each path below a directory to (is a directory, bytes or target, modification time)."""
     found = {}
     for path in sorted(pathlib.Path(directory).rglob("*")):
         status = path.lstat()
         data = (os.readlink(path) if path.is_symlink()
-                else path.read_bytes() if path.is_file() else None)  # not a pipe's
+                else path.read_bytes() if path.is_file() else None)  # a pipe is not read
         found[str(path)] = path.is_dir(), data, status.st_mtime_ns
     return found
 
 
 def snapshot(directory):
-    """The contents of a directory, and when an entry of it last came or went."""
+    """Return the contents of a directory and its own modification time."""
     return contents(directory) | {str(directory): directory.stat().st_mtime_ns}
 
 
 def checkpoint_files(directory):
-    """A checkpoint's files, but for the seconds it took and settings that change no number."""
+    """Return a checkpoint's files, without the seconds and the settings that change no number."""
     found = {name: (directory / name).read_bytes() for name in os.listdir(directory)}
     state = json.loads(found.pop("trainer.json"))
     del state["seconds"]
@@ -78,7 +78,7 @@ def checkpoint_files(directory):
 
 
 def numbers(out):
-    """The loss, gradient norm and validation loss of every step and validation, in order."""
+    """List (step, loss, gradient norm, validation loss) of each step and validation in the log."""
     return [(r["step"], r.get("loss"), r.get("grad_norm"), r.get("val_loss"))
             for r in read_log(out / "log.jsonl") if r["event"] in ("step", "eval")]
 

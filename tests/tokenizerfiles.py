@@ -1,4 +1,4 @@
-"""The files of a tokenizer that is read from a directory, written and refused in the tests."""
+"""Writes and reads the files of a tokenizer's directory, and the message that refuses one."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def put(directory, name, document):
 
 
 def refusal(directory):
-    """The message that refuses a directory, from the name of the file on."""
+    """Return the message that refuses a directory, without the directory's path."""
     with pytest.raises(ValueError) as caught:
         Tokenizer.from_pretrained(directory)
     message = str(caught.value)
