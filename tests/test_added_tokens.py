@@ -1,4 +1,4 @@
-"""Added tokens: each is a token wherever it occurs, whichever files beside a vocabulary say so."""
+"""Tests added tokens: each is found wherever it occurs, whichever file lists it."""
 
 import base64
 import os
@@ -56,7 +56,7 @@ def test_a_token_that_has_a_role_is_special(request, layout, name, document):
 
 
 def test_a_word_of_the_vocabulary_may_be_an_added_token(older, plain):
-    """A role or a list says so; a piece of text is then no longer merged across it."""
+    """A file gives it a role or lists it; a piece of text is then no longer merged across it."""
     (th,), (the,) = plain.encode("th"), plain.encode("the")
     put(older, ROLES, {"pad_token": "the"})
     tokenizer = Tokenizer.from_pretrained(older)
@@ -131,7 +131,7 @@ def test_added_tokens_survive_every_round_trip(plain, tmp_path_factory, names, d
     own = [name for name in names if name not in ("the", "h")]
     ids = {name: 261 + i for i, name in enumerate(own)}
     ids |= {name: plain._vocab[name.encode()] for name in names if name in ("the", "h")}
-    # é alone is how the files spell the byte 0xe9
+    # the files spell the byte 0xe9 as é, so the token can't be é alone
     ids = {name + "é" * (name == "é"): index for name, index in ids.items()}
     special = data.draw(st.sets(st.sampled_from(sorted(ids)))) if ids else set()
     made = BPETokenizer(plain._vocab, plain._merges,

@@ -1,4 +1,4 @@
-"""backward() over a graph of ops: the sums it makes, the memory it writes to, what it refuses."""
+"""Tests backward() over graphs of ops: its sums, the memory it writes to, and its refusals."""
 
 import weakref
 
@@ -65,7 +65,7 @@ def test_backward_of_nothing_is_refused():
 ], ids=["layernorm", "linear_cross_entropy"])
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_a_gradient_nobody_wants_goes_to_memory_of_its_own(loss, shapes, wanted, monkeypatch):
-    """Every float that a backward kernel writes is in memory that is still somebody's."""
+    """A backward kernel gets only pointers into memory that is still in use."""
     alive = weakref.WeakSet([ONE.memory])
 
     class Watched(Memory):

@@ -1,4 +1,4 @@
-"""A run's directory copied in any way: the copy goes on, samples, and is exported."""
+"""Tests that a copy of a run's directory, however it was made, continues, samples and exports."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def copy_last_only(source, target):
 
 
 def copy_with_the_newest_cut_off(source, target):
-    """An scp that broke off: an older checkpoint is the newest that is whole."""
+    """Copy as an scp that broke off: the newest whole checkpoint is an older one."""
     copy_checkpoints_only(source, target)
     torn = target / "step-00000099"
     shutil.copytree(target / "step-00000009", torn)
@@ -64,7 +64,7 @@ def test_a_copied_run_samples_exports_and_begins_others(tiny, tmp_path, stopped,
     assert main(["export", str(out), str(tmp_path / "exported")]) == 0
     train(tiny(init=out, out=tmp_path / "tuned", max_steps=1, **FROM_INIT))
     assert GPT.from_pretrained(out).config == GPT.from_pretrained(tmp_path / "exported").config
-    # a new run there: the earlier one goes on where it is then
+    # a new run there: the earlier one continues from the place that it is moved to
     config = trainer_state.load(trainer_state.find_last(out)).config
     train(tiny(out=out, seed=5, max_steps=2))
     assert trainer_state.load(out / "last").step == 2

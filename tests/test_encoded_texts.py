@@ -1,4 +1,4 @@
-"""The tokens of a long text are kept in a file beside the run while the text is the same."""
+"""Tests the file that keeps the tokens of a long text beside the run while the text is the same."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ def test_a_fingerprint_of_many_tokens_tells_how_far_it_is():
 
 
 def encoded_anew(monkeypatch):
-    """A list that grows by one whenever a text is encoded."""
+    """Return a list that grows by one whenever a text is encoded."""
     calls, original = [], token_file._parts
     monkeypatch.setattr(token_file, "_parts", lambda *args: calls.append(1) or original(*args))
     return calls

@@ -1,4 +1,4 @@
-"""A run that is killed, or finds no room on the disk, leaves a whole checkpoint and goes on."""
+"""Tests that a run that is killed or finds the disk full leaves a whole checkpoint to resume."""
 
 import errno
 import os
@@ -32,10 +32,10 @@ CALLS = ("rename", "replace", "unlink", "symlink", "link", "mkdir")
 
 
 def killed_at(call, function):
-    """Run a function in a process that is gone right before its call-th change of a name.
+    """Run a function in a process that ends itself right before its call-th change of a name.
 
     Returns:
-        Whether it came that far.
+        Whether the function made that many changes.
     """
     child = os.fork()
     if child == 0:
@@ -61,7 +61,7 @@ def killed_at(call, function):
 
 
 def layout(out):
-    """The entries of a run's directory, whichever process wrote them; the same is tried once."""
+    """List the entries of a run's directory, without process ids: equal layouts are tried once."""
     return tuple(re.sub(r"[.][0-9]+[.]tmp", ".tmp", name) for directory in (out, out / "earlier-1")
                  if directory.exists() for name in sorted(os.listdir(directory)))
 
@@ -113,7 +113,7 @@ def test_a_resumed_run_killed_at_any_instant_goes_on(tiny, tmp_path, whole, stop
 @pytest.mark.parametrize("call", range(1, 12))
 def test_a_failed_call_while_an_earlier_run_is_moved_loses_nothing(tiny, tmp_path, stopped, whole,
                                                                   monkeypatch, call):
-    """As a full disk or a lost share would, in a process that goes on to clean up."""
+    """Fail one call, as a full disk or a lost share does, in a process that then cleans up."""
     count = 0
     for name in ("rename", "symlink", "mkdir", "unlink"):
         def fail(*args, real=getattr(os, name), **kwargs):
@@ -134,7 +134,7 @@ def test_a_failed_call_while_an_earlier_run_is_moved_loses_nothing(tiny, tmp_pat
     count = -10 ** 9
     with pytest.raises(OSError):
         train(tiny(seed=4))
-        raise OSError  # there are no more such calls
+        raise OSError  # the run made fewer calls
     monkeypatch.undo()
     home = next(home for home in (stopped, stopped / "earlier-1")
                 if os.path.exists(os.path.join(trainer_state.find_last(home), "trainer.json"))
@@ -146,7 +146,7 @@ def test_a_failed_call_while_an_earlier_run_is_moved_loses_nothing(tiny, tmp_pat
 # ------------------------------------------------------------------------------ killed, disk full
 
 def loadable(directory):
-    """A checkpoint is whole: model, tokenizer, moments and state fit together."""
+    """Check that the parts of a checkpoint fit together; return its step."""
     model = GPT.from_pretrained(directory)
     assert Tokenizer.from_pretrained(directory).vocab_size == model.config.vocab_size
     state = trainer_state.load(directory)
@@ -160,7 +160,7 @@ def command(config, *flags):
 
 
 def test_a_killed_run_leaves_a_whole_checkpoint(tiny, tmp_path):
-    """SIGKILL at random moments of a run that does little but save, each time resumed."""
+    """Send SIGKILL at random moments of a run that mostly saves, and resume it each time."""
     out, rng, inside_a_save, resumed = tmp_path / "out", random.Random(4), 0, 0
     trainer_state.write_settings(tmp_path / "config.json", tiny(
         max_steps=100_000, eval_interval=1, eval_batches=1, n_embd=64, keep=1))
@@ -179,13 +179,13 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tiny, tmp_path):
         step = loadable(out / "last")
         assert loadable(out / "best") <= step
     print(f"{KILLS} kills, {inside_a_save} inside a save, {resumed} resumed, {step} steps")
-    directory = RunDirectory(out)  # clears out what the last one left
+    directory = RunDirectory(out)  # removes the files that the last one left
     assert not [name for name in os.listdir(out) if name.endswith(".tmp")]
     directory.close()
 
 
 def test_a_file_size_limit_leaves_the_checkpoint_whole(tiny, tmp_path):
-    """No room for the weights: the error names the checkpoint, the previous one stays."""
+    """Leave no room for the weights: the error names the checkpoint, and the previous one stays."""
     train(tiny(n_embd=64), [stop_after(5)])
     before = checkpoint_files(tmp_path / "out" / "last")
     trainer_state.write_settings(tmp_path / "config.json", tiny(n_embd=64))
@@ -201,7 +201,7 @@ def test_a_file_size_limit_leaves_the_checkpoint_whole(tiny, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 3 MB."""
+    """Mount a file system of 3 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]

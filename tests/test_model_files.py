@@ -1,4 +1,4 @@
-"""Files of a model from other programs, or with wrong bytes: read, or refused in a sentence."""
+"""Tests model files of other programs, or with wrong bytes: they open or are refused by name."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_an_index_and_its_files_must_agree(tmp_path):
     write_index(directory, {"weight_map": weight_map})
     assert f"{first}: holds 'transformer.wte.weight', which does not exist" in refusal(directory)
     shards(directory)
-    name = "transformer.wpe.weight"  # a second time, in a file that is not its own
+    name = "transformer.wpe.weight"  # stored a second time, in another file
     tensors, _ = safetensors.read(directory / first)
     again = {key: tuple(t)[:3] for key, t in tensors.items()} | {name: TENSORS[name]}
     write(directory, again, file=first)
@@ -80,7 +80,7 @@ def test_a_pickle_is_named_and_not_read(tmp_path):
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """{layout: its files}, one good directory for each."""
+    """Return {layout: {file name: bytes}}, a good directory for each layout."""
     top = tmp_path_factory.mktemp("good")
     write(top / "gpt2", HEAD | without_prefix(TENSORS) | MASKS)
     MODEL.save_pretrained(top / "bfloat16", "bfloat16")
@@ -98,7 +98,7 @@ MARKS = [b"0", b"9", b"-", b"1e9", b'"', b",", b"{", b"[", b"]", b"}", b"\\", b"
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=500)
 @given(data=st.data())
 def test_files_with_any_bytes_wrong_are_read_or_refused(good, tmp_path, taken, data):
-    """Bytes replaced, put in, taken out, or cut off: one sentence that names a file, no memory."""
+    """Replace, insert or remove bytes: one line names the file, and little memory is taken."""
     layout = data.draw(st.sampled_from(sorted(good)), label="layout")
     files = dict(good[layout])
     name = data.draw(st.sampled_from(sorted(files)), label="file")
@@ -108,7 +108,7 @@ def test_files_with_any_bytes_wrong_are_read_or_refused(good, tmp_path, taken, d
         text_ends = 8 + int.from_bytes(content[:8], "little")
     digits = [place for place in range(8, text_ends) if content[place] in b"0123456789"]
     for _ in range(data.draw(st.integers(1, 3), label="changes")):
-        if data.draw(st.booleans(), label="a digit"):  # the JSON stays good, what it says does not
+        if data.draw(st.booleans(), label="a digit"):  # the JSON stays valid, its numbers do not
             place = data.draw(st.sampled_from(digits), label="place")
             removed, put = 1, data.draw(st.sampled_from(NUMBERS), label="put")
         else:
@@ -127,7 +127,7 @@ def test_files_with_any_bytes_wrong_are_read_or_refused(good, tmp_path, taken, d
     for each, good_content in files.items():
         (directory / each).write_bytes(content if each == name else good_content)
     taken.clear()
-    compared = 2 * 64 * 32  # rows of the head and the embedding, of 32 bytes
+    compared = 2 * 64 * 32  # rows of 32 bytes of the head and the embedding
     tracemalloc.start()
     try:
         model = GPT.from_pretrained(directory)
@@ -144,7 +144,7 @@ def test_files_with_any_bytes_wrong_are_read_or_refused(good, tmp_path, taken, d
 
 # ----------------------------------------------------------- keys and files of other programs ---
 
-# As openai-community/gpt2 has it, but for the sizes.
+# The config.json of openai-community/gpt2, except for the sizes.
 GPT2S_OWN = {
     "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
     "bos_token_id": 10, "embd_pdrop": 0.1, "eos_token_id": 10, "initializer_range": 0.02,

@@ -1,4 +1,4 @@
-"""Every op names a misuse: shapes that don't fit, other types, values that float32 can't hold."""
+"""Tests that ops name a misuse: shapes that don't fit, other types, values out of range."""
 
 import math
 import random
@@ -88,7 +88,7 @@ def test_misuse_is_named(call, message):
         call()
 
 
-# (op, input, dimension) that no other input or argument is tied to
+# (op, input, dimension) for each dimension that no other input or argument determines
 FREE = {("linear", 0, 0), ("mlp", 0, 0), ("matmul", 0, 0), ("matmul", 1, 1),
         ("matmul transposed", 0, 0),
         ("matmul transposed", 1, 0), ("layernorm", 0, 0), ("attention", 0, 0), ("attention", 0, 1),

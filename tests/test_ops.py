@@ -1,12 +1,12 @@
-"""Every op's gradient, along chosen directions, against central differences of its own forward.
+"""Checks every op's gradient, along chosen directions, against differences of its own forward.
 
 L(x) = sum(w * op(x)) with fixed w. For each input in turn, the derivative of L(x + t u) at t = 0 is
-the dot product of the gradient that backward() gives with u, the slope. Two central differences, of
-steps h and h/2, give the same by Richardson's combination, and how far to trust it; `Estimate` says
-how. The directions u are drawn with the signs of the gradient, so a slope is never small by
+the dot product of u with the gradient that backward() gives: the slope. Two central differences, of
+steps h and h/2, give the same by Richardson's combination, and tell how far to trust it; `Estimate`
+derives this. The directions u have the signs of the gradient, so a slope is never small by
 cancellation, and a test of the test shows that a gradient wrong by 10 % would be seen.
 
-The public Tensor and ops.py; a table says how each op is called.
+The table CASES says how each op is called.
 """
 
 import inspect
@@ -31,12 +31,12 @@ ULPS = 16          # of an op's largest output: as many as the roundings in a su
 
 
 def fused(residual, op):
-    """residual + op(), the sum left to the op's kernel."""
+    """Compute residual + op(), and leave the sum to the op's kernel."""
     with deferring():
         return residual + op()
 
 
-# op -> (shapes of the inputs that have gradients, the call) for rows R, width C, second width N
+# {op: (shapes of the inputs that have gradients, call)}, for rows R, width C, second width N
 CASES = {
     "add": lambda r, R, C, N: ([(R, C), (R, C)], ops.add),
     "mul": lambda r, R, C, N: ([(R, C), (R, C)], ops.mul),
@@ -79,12 +79,13 @@ NO_GRADIENT = {"attention_cached"}  # for generation only; tested against attent
 
 @dataclass
 class Estimate:
-    """What two central differences say about a derivative.
+    """Holds two central differences, and the derivative and the error bound that follow from them.
 
-    The one of step h, `far`, is D + c h^2 + O(h^4), that of h/2, `near`, is D + c h^2 / 4 + ..;
-    `exact` combines them so that the h^2 drop out. Their difference is 3/4 c h^2, which bounds
-    what is left many times over unless h is far too large. Each value of L is wrong by up to
-    `rounding`, so `near` by 2 / h times that and `far` by 1 / h; (4 * 2 + 1) / 3 = 3.
+    The difference with step h, `far`, is D + c h^2 + O(h^4); with h/2, `near`, it is
+    D + c h^2 / 4 + O(h^4). `exact` combines them so that the terms in h^2 cancel. They differ by
+    3/4 c h^2, which is many times the remaining error unless h is far too large. Each value of L
+    is wrong by up to `rounding`, so `near` by 2 / h times that and `far` by 1 / h times that; the
+    combination is then wrong by (4 * 2 + 1) / 3 = 3 times rounding / h.
     """
 
     near: float
@@ -104,8 +105,8 @@ class Estimate:
 
 
 def directions(rng, gradient, width, parts):
-    """For each of `parts` ranges of columns, a direction within it of length about 2, most of it
-    with the gradient's signs."""
+    """Yield a direction within each of `parts` ranges of columns, of length about 2 and with the
+    gradient's signs where it is not 0."""
     for part in range(parts):
         mine = [part * width <= i % (parts * width) < (part + 1) * width
                 for i in range(len(gradient))]

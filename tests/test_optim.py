@@ -1,4 +1,4 @@
-"""AdamW: its arithmetic, clipping, which gradients it works on, and what it refuses."""
+"""Tests AdamW: its arithmetic, clipping, the gradients that it uses, and its refusals."""
 
 import math
 import random
@@ -15,7 +15,7 @@ TINY = dict(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
 
 
 def tiny():
-    """A model away from its initial values, whose regularity would hide mistakes."""
+    """Make a model away from its initial values, whose regularity would hide mistakes."""
     rng, model = random.Random(0), GPT(pygpt.GPTConfig(**TINY), seed=3)
     for _, p in model.named_parameters():
         flat = p.flat()
@@ -149,7 +149,7 @@ def test_zero_grad_forgets_the_clip_factor():
 
 @pytest.mark.parametrize("clips, steps", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_of_two_optimizers_either_clips_and_either_steps(clips, steps):
-    # Clipped by one, then read: the same numbers whichever of the two is asked to do what.
+    # One clips, then both are read: the numbers are the same whichever of the two clips.
     rng, model, plain = random.Random(16), tiny(), tiny()
     ids, lone = batch(rng), pygpt.AdamW(plain)
     pair = [pygpt.AdamW(model), pygpt.AdamW(model)]
@@ -232,7 +232,7 @@ def test_an_optimizer_whose_parameters_have_moved_says_so():
 # -------------------------------------------------------------------------------------- frozen ---
 
 def moments(optimizer, name):
-    """m and v of the parameter called name."""
+    """Return m and v of the parameter called name."""
     (p, offset), = [(p, at) for n, p, at in optimizer.layout.entries if n == name]
     return [bytes(memory.view[offset:offset + 4 * p.size]) for memory in (optimizer.m, optimizer.v)]
 
@@ -326,7 +326,7 @@ def test_settings_at_the_ends_of_their_ranges_are_taken():
 
 
 def test_betas_near_1_are_corrected_as_the_kernel_decays():
-    """0.9999999 is 1 - 1.19e-7 in single precision: the first step is of size lr all the same."""
+    """The first step has size lr, although 0.9999999 is 1 - 1.19e-7 in single precision."""
     model = nn.Linear(2, 2).initialise(1)
     optimizer = pygpt.AdamW(model, lr=0.5, betas=(0.9999999, 0.9999999), eps=0, weight_decay=0)
     before = values(model)

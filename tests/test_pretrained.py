@@ -1,7 +1,7 @@
-"""GPT.from_pretrained and save_pretrained: every layout that GPT-2's weights come in is the same
-model, in every dtype, takes no more memory than it must, and can be trained on.
+"""Tests GPT.from_pretrained and save_pretrained: every layout and dtype of GPT-2's weights opens as
+the same model, takes no more memory than necessary, and can be fine-tuned.
 
-The files are made by modelfiles.py; tests/bench/pretrained.py compares with transformers itself.
+modelfiles.py writes the files; tests/bench/pretrained.py compares with transformers itself.
 """
 
 import json
@@ -95,7 +95,7 @@ def test_a_head_of_its_own_is_refused(tmp_path):
 
 
 def test_the_four_sizes_of_gpt2_have_their_parameters():
-    """Counted on modules that have no memory yet."""
+    """Count the parameters of modules that have no memory yet."""
     for n_embd, n_layer, n_head, parameters in ((768, 12, 12, 124_439_808),
                                                 (1024, 24, 16, 354_823_168),
                                                 (1280, 36, 20, 774_030_080),
@@ -148,7 +148,7 @@ def test_halves_are_written_rounded_and_read_exactly(tmp_path, name, dtype):
 
 
 def test_dtypes_and_layouts_mix(tmp_path):
-    """Each tensor in the next of three dtypes, plain, sharded, odd, and as nanoGPT has them."""
+    """Store tensors in three dtypes by turns: plain, sharded, at odd offsets, as nanoGPT does."""
     dtypes = [("F32", "F16", "BF16")[i % 3] for i in range(len(TENSORS))]
     mixed = {name: t if dtype == "F32" else converted(t, dtype)
              for (name, t), dtype in zip(TENSORS.items(), dtypes)}
@@ -180,7 +180,7 @@ def test_what_does_not_fit_a_dtype_is_named_and_nothing_is_written(tmp_path):
         with pytest.raises(ValueError, match=f"dtype={dtype!r} is not 'float32' or 'float16' or"):
             model.save_pretrained(directory, dtype=dtype)
     assert {path: path.read_bytes() for path in directory.iterdir()} == before
-    bias[3], bias[4] = math.inf, math.nan  # are as much in one dtype as in another
+    bias[3], bias[4] = math.inf, math.nan  # every dtype has these
     model.save_pretrained(directory, dtype="float16")
 
 
@@ -212,7 +212,7 @@ def test_kernels_get_no_half_of_a_number(tmp_path, taken, odd):
 
 
 def test_weights_larger_than_memory_are_refused(tmp_path, monkeypatch):
-    """A file that claims 4 million numbers and takes a few kB on the disk."""
+    """Open a file that claims 4 million numbers and takes a few kB on the disk."""
     V = 600_000
     tensors = TENSORS | {"transformer.wte.weight": ("F32", (0, 8), b"")}
     tensors = {name: converted(t, "F16") for name, t in tensors.items()}

@@ -1,4 +1,4 @@
-"""Files beside a vocabulary that would change ids, or hold any bytes: read, or refused by name."""
+"""Tests that files which would change ids, or hold arbitrary bytes, are refused by name."""
 
 import os
 
@@ -168,7 +168,7 @@ def test_the_simple_tokenizers_refuse_what_changes_their_ids(tmp_path, make):
     put(tmp_path, MAIN, good)
     put(tmp_path, ADDED, {"[PAD]": 3})
     assert refusal(tmp_path).startswith(f"{ADDED}: '[PAD]': '[PAD]' is not an added token of")
-    make().save_pretrained(tmp_path)  # which removes the file of another tokenizer
+    make().save_pretrained(tmp_path)  # removes the file of the other tokenizer
     assert type(Tokenizer.from_pretrained(tmp_path)) is type(make())
 
 
@@ -203,7 +203,7 @@ def test_two_passes_over_the_older_layout_are_refused_too(older):
 @pytest.mark.parametrize("name", [ADDED, ROLES, CONFIG, MAIN, "vocab.json"])
 @given(data=st.data())
 def test_any_json_beside_a_vocabulary_opens_or_is_refused(tmp_path_factory, plain, name, data):
-    """Every value of a good file, in its turn, becomes any other."""
+    """Replace values of a good file by arbitrary ones."""
     directory = tmp_path_factory.mktemp("any")
     plain.save_pretrained(directory)
     put(directory, ADDED, {"<|endoftext|>": 260})

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if nothing had been, and for longer or shorter if asked."""
+"""Tests that a stopped run continues to the bit, and to more or fewer steps if asked."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from pygpt.training.trainer import train
 
 @pytest.fixture
 def tiny(tiny):
-    """The tiny run with room to stop and go on."""
+    """Give the tiny run twelve steps, so that it can stop and continue."""
     return lambda **changes: tiny(**dict(max_steps=12) | changes)
 
 
@@ -78,7 +78,7 @@ def test_what_was_not_saved_is_trained_and_logged_once_more(tiny, tmp_path):
         train(tiny(), [die])
     assert numbers(tmp_path / "out")[-1][0] == 7
     with open(tmp_path / "out" / "log.jsonl", "a") as log:
-        log.write('{"time": 1.0, "ev')  # a line that a killed process did not finish
+        log.write('{"time": 1.0, "ev')  # a killed process leaves half a line
     records = records_of(tiny(), resume=True)
     assert records[0]["resumed"] and records[0]["step"] == 4
     assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
@@ -87,7 +87,7 @@ def test_what_was_not_saved_is_trained_and_logged_once_more(tiny, tmp_path):
 def test_a_finished_run_has_nothing_to_go_on_with(tiny, tmp_path):
     train(tiny())
     before, records = snapshot(tmp_path / "out"), []
-    (tmp_path / "text").unlink()  # it takes no text to see that nothing is left to do
+    (tmp_path / "text").unlink()  # a finished run needs no text
     result = train(tiny(), [records.append], resume=True)
     assert result.steps == 12 and not result.interrupted and result.val_loss is not None
     assert result.tokenizer.decode(result.tokenizer.encode("3 times")) == "3 times"
@@ -188,7 +188,7 @@ def test_what_force_passes_over_is_said_one_by_one(tiny, tmp_path):
         "learning_rate=0.5", "beta2=0.9", "max_steps=14", "data:"]
     assert all("forced" in text for text in texts if not text.startswith("max_steps"))
     assert warnings_of(read_log(tmp_path / "out" / "log.jsonl")) == texts
-    # nothing differs any more
+    # the settings are those of the checkpoint now
     assert warnings_of(records_of(tiny(**other), resume=True, force=True)) == []
 
 

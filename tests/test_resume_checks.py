@@ -1,4 +1,4 @@
-"""A resumed run's text, model, kernels and state are checked against those it began with."""
+"""Tests the checks of a resumed run: its text, model, kernels and state must be those it had."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_the_models_and_tokenizers_a_run_began_with_may_move(tiny, tmp_path):
     (tmp_path / "base").rename(tmp_path / "moved")
     begun = dict(init=tmp_path / "moved", tokenizer=tmp_path / "moved" / "last", **FROM_INIT)
     train(tiny(**begun), [stop_after(6)], resume=True)
-    (tmp_path / "moved").rename(tmp_path / "gone")  # a run that goes on reads neither
+    (tmp_path / "moved").rename(tmp_path / "gone")  # a resumed run reads neither
     train(tiny(**begun), resume=True)
     assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
 
@@ -68,7 +68,7 @@ def test_another_model_or_tokenizer_than_a_run_began_with_is_refused(tiny, tmp_p
 # ------------------------------------------------------------------------------- other kernels
 
 def rewrite(out, **changes):
-    """Change fields of a checkpoint's trainer.json; None takes one out."""
+    """Change fields of a checkpoint's trainer.json; None removes a field."""
     path = out / "last" / "trainer.json"
     document = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({name: value for name, value in document.items()
@@ -99,7 +99,7 @@ def test_other_kernels_are_refused_by_name(tiny, tmp_path, name, other, way_out)
     assert snapshot(tmp_path / "out") == before
     records = records_of(tiny(), stop_after(6), resume=True, force=True)
     assert len(warnings_of(records)) == 1 and f"{name}={now!r}" in warnings_of(records)[0]
-    assert train(tiny(), resume=True).steps == 10  # the kernels are those of the steps since
+    assert train(tiny(), resume=True).steps == 10  # the new checkpoint records the present kernels
 
 
 def test_a_run_does_not_go_on_with_other_instructions(tiny, tmp_path):

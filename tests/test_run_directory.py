@@ -1,6 +1,6 @@
-"""A run's directory with anything of other people's in it, and a new run that fails in it.
+"""Tests a run's directory that holds other people's files, and a new run that fails in it.
 
-Whatever is there, a run works, falls back with a warning, or is refused before its first step.
+In each case a run works, falls back with a warning, or is refused before its first step.
 """
 
 import json
@@ -42,7 +42,7 @@ def test_only_what_a_run_wrote_aside_is_cleared(tiny, tmp_path):
     (out / ".step-00000004-2.tmp" / "model.safetensors").write_text("half")
     train(tiny(max_steps=1))
     after = contents(out)
-    times = {str(out / "tokens")}  # a directory's own time moves when an entry goes
+    times = {str(out / "tokens")}  # removing an entry changes a directory's time
     assert {path: after[path] for path in before.keys() - times} == {
         path: before[path] for path in before.keys() - times}
     assert not [name for name in ours if (out / name).exists()]

@@ -1,6 +1,6 @@
-"""A run's directory on file systems without links, locks or syncing, shared, or read-only.
+"""Tests a run's directory that is shared or read-only, or has no links, locks or syncing.
 
-A run works, falls back with a warning, or is refused before its first step.
+In each case a run works, falls back with a warning, or is refused before its first step.
 """
 
 import builtins
@@ -23,7 +23,7 @@ from pygpt.training.trainer import train
                         NotImplementedError("no links"), AttributeError("symlink")],
                 ids=lambda error: f"{type(error).__name__}-{getattr(error, 'errno', '')}")
 def no_links(request, monkeypatch):
-    """A file system without links of either kind."""
+    """Make every call for a link fail, as on a file system without links."""
     def refuse(*args, **kwargs):
         raise request.param
 

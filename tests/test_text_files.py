@@ -1,6 +1,6 @@
-"""Directories and patterns of texts, with pictures among them; byte order marks; damaged bytes.
+"""Tests directories and patterns of texts with pictures among them, byte order marks, bad bytes.
 
-Each run is that of a user: pygpt.train, or the command line in a process of its own.
+Each run is one that a user starts: pygpt.train, or the command line in a process of its own.
 """
 
 import errno
@@ -23,7 +23,7 @@ from pygpt.tokenizer.reading import decode_text
 # ------------------------------------------------------- directories and patterns: what is skipped
 
 def library(path):
-    """Fill a directory with two texts and one of everything that is none: {name: reason}."""
+    """Fill a directory with two texts and with each kind of other file; return {name: reason}."""
     (path / "deep").mkdir(parents=True)
     (path / "a.txt").write_text("a" * 99)
     (path / "deep" / "b.txt").write_text("b" * 99)

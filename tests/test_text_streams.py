@@ -1,6 +1,6 @@
-"""Texts from standard input and pipes, and runs that fail and so leave everything as it was.
+"""Tests texts from standard input and pipes, and that a run which fails changes nothing.
 
-Each run is that of a user: pygpt.train, or the command line in a process of its own.
+Each run is one that a user starts: pygpt.train, or the command line in a process of its own.
 """
 
 import os
@@ -131,7 +131,7 @@ def test_a_run_on_pipes_goes_on_without_them(run, fifo, tmp_path):
                  val_data=fifo("b", TEXT.encode()))
     run(**paths)
     for gone in "ab":
-        assert run(**paths, resume=True)[-1]["event"] == "end"  # nobody writes to it any more
+        assert run(**paths, resume=True)[-1]["event"] == "end"  # the pipe has no writer any more
         os.unlink(tmp_path / gone)
     assert run(**paths, resume=True)[-1]["event"] == "end"
 
