@@ -1,4 +1,4 @@
-"""Byte-level BPE: pieces, merging and learning, in C and by definition; special tokens; streams."""
+"""Tests byte-level BPE: pieces, merges and learning in C and Python, special tokens, streams."""
 
 import random
 import time
@@ -17,7 +17,7 @@ from pygpt.tokenizer.text import SpecialTokens, parts
 
 BOTH = pytest.mark.parametrize("work", [bpe_c, bpe_python], ids=["c", "python"])
 
-# Text in which every rule of the pattern is met, and bytes that are not UTF-8 at all.
+# Text that meets every rule of the pattern, and bytes that are not UTF-8.
 CHARACTERS = st.one_of(st.sampled_from("ab stmdvrel' '\n\t\u00a0\u3000.!1²Ⅷ٣é中😀\u0301\x1c\x85"),
                        st.characters(exclude_categories=["Cs"]))
 PARTS = st.one_of(
@@ -28,7 +28,7 @@ BYTES = st.lists(PARTS, max_size=30).map(b"".join)
 
 
 def spelled(merges):
-    """The bytes of each token that merges make."""
+    """Return the bytes of each token that merges make."""
     tokens = [bytes([byte]) for byte in range(256)]
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
@@ -123,7 +123,7 @@ def test_the_example_in_bpe_python(work):
 
 @st.composite
 def vocabularies(draw):
-    """(tokens, merges): merges that a text asks for, in any order."""
+    """Draw (tokens, merges) with merges that a text calls for, in any order."""
     counts = draw(st.dictionaries(BYTES, st.integers(0, 9), max_size=6))
     learned = bpe_python.train(counts, draw(st.integers(0, 30)))
     tokens = [*spelled(learned), b""]
@@ -141,7 +141,7 @@ def test_merging_agrees_with_the_definition(vocabulary, data):
 
 @pytest.mark.parametrize("length", [63, 64, 65, 66, 200])
 def test_short_and_long_pieces_merge_alike(length):
-    """On both sides of the length at which a heap takes over."""
+    """Merge pieces on both sides of the length at which a heap takes over."""
     rng = random.Random(length)
     learned = bpe_python.train({bytes(rng.choices(b"ab", k=80)): 1 for _ in range(9)}, 40)
     tokens, merges = spelled(learned), [(*pair, 256 + i) for i, pair in enumerate(learned)]
@@ -314,7 +314,7 @@ def test_a_stream_finds_the_same_special_tokens(special, chunks, allowed):
 
 
 def tokens_by_definition(text, names):
-    """The places and names of the special tokens, tried one by one at every place."""
+    """Return the places and names of the special tokens, found by trying each at every place."""
     found, place = [], 0
     while place < len(text):
         name = max((name for name in names if text.startswith(name, place)), key=len, default="")
@@ -353,7 +353,7 @@ def test_any_number_of_special_tokens_is_found(names):
 
 
 def process_time(work):
-    """Seconds that the process computes for, the least of five times."""
+    """Return the processor time of a call in seconds, the least of five."""
     seconds = []
     for _ in range(5):
         start = time.process_time()
@@ -373,7 +373,7 @@ FOUND, ABSENT = ["<s>"], ["<pad>", "[", "é", *(f"<|{i}|>" for i in range(100))]
     (["x" * 1000 + "y", "x" * 1000 + "z"], "x", 1 << 30),
 ], ids=["absent, tiny chunks", "absent, one chunk", "overlapping", "long", "near misses"])
 def test_the_work_of_a_search_grows_as_the_text_does(names, text, size):
-    """Eight times the text: about 8 times the work, and 64 times were it quadratic."""
+    """Expect about 8 times the work for 8 times the text; quadratic work would be 64 times."""
     special = SpecialTokens(names)
 
     def search(times):

@@ -1,5 +1,5 @@
-"""files, safetensors, checkpoint, run_directory: what is written is read back, what is damaged is
-refused in a sentence, and what was there before a failed write is still there."""
+"""Tests the files of a checkpoint: written files are read back, damaged files are refused in a
+sentence, and a failed write leaves the earlier files."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ def floats(*values):
 
 
 def file_of(header, data=b"", header_bytes=None):
-    """The bytes of a safetensors file; the header as an object, or as the very bytes."""
+    """Return the bytes of a safetensors file; the header is an object, or its exact bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if header_bytes is None else header_bytes) + text + data
 
@@ -42,7 +42,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 
 
 def model_tensors(config=CONFIG):
-    """Tensors of the right names and shapes, all of their values different."""
+    """Make tensors of the right names and shapes, all of whose values differ."""
     tensors, start = [], 0
     for name, shape in model_files.parameter_shapes(config).items():
         size = shape[0] * (shape[1] if len(shape) > 1 else 1)
@@ -70,7 +70,7 @@ def test_tensors_are_read_back(tmp_path):
         "grid": ("F32", (2, 3)), "empty": ("F32", (0, 7)), "scalar": ("I64", ())}
     assert tensors["grid"].buffer.cast("f").tolist() == [1, 2, 3, 4, 5, 6]
     assert tensors["scalar"].buffer == struct.pack("<q", -9) and len(tensors["empty"].buffer) == 0
-    tensors["grid"].buffer[:] = bytes(24)  # one's own copy of it: the file stays as it is
+    tensors["grid"].buffer[:] = bytes(24)  # a private copy: the file does not change
     assert safetensors.read(path)[0]["grid"].buffer.cast("f").tolist() == [1, 2, 3, 4, 5, 6]
 
 
@@ -164,7 +164,7 @@ def _stop_waiting(number, frame):
 @pytest.mark.parametrize("read", [safetensors.read, partial(token_file.map_tokens, code="H")])
 def test_a_file_that_cannot_be_mapped_is_named(tmp_path, monkeypatch, read):
     def no_memory(*arguments, **keywords):
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))  # as mmap does: it knows no name
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))  # mmap's own error names no file
 
     path = tmp_path / "bytes"
     path.write_bytes(bytes(16))
@@ -193,7 +193,7 @@ def json_values():
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_header_is_read_or_refused(tmp_path, data):
-    """Good headers with one value replaced by anything: CheckpointError, or a consistent result."""
+    """Replace one value of a good header: CheckpointError, or a consistent result."""
     header = {"a": entry(), "b": entry(shape=(1, 2), offsets=(8, 16)), "__metadata__": {"x": "y"}}
     name = data.draw(st.sampled_from(sorted(header)))
     key = data.draw(st.sampled_from(sorted(header[name]) + [None]))
@@ -260,7 +260,7 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
 def test_a_full_disk_is_named():
     def write_to_full_device():
         with files.replacing("/dev/full"):
-            raise OSError(28, "No space left on device")  # as write does: it knows no name
+            raise OSError(28, "No space left on device")  # write's own error names no file
 
     with pytest.raises(OSError) as error:
         write_to_full_device()

@@ -1,4 +1,4 @@
-"""Tokenizers, stream decoders and settings are copied, pickled and sent to other processes."""
+"""Copies and pickles tokenizers, stream decoders and settings, and sends them to processes."""
 
 import copy
 import multiprocessing
@@ -89,7 +89,7 @@ def test_a_pickle_of_bpe_holds_no_compiled_table():
 
 @pytest.mark.parametrize("backend", ["c", "reference"])
 def test_a_pickle_opens_on_another_backend(backend):
-    """It goes there and comes back."""
+    """Send a pickle to the other backend and back."""
     code = ("import pickle, sys\n"
             "tokenizer, decoder = pickle.load(sys.stdin.buffer)\n"
             "work, text = tokenizer._algorithm.__name__, decoder.feed(0xa9)\n"

@@ -1,4 +1,4 @@
-"""corpus, tokens, dataset: text as people have it becomes tokens, and a bad byte is named."""
+"""Tests corpus and dataset: texts as people have them become tokens, and a bad byte is named."""
 
 import io
 import os
@@ -131,7 +131,7 @@ def test_wide_vocabularies_take_four_bytes():
 
 
 class WithEnd(CharTokenizer):
-    """A tokenizer with an end-of-text token, as far as encoding goes."""
+    """Stands in for a tokenizer with an end-of-text token; it can only encode."""
 
     special_tokens = {"<|endoftext|>": 9}
     vocab_size = 10

@@ -1,4 +1,4 @@
-"""What the environment may ask for, and what comes of it: each in a process of its own."""
+"""Tests the choices that the environment makes, each in a process of its own."""
 
 import math
 import os
@@ -133,7 +133,7 @@ def test_the_reference_backend_takes_what_the_c_library_takes():
 
 @pytest.fixture
 def package(tmp_path):
-    """A copy of the package and what is compiled of it, in a directory of its own."""
+    """Copy the package and its compiled modules to a directory of their own."""
     source = pathlib.Path(pygpt.__file__).parent
     for path in source.rglob("*"):
         if path.suffix in (".py", ".so"):
@@ -144,7 +144,7 @@ def package(tmp_path):
 
 
 def in_package(package, *words, **env):
-    """The finished process of pygpt as that package has it."""
+    """Run this copy of pygpt to its end."""
     return run(*words, cwd=package.parent, PYTHONPATH=str(package.parent), **env)
 
 

@@ -1,4 +1,4 @@
-"""The claims of the lesson, and the model as a whole: gradients, training, determinism.
+"""Tests the claims of the lesson, and the model as a whole: gradients, training, determinism.
 
 Small models on the public interface."""
 
@@ -30,7 +30,7 @@ def batch(rng, V, B, T):
 
 
 def randomise(model, spread=0.3, seed=0):
-    """Away from the initial values, whose regularity would hide mistakes."""
+    """Move a model away from its initial values, whose regularity would hide mistakes."""
     rng = random.Random(seed)
     for _, p in model.named_parameters():
         flat = memoryview(p).cast("B").cast("f")
@@ -227,7 +227,7 @@ def test_a_loss_keeps_its_value_when_the_next_one_is_computed():
 
 
 def test_a_loss_composes_with_other_ops_and_leaves_no_trace():
-    # The first gradient of the step's own pass may find one that the outer pass has brought.
+    # The first gradient of the step's own pass may find one that the outer pass has added.
     rng = random.Random(20)
     ids = batch(rng, 11, 2, 8)
     model, plain = randomise(tiny()), randomise(tiny())
@@ -380,7 +380,7 @@ def test_bad_ids_are_named(ids, message):
 
 @pytest.mark.parametrize("ignore_index", [-100, -1, 10])
 def test_ignored_targets_take_no_part(ignore_index):
-    """The mean is over the others, and so are the gradients: those of a batch without them."""
+    """Compare the loss and gradients with those of a batch without the ignored targets."""
     rng, model = random.Random(1), tiny().eval()
     ids, targets = batch(rng, 11, 1, 8), batch(rng, 10, 1, 8)
     masked = [targets[0][:5] + [ignore_index] * 3]

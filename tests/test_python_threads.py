@@ -1,4 +1,4 @@
-"""Several Python threads on one model: the right answer or a clear exception, for every call."""
+"""Calls one model from several Python threads: each call gets the right answer or an exception."""
 
 import copy
 import pickle
@@ -35,7 +35,7 @@ def batches(n, T=4):
 
 
 def together(*functions):
-    """The results of functions that start at the same moment, or the exceptions they raise."""
+    """Start functions at the same moment; return their results or the exceptions they raise."""
     barrier = threading.Barrier(len(functions))
 
     def run(function):
@@ -58,7 +58,7 @@ def forget(model):
 
 @pytest.mark.parametrize("way", ["loss", "loss_and_grad", "eager"])
 def test_two_backward_passes_add_up(way):
-    """In one order or the other, which differ in rounding."""
+    """The two orders of the sum differ in rounding."""
     model = GPT(CONFIG, seed=1).eval()
 
     def once(batch):

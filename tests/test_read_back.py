@@ -1,7 +1,7 @@
-"""Every file that a run leaves is read back, or refused in one line that names it.
+"""Tests that every file a run leaves is read back, or refused in one line that names it.
 
-That holds for what we wrote ourselves (the writer keeps to the reader's rules) and for files that
-were damaged or made by somebody else.
+This holds for pygpt's own files (the writer keeps the reader's rules) and for files that were
+damaged or made by other programs.
 """
 
 import json
@@ -43,7 +43,7 @@ VALUES = st.recursive(st.none() | NUMBERS | TEXTS,
 
 
 def assert_refusal(error, path=None):
-    """An error that the command line shows as one line."""
+    """Check that the command line shows an error as one line."""
     text = str(error)
     assert isinstance(error, (ValueError, OSError)) and not isinstance(error, UnicodeError)
     assert "\n" not in text and len(text) < 600, text
@@ -53,7 +53,7 @@ def assert_refusal(error, path=None):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The config of a run of four steps that was stopped after three; its directory is copied."""
+    """Return the config of a run of four steps stopped after three, in a copied directory."""
     directory = tmp_path_factory.mktemp("run")
     (directory / "text").write_text("".join(f"{a} and {b}.\n" for a in range(9) for b in range(9)))
     config = TrainConfig(data=directory / "text", out=directory / "out", n_layer=1, n_head=1,
@@ -66,7 +66,7 @@ def run(tmp_path_factory):
 # ---------------------------------------------------------------------------------- trainer.json
 
 def resume_with(run, tmp_path, name, data):
-    """Try to go on with a file of a checkpoint replaced; the error, or None."""
+    """Try to resume with a replaced file of a checkpoint; return the error, or None."""
     out = tmp_path / "out"
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(run.out, out, symlinks=True)
@@ -340,7 +340,7 @@ def test_json_that_is_written_is_read_the_same(tmp_path, document):
 
 
 def test_every_writer_of_json_is_held_to_its_reader():
-    """One rule: only files.py and the tokenizers, whose limit is their own, write JSON files."""
+    """Check that only files.py and the tokenizers, which have their own limit, write JSON files."""
     import pathlib
     import re
     for path in (pathlib.Path(files.__file__).parent).glob("*.py"):

@@ -1,4 +1,4 @@
-"""recompute: a block's forward pass run again in the backward pass changes no bit of any number.
+"""Tests that running a block's forward pass again in the backward pass changes no bit.
 
 tensor.recomputed by itself, then GPT.recompute beside a model that keeps its activations.
 """
@@ -21,7 +21,7 @@ V, T, LAYERS = 11, 8, 3
 
 
 def models(dropout=0.0):
-    """One that keeps its activations and one that recomputes them, alike otherwise."""
+    """Return two equal models, one that keeps its activations and one that recomputes them."""
     config = pygpt.GPTConfig(vocab_size=V, n_positions=T, n_embd=16, n_layer=LAYERS, n_head=4,
                              embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
     kept, again = GPT(config, seed=3), GPT(config, seed=3)
@@ -133,7 +133,7 @@ def test_it_runs_backward_once_and_within_no_grad():
 # ------------------------------------------------------------------------------------- the model --
 
 def by_hand(model, ids):
-    """The loss without a recorded step."""
+    """Return the loss without a recorded step."""
     targets = Tensor.empty((len(ids), T), "i")
     memoryview(targets).cast("B").cast("i")[:] = memoryview(model._ids(ids)).cast("B").cast("i")
     return ops.cross_entropy(model(ids), targets)

@@ -1,4 +1,4 @@
-"""What a run does beside learning: signals, diagnosis, memory, settings files, fine-tuning."""
+"""Tests a run's signals, diagnosis, memory, settings files, fine-tuning and samples."""
 
 import json
 import math
@@ -28,12 +28,12 @@ from pygpt.training.trainer import TrainingError, train
 
 @pytest.fixture
 def tiny(tiny):
-    """The tiny run, a little shorter."""
+    """Give the tiny run six steps."""
     return lambda **changes: tiny(**dict(max_steps=6) | changes)
 
 
 def started(tiny, tmp_path, **options):
-    """A process that trains without an end, one step in."""
+    """Start a process that trains for very long; return it after its first step."""
     trainer_state.write_settings(tmp_path / "c.json", tiny(max_steps=10**6, eval_interval=10**6))
     process = subprocess.Popen([*COMMAND, "train", "--config", str(tmp_path / "c.json")], text=True,
                                env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -107,7 +107,7 @@ def model_and_batch(request):
 
 
 def spoil(model, name, value, index=None):
-    """Set one of a parameter's values, or all."""
+    """Set one of a parameter's values, or all of them."""
     flat = memoryview(dict(model.named_parameters())[name]).cast("B").cast("f")
     for place in range(len(flat)) if index is None else [index]:
         flat[place] = value

@@ -1,4 +1,4 @@
-"""A second optimizer is one class: it is trained, saved, resumed, and its memory is predicted."""
+"""Tests a second optimizer, which takes one class to train, save, resume and predict memory."""
 
 import os
 
@@ -13,7 +13,7 @@ from pygpt.training.trainer import train
 
 @pytest.fixture
 def momentum():
-    """SGD with momentum 0.9, in plain Python: velocity = 0.9 velocity + g, x -= lr velocity."""
+    """Does SGD with momentum 0.9 in plain Python: velocity = 0.9 velocity + g, x -= lr velocity."""
     class Momentum(Optimizer):
         buffers = ("velocity",)
 

@@ -1,4 +1,4 @@
-"""Tensors as Python's numbers, made from all kinds of numbers, copied and pickled."""
+"""Tests tensors: as Python numbers, made from all kinds of numbers, copied, pickled, too large."""
 
 import copy
 import math

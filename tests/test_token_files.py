@@ -1,4 +1,4 @@
-"""Files of tokens that other programs wrote, and the meta.pkl beside them: data, never code."""
+"""Tests other programs' files of tokens, and their meta.pkl: it is read as data, never as code."""
 
 import os
 import pickle
@@ -23,7 +23,7 @@ WORDS = st.recursive(
 
 
 def run(tmp_path, **settings):
-    """The records of a run of one step on train.bin."""
+    """Train one step on train.bin and return the records."""
     return records_of(TrainConfig(**dict(
         data=tmp_path / "train.bin", out=tmp_path / "out", n_layer=1, n_head=1, n_embd=8,
         n_positions=8, batch_size=2, max_steps=1, sample_interval=0) | settings))
@@ -31,7 +31,7 @@ def run(tmp_path, **settings):
 
 @pytest.fixture
 def nanogpt(tmp_path):
-    """A directory as nanoGPT's character scripts leave it."""
+    """Return a directory as nanoGPT's character scripts leave it."""
     (tmp_path / "train.bin").write_bytes(array("H", [0, 1, 2, 1] * 50).tobytes())
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps(META))
     return tmp_path

@@ -1,4 +1,4 @@
-"""`pygpt tokenizer` and `train --tokenizer` as a user runs them, bad input included."""
+"""Tests `pygpt tokenizer` and `train --tokenizer` as a user runs them, bad input included."""
 
 import os
 
@@ -17,7 +17,7 @@ TINY = ("--n-layer 1 --n-head 2 --n-embd 16 --n-positions 16 --batch-size 4 --ma
 
 
 def pygpt(*arguments, input=b""):
-    """The finished process of a command that reads and writes bytes."""
+    """Run a command that reads and writes bytes to its end."""
     return commands.pygpt(*arguments, input=input)
 
 
