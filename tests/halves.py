@@ -10,9 +10,9 @@ import subprocess
 import sys
 
 NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "op_misuse", "backward", "tape",
-           "edits", "model", "bpe", "tokenizer", "tokenizer_files", "added_tokens",
-           "refused_tokens", "generate", "nn", "optim", "recompute", "program", "tensor",
-           "convert", "ladder", "layers", "docs")
+           "edits", "model", "bpe", "special_tokens", "tokenizer", "tokenizer_files",
+           "added_tokens", "refused_tokens", "generate", "nn", "optim", "recompute", "program",
+           "tensor", "convert", "ladder", "layers", "docs")
 
 
 def main():
