@@ -5,9 +5,9 @@ import os
 import re
 import struct
 from array import array
-from random import Random
 
 import pytest
+from models import randomise
 
 from pygpt import GPT, GPTConfig
 from pygpt.autograd.tape import no_grad
@@ -24,10 +24,7 @@ NANOGPT_CONFIG = dict(vocab_size=11, block_size=8, n_embd=8, n_layer=2, n_head=2
 
 def randomised(config=CONFIG, seed=1):
     """Make a model in which every number matters, biases and layer norms too."""
-    model, rng = GPT(config, seed=seed), Random(seed)
-    for _, p in model.named_parameters():
-        p.flat()[:] = array("f", (x + rng.gauss(0, 0.2) for x in p.flat()))
-    return model.eval()
+    return randomise(GPT(config, seed=seed), 0.2, seed).eval()
 
 
 def logits(model):

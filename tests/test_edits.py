@@ -12,6 +12,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import bits, draw_ids
 
 import pygpt
 from pygpt import nn
@@ -181,15 +182,11 @@ EDITS = [remove, append, replace, tie, wrap(Halved), wrap(Quarter), wrap(Peeking
          lose_a_loss]
 
 
-def bits(tensor):
-    return None if tensor is None else tensor.flat().tobytes()
-
-
 def step(model, seed, way):
     """Return the bits of a loss, and of every gradient after its backward pass."""
     rng = random.Random(seed)
     B, T = rng.choice(((1, 3), (2, 8)))
-    ids, targets = ([[rng.randrange(11) for _ in range(T)] for _ in range(B)] for _ in range(2))
+    ids, targets = draw_ids(rng, B, T), draw_ids(rng, B, T)
     targets[0][0] = rng.choice((-100, 1))
     if way == "both at once":
         loss = Tensor(model.loss_and_grad(ids, targets, scale=0.5))

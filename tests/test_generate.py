@@ -355,8 +355,8 @@ def test_the_end_of_text_is_checked_when_it_is_set(tmp_path):
 def test_save_pretrained_writes_the_models_own_end_unless_another_is_given(tmp_path):
     model = GPT(GPTConfig(vocab_size=20, n_positions=4, n_embd=8, n_layer=1, n_head=1))
     model.end_of_text = 3
-    for given, written in ((None, 3), (4, 4), ((4, 5), [4, 5])):
-        model.save_pretrained(tmp_path, end_of_text=given)
+    for end, written in ((None, 3), (4, 4), ((4, 5), [4, 5])):
+        model.save_pretrained(tmp_path, end_of_text=end)
         assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == written
     assert model.end_of_text == 3
 

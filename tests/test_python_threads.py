@@ -9,6 +9,7 @@ from array import array
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from models import TINY, draw_ids
 
 import pygpt
 from pygpt.autograd import ops
@@ -16,7 +17,7 @@ from pygpt.model import GPT
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 
-CONFIG = pygpt.GPTConfig(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
+CONFIG = pygpt.GPTConfig(**TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +31,7 @@ def frequent_switches():
 
 def batches(n, T=4):
     rng = random.Random(1)
-    return [([[rng.randrange(11) for _ in range(T)] for _ in range(2)],
-             [[rng.randrange(11) for _ in range(T)] for _ in range(2)]) for _ in range(n)]
+    return [(draw_ids(rng, T=T), draw_ids(rng, T=T)) for _ in range(n)]
 
 
 def together(*functions):

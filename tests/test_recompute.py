@@ -6,6 +6,7 @@ tensor.recomputed by itself, then GPT.recompute beside a model that keeps its ac
 import random
 
 import pytest
+from models import bits, draw_ids
 
 import pygpt
 from pygpt.autograd import ops
@@ -31,11 +32,7 @@ def models(dropout=0.0):
 
 def batches(n, B=3, seed=0):
     rng = random.Random(seed)
-    return [[[rng.randrange(V) for _ in range(T)] for _ in range(B)] for _ in range(n)]
-
-
-def bits(tensor):
-    return None if tensor is None else bytes(tensor.flat().cast("B"))
+    return [draw_ids(rng, B, T, V) for _ in range(n)]
 
 
 def gradients(model):
