@@ -24,7 +24,7 @@ from pygpt.autograd.arrays import deferring
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 
-quick = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=15)
 
 STEP = 2.0 ** -6
 ULPS = 16          # of an op's largest output: as many as the roundings in a sum of 16 products

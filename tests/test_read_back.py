@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runs import stop_after
 
 from pygpt import files
 from pygpt.checkpoint import safetensors
@@ -59,7 +60,7 @@ def run(tmp_path_factory):
     config = TrainConfig(data=directory / "text", out=directory / "out", n_layer=1, n_head=1,
                          n_embd=8, n_positions=4, batch_size=2, max_steps=4, warmup_steps=1,
                          eval_interval=2, eval_batches=1, sample_interval=0)
-    train(config, [lambda record: record["event"] == "step" and record["step"] == 3])
+    train(config, [stop_after(3)])
     return config
 
 
@@ -310,7 +311,7 @@ def test_twenty_thousand_files_make_settings_that_are_read(tmp_path):
 def test_a_run_of_many_files_is_resumed(tmp_path, tiny):
     (tmp_path / "text").write_text("1 2 3.\n" * 9)
     data = [os.path.join(tmp_path, *["."] * 900, "text")] * 800
-    train(tiny(data=data), [lambda record: record["event"] == "step" and record["step"] == 3])
+    train(tiny(data=data), [stop_after(3)])
     assert (tmp_path / "out/last/trainer.json").stat().st_size > 1 << 20
     assert train(tiny(data=data), resume=True).steps == 10
 

@@ -24,6 +24,13 @@ def tiny(tiny):
     return lambda **changes: tiny(**dict(max_steps=12) | changes)
 
 
+def assert_same_run(out, whole):
+    """Check that two runs have the same numbers in their logs and checkpoints."""
+    assert numbers(out) == numbers(whole)
+    for link in ("last", "best"):
+        assert checkpoint_files(out / link) == checkpoint_files(whole / link)
+
+
 # ---------------------------------------------------------------------------------- exact resume
 
 @pytest.mark.parametrize("stops", [(3,), (4,), (1, 2, 9)])
@@ -35,10 +42,7 @@ def test_n_steps_a_stop_and_m_steps_are_n_plus_m_steps(tiny, tmp_path, stops, ch
         assert result.interrupted and result.steps == stop
     with shared_among(3):
         train(tiny(threads=3, recompute=True, **changes), resume=True)
-    for link in ("last", "best"):
-        assert (checkpoint_files(tmp_path / "out" / link)
-                == checkpoint_files(tmp_path / "whole" / link))
-    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
+    assert_same_run(tmp_path / "out", tmp_path / "whole")
 
 
 def test_a_stop_while_validating_loses_no_validation(tiny, tmp_path, monkeypatch):
@@ -59,10 +63,7 @@ def test_a_stop_while_validating_loses_no_validation(tiny, tmp_path, monkeypatch
     assert train(config, [watch]).steps == 8
     monkeypatch.undo()
     train(config, resume=True)
-    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
-    for link in ("last", "best"):
-        assert (checkpoint_files(tmp_path / "out" / link)
-                == checkpoint_files(tmp_path / "whole" / link))
+    assert_same_run(tmp_path / "out", tmp_path / "whole")
 
 
 def test_what_was_not_saved_is_trained_and_logged_once_more(tiny, tmp_path):

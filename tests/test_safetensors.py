@@ -102,7 +102,7 @@ def json_values():
                         | st.dictionaries(st.text(max_size=3), inner, max_size=4), max_leaves=8)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_header_is_read_or_refused(tmp_path, data):
     """Replace one value of a good header: CheckpointError, or a consistent result."""
@@ -118,7 +118,7 @@ def test_any_header_is_read_or_refused(tmp_path, data):
     read_or_refuse(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 10**6), byte=st.integers(0, 255), cut=st.none() | st.integers(0, 10**6))
 def test_any_byte_may_be_wrong(tmp_path, place, byte, cut):
     content = bytearray(file_of({"a": entry(), "b": entry(shape=(1, 2), offsets=(8, 16))},

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from runs import stop_after
 
 from pygpt.checkpoint import safetensors
 from pygpt.config import ConfigError
@@ -47,8 +48,7 @@ def test_it_is_trained_saved_and_resumed_to_the_bit(tiny, tmp_path, momentum):
           optimizer=momentum)
     taken = [loss for loss in losses if loss is not None]
     assert taken[-1] < taken[0]
-    train(tiny(), [lambda record: record["event"] == "step" and record["step"] == 3],
-          optimizer=momentum)
+    train(tiny(), [stop_after(3)], optimizer=momentum)
     train(tiny(), resume=True, optimizer=momentum)
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
     tensors, _ = safetensors.read(os.path.join(tmp_path, "out", "last", "optimizer.safetensors"))
