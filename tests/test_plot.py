@@ -1,4 +1,4 @@
-"""log and plot: records become a page that stands alone, with round numbers on its axes."""
+"""Tests log and plot: records become a page that needs no other file, with round axis numbers."""
 
 import json
 import re

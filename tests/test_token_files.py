@@ -1,20 +1,20 @@
-"""Files of tokens that other programs wrote, and the meta.pkl beside them: data, never code."""
+"""Tests other programs' files of tokens, and their meta.pkl: it is read as data, never as code."""
 
 import os
 import pickle
-import subprocess
-import sys
 from array import array
 
 import pytest
+from commands import assert_refused, pygpt
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import records_of
 
+from pygpt.config import TrainConfig
 from pygpt.data import plain_pickle, token_file
 from pygpt.data.corpus import DataError
 from pygpt.data.plain_pickle import PickleError
 from pygpt.tokenizer import CharTokenizer
-from pygpt.training.trainer import train
 
 META = {"vocab_size": 3, "itos": dict(enumerate("xyz")), "stoi": {"x": 0, "y": 1, "z": 2}}
 WORDS = st.recursive(
@@ -23,21 +23,15 @@ WORDS = st.recursive(
 
 
 def run(tmp_path, **settings):
-    records = []
-    train(pygpt_config(tmp_path, **settings), [records.append])
-    return records
-
-
-def pygpt_config(tmp_path, **settings):
-    from pygpt.config import TrainConfig
-    return TrainConfig(**dict(data=tmp_path / "train.bin", out=tmp_path / "out", n_layer=1,
-                              n_head=1, n_embd=8, n_positions=8, batch_size=2, max_steps=1,
-                              sample_interval=0) | settings)
+    """Train one step on train.bin and return the records."""
+    return records_of(TrainConfig(**dict(
+        data=tmp_path / "train.bin", out=tmp_path / "out", n_layer=1, n_head=1, n_embd=8,
+        n_positions=8, batch_size=2, max_steps=1, sample_interval=0) | settings))
 
 
 @pytest.fixture
 def nanogpt(tmp_path):
-    """A directory as nanoGPT's character scripts leave it."""
+    """Return a directory as nanoGPT's character scripts leave it."""
     (tmp_path / "train.bin").write_bytes(array("H", [0, 1, 2, 1] * 50).tobytes())
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps(META))
     return tmp_path
@@ -212,8 +206,5 @@ def test_a_meta_file_that_is_no_file(nanogpt, monkeypatch):
 
 def test_the_command_line_says_it_in_one_line(nanogpt):
     (nanogpt / "meta.pkl").write_bytes(HOSTILE["a call"])
-    result = subprocess.run([sys.executable, "-m", "pygpt", "train", "--data",
-                             str(nanogpt / "train.bin"), "--out", str(nanogpt / "out")],
-                            capture_output=True, text=True, timeout=60)
-    assert result.returncode == 1 and result.stderr.count("\n") == 1
-    assert "meta.pkl: is not a vocabulary of characters" in result.stderr
+    result = pygpt("train", "--data", nanogpt / "train.bin", "--out", nanogpt / "out")
+    assert_refused(result, 1, "meta.pkl: is no vocabulary of characters")

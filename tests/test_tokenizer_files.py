@@ -1,4 +1,4 @@
-"""The files of byte-level BPE: what they say, that they agree, and what is refused in them.
+"""Tests the files of byte-level BPE: their meaning, their agreement, and the errors in them.
 
 PYGPT_GPT2_DIR names a directory with GPT-2's vocab.json and merges.txt; without it, the tests of
 GPT-2's own vocabulary are skipped.
@@ -36,7 +36,7 @@ def saved(trained, tmp_path):
 
 
 def ranks(tokenizer):
-    """A rank file, as bytes."""
+    """Return the bytes of a rank file."""
     tokens = sorted(tokenizer._vocab.items(), key=lambda item: item[1])
     return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in tokens)
 
@@ -270,7 +270,7 @@ def test_gpt2_ids(gpt2, text, ids):
 
 
 def test_gpt2_ids_of_every_character(gpt2):
-    """Each after a letter and before a number: 6.6 million ids, whose hash is tiktoken's too."""
+    """Encode each after a letter and before a number: the hash of 6.6 million ids is tiktoken's."""
     every = "".join(f"a{chr(code)}1" for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     ids = array("i", gpt2.encode(every))
     if sys.byteorder == "big":

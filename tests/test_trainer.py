@@ -1,4 +1,4 @@
-"""train: two runs are equal to the bit, records tell what happened, and trouble loses nothing."""
+"""Tests train: two runs are equal to the bit, records report events, and errors lose no work."""
 
 import math
 import os
@@ -22,7 +22,7 @@ from sharing import needs_threads, shared_among
 
 
 def run(config):
-    """The records of a run, grouped by event, and its result."""
+    """Return the records of a run, grouped by event, and its result."""
     records = []
     result = train(config, [records.append])
     events = {}
@@ -87,7 +87,7 @@ def test_runs_are_equal_to_the_bit_for_any_threads(tiny, changes):
 
 
 def test_it_is_the_loop_one_would_write(tiny):
-    """Every setting reaches the place where it counts: the same numbers, to the bit, by hand."""
+    """Write the loop by hand: it gives the same numbers to the bit, so all settings matter."""
     config = tiny(max_steps=6, warmup_steps=3, learning_rate=0.03, min_learning_rate=0.02,
                   beta1=0.8, beta2=0.7, weight_decay=0.5, grad_clip=0.3, dropout=0.1, seed=7)
     events, _ = run(config)
@@ -206,7 +206,7 @@ def test_without_data_it_learns_from_pythons_own_reference(tmp_path):
 
 
 def test_samples_stop_at_the_end_of_a_text(tiny, monkeypatch):
-    """Every token drawn is <|endoftext|>, so the samples are empty."""
+    """Draw only <|endoftext|>, so that the samples are empty."""
     config = tiny(tokenizer="bpe:280", sample_interval=4, max_steps=4, n_positions=4)
     drawn = []
     monkeypatch.setattr(generate, "draw", lambda *_: drawn.append(279) or 279)
