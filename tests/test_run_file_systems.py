@@ -12,7 +12,7 @@ import pytest
 from runs import contents, numbers, records_of, stop_after, warnings_of, weights
 
 from pygpt.cli.main import main
-from pygpt.training import run_directory, trainer, trainer_state
+from pygpt.training import preparation, run_directory, trainer_state
 from pygpt.training.run_directory import RunDirectory
 from pygpt.training.run_log import read_log
 from pygpt.training.trainer import train
