@@ -49,7 +49,7 @@ int gemm_run(gemm g);
 typedef struct attention_shape {
     int64_t T, C, NH, HS;
     float scale;       /* 1 / sqrt(HS) */
-    uint32_t drop;     /* dropout * 2^24: a weight whose 24-bit random number is below is dropped */
+    uint32_t drop;     /* dropout * 2^24: 24-bit random numbers below this mean dropped weights */
     float keep_scale;  /* 1 / (1 - dropout) */
     uint64_t key;      /* the mask's key, see random.c */
 } attention_shape;

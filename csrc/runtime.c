@@ -119,8 +119,8 @@ int pygpt_get_num_threads(void) {
 /* A parallel region costs a few microseconds to enter and leave; from this many operations on, two
  * threads repay that. A job then uses all threads, even if some have no work, because GCC's OpenMP
  * keeps the team of the last region: for a smaller region it ends threads, which the next larger
- * region starts again. On two cores, empty regions of 2 and 3 threads by turns took 54 to 102 us
- * each; regions of always 3 threads took 21 to 38 us. */
+ * region starts again. On two cores, empty regions of alternately 2 and 3 threads took 54 to
+ * 102 us each; regions that all had 3 threads took 21 to 38 us. */
 #define WORTH_THREADS 4e5
 
 static atomic_int share_all;

@@ -1,4 +1,4 @@
-"""Every setting of a model, a training run and a sample: its name, default, range and help text.
+"""Defines every setting of a model, a run and a sample: its name, default, range and help text.
 
 There are three frozen dataclasses and the presets. The command line makes a flag from each field,
 so the range in --help is the range that is checked.
@@ -8,7 +8,7 @@ import math
 import operator
 import os
 import reprlib
-import struct
+from array import array
 from dataclasses import dataclass, field, fields, replace
 from typing import get_args
 
@@ -18,30 +18,40 @@ class ConfigError(ValueError):
 
 
 def setting(default, help, within=None, unit=None, choices=None, metavar=None):
-    """A dataclass field that documents and checks itself.
+    """Make a dataclass field that documents itself, and that check_settings() checks.
 
     Args:
-        default: the value when none is given; None: it depends on other settings.
+        default: the value if none is given; None: it depends on other settings.
         help: a phrase for --help.
         within: the range as mathematics writes it, "[0, 1)" or "[1, inf)"; None: not a number.
-        unit: what the number counts, e.g. "tokens".
-        choices: the strings it may be.
+        unit: the things that the number counts, such as "tokens".
+        choices: the strings that it may be.
         metavar: the name of the value in --help, if it is not a number (None: PATH).
     """
     return field(default=default, metadata={"help": help, "within": within, "unit": unit,
                                             "choices": choices, "metavar": metavar})
 
 
+def count(default, help, unit=None, least=1):
+    """Make a setting that is a whole number of at least `least`."""
+    return setting(default, help, f"[{least}, inf)", unit)
+
+
 def threads_setting():
-    """The field `threads`, which two dataclasses have."""
+    """Make the field `threads`, which two dataclasses have."""
     return setting(0, "threads to compute with; 0: one for each physical core", "[0, 256]",
                    "threads")
 
 
 def number_type(field):
-    """int or float if the field holds a number, else None."""
+    """Return int or float if the field holds a number, else None."""
     kinds = (field.type, *get_args(field.type))
     return next((kind for kind in (int, float) if kind in kinds), None)
+
+
+def refusal(name, value, reason):
+    """Make a ConfigError with the message "name=value reason"."""
+    return ConfigError(f"{name}={reprlib.repr(value)} {reason}")
 
 
 def check_settings(config, are_for_kernels=True):
@@ -50,48 +60,33 @@ def check_settings(config, are_for_kernels=True):
     Numbers that are for kernels must also be in their range after rounding to single precision.
 
     Raises:
-        ConfigError: the message names the field, its value and what it must be.
+        ConfigError: a check fails; the message gives the field, its value and its range.
     """
     for f in fields(config):
         value, kind = getattr(config, f.name), number_type(f)
+        within, choices = f.metadata["within"], f.metadata["choices"]
         if f.type is bool and type(value) is not bool:
-            raise ConfigError(f"{f.name}={reprlib.repr(value)} is not True or False")
-        if f.metadata["choices"] and value not in f.metadata["choices"]:
-            raise ConfigError(f"{f.name}={reprlib.repr(value)} is not "
-                              f"{' or '.join(map(repr, f.metadata['choices']))}")
+            raise refusal(f.name, value, "is not True or False")
+        if choices and value not in choices:
+            raise refusal(f.name, value, f"is not {' or '.join(map(repr, choices))}")
         if kind is None or (value is None and f.default is None):
             continue
-        try:
-            # operator.index takes integers of any type, but neither 1.0 nor "1"
-            number = operator.index(value) if kind is int else float(value)
-            if isinstance(value, (bool, str)):
-                raise TypeError
-        except (TypeError, ValueError, OverflowError):
-            noun = "an integer" if kind is int else "a number"
-            raise ConfigError(f"{f.name}={reprlib.repr(value)} is not {noun}") from None
+        number = whole_number(f.name, value) if kind is int else _real_number(f.name, value)
         object.__setattr__(config, f.name, number)
-        if not _is_within(number, f.metadata["within"]):
-            must_be = describe_range(f.metadata["within"]) if number != math.inf else "finite"
-            raise ConfigError(f"{f.name}={reprlib.repr(value)} must be {must_be}")
+        if not _is_within(number, within):
+            must_be = describe_range(within) if number != math.inf else "finite"
+            raise refusal(f.name, value, f"must be {must_be}")
         if kind is float and are_for_kernels:
-            _check_single_precision(f, number)
-
-
-def _check_single_precision(field, number):
-    """Refuse a number that is out of its range, or 0, as the kernels will take it."""
-    try:
-        rounded = struct.unpack("=f", struct.pack("=f", number))[0]
-    except OverflowError:
-        rounded = math.inf
-    if not _is_within(rounded, field.metadata["within"]) or number and not rounded:
-        raise ConfigError(f"{field.name}={number!r} becomes {rounded:g} in single precision, in "
-                          "which the kernels compute")
+            rounded = array("f", [number])[0]
+            if not _is_within(rounded, within) or number and not rounded:
+                raise ConfigError(f"{f.name}={number!r} becomes {rounded:g} in single precision, "
+                                  "in which the kernels compute")
 
 
 def is_whole_number(value):
-    """Whether a value is an integer of any type other than bool."""
+    """Return whether a value is an integer of any type other than bool."""
     try:
-        operator.index(value)
+        operator.index(value)  # takes integers of any type, but neither 1.0 nor "1"
     except TypeError:
         return False
     return not isinstance(value, bool)
@@ -104,16 +99,44 @@ def whole_number(name, value):
         ConfigError: the value is not an integer; the message holds the name and the value.
     """
     if not is_whole_number(value):
-        raise ConfigError(f"{name}={reprlib.repr(value)} is not an integer")
+        raise refusal(name, value, "is not an integer")
     return operator.index(value)
 
 
+def _real_number(name, value):
+    try:
+        if not isinstance(value, (bool, str)):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise refusal(name, value, "is not a number")
+
+
+def items_of(name, value, reason, is_ordered=True):
+    """Yield the items of a collection, which may have no end.
+
+    Args:
+        reason: the end of the message for a value that is not such a collection.
+        is_ordered: whether the order of the items counts, so that sets are refused.
+    Raises:
+        ConfigError: the value is a text, bytes, a dict, or nothing that can be iterated over.
+    """
+    refused = (str, bytes, bytearray, dict, *((set, frozenset) if is_ordered else ()))
+    try:
+        if not isinstance(value, refused):
+            yield from value
+            return
+    except (TypeError, NotImplementedError):  # it is not iterable; it is a matrix in memory
+        pass
+    raise refusal(name, value, reason)
+
+
 def token_id(name, value, vocab_size):
-    """Convert a token's id to an int in 0..vocab_size-1; raises as whole_number does."""
+    """Convert a token's id to an int in 0..vocab_size-1; it raises as whole_number() does."""
     token = whole_number(name, value)
     if not 0 <= token < vocab_size:
-        raise ConfigError(f"{name}={reprlib.repr(token)} is not in 0..{vocab_size - 1}, the ids of "
-                          "this model's vocabulary")
+        raise refusal(name, token, f"is not in 0..{vocab_size - 1}, the ids of this model's "
+                      "vocabulary")
     return token
 
 
@@ -125,20 +148,16 @@ def token_ids(name, value, vocab_size):
     """
     if isinstance(value, bool) or is_whole_number(value):
         return (token_id(name, value, vocab_size),)
-    try:
-        if isinstance(value, (str, bytes, bytearray, dict)):
-            raise TypeError
-        return tuple(dict.fromkeys(token_id(name, token, vocab_size) for token in value))
-    except (TypeError, NotImplementedError):  # not iterable; a matrix in memory
-        raise ConfigError(f"{name}={reprlib.repr(value)} is neither an id nor a collection of ids; "
-                          "a tokenizer's encode() makes ids of a text") from None
+    items = items_of(name, value, "is neither an id nor a collection of ids; a tokenizer's "
+                     "encode() makes ids of a text", is_ordered=False)
+    return tuple(dict.fromkeys(token_id(name, token, vocab_size) for token in items))
 
 
 def _text(name, part, value):
     """Convert a part of a setting's value, a path or a text, to a str."""
     if isinstance(part, (str, os.PathLike)) and isinstance(text := os.fspath(part), str):
         return text
-    raise ConfigError(f"{name}={reprlib.repr(value)} is not text")
+    raise refusal(name, value, "is not text")
 
 
 def _texts(name, value):
@@ -147,24 +166,23 @@ def _texts(name, value):
         return ()
     if isinstance(value, (str, os.PathLike)):
         return (_text(name, value, value),)
-    is_no_list = isinstance(value, (bytes, bytearray, dict, set, frozenset))
-    if is_no_list or not hasattr(value, "__iter__"):
-        raise ConfigError(f"{name}={reprlib.repr(value)} is neither a text nor a list of texts")
-    return tuple([_text(name, part, value) for part in value])
+    parts = items_of(name, value, "is neither a text nor a list of texts")
+    return tuple([_text(name, part, value) for part in parts])
 
 
-def _check_path(name, path):
+def _check_paths(name, paths):
     """Refuse a path that no file can have: with a zero byte, or characters without bytes."""
-    try:
-        is_name = b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:
-        is_name = False
-    if not is_name:
-        raise ConfigError(f"{name}={reprlib.repr(path)} is not a path: no file has such a name")
+    for path in paths:
+        try:
+            is_path = b"\0" not in os.fsencode(path)
+        except UnicodeEncodeError:
+            is_path = False
+        if not is_path:
+            raise refusal(name, path, "is not a path: no file has such a name")
 
 
 def describe_range(within):
-    """A range in words: "[1, inf)" is "at least 1", "[0, 1)" is "in [0, 1)"."""
+    """Put a range into words: "[1, inf)" is "at least 1", "[0, 1)" is "in [0, 1)"."""
     low, high = within[1:-1].split(", ")
     if high != "inf":
         return f"in {within}"
@@ -180,26 +198,26 @@ def _is_within(number, within):
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a model, in the field names of a Hugging Face GPT-2 config.json.
+    """Holds the shape of a model, in the field names of a Hugging Face GPT-2 config.json.
 
     Raises:
         ConfigError: a value is out of its range, or n_embd is not a multiple of n_head.
     """
 
     vocab_size: int = setting(50257, "different tokens the model knows", "[1, 2147483647]")
-    n_positions: int = setting(1024, "longest context the model sees", "[1, inf)", "tokens")
-    n_embd: int = setting(768, "width: how many numbers represent one token", "[1, inf)")
-    n_layer: int = setting(12, "blocks of attention and MLP", "[1, inf)")
-    n_head: int = setting(12, "attention heads in a block; must divide n_embd", "[1, inf)")
+    n_positions: int = count(1024, "longest context the model sees", "tokens")
+    n_embd: int = count(768, "width: how many numbers represent one token")
+    n_layer: int = count(12, "blocks of attention and MLP")
+    n_head: int = count(12, "attention heads in a block; must divide n_embd")
     layer_norm_epsilon: float = setting(1e-5, "added to a variance before its root", "(0, 1]")
     embd_pdrop: float = setting(0.0, "dropout after the embeddings", "[0, 1)")
     attn_pdrop: float = setting(0.0, "dropout of attention weights", "[0, 1)")
     resid_pdrop: float = setting(0.0, "dropout before each residual addition", "[0, 1)")
-    n_inner: int | None = setting(None, "width inside an MLP (unset: 4 n_embd)", "[1, inf)")
+    n_inner: int | None = count(None, "width inside an MLP (unset: 4 n_embd)")
 
     @property
     def mlp_width(self):
-        """n_inner, or 4 n_embd where it is unset."""
+        """Return n_inner, or 4 n_embd if it is unset."""
         return self.n_inner or 4 * self.n_embd
 
     def __post_init__(self):
@@ -208,13 +226,13 @@ class GPTConfig:
             raise ConfigError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
 
 
-# The shape of a model that neither a setting nor init gives.
+# The shape of a model if neither the settings nor init give one.
 SHAPE = dict(n_layer=4, n_head=4, n_embd=128, n_positions=128)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of a training run, with the shape of the model.
+    """Holds the settings of a training run, with the shape of the model.
 
     The defaults are the run of `make train`: about two minutes on two cores.
 
@@ -235,21 +253,19 @@ class TrainConfig:
     init: str | None = setting(None, "directory of a GPT-2 model or of a run, whose weights the "
                                "run begins with (unset: random weights)")
 
-    n_layer: int | None = setting(None, "blocks of attention and MLP (unset: init's, else 4)",
-                                  "[1, inf)")
-    n_head: int | None = setting(None, "attention heads in a block; must divide n_embd (unset: "
-                                 "init's, else 4)", "[1, inf)")
-    n_embd: int | None = setting(None, "width: how many numbers represent one token (unset: "
-                                 "init's, else 128)", "[1, inf)")
-    n_positions: int | None = setting(None, "longest context (unset: init's, else 128)",
-                                      "[1, inf)", "tokens")
+    n_layer: int | None = count(None, "blocks of attention and MLP (unset: init's, else 4)")
+    n_head: int | None = count(None, "attention heads in a block; must divide n_embd (unset: "
+                               "init's, else 4)")
+    n_embd: int | None = count(None, "width: how many numbers represent one token (unset: init's, "
+                               "else 128)")
+    n_positions: int | None = count(None, "longest context (unset: init's, else 128)", "tokens")
     dropout: float = setting(0.0, "share of values zeroed in training, in all three places",
                              "[0, 1)")
 
-    max_steps: int = setting(2000, "steps to train", "[1, inf)", "steps")
-    batch_size: int = setting(16, "sequences in a batch", "[1, inf)", "sequences")
-    grad_accumulation_steps: int = setting(1, "batches whose gradients are averaged into a step",
-                                           "[1, inf)", "batches")
+    max_steps: int = count(2000, "steps to train", "steps")
+    batch_size: int = count(16, "sequences in a batch", "sequences")
+    grad_accumulation_steps: int = count(1, "batches whose gradients are averaged into a step",
+                                         "batches")
     recompute: bool = setting(False, "keep only the input of each block, and run the block's "
                               "forward pass again in the backward pass: less memory, more time, "
                               "the same numbers")
@@ -257,7 +273,7 @@ class TrainConfig:
                                    "[0, inf)")
     min_learning_rate: float | None = setting(None, "learning rate that the cosine decay ends at "
                                               "(unset: a tenth of learning_rate)", "[0, inf)")
-    warmup_steps: int = setting(100, "steps of linear warm-up", "[0, inf)", "steps")
+    warmup_steps: int = count(100, "steps of linear warm-up", "steps", least=0)
     beta1: float = setting(0.9, "AdamW's decay of the gradient's mean", "[0, 1)")
     beta2: float = setting(0.99, "AdamW's decay of the gradient's square", "[0, 1)")
     weight_decay: float = setting(0.1, "AdamW's decay of weight matrices", "[0, inf)")
@@ -266,18 +282,13 @@ class TrainConfig:
 
     val_fraction: float = setting(0.1, "share of the text, at its end, held out for validation",
                                   "(0, 1)")
-    eval_interval: int = setting(250, "steps between validations, each with a checkpoint",
-                                 "[1, inf)", "steps")
-    eval_batches: int = setting(20, "batches that a validation averages over", "[1, inf)",
-                                "batches")
-    keep: int = setting(0, "older checkpoints to keep besides last and best", "[0, inf)",
-                        "checkpoints")
-    log_interval: int = setting(1, "steps between records of a step in the log",
-                                "[1, inf)", "steps")
-    sample_interval: int = setting(500, "steps between samples of text; 0: no samples",
-                                   "[0, inf)", "steps")
-    sample_length: int = setting(200, "length of a sample; the last is four times as long",
-                                 "[1, inf)", "tokens")
+    eval_interval: int = count(250, "steps between validations, each with a checkpoint", "steps")
+    eval_batches: int = count(20, "batches that a validation averages over", "batches")
+    keep: int = count(0, "older checkpoints to keep besides last and best", "checkpoints", least=0)
+    log_interval: int = count(1, "steps between records of a step in the log", "steps")
+    sample_interval: int = count(500, "steps between samples of text; 0: no samples",
+                                 "steps", least=0)
+    sample_length: int = count(200, "length of a sample; the last is four times as long", "tokens")
     sample_prompts: tuple = setting((), "texts that the samples continue (unset: a new line)",
                                     metavar="TEXT")
     seed: int = setting(1337, "decides the first weights, the batches and the dropout",
@@ -291,21 +302,18 @@ class TrainConfig:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _text(name, value, value))
         for name in ("data", "val_data", "out", "init", "tokenizer"):
-            for path in _texts(name, getattr(self, name)):
-                _check_path(name, path)
+            _check_paths(name, _texts(name, getattr(self, name)))
         for name, value in SHAPE.items():
             if getattr(self, name) is None and self.init is None:
                 object.__setattr__(self, name, value)
         check_settings(self)
         for f in fields(self):  # a larger one fits neither C nor the files of a run
-            if number_type(f) is int and (getattr(self, f.name) or 0) >= 1 << 63:
-                raise ConfigError(f"{f.name}={reprlib.repr(getattr(self, f.name))} must be less "
-                                  "than 2^63")
+            if number_type(f) is int and (value := getattr(self, f.name) or 0) >= 1 << 63:
+                raise refusal(f.name, value, "must be less than 2^63")
         if not self.out:
             raise ConfigError(f"out={self.out!r} names no directory")
         for name in ("data", "val_data", "init"):
-            value = getattr(self, name)
-            if "" in _texts(name, value):
+            if "" in _texts(name, value := getattr(self, name)):
                 raise ConfigError(f"{name}={value!r} holds an empty path")
         if self.min_learning_rate is None:
             object.__setattr__(self, "min_learning_rate", self.learning_rate / 10)
@@ -316,28 +324,29 @@ class TrainConfig:
             self.model_config(vocab_size=1)  # refuses an impossible shape
 
     def model_config(self, vocab_size):
-        """The GPTConfig of this run for a vocabulary of vocab_size tokens."""
+        """Return the GPTConfig of this run for a vocabulary of vocab_size tokens."""
         return GPTConfig(vocab_size=vocab_size, n_positions=self.n_positions, n_embd=self.n_embd,
                          n_layer=self.n_layer, n_head=self.n_head, embd_pdrop=self.dropout,
                          attn_pdrop=self.dropout, resid_pdrop=self.dropout)
 
     def shaped_like(self, model_config):
-        """This config with the shape settings that are unset taken from a model's.
+        """Return this config with its unset shape settings taken from a model's config.
 
         Raises:
             ConfigError: a setting contradicts the model. Only n_positions may be smaller.
         """
-        shape = {name: getattr(model_config, name) for name in SHAPE}
-        for name, theirs in shape.items():
-            ours = getattr(self, name)
-            if ours not in (None, theirs) and (name != "n_positions" or ours > theirs):
+        unset = {}
+        for name in SHAPE:
+            ours, theirs = getattr(self, name), getattr(model_config, name)
+            if ours is None:
+                unset[name] = theirs
+            elif ours > theirs or (ours < theirs and name != "n_positions"):
                 origin = f"init={self.init!r}" if self.init else f"{self.out}/last"
                 raise ConfigError(f"{name}={ours}, but the model in {origin} has {theirs}")
-        return replace(self, **{name: shape[name] for name in SHAPE
-                                if getattr(self, name) is None})
+        return replace(self, **unset)
 
     def learning_rate_at(self, step):
-        """The learning rate of a step: a linear warm-up, then half a cosine.
+        """Compute the learning rate of a step: a linear warm-up, then half a cosine.
 
         Args:
             step: 0..max_steps-1.
@@ -351,25 +360,23 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How tokens are drawn from a model's predictions; generate.STAGES applies the settings.
+    """Holds the settings by which tokens are drawn; generate.STAGES applies them.
 
     Raises:
         ConfigError: a value is out of its range.
     """
 
-    max_new_tokens: int = setting(500, "length of the continuation", "[0, inf)", "tokens")
+    max_new_tokens: int = count(500, "length of the continuation", "tokens", least=0)
     repetition_penalty: float = setting(1.0, "above 1, tokens of the context become less "
                                         "likely; 1: no change", "(0, inf)")
     temperature: float = setting(0.8, "a low one keeps to likely tokens, a high one varies more; 0 "
                                  "always takes the likeliest token", "[0, inf)")
-    top_k: int = setting(50, "draw from the k likeliest tokens only; 0: from all", "[0, inf)",
-                         "tokens")
+    top_k: int = count(50, "draw from the k likeliest tokens only; 0: from all", "tokens", least=0)
     top_p: float = setting(0.95, "draw from the fewest likeliest tokens whose probabilities "
                            "reach this sum; 1: from all", "(0, 1]")
     min_p: float = setting(0.0, "draw from tokens at least this probable, as a share of the "
                            "likeliest one's probability", "[0, 1]")
-    seed: int | None = setting(None, "makes a sample repeatable (unset: each is different)",
-                               "[0, inf)")
+    seed: int | None = count(None, "makes a sample repeatable (unset: each is different)", least=0)
     threads: int = threads_setting()
 
     def __post_init__(self):

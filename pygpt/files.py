@@ -13,7 +13,6 @@ import reprlib
 import stat
 from contextlib import contextmanager
 
-
 MOST_DIGITS = 1000  # of an integer in JSON: converting n digits takes n^2 steps
 MOST_JSON_BYTES = 16 << 20  # of a file; nested lists of this size take 400 MB of Python objects
 NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}  # fsync is not supported
@@ -46,13 +45,22 @@ def replacing(path):
     sync_directory(os.path.dirname(os.path.abspath(path)))
 
 
+@contextmanager
+def errors_begin_with(name):
+    """Put the name of a file in front of the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def temporary_path(path):
-    """The path of the temporary file that is renamed to path when it is complete."""
+    """Return the path of the temporary file that is renamed to path when it is complete."""
     return f"{os.fspath(path)}.{os.getpid()}.tmp"
 
 
 def is_temporary_name(name, finals):
-    """Whether a name is that of a temporary file, of any process, for one of the final names.
+    """Tell whether a name is that of any process's temporary file for one of the final names.
 
     Args:
         name: of the file, without its directory.
@@ -80,7 +88,7 @@ def open_regular(path):
         A binary file.
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is not a regular file; one sentence that begins with the path.
+        ValueError: it is not a regular file; the message begins with the path.
     """
     file = open(path, "rb", opener=_open_without_waiting)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -109,10 +117,10 @@ def map_bytes(file, access):
 
 
 def decode_utf8(data):
-    """The text of bytes in UTF-8.
+    """Decode bytes as UTF-8.
 
     Raises:
-        ValueError: they are not UTF-8; a sentence without a subject.
+        ValueError: they are not UTF-8; the message is a sentence without its subject.
     """
     try:
         return str(data, "utf-8")
@@ -126,7 +134,8 @@ def parse_json_object(data):
     Returns:
         A dict; the text holds each key once.
     Raises:
-        ValueError: for any other bytes; a sentence without a subject, such as "is not JSON".
+        ValueError: the bytes are anything else; the message is a sentence without its subject,
+            such as "is not JSON".
     """
     text = decode_utf8(data)
     try:
@@ -149,13 +158,11 @@ def read_json_object(path, most_bytes=MOST_JSON_BYTES, is_pipe_allowed=False):
         is_pipe_allowed: whether it may be a pipe; then this waits for its writer.
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file holds something else; one sentence that begins with the path.
+        ValueError: the file holds something else; the message begins with the path.
     """
     data = read_bytes(path, most_bytes, is_pipe_allowed)
-    try:
+    with errors_begin_with(path):
         return parse_json_object(data)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def read_bytes(path, most_bytes, is_pipe_allowed=False):
@@ -170,19 +177,20 @@ def read_bytes(path, most_bytes, is_pipe_allowed=False):
 
 
 def json_bytes(document, most_bytes=MOST_JSON_BYTES, **layout):
-    """The JSON text of an object, checked against the rules of read_json_object.
+    """Return the JSON text of an object, checked against the rules of read_json_object.
 
     Args:
         document: a dict with text keys.
         most_bytes: as for read_json_object.
         layout: arguments of json.dumps.
     Raises:
-        ValueError: parse_json_object would refuse the text; one sentence without a subject.
+        ValueError: parse_json_object would refuse the text; the message is a sentence without its
+            subject.
     """
     data = json.dumps(document, **layout).encode() + b"\n"
     if len(data) > most_bytes:
-        raise ValueError(f"has {len(data)} bytes as JSON, more than the {most_bytes} that are "
-                         "read again")
+        raise ValueError(f"has {len(data)} bytes as JSON, more than the {most_bytes} that can "
+                         "be read back")
     parse_json_object(data)
     return data
 
@@ -194,16 +202,14 @@ def write_json_object(path, document, most_bytes=MOST_JSON_BYTES, **layout):
         OSError: the file cannot be written.
         ValueError: read_json_object would refuse the file; it is not written.
     """
-    try:
+    with errors_begin_with(path):
         data = json_bytes(document, most_bytes, **layout)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     with replacing(path) as file:
         file.write(data)
 
 
 def shown(value):
-    """The repr of a value from a file, shortened for an error message."""
+    """Return the repr of a value from a file, shortened for an error message."""
     return _SHORT.repr(value)
 
 

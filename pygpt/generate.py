@@ -1,4 +1,4 @@
-"""Sampling: one token after another, each drawn from the model's prediction for the next.
+"""Draws one token after another, each from the model's prediction for the next.
 
     logits -> penalize_repetition -> keep_top_k -> apply_temperature -> keep_top_p -> keep_min_p
            -> one of the tokens that are left, drawn in proportion to its weight
@@ -12,9 +12,9 @@ A model is anything with `config.n_positions`, `config.vocab_size`, `new_cache()
 import heapq
 import math
 import random
-import reprlib
 
-from pygpt.config import ConfigError, SampleConfig, token_id, token_ids, whole_number
+from pygpt.config import (ConfigError, SampleConfig, items_of, token_id, token_ids,
+                          whole_number)
 
 
 def generate(model, ids, max_new_tokens=64, *, stop=None, vocab_size=None, **settings):
@@ -22,10 +22,10 @@ def generate(model, ids, max_new_tokens=64, *, stop=None, vocab_size=None, **set
 
     Args:
         model: a GPT.
-        ids: sequence of 1..n_positions token ids, the prompt.
-        max_new_tokens: length of the continuation, at least 0.
-        stop: an id, or a collection of ids, that end the continuation and are not part of it; ():
-            nothing ends it early; None: the model's end_of_text does.
+        ids: a sequence of 1..n_positions token ids, the prompt.
+        max_new_tokens: the length of the continuation, at least 0.
+        stop: an id, or a collection of ids, each of which ends the continuation and is not part of
+            it; (): nothing ends it early; None: the model's end_of_text does.
         vocab_size: draw only ids below it, at least 1; None: any of the model's. A model may have
             more tokens than its tokenizer (GPT-2's 50257 are often padded to 50304): the
             tokenizer's vocab_size keeps to ids that it can decode.
@@ -60,21 +60,15 @@ def stream(model, ids, max_new_tokens=64, *, stop=None, vocab_size=None, **setti
 
 
 def end_ids(model, tokenizer):
-    """The ids that end a text, a tuple: the model's own, and the tokenizer's."""
+    """Return a tuple of the ids that end a text: the model's own, and the tokenizer's."""
     own, theirs = model.end_of_text, tokenizer.end_of_text
     own = () if own is None else own if isinstance(own, tuple) else (own,)
     return own if theirs is None or theirs in own else (*own, theirs)
 
 
 def _check_prompt(ids, config):
-    if isinstance(ids, (str, bytes, bytearray, dict, set, frozenset)):
-        raise ValueError(f"ids={reprlib.repr(ids)} is not a list of ids")
-    try:
-        ids = list(ids)
-    except (TypeError, NotImplementedError):  # not iterable; a matrix
-        raise ValueError(f"ids={reprlib.repr(ids)} is not a list of ids") from None
     ids = [token_id(f"ids[{position}]", token, config.vocab_size)
-           for position, token in enumerate(ids)]
+           for position, token in enumerate(items_of("ids", ids, "is not a list of ids"))]
     if not 1 <= len(ids) <= config.n_positions:
         raise ValueError(f"the prompt has {len(ids)} tokens; this model takes "
                          f"1..n_positions={config.n_positions}")
@@ -106,7 +100,7 @@ def draw(logits, settings, rng, context=()):
         logits: list of V floats; changed where repetition_penalty applies.
         settings: a SampleConfig.
         rng: a random.Random.
-        context: the ids that repetition_penalty applies to; those that have no logit are ignored.
+        context: the ids to which repetition_penalty applies; those without a logit are ignored.
     Returns:
         The token's id.
     Raises:
@@ -119,13 +113,13 @@ def draw(logits, settings, rng, context=()):
 
 
 def candidates(logits, settings, context=()):
-    """The tokens that may be drawn.
+    """Select the tokens that may be drawn, and give each a weight.
 
     Args:
         logits, settings, context: as those of draw; the logits are finite.
     Returns:
-        (tokens, weights): the likeliest first, of equally likely ones the lower id; their
-        probabilities as multiples of the likeliest one's.
+        (tokens, weights): the likeliest token first, of equally likely ones the lower id first.
+        A weight is a probability, divided by that of the likeliest token.
     """
     tokens, scores = range(len(logits)), logits
     for stage in STAGES:

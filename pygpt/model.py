@@ -12,8 +12,9 @@ import copy
 import itertools
 import math
 from dataclasses import replace
+from functools import cached_property
 
-from pygpt import nn
+from pygpt import generate, nn
 from pygpt.autograd import ops
 from pygpt.autograd.forward_pass import ForwardPass, current_cache, past_positions
 from pygpt.autograd.ids import as_int32, named_bad_ids
@@ -120,8 +121,8 @@ class Cache:
         past: the number of positions in it, 0..n_positions.
     """
 
-    def __init__(self, config, batch=1):
-        self._shape = (batch, config.n_positions, config.n_embd)
+    def __init__(self, config):
+        self._shape = (1, config.n_positions, config.n_embd)
         self.past, self._layers, self._next = 0, [], 0
 
     def from_first_layer(self):
@@ -156,6 +157,9 @@ class GPT(nn.Module):
             number stays the same. It is False at first.
     """
 
+    _steps = cached_property(StepCache)
+    _not_copied = {"_gradients", "_steps"}
+
     def __init__(self, config, seed=1337):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 64:
             raise ValueError(f"seed={seed!r} is not a whole number in [0, 2^64)")
@@ -168,14 +172,6 @@ class GPT(nn.Module):
         self.transformer = Transformer(config)
         self.dropout_seed, self.forward_passes, self.recompute = 0, 0, False
         self._end_of_text = None
-        self._steps = StepCache(self)
-
-    def __getstate__(self):
-        return {name: value for name, value in super().__getstate__().items() if name != "_steps"}
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._steps = StepCache(self)
 
     @one_at_a_time
     def __reduce_ex__(self, protocol):
@@ -197,12 +193,12 @@ class GPT(nn.Module):
                 and the field.
             MemoryError: the converted weights do not fit.
         """
-        config, weights = model_files.read_model(directory)
+        config, weights, end_of_text = model_files.read_model(directory, parameter_shapes)
         self = cls.__new__(cls)
         self._build(replace(config, **changes))
         for name, parameter in self.named_parameters():
             parameter.place(weights.pop(name).memory())
-        self.end_of_text = model_files.read_end_of_text(directory)
+        self.end_of_text = end_of_text
         return self.eval()
 
     @one_at_a_time
@@ -331,13 +327,11 @@ class GPT(nn.Module):
 
     def generate(self, ids, max_new_tokens=64, **options):
         """Return the ids that follow ids, a list of ints. Options and errors: generate.generate."""
-        from pygpt.generate import generate
-        return generate(self, ids, max_new_tokens, **options)
+        return generate.generate(self, ids, max_new_tokens, **options)
 
     def stream(self, ids, max_new_tokens=64, **options):
         """Like generate(), but yield each id as soon as it is chosen."""
-        from pygpt.generate import stream
-        return stream(self, ids, max_new_tokens, **options)
+        return generate.stream(self, ids, max_new_tokens, **options)
 
     # --------------------------------------------------------------------------------- inside ---
 
@@ -367,3 +361,15 @@ class GPT(nn.Module):
 
     def _seed(self):
         return ops.Seed(self.next_seed()) if self.dropout_shares() else None
+
+
+def parameter_shapes(config):
+    """Return {name: shape} of the parameters of a GPT. All blocks are alike, so only one is built,
+    without memory: config.json may claim more layers or channels than the memory can hold."""
+    model = GPT.__new__(GPT)
+    model._build(replace(config, n_layer=1))
+    shapes = {}
+    for name, parameter in model.named_parameters():
+        layers = range(config.n_layer if ".h.0." in name else 1)
+        shapes |= {name.replace(".h.0.", f".h.{layer}."): parameter.shape for layer in layers}
+    return shapes

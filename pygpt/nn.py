@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from functools import partial
 
 from pygpt.autograd import forward_pass, ops
@@ -13,15 +14,19 @@ from pygpt.parameters import Gradients, Layout, Parameter, fill
 _PLAIN = {int, float, bool, str, type(None)}  # types of attributes that contain no module
 
 
-def _inside(name, value, seen):
-    """Yield (dotted name, Parameter or Module) for value itself, or for the items of a container.
-    Each container is visited once, because it may contain itself."""
-    if isinstance(value, (Parameter, Module)):
-        yield name, value
-    elif isinstance(value, (list, tuple, dict)) and id(value) not in seen:
-        seen.add(id(value))
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _inside(f"{name}.{key}", item, seen)
+def _walk(owner, prefix, seen):
+    """Yield (dotted name, Parameter or Module) for all that lies in a module or a container, each
+    once. `seen` holds the id()s of the objects met before: a container may contain itself."""
+    items = vars(owner) if isinstance(owner, Module) else owner
+    for key, item in items.items() if isinstance(items, dict) else enumerate(items):
+        if id(item) in seen or not isinstance(item, (Parameter, Module, list, tuple, dict)):
+            continue
+        seen.add(id(item))
+        name = f"{prefix}{key}"
+        if isinstance(item, (Parameter, Module)):
+            yield name, item
+        if not isinstance(item, Parameter):
+            yield from _walk(item, name + ".", seen)
 
 
 class Module:
@@ -32,6 +37,7 @@ class Module:
 
     training = True
     _gradients = None
+    _not_copied = {"_gradients"}
 
     def __call__(self, *inputs):
         """Return forward(*inputs). If the pass recomputes this module, the backward pass runs it
@@ -39,21 +45,18 @@ class Module:
         """
         current = forward_pass.current()
         if current is not None and id(self) in current.recomputed:
-            return recomputed(partial(current.resume, self._unless_changed()), *inputs)
-        return self._entered(*inputs)
+            run = partial(self._run_unchanged, watched(self, with_places=False))
+            return recomputed(partial(current.resume, run), *inputs)
+        return self._run(*inputs)
 
-    def _unless_changed(self):
-        """Return a function that runs the module. It raises ValueError if the module changed."""
-        before = watched(self, with_places=False)
+    def _run_unchanged(self, before, *inputs):
+        """Run the module; raise ValueError if it has changed since watched() returned `before`."""
+        if watched(self, with_places=False) != before:
+            raise ValueError(f"backward(): a {type(self).__name__} that is to be recomputed "
+                             "has changed since the forward pass; compute the loss again")
+        return self._run(*inputs)
 
-        def entered(*inputs):
-            if watched(self, with_places=False) != before:
-                raise ValueError(f"backward(): a {type(self).__name__} that is to be recomputed "
-                                 "has changed since the forward pass; compute the loss again")
-            return self._entered(*inputs)
-        return entered
-
-    def _entered(self, *inputs):
+    def _run(self, *inputs):
         watcher = forward_pass.watcher()
         return self.forward(*inputs) if watcher is None else watcher(self, inputs)
 
@@ -66,43 +69,30 @@ class Module:
         return twin
 
     def __getstate__(self):
-        """Return the attributes that a copy of the module gets: all except the gradients."""
-        return {name: value for name, value in vars(self).items() if name != "_gradients"}
-
-    def _walk(self, prefix, seen):
-        """Yield (dotted name, Parameter or Module inside this one), each once."""
-        for attribute, value in vars(self).items():
-            for name, item in _inside(prefix + attribute, value, seen):
-                if id(item) not in seen:
-                    seen.add(id(item))
-                    yield name, item
-                    if isinstance(item, Module):
-                        yield from item._walk(name + ".", seen)
+        """Return the attributes that a copy of the module gets: all except `_not_copied`."""
+        return {name: value for name, value in vars(self).items() if name not in self._not_copied}
 
     def named_parameters(self, prefix=""):
         """Yield (dotted name, Parameter), in the order in which attributes were set."""
-        for name, item in self._walk(prefix, {id(self)}):
+        for name, item in _walk(self, prefix, {id(self)}):
             if isinstance(item, Parameter):
                 yield name, item
 
     def parameter_ids(self):
         """Return the set of id()s of the parameters. It is fast enough to be called in every step,
         which named_parameters() is not."""
-        found, waiting, seen = set(), [self], set()
+        found, seen, waiting = set(), set(), [self]
         while waiting:
             value = waiting.pop()
-            if id(value) in seen:
+            if type(value) in _PLAIN or id(value) in seen:
                 continue
             seen.add(id(value))
-            if isinstance(value, Module):
-                value = vars(value)
-            for item in value.values() if isinstance(value, dict) else value:
-                if type(item) in _PLAIN:
-                    continue
-                if isinstance(item, Parameter):
-                    found.add(id(item))
-                elif isinstance(item, (Module, list, tuple, dict)):
-                    waiting.append(item)
+            if isinstance(value, Parameter):
+                found.add(id(value))
+            elif isinstance(value, (Module, dict)):
+                waiting.extend((value if isinstance(value, dict) else vars(value)).values())
+            elif isinstance(value, (list, tuple)):
+                waiting.extend(value)
         return found
 
     def modules(self):
@@ -114,7 +104,7 @@ class Module:
         """Yield (dotted name, Module) of this module, whose name is the prefix, and those inside
         it, each once."""
         yield prefix, self
-        for name, item in self._walk(prefix and prefix + ".", {id(self)}):
+        for name, item in _walk(self, prefix and prefix + ".", {id(self)}):
             if isinstance(item, Module):
                 yield name, item
 
@@ -145,7 +135,7 @@ class Module:
         """
         cell, named = ops.Seed(seed), list(self.named_parameters())
         if any(p.layout is None for _, p in named):
-            self._flatten(named, copy=False)
+            self._flatten(named, keeps_values=False)
         for stream, (_, p) in enumerate(named):
             if p.std is None:
                 fill(p.ptr, p.size, p.fill)
@@ -166,7 +156,7 @@ class Module:
         named = list(self.named_parameters())
         layout = self._common_layout(named)
         if layout is None or len(layout.entries) != len(named):
-            layout = self._flatten(named, copy=True)
+            layout = self._flatten(named, keeps_values=True)
         return layout
 
     def values(self):
@@ -190,16 +180,17 @@ class Module:
         layout = named[0][1].layout
         return layout if all(p.layout is layout for _, p in named) else None
 
-    def _flatten(self, named, copy):
-        """Move the parameters to new flat buffers of this module."""
+    def _flatten(self, named, keeps_values):
+        """Move the parameters to new flat buffers of this module, with their values if
+        keeps_values is true."""
         own = {id(p) for _, p in named}
         for name, p in named:
-            if p.layout and not p.layout.is_whole_of(own):
+            if p.layout and not p.layout.is_contained_in(own):
                 raise ValueError(
                     f"{type(self).__name__}: its parameter {name!r} lies in the flat buffers of a "
                     "larger model; give the optimizer that whole model, not a part of it")
         layout = Layout(self, named)
-        for _, p, offset in layout.entries if copy else ():
+        for _, p, offset in layout.entries if keeps_values else ():
             layout.values.view[offset:offset + 4 * p.size] = p.flat().cast("B")
         for _, p, offset in layout.entries:
             p.place(layout.values, offset, layout)
@@ -209,6 +200,7 @@ class Module:
 # ------------------------------------------------------------------------------------- watched ---
 
 _RECORDABLE = {}  # {class: its functions when it was defined}
+_UNWATCHED = {"training", "_gradients"}  # attributes on which no recorded call depends
 
 
 def recordable(cls):
@@ -223,7 +215,7 @@ def recordable(cls):
 
 
 def is_as_written(cls, name):
-    """Whether a class's function of this name is a recordable class's, and not replaced since."""
+    """Return whether a class has its function of this name from a recordable class, unreplaced."""
     return any(written.get(name) is getattr(cls, name) and vars(home).get(name) is written[name]
                for home, written in _RECORDABLE.items() if issubclass(cls, home))
 
@@ -240,56 +232,40 @@ def watched(module, with_places=True):
         whose class is not recordable or has had a function replaced, or an attribute that is
         neither a module, a parameter, a plain value nor a list, tuple or dict of these.
     """
-    found, known, seen = [], {}, set()
-
-    def entry_of(p):
-        return (p, p.node, p.memory, p.offset, p.leaf.memory) if with_places else (p, p.node)
-
-    def note(value):
+    found, known, seen, waiting = [], {}, set(), [module]
+    while waiting:
+        value = waiting.pop()
         kind = type(value)
         if kind in _PLAIN:
-            found.extend((kind, value))
+            found += kind, value
         elif kind is Parameter:
-            found.extend(entry_of(value))
+            found += value, value.node
+            if with_places:
+                found += value.memory, value.offset, value.leaf.memory
         elif kind in (list, tuple, dict):
-            found.extend((kind, len(value)))
-            if id(value) in seen:  # it is in the list already, and may contain itself
-                return True
-            seen.add(id(value))
-            items = value if kind is not dict else [x for pair in value.items() for x in pair]
-            return all(map(note, items))
+            found += kind, len(value)
+            if id(value) not in seen:  # it may contain itself
+                seen.add(id(value))
+                waiting += itertools.chain(*value.items()) if kind is dict else value
         elif isinstance(value, Module):
-            return note_module(value, kind)
+            if kind not in known:
+                known[kind] = kind in _RECORDABLE and all(
+                    vars(kind).get(name) is written
+                    for name, written in _RECORDABLE[kind].items())
+            if not known[kind]:
+                return None
+            found.append(value)
+            if id(value) not in seen:
+                seen.add(id(value))
+                for name, item in vars(value).items():
+                    if name not in _UNWATCHED:
+                        found.append(name)
+                        waiting.append(item)
         elif dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen:
             found.append(value)
         else:
-            return False
-        return True
-
-    def note_module(module, kind):
-        if kind not in known:
-            written = _RECORDABLE.get(kind)
-            known[kind] = written is not None and all(
-                vars(kind).get(name) is function for name, function in written.items())
-        found.append(module)
-        if not known[kind] or id(module) in seen:
-            return known[kind]
-        seen.add(id(module))
-        for name, item in vars(module).items():
-            kind = type(item)
-            if kind is Parameter:
-                found.append(name)
-                found.extend(entry_of(item))
-            elif kind in _PLAIN:
-                if name != "training":
-                    found.extend((name, kind, item))
-            elif name != "_gradients":
-                found.append(name)
-                if not note(item):
-                    return False
-        return True
-
-    return found if note(module) else None
+            return None
+    return found
 
 
 # ------------------------------------------------------------------------------------- layers ---

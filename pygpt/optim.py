@@ -136,7 +136,7 @@ class Optimizer:
 
     def _has_gradients(self):
         if not self.layout.current:
-            raise ValueError(f"{type(self).__name__}: the model's parameters have come to other "
+            raise ValueError(f"{type(self).__name__}: the model's parameters have moved to other "
                              "memory, as when it became part of a larger model; make a new "
                              "optimizer")
         return self._gradients.complete()

@@ -21,7 +21,7 @@ ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 
 
 class Parameter(Tensor):
-    """A tensor to be trained. It has no memory until its module is initialised or loaded.
+    """A tensor that is trained. It has no memory until its module is initialised or loaded.
 
     With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer does not change
     it. Pickling and copying a parameter copies its values, not its gradient. Nothing detects a
@@ -44,7 +44,7 @@ class Parameter(Tensor):
         self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
         self.size, self.node = prod(self.shape), Leaf(self.shape)
         self.leaf = self.node
-        self.layout = self.remake = self.deferred = None
+        self.layout = self.recompute = self.deferred = None
 
     def __getattr__(self, name):
         if name in ("memory", "ptr", "offset"):
@@ -54,8 +54,19 @@ class Parameter(Tensor):
 
     @one_at_a_time
     def __reduce_ex__(self, protocol):
-        data = self.flat().tobytes() if _has_values(self) else None
-        return _restored, (self.shape, self.std, self.fill, self.requires_grad, data)
+        try:
+            data = self.flat().tobytes()
+        except ValueError:  # it has no values yet
+            data = None
+        return Parameter, (self.shape, self.std, self.fill), (self.requires_grad, data)
+
+    def __setstate__(self, state):
+        requires_grad, data = state
+        if data is not None:
+            memory = Memory(len(data))
+            memory.view[:] = data
+            self.place(memory)
+        self.requires_grad = requires_grad
 
     def place(self, memory, offset=0, layout=None):
         """Make it a view of memory from byte `offset` on. With a layout, memory is its values."""
@@ -65,28 +76,19 @@ class Parameter(Tensor):
         self.ptr = memory.pointer("f", offset)
 
 
-def _has_values(parameter):
-    try:
-        return parameter.memory is not None
-    except ValueError:
-        return False
-
-
-def _restored(shape, std, fill, requires_grad, data):
-    """Make a parameter from its pickled parts, in memory of its own."""
-    parameter = Parameter(shape, std, fill)
-    if data is not None:
-        memory = Memory(len(data))
-        memory.view[:] = data
-        parameter.place(memory)
-    parameter.requires_grad = requires_grad
-    return parameter
-
-
 def fill(pointer, n, value):
     """Set each of the n floats at pointer to `value`."""
     cell = Tensor(value)
     check(lib.sum_backward(pointer, cell.ptr, n, 0))  # this kernel copies one number to all places
+
+
+def _padded(n):
+    """Return the number of floats that n floats take with the gap after them."""
+    return -(-n // ALIGN) * ALIGN
+
+
+def _is_vector(parameter):
+    return len(parameter.shape) < 2
 
 
 class Layout:
@@ -103,38 +105,34 @@ class Layout:
 
     def __init__(self, module, named):
         self._module = weakref.ref(module)
-        matrices = [(name, p) for name, p in named if len(p.shape) >= 2]
-        vectors = [(name, p) for name, p in named if len(p.shape) < 2]
-        self.entries, self.n = [], 0
-        for group in matrices, vectors:
-            for name, parameter in group:
-                self.entries.append((name, parameter, 4 * self.n))
-                self.n += -(-parameter.size // ALIGN) * ALIGN
-            if group is matrices:
+        self.entries, self.n, self.n_decay = [], 0, 0
+        for name, parameter in sorted(named, key=lambda item: _is_vector(item[1])):
+            self.entries.append((name, parameter, 4 * self.n))
+            self.n += _padded(parameter.size)
+            if not _is_vector(parameter):
                 self.n_decay = self.n
         self.values, self.gradients, self.current = self.buffer(), None, True
         self._ids = {id(parameter) for _, parameter, _ in self.entries}
 
-    def is_whole_of(self, parameters):
-        """Whether the given parameters, a set of id()s, include all that its module still has. Then
-        no other module needs them to stay in their place."""
+    def is_contained_in(self, parameters):
+        """Return whether all parameters that the module of this layout still has are among those
+        given, a set of id()s. If so, no other module needs them to stay in their place."""
         module = self._module()
         return module is None or all(id(p) in parameters for _, p in module.named_parameters())
 
     def holds(self, module):
-        """Whether all parameters of a module lie here."""
+        """Return whether all parameters of a module lie here."""
         return self.current and module.parameter_ids() <= self._ids
 
     def trained_spans(self):
         """List (first float, number of floats, number of floats in matrices) of each stretch of the
         buffers that holds no frozen parameter."""
         spans, start = [], 0
-        edges = [(offset // 4, offset // 4 + -(-p.size // ALIGN) * ALIGN)
+        edges = [(offset // 4, offset // 4 + _padded(p.size))
                  for _, p, offset in self.entries if not p.requires_grad]
         for frozen, after in [*edges, (self.n, self.n)]:
             if frozen > start:
-                spans.append((start, frozen - start,
-                              max(0, min(frozen, self.n_decay) - start)))
+                spans.append((start, frozen - start, max(0, min(frozen, self.n_decay) - start)))
             start = after
         return spans
 

@@ -1,4 +1,4 @@
-"""What tests share: the state they run in, how hypothesis searches, a training run, the threads.
+"""Prepares the tests: the state that they run in, how hypothesis searches, and shared fixtures.
 
 A process inherits more than its arguments: nohup ignores SIGHUP, a shell's background job ignores
 Ctrl-C, a scheduler blocks signals, CI sets OMP_NUM_THREADS. The state that the tests and their
@@ -8,10 +8,12 @@ left as they are: they say which library is tested.
 Examples are derived from the test itself, so every run tries the same ones and none is stored.
 """
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -52,7 +54,7 @@ def set_state():
 
 
 def forget_warning_filters():
-    """Where -W or PYTHONWARNINGS ask for others, go back to the filters that Python begins with."""
+    """Restore the filters that Python begins with, if -W or PYTHONWARNINGS asked for others."""
     if ASKED_FOR_WARNINGS:
         sys.warnoptions.clear()
         warnings.resetwarnings()
@@ -62,14 +64,20 @@ def forget_warning_filters():
 
 
 def pytest_configure(config):
-    """Once more: pytest puts back the filters that were there before it read this file."""
+    """Forget the filters again: pytest restores those that it found before it read this file."""
     forget_warning_filters()
 
 
 set_state()
 
+import tokenizerfiles  # noqa: E402
+from runs import stop_after  # noqa: E402
+
 from pygpt.backend import kernels as library  # noqa: E402
+from pygpt.checkpoint import weights  # noqa: E402
 from pygpt.config import TrainConfig  # noqa: E402
+from pygpt.tokenizer import BPETokenizer  # noqa: E402
+from pygpt.training.trainer import train  # noqa: E402
 
 hypothesis.settings.register_profile(
     "pygpt", derandomize=True, database=None, deadline=None, max_examples=25,
@@ -81,7 +89,7 @@ TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(12) for b in range(
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Makes the TrainConfig of a run that takes a fraction of a second."""
+    """Return a function that makes the TrainConfig of a run of a fraction of a second."""
     (tmp_path / "text").write_text(TEXT)
 
     def config(**changes):
@@ -94,15 +102,110 @@ def tiny(tmp_path):
 
 
 @pytest.fixture
+def whole(tiny, tmp_path):
+    """Train ten steps without a stop; return the run's directory."""
+    train(tiny(out=tmp_path / "whole"))
+    return tmp_path / "whole"
+
+
+@pytest.fixture
+def stopped(tiny, tmp_path):
+    """Train the same run, stop after nine steps, so best is not last; return its directory."""
+    train(tiny(keep=2), [stop_after(9)])
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def run(tiny):
+    """Return a function that trains one step of a tiny run of 1000 and returns its records."""
+    def run(resume=False, force=False, **changes):
+        records = []
+        settings = dict(n_layer=1, n_head=1, n_embd=8, max_steps=1000, eval_interval=1)
+        callbacks = [records.append, lambda record: record["event"] == "step"]
+        train(tiny(**settings | changes), callbacks, resume=resume, force=force)
+        return records
+    return run
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Return a function that puts bytes in place of standard input."""
+    return lambda data: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """Return a function that makes a FIFO, writes to it once, and returns its path."""
+    def fifo(name, data):
+        path = tmp_path / name
+        os.mkfifo(path)
+
+        def write():
+            try:
+                path.write_bytes(data)
+            except OSError:  # its reader closed it early
+                pass
+        threading.Thread(target=write, daemon=True).start()
+        return path
+    return fifo
+
+
+@pytest.fixture
+def long_texts(monkeypatch):
+    """Count every text as long, so that its tokens go to a file."""
+    monkeypatch.setattr("pygpt.data.token_file.IN_MEMORY", 100)
+    monkeypatch.setattr("pygpt.data.dataset.IN_MEMORY", 100)
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """Learn a tokenizer of 261 ids; the id 260 is <|endoftext|>."""
+    return BPETokenizer.train(tokenizerfiles.TEXT, 261, ["<|endoftext|>"])
+
+
+@pytest.fixture
+def older(plain, tmp_path):
+    """Return a directory that holds vocab.json and merges.txt alone."""
+    plain.save_pretrained(tmp_path)
+    for name in (tokenizerfiles.MAIN, tokenizerfiles.CONFIG):
+        (tmp_path / name).unlink()
+    return tmp_path
+
+
+@pytest.fixture
+def newer(plain, tmp_path):
+    """Return a directory that holds only a tokenizer.json, with [PAD] as an added token."""
+    BPETokenizer(plain._vocab, plain._merges, plain.special_tokens,
+                 {"[PAD]": 261}).save_pretrained(tmp_path)
+    for name in ("vocab.json", "merges.txt", tokenizerfiles.CONFIG):
+        (tmp_path / name).unlink()
+    return tmp_path
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Return a list that gets the size in bytes of each piece of memory taken to open a model."""
+    sizes, Memory = [], weights.Memory
+
+    def counted(nbytes, buffer=None):
+        if buffer is None:
+            sizes.append(nbytes)
+        return Memory(nbytes, buffer)
+
+    monkeypatch.setattr(weights, "Memory", counted)
+    return sizes
+
+
+@pytest.fixture
 def kernels():
-    """pygpt.kernels, with the number of threads put back afterwards."""
+    """Return pygpt.backend.kernels, and restore its number of threads after the test."""
     with library.use_threads(library.get_num_threads()):
         yield library
 
 
 @pytest.fixture(autouse=True)
 def no_process_left(monkeypatch):
-    """A test that fails half-way leaves none of its processes behind."""
+    """End the processes that a test leaves behind when it fails half-way."""
     started, start = [], subprocess.Popen.__init__
 
     def noted(self, *args, **options):

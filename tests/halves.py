@@ -1,21 +1,22 @@
 """Runs the tests in two processes, one for each half of them, for two cores: `make test`.
 
-The first half are the tests of numbers (kernels, ops, tape, tokenizers), the second those of runs,
-files and the command line. Arguments go to both. The second half's output is shown as it comes, the
-first's after it. `python -m pytest` runs all tests in one process.
+The first half tests numbers (kernels, ops, tape, tokenizers), the second runs, files and the
+command line. Both get the arguments. The second half prints its output as it runs; that of the
+first follows. `python -m pytest` runs all tests in one process.
 """
 
 import pathlib
 import subprocess
 import sys
 
-NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "tape", "edits", "model", "bpe",
-           "tokenizer", "tokenizer_files", "added_tokens", "generate", "nn", "optim", "recompute",
-           "program", "tensor", "convert", "ladder", "layers", "docs")
+NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "op_misuse", "backward", "tape",
+           "edits", "model", "bpe", "special_tokens", "tokenizer", "tokenizer_files",
+           "added_tokens", "refused_tokens", "generate", "nn", "optim", "recompute", "program",
+           "tensor", "convert", "ladder", "layers", "docs")
 
 
 def main():
-    """Run both halves; the status is the first that is not 0."""
+    """Run both halves; return the first status that is not 0."""
     tests = pathlib.Path(__file__).parent
     first = [str(tests / f"test_{name}.py") for name in NUMBERS]
     second = sorted({str(path) for path in tests.glob("test_*.py")} - set(first))

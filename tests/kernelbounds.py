@@ -1,12 +1,10 @@
-"""How far from the exact result each kernel may be: derived from its inputs, element by element.
+"""Derives from each kernel's inputs how far each element of its result may be from the exact one.
 
 A float32 operation is off by at most UNIT = 2^-24 of its result. So a sum of n products, in
 whatever order and blocking, is off by at most (n + 1) UNIT sum|a||b| to first order; the bounds
-here are that, carried through each formula. The small integers count the roundings of the final
+here carry that through each formula. The small integers count the roundings of the final
 operations, rounded up. Each function takes the arguments and the reference's outputs (accumulate 0)
-and returns {output: Bound}; an output without one is unspecified. Uses math, the reference and
-kernelcheck.py; used by kernelcases.py.
-"""
+and returns {output: Bound}; an output without one is unspecified. """
 
 from math import expm1, pi, sqrt
 from types import SimpleNamespace
@@ -31,7 +29,7 @@ def without(a, *names):
 
 
 def of_terms(kernel, steps):
-    """For results that are sums of products: the reference on absolute values gives sum|a||b|."""
+    """Bound sums of products: the reference on absolute values gives sum|a||b|."""
     def bound(a, value):
         magnitudes = {name: [abs(v) for v in x] if isinstance(x, list) and name not in
                       ("ids", "targets", "seed") else x for name, x in vars(a).items()}
@@ -96,7 +94,7 @@ def linear_backward_input(a, value):
 # --------------------------------------------------------------------- softmax, cross-entropy ---
 
 def softmax_errors(x, x_errors=None):
-    """For p = softmax(x) with absolute errors in x: (p, relative errors of p, error of the lse)."""
+    """Return (p, relative errors of p, error of the lse) for p = softmax(x) with errors in x."""
     # exp(x_j - top) sees the error of x_j and the rounding of its scaled argument; an error of
     # `top` is common to all and cancels. The sum of n positive terms carries the p-weighted mean of
     # their relative errors and its own roundings; 2 n allows for rescaling when the maximum moves.
@@ -149,7 +147,7 @@ def _losses(a, value, logits, errors):
 
 
 def _dlogits(a, logits, errors):
-    """dlogits and their errors, row by row."""
+    """Yield the dlogits and their errors, row by row."""
     for row, row_errors, target in zip(logits, errors, a.targets):
         p, relative, _ = softmax_errors(row, row_errors)
         scale = abs(a.dloss[0]) / _rows_counted(a) if target != a.ignore_index else 0.0
@@ -202,7 +200,7 @@ def linear_cross_entropy_backward(a, value):
 # ----------------------------------------------------------------------------------- attention ---
 
 def _attention_row(query, keys):
-    """Scores of one query and their errors; keys[j] is a slice of HS numbers."""
+    """Return the scores of one query and their errors; keys[j] is a slice of HS numbers."""
     scale = 1 / sqrt(len(query) or 1)
     scores = [dot(query, k) * scale for k in keys]
     return scores, [(len(query) + 3) * UNIT * abs_dot(query, k) * scale for k in keys]

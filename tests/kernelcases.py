@@ -1,7 +1,7 @@
-"""The table of kernel cases: for each kernel the shapes, sizes, values and error bound to try.
+"""Lists the kernel cases: for each kernel the shapes, sizes, values and error bound to test.
 
 A shape is written as in the header, "B T 3 C"; the types and the argument order come from the
-header. Uses hypothesis, kernelcheck.py and kernelbounds.py; used by test_kernels*.py.
+header.
 """
 
 from array import array
@@ -31,7 +31,7 @@ def _constant(rng):
     return lambda: value
 
 
-VALUES = {  # name -> what makes a source of numbers from a random generator
+VALUES = {  # {name: function that makes a source of numbers from a random generator}
     "normal": lambda rng: lambda: rng.gauss(0, 1),
     "large": lambda rng: lambda: rng.gauss(0, 80),
     "tiny": lambda rng: lambda: rng.gauss(0, 1e-12),
@@ -43,7 +43,7 @@ VALUES = {  # name -> what makes a source of numbers from a random generator
 
 @dataclass(frozen=True)
 class Case:
-    """How to try one kernel.
+    """Describes how to test one kernel.
 
     Args:
         label: the kernel's name, then a word when there are several cases of it.
@@ -85,7 +85,7 @@ class Case:
         return [int(d) if d.isdigit() else args[d] for d in self.shapes[name].split()]
 
     def arguments(self, sizes, values, absent, seed):
-        """All arguments in order, flags 0; `values` picks from VALUES for each float pointer."""
+        """Return all arguments in order, flags 0; `values` gives a name in VALUES per pointer."""
         rng = Random(seed)
         sizes = {**sizes, **self.derive(sizes), **self.fixed, "stream": rng.getrandbits(64)}
         sizes.update({flag: 0 for flag in flags_of(self.kernel)} | self.fixed)
@@ -111,7 +111,7 @@ class Case:
 
     @st.composite
     def drawn(draw, self):
-        """A strategy for the arguments; sizes and kinds of value shrink, the numbers do not."""
+        """Return a strategy for the arguments, which shrinks sizes and kinds of value."""
         sizes = {name: draw(strategy) for name, strategy in self.sizes.items()}
         kinds = st.just("normal") if draw(st.booleans()) else st.sampled_from(list(VALUES))
         values = {p.name: draw(kinds) for p in KERNELS[self.kernel]
@@ -120,18 +120,18 @@ class Case:
         return self.arguments(sizes, values, absent, draw(st.integers(0, 2 ** 16)))
 
     def chosen(self, sizes, absent=(), kind="normal"):
-        """One kind of number at the given sizes; what sizes leaves out is TYPICAL."""
+        """Return arguments of one kind of number; a size that is not given is TYPICAL."""
         sizes = {name: sizes.get(name, TYPICAL.get(name, 7)) for name in self.sizes}
         values = {p.name: kind for p in KERNELS[self.kernel]}
         return self.arguments(sizes, values, absent, seed=sum(map(ord, self.label)))
 
     def outcome(self, args):
-        """(reference outputs, bounds) for accumulate 0."""
+        """Return (reference outputs, bounds) for accumulate 0."""
         value = run_reference(self.kernel, args, self.inout)
         return value, self.bound(SimpleNamespace(**args), value)
 
     def sampled(self, args):
-        """(arguments for the sampled sub-problem, {pointer: flat positions of its elements})."""
+        """Return (arguments of the sampled part, {pointer: flat positions of its elements})."""
         chosen = {}
         for name, count in self.sample.items():  # both ends and evenly between
             size = args[name]
@@ -160,7 +160,7 @@ def _seed_may_be_null(args, rng):
 
 
 def _attention_forward_first(args, rng):
-    """out and lse must be the forward's, as the backward is given them."""
+    """Replace out and lse by those of the forward pass, which the backward pass requires."""
     _seed_may_be_null(args, rng)
     forward = {p.name: args.get(p.name) for p in KERNELS["attention_forward"]}
     outputs = run_reference("attention_forward", forward)
@@ -191,14 +191,14 @@ def _adamw_state(args, rng):
 
 
 def _ignore_some(args, rng):
-    """Some targets are ignore_index, which may be a token's id or no id at all."""
+    """Make some targets ignore_index, which may be a token's id or no id at all."""
     if rng.random() < 0.7:
         args["targets"] = [args["ignore_index"] if rng.random() < 0.3 else target
                            for target in args["targets"]]
 
 
 def _finite_halves(args, rng):
-    """Bits that are neither infinite nor NaN in float16 or bfloat16; test_convert.py has those."""
+    """Draw bits that are finite in float16 and bfloat16; test_convert.py has the others."""
     args["inp"] = [x & ~0x4000 if x & 0x7C00 == 0x7C00 else x for x in args["inp"]]
 
 
@@ -215,7 +215,7 @@ def _with_targets(**sizes):
 
 
 def _with_vocabulary(**sizes):
-    """At least one token, so that ids exist."""
+    """Ask for at least one token, so that ids exist."""
     return {**sizes, "V": st.integers(1, 9) | st.sampled_from(EDGES)}
 
 

@@ -1,8 +1,7 @@
-"""Calling one kernel in C and in Python, and saying where the two differ.
+"""Calls one kernel in C and in Python, and reports where the two differ.
 
 Arguments are a dict in the order of csrc/pygpt.h, which is parsed here: a list for a pointer, None
-for NULL, a number otherwise. Uses the header, pygpt.reference, sharing.py and, when handed over,
-pygpt.kernels; used by the kernel tests and by kernelcases.py.
+for NULL, a number otherwise.
 """
 
 import itertools
@@ -22,7 +21,7 @@ THREADS = (1, 2, 3) if HAS_THREADS else (1,)
 SERIAL = ("sum_forward", "sum_backward")
 
 UNIT = 2.0 ** -24   # the largest relative error of one rounding to float32
-FLOOR = 2.0 ** -110  # what flushing a denormal may cost, times factors of up to 65536
+FLOOR = 2.0 ** -110  # flushing a denormal may cost this, times factors of up to 65536
 
 Param = namedtuple("Param", "ctype name pointer output")
 
@@ -32,9 +31,9 @@ Bound = namedtuple("Bound", "steps magnitudes extra unit", defaults=(None, UNIT)
 
 
 def declared_kernels():
-    """name -> [Param] for every kernel of pygpt.h on arrays of numbers.
+    """Return {name: [Param]} of every kernel of pygpt.h on arrays of numbers.
 
-    What starts with pygpt_ is the runtime's, with bpe_ the tokenizer's, which test_bpe.py tests.
+    Names with pygpt_ belong to the runtime, names with bpe_ to the tokenizer (test_bpe.py).
     """
     text = re.sub(r"/\*.*?\*/|^#.*?$", "", HEADER.read_text(), flags=re.DOTALL | re.MULTILINE)
     kernels = {}
@@ -53,7 +52,7 @@ KERNELS = declared_kernels()
 
 
 def accumulate_flag(kernel, output):
-    """The name of the flag that says whether this output is added to, or None if it never is."""
+    """Return the flag that says whether to add to this output, or None if there is none."""
     specific = {"dinp": ("accumulate_input",), "dwte": ("accumulate_wte",),
                 "dwpe": ("accumulate_wpe",), "dweight": ("accumulate_params", "accumulate_weight"),
                 "dbias": ("accumulate_params",)}
@@ -73,7 +72,7 @@ def flag_settings(kernel):
 
 
 def run_reference(kernel, args, inout=()):
-    """The outputs of the Python loops on copies of args, with what they may not read set to NaN."""
+    """Run the Python loops on copies of args, in which what they may not read is NaN."""
     work = {}
     for p in KERNELS[kernel]:
         value = args[p.name]
@@ -87,7 +86,7 @@ def run_reference(kernel, args, inout=()):
 
 
 class Guarded:
-    """`count` elements of C memory between margins of bytes 0xFF: NaN as a float, -1 as an id.
+    """Holds `count` elements of C memory between margins of 0xFF: NaN as a float, -1 as an id.
 
     Without values the elements are 0xFF as well, so a result that depends on old contents is NaN.
     Misaligned by one element on request; the contract promises no alignment.
@@ -124,7 +123,7 @@ class Guarded:
 
 
 class CCall:
-    """One kernel with its inputs in guarded memory, to be run under several ISAs and threads."""
+    """Holds a kernel and its inputs in guarded memory, to run under several ISAs and threads."""
 
     def __init__(self, kernels, kernel, args, inout=(), aliases=None, misaligned=False):
         self.kernels, self.kernel, self.args = kernels, kernel, args
@@ -137,11 +136,11 @@ class CCall:
         return Guarded(self.kernels.ffi, p.ctype, count, values, self.misaligned)
 
     def sizes(self):
-        """The arguments that are numbers."""
+        """Return the arguments that are numbers."""
         return {p.name: self.args[p.name] for p in KERNELS[self.kernel] if not p.pointer}
 
     def run(self, flags):
-        """(return code, {output name: Guarded}); margins and inputs are checked here."""
+        """Return (return code, {output name: Guarded}) after a check of margins and inputs."""
         args = {**self.args, **flags}
         memory = dict(self.inputs)
         for p in KERNELS[self.kernel]:
@@ -170,8 +169,8 @@ class CCall:
 def run_everywhere(kernels, call, flags, large=False):
     """Yield (isa, outputs of the call) for each ISA, the bits being the same for all THREADS.
 
-    However small the call, it is shared out among them wherever it can be cut. A large one must be
-    without being asked to be, in each of its jobs.
+    A call of any size is shared out among the threads wherever it can be divided. A large one must
+    be shared out by itself, in each of its jobs.
     """
     for isa in kernels.isa_names():
         with kernels.use_isa(isa):
@@ -188,7 +187,7 @@ def run_everywhere(kernels, call, flags, large=False):
 
 
 def run_shared(call, flags, threads, large):
-    """What call.run gives, of small jobs that are shared out or large ones that must have been."""
+    """Return call.run(), with small jobs shared out, or with large ones checked to be."""
     if not large:
         with small_jobs_shared():
             return call.run(flags)
@@ -204,7 +203,7 @@ def run_shared(call, flags, threads, large):
 
 
 def assert_within(got, want, bound, old, where):
-    """Every |got - want| is within its bound; `old` is what was accumulated onto, or None."""
+    """Check each |got - want| against its bound; `old` is what was accumulated onto, or None."""
     assert len(got) == len(want) == len(bound.magnitudes), f"{where}: lengths differ"
     for i, (g, w) in enumerate(zip(got, want)):
         before = old[i] if old else 0.0

@@ -1,8 +1,8 @@
-"""How many threads took part: a test of several threads asks here, so that it can't pass on one.
+"""Counts the threads that took part in a kernel, so that a test of several can't pass with one.
 
-Small jobs are one thread's, as to start the others costs more than they save, so a test either has
-sizes that are shared out by themselves or lets all jobs be. Without OpenMP, and on the reference
-backend, there is one thread, and what needs more is skipped. Uses pygpt.kernels.
+A kernel gives a small job to one thread, as starting the others costs more than they save. A test
+therefore either uses sizes that are shared out anyway or has all jobs shared out. Without OpenMP,
+and on the reference backend, there is one thread, and tests that need more are skipped.
 """
 
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ needs_threads = pytest.mark.skipif(
 
 
 def sharing():
-    """(fewest, most) threads that a kernel's job was shared out among since the last call; or 0."""
+    """Return the (fewest, most) threads that shared a kernel's job since the last call, or 0."""
     least, most = kernels.ffi.new("int *"), kernels.ffi.new("int *")
     kernels.lib.pygpt_sharing(least, most)
     return least[0], most[0]
@@ -25,7 +25,7 @@ def sharing():
 
 @contextmanager
 def small_jobs_shared():
-    """Within the block, jobs of every size are shared out among the threads that are set."""
+    """Within the block, share jobs of every size out among the threads that are set."""
     if kernels.ffi is not None:
         kernels.lib.pygpt_share_all(1)
     try:
@@ -39,7 +39,7 @@ def small_jobs_shared():
 def shared_among(threads):
     """Within the block, use this many threads for jobs of every size; some job must employ them.
 
-    Where there are no threads to be had, the block runs on one.
+    Without OpenMP the block runs on one thread.
     """
     with kernels.use_threads(threads), small_jobs_shared():
         if HAS_THREADS:

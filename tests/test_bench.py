@@ -1,7 +1,7 @@
-"""Every benchmark runs, for a moment: a signature that changes here must not break one unseen.
+"""Runs every benchmark for a moment, so that no changed signature breaks one unseen.
 
-Each of tests/bench runs beside a stand-in of its peer, and beside the peer itself where that is
-installed. What is measured in such a moment says nothing and is not looked at; what is compared is.
+Each file of tests/bench runs beside a stand-in for its peer, and beside the peer itself where that
+is installed. A measurement this short means nothing and is ignored; the comparisons count.
 test_growth.py runs `pygpt bench --growth`, test_ladder.py `make ladder`.
 """
 
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import python
 
 import pygpt
 from conftest import TEXT
@@ -37,7 +38,7 @@ needs_c = pytest.mark.skipif(kernels.ffi is None, reason="measures the C kernels
 
 @pytest.fixture
 def modules(monkeypatch):
-    """tests/bench on the module path, and nothing of it imported, before and after."""
+    """Put tests/bench on the module path; forget its modules before and after."""
     def forget():
         for name in (*PEERS, *NEEDS, "peers"):
             sys.modules.pop(name, None)
@@ -50,7 +51,7 @@ def modules(monkeypatch):
 
 @pytest.fixture(params=["stand-in", "peer"])
 def opened(request, modules, monkeypatch):
-    """A function that imports a benchmark beside its peer or beside the stand-in."""
+    """Return a function that imports a benchmark beside its peer or beside the stand-in."""
     def load(name):
         peer = PEERS[name]
         if request.param == "stand-in":
@@ -183,14 +184,13 @@ def test_tokenizer_speed(opened, monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_that_is_missing_is_one_line(name, tmp_path):
-    """In a process that cannot import any of the libraries."""
+    """Run it in a process that cannot import any of the libraries."""
     missing = sorted({library for names in NEEDS.values() for library in names})
     code = (f"import runpy, sys; sys.modules.update(dict.fromkeys({missing!r})); "
             f"sys.argv = [{str(BENCH / (name + '.py'))!r}, *sys.argv[1:]]; "
             "runpy.run_path(sys.argv[0], run_name='__main__')")
     arguments = [tmp_path, tmp_path / "text"] if name == "tokenizer_speed" else []
-    result = subprocess.run([sys.executable, "-c", code, *map(str, arguments)],
-                            capture_output=True, text=True, cwd=tmp_path)
+    result = python(code, *arguments, cwd=tmp_path)
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.startswith(f"{name}: error: ") and result.stderr.count("\n") == 1
     assert "is not installed (pip install " in result.stderr
@@ -203,7 +203,7 @@ def test_there_is_a_test_for_every_benchmark():
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_stand_in_offers_what_is_used_of_the_peer(name):
-    """Every name that a benchmark takes from its peer stands in both files, arguments too."""
+    """Find every name, and its arguments, that a benchmark takes from its peer in both files."""
     peer = PEERS[name]
     real, standin = (defined(parsed(BENCH / folder / f"{peer}.py")) for folder in ("", "standin"))
     used = {node.attr for node in ast.walk(parsed(BENCH / f"{name}.py"))
@@ -220,7 +220,7 @@ def parsed(path):
 
 
 def defined(node, prefix=""):
-    """{name: names of its arguments, or None} of what the body of a module or class defines."""
+    """Map each name that a module's or class's body defines to its arguments' names, or None."""
     names = {}
     for part in node.body:
         if isinstance(part, ast.ClassDef):
@@ -250,7 +250,7 @@ def test_pygpt_bench(monkeypatch, capsys, dropout):
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_a_target_runs_is_there(target):
-    """make says what it would run; a file or a command of pygpt in it exists."""
+    """Ask make for the commands it would run: each file or command of pygpt in them exists."""
     said = subprocess.run(["make", "-n", target], cwd=TOP, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     words = said.stdout.split()

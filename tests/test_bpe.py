@@ -1,25 +1,21 @@
-"""Byte-level BPE: pieces, merging and learning, in C and by definition; special tokens; streams."""
+"""Tests byte-level BPE: its pieces, its merges and how they are learned, in C and in Python."""
 
-import os
 import random
-import subprocess
-import sys
 import time
-import tracemalloc
 import unicodedata
-from itertools import repeat
 
 import pytest
+from commands import python
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pygpt import BPETokenizer
 from pygpt.tokenizer import bpe_c, bpe_python, unicode
-from pygpt.tokenizer.text import SpecialTokens, parts
+from pygpt.tokenizer.text import BLOCK
 
 BOTH = pytest.mark.parametrize("work", [bpe_c, bpe_python], ids=["c", "python"])
 
-# Text in which every rule of the pattern is met, and bytes that are not UTF-8 at all.
+# Text that meets every rule of the pattern, and bytes that are not UTF-8.
 CHARACTERS = st.one_of(st.sampled_from("ab stmdvrel' '\n\t\u00a0\u3000.!1²Ⅷ٣é中😀\u0301\x1c\x85"),
                        st.characters(exclude_categories=["Cs"]))
 PARTS = st.one_of(
@@ -30,7 +26,7 @@ BYTES = st.lists(PARTS, max_size=30).map(b"".join)
 
 
 def spelled(merges):
-    """The bytes of each token that merges make."""
+    """Return the bytes of each token that merges make."""
     tokens = [bytes([byte]) for byte in range(256)]
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
@@ -125,7 +121,7 @@ def test_the_example_in_bpe_python(work):
 
 @st.composite
 def vocabularies(draw):
-    """(tokens, merges): merges that a text asks for, in any order."""
+    """Draw (tokens, merges) with merges that a text calls for, in any order."""
     counts = draw(st.dictionaries(BYTES, st.integers(0, 9), max_size=6))
     learned = bpe_python.train(counts, draw(st.integers(0, 30)))
     tokens = [*spelled(learned), b""]
@@ -143,7 +139,7 @@ def test_merging_agrees_with_the_definition(vocabulary, data):
 
 @pytest.mark.parametrize("length", [63, 64, 65, 66, 200])
 def test_short_and_long_pieces_merge_alike(length):
-    """On both sides of the length at which a heap takes over."""
+    """Merge pieces on both sides of the length at which a heap takes over."""
     rng = random.Random(length)
     learned = bpe_python.train({bytes(rng.choices(b"ab", k=80)): 1 for _ in range(9)}, 40)
     tokens, merges = spelled(learned), [(*pair, 256 + i) for i, pair in enumerate(learned)]
@@ -178,7 +174,7 @@ def test_text_longer_than_a_block_has_the_ids_of_its_pieces():
     words = ["".join(rng.choices("abcdefgh", k=rng.randint(1, 9))) for _ in range(200)]
     text = " ".join(rng.choices(words, k=150_000))
     tokenizer = BPETokenizer.train(text[:5000], 500)
-    assert len(text) > bpe_c._BLOCK * 2
+    assert len(text) > BLOCK * 2
     expected = [index for piece in bpe_c.split(text.encode())
                 for index in tokenizer.encode(piece.decode())]
     assert tokenizer.encode(text) == expected
@@ -253,7 +249,7 @@ def test_nothing_is_learned_from_special_tokens():
     ((300, "<s>"), "is not a sequence of strings"),
     ((300, [""]), "'' is not a text of one character"),
     ((300, ["\ud800"]), "is not a text"),
-    ((300, ["x"]), "'x' is how the files spell another token"),
+    ((300, ["x"]), "'x' is the files' spelling of another token"),
 ])
 def test_bad_arguments_of_training_are_named(arguments, complaint):
     with pytest.raises(ValueError, match=complaint):
@@ -269,136 +265,6 @@ def test_a_file_that_is_not_text_is_named_with_the_byte(tmp_path):
         BPETokenizer.train(tmp_path / "none", 300)
 
 
-# ------------------------------------------------------------------------------- special tokens ---
-
-SPECIAL = ["<|end|>", "<|e", "<|end|><|end|>", "|>", "😀x"]
-
-
-@pytest.fixture(scope="module")
-def special():
-    return BPETokenizer.train("the end of the text is the end " * 3, 300, SPECIAL)
-
-
-def test_special_tokens_count_when_they_are_allowed(special):
-    end = special.special_tokens["<|end|>"]
-    assert special.encode("a<|end|>b", allowed_special={"<|end|>"}) == [97, end, 98]
-    assert special.encode("a<|end|>b", allowed_special="all") == [97, end, 98]
-    assert special.encode("<|end|>", disallowed_special=()) != [end]
-    assert special.decode([97, end]) == "a<|end|>"
-    with pytest.raises(ValueError, match=r"'<\|end\|>' at position 5, .* allowed_special="):
-        special.encode("text <|end|>")
-    with pytest.raises(ValueError, match="position 70004"):
-        list(special.encode_iterable(["aaaa" + " a" * 35_000, "<|end", "|>"]))
-    assert special.encode("a< |end|", disallowed_special="all") == special.encode("a< |end|")
-    with pytest.raises(ValueError, match="'end'"):
-        special.encode("the end", disallowed_special={"end"})
-
-
-def test_of_special_tokens_at_one_place_the_longest_counts(special):
-    ids = special.special_tokens
-    assert special.encode("<|end|><|end|><|end|><|e", allowed_special="all") == [
-        ids["<|end|><|end|>"], ids["<|end|>"], ids["<|e"]]
-    assert special.encode("<|end|>", allowed_special={"<|e", "|>"}, disallowed_special=()) == [
-        ids["<|e"], *special.encode("nd"), ids["|>"]]
-
-
-@given(st.lists(st.sampled_from(["<|end|>", "<|e", "<|", "|>", "n", "d", " ", "\ud83d", "\ude00",
-                                 "x", "end of", "\n "])), st.sets(st.sampled_from(SPECIAL)))
-def test_a_stream_finds_the_same_special_tokens(special, chunks, allowed):
-    whole = special.encode("".join(chunks), allowed, ())
-    assert list(special.encode_iterable(chunks, allowed, ())) == whole
-    for block in (1, 4, 9):  # as if parts of this many bytes were long
-        found = []
-        for part in parts(chunks, SpecialTokens(allowed), bpe_c.last_boundary, block):
-            found += ([special.special_tokens[part]] if isinstance(part, str)
-                      else special.encode(part.decode(), (), ()))
-        assert found == whole
-
-
-def tokens_by_definition(text, names):
-    """The places and names of the special tokens, tried one by one at every place."""
-    found, place = [], 0
-    while place < len(text):
-        name = max((name for name in names if text.startswith(name, place)), key=len, default="")
-        if name:
-            found.append((place, name))
-        place += len(name) or 1
-    return found
-
-
-PIECES = st.text("ab<|", min_size=1, max_size=5)
-
-
-@given(st.sets(PIECES, max_size=12), st.lists(PIECES, max_size=30))
-def test_special_tokens_are_found_where_the_definition_finds_them(names, chunks):
-    text = "".join(chunks)
-    expected = tokens_by_definition(text, names)
-    assert list(SpecialTokens(names).matches(text)) == expected
-    for block in (1, 7, 1 << 16):
-        found, place = [], 0
-        for part in parts(iter(chunks), SpecialTokens(names), bpe_c.last_boundary, block):
-            found += [(place, part)] if isinstance(part, str) else []
-            place += len(part)
-        assert (found, place) == (expected, len(text))
-
-
-@pytest.mark.parametrize("names", [
-    [f"<|{i}|>" for i in range(500)],
-    [chr(0x4e00 + i) + "x" for i in range(500)],
-    [" " * i for i in range(1, 500)],
-    ["ab" * i + end for i in range(1, 200) for end in ("", "c", "-d", ".")],
-    ["x" * 100_000, "x"],
-], ids=["one beginning", "many beginnings", "runs", "nested", "long"])
-def test_any_number_of_special_tokens_is_found(names):
-    text = "ab" * 150 + "c 7 <|7|>" + "".join(names[::7]) + " " * 700 + "<|499|>"
-    assert list(SpecialTokens(names).matches(text)) == tokens_by_definition(text, names)
-
-
-def process_time(work):
-    """Seconds that the process computes for, the least of five times."""
-    seconds = []
-    for _ in range(5):
-        start = time.process_time()
-        work()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
-
-
-FOUND, ABSENT = ["<s>"], ["<pad>", "[", "é", *(f"<|{i}|>" for i in range(100))]
-
-
-@pytest.mark.parametrize("names, text, size", [
-    (FOUND + ABSENT, "a<s>", 1),
-    (FOUND + ABSENT, "<s>", 1 << 30),
-    (["<s>", "<s><s>", "<s>a"], "<s>a <s><s>", 64),
-    (["<s>", "x" * 20_000], "a<s>", 4),
-    (["x" * 1000 + "y", "x" * 1000 + "z"], "x", 1 << 30),
-], ids=["absent, tiny chunks", "absent, one chunk", "overlapping", "long", "near misses"])
-def test_the_work_of_a_search_grows_as_the_text_does(names, text, size):
-    """Eight times the text: about 8 times the work, and 64 times were it quadratic."""
-    special = SpecialTokens(names)
-
-    def search(times):
-        whole = text * times
-        chunks = [whole[i:i + size] for i in range(0, len(whole), size)]
-        return lambda: sum(1 for _ in parts(chunks, special, bpe_c.last_boundary))
-
-    n = 1000
-    assert process_time(search(8 * n)) < 24 * process_time(search(n))
-
-
-def test_a_stream_takes_little_memory():
-    tokenizer = BPETokenizer.train("some words to stream ", 280)
-    chunk = "some words to stream, " * 4000
-    each = len(tokenizer.encode(chunk))
-    tracemalloc.start()
-    count = sum(1 for _ in tokenizer.encode_iterable(repeat(chunk, 60)))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 60 * each
-    assert peak < 30 * len(chunk)  # the ids alone would take more than that, were they kept
-
-
 # ----------------------------------------------------------------------------- the slow backend ---
 
 def test_the_reference_backend_gives_the_same_ids():
@@ -407,10 +273,7 @@ def test_the_reference_backend_gives_the_same_ids():
             "print(t._algorithm.__name__, t.encode('these themes <s>', 'all'))\n")
     outputs = {}
     for backend in ("c", "reference"):
-        environment = os.environ | {"PYGPT_BACKEND": backend,
-                                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                                env=environment, timeout=60)
+        result = python(code, PYGPT_BACKEND=backend)
         assert result.returncode == 0, result.stderr
         work, outputs[backend] = result.stdout.split(" ", 1)
         assert work == "pygpt.tokenizer." + {"c": "bpe_c"}.get(backend, "bpe_python")

@@ -1,7 +1,7 @@
-"""The build without a compiler, and what makes it build again. No C is compiled here.
+"""Tests the build without a compiler, and the changes that cause a rebuild. Compiles no C.
 
-Each test works in a copy of the source tree. Builds with real compilers, and installs, take longer:
-they are in tests/install (`make test-install`). Needs setuptools.
+Each test works in a copy of the source tree. tests/install has the builds with real compilers,
+which take longer (`make test-install`). Needs setuptools.
 """
 
 import os
@@ -18,7 +18,7 @@ pytest.importorskip("setuptools")
 TOP = Path(__file__).parent.parent
 MISSING = "pygpt: error: no C compiler: 'no-such-cc' not found"
 BUILD = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-# A compiler that writes down its arguments and makes an empty file of what it is asked for.
+# A compiler that records its arguments and makes an empty file as its output.
 FAKE_COMPILER = """#!/bin/sh
 echo "$@" >> "{log}"
 while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done
@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of what a clone holds, without anything built."""
+    """Copy the files of a clone, without anything built."""
     ignore = shutil.ignore_patterns("*.so", "__pycache__", "_kernels.c")
     for name in ("csrc", "pygpt", "tests"):
         shutil.copytree(TOP / name, tmp_path / "tree" / name, ignore=ignore)
@@ -38,7 +38,7 @@ def tree(tmp_path):
 
 
 def run(tree, command, **env):
-    """The finished command, with the environment's own choices about building taken away."""
+    """Run a command to its end, without the environment's choices about building."""
     kept = {name: value for name, value in os.environ.items()
             if name not in ("CC", "CFLAGS", "LDSHARED") and not name.startswith(("PYGPT_", "MAKE"))}
     return subprocess.run(command, cwd=tree, env={**kept, **env}, capture_output=True, text=True,
@@ -46,7 +46,7 @@ def run(tree, command, **env):
 
 
 def make(tree, target):
-    """`make target` with this Python in the virtual environment's place."""
+    """Return the command of `make target` that uses this Python, not the environment's."""
     venv = tree / ".venv"
     venv.mkdir(exist_ok=True)
     (venv / ".installed").touch()
@@ -94,7 +94,7 @@ def test_what_makes_it_build_again(tree, tmp_path):
         cc.chmod(0o755)
 
     def compiled(cc=first, **env):
-        """The kernel sources that a build compiles, and its last command to compile or link."""
+        """Return the kernel sources that a build compiles, and its last compiler command."""
         log.write_text("")
         result = run(tree, BUILD, CC=str(cc), **env)
         assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: in a process of its own, bad input included."""
+"""Tests the command line as a user runs it: in a process of its own, bad input included."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TINY = ("--n-layer 1 --n-head 2 --n-embd 16 --n-positions 16 --batch-size 4 --ma
 
 
 def contents(directory):
-    """Every file below a directory, with its bytes."""
+    """Map every file below a directory to its bytes."""
     return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
@@ -39,7 +39,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, text):
-    """(the finished process, its output directory)."""
+    """Train once; return (the finished process, its output directory)."""
     out = tmp_path_factory.mktemp("run") / "out"
     return pygpt("train", "--data", text, "--out", out, *TINY), out
 
@@ -107,7 +107,7 @@ def test_the_reference_trains_the_same_toy(text, tmp_path):
 
 
 def test_train_needs_no_flag():
-    """Without running it: the defaults are a valid run on a text that is there."""
+    """Check, without a run, that the defaults are valid and that their text exists."""
     assert TrainConfig().data == () and TrainConfig().out == "out"
 
 

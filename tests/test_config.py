@@ -1,4 +1,4 @@
-"""config: ranges, conflicts, presets, and the schedule of the learning rate."""
+"""Tests config: ranges, conflicts, presets, and the schedule of the learning rate."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Whatever state the tests are started in, conftest.py gives them the one that they rely on."""
+"""Tests that conftest.py gives the tests the state they rely on, from whatever state they start."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_the_state_that_tests_rely_on(before, tmp_path):
 
 
 def test_no_process_is_left(no_process_left, request):
-    """The fixture, run to its end by hand, ends a process that still runs."""
+    """Run the fixture to its end by hand: it ends a process that still runs."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     fixture = request.node._request._get_active_fixturedef("no_process_left")
     fixture.finish(request.node._request)

@@ -1,4 +1,4 @@
-"""float16 and bfloat16 to float32 and back: every bit pattern, every place where rounding turns.
+"""Tests float16 and bfloat16 to float32 and back: all bit patterns, all ties of rounding.
 
 In C and in the reference; test_kernels.py adds sizes, threads and margins. Needs the built library.
 """
@@ -17,7 +17,7 @@ LARGEST = 3.4028234663852886e38  # of float32
 
 
 def in_c(kernels, kernel, values, code_in, code_out):
-    """(status, results) of a kernel on a list."""
+    """Return (status, results) of a kernel on a list."""
     size = array(code_out).itemsize
     inp, out = kernels.Memory(len(values) * array(code_in).itemsize), kernels.Memory(
         len(values) * size)
@@ -32,7 +32,7 @@ def in_python(kernel, values):
 
 
 def value_of(name, bits):
-    """What 16 bits stand for, by another way than the kernels'."""
+    """Return the number that 16 bits stand for, computed in another way than the kernels'."""
     if name == "float16":
         return struct.unpack("<e", struct.pack("<H", bits))[0]
     return struct.unpack("<f", struct.pack("<HH", 0, bits))[0]
@@ -62,7 +62,7 @@ def test_every_number_is_written_back_to_its_bits(kernels, name, infinity):
 
 
 def float32_beside(x, direction):
-    """The float32 next to a positive one, away from 0 or towards it."""
+    """Return the float32 next to a positive one, away from 0 or towards it."""
     return struct.unpack("<f", struct.pack("<i", struct.unpack("<i", struct.pack("<f", x))[0]
                                            + direction))[0]
 

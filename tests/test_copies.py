@@ -1,13 +1,11 @@
-"""Tokenizers, stream decoders and settings are copied, pickled and sent to other processes."""
+"""Copies and pickles tokenizers, stream decoders and settings, and sends them to processes."""
 
 import copy
 import multiprocessing
-import os
 import pickle
-import subprocess
-import sys
 
 import pytest
+from commands import python
 
 from pygpt import BPETokenizer, ByteTokenizer, CharTokenizer, GPTConfig, Tokenizer, TrainConfig
 from pygpt.config import SampleConfig
@@ -91,7 +89,7 @@ def test_a_pickle_of_bpe_holds_no_compiled_table():
 
 @pytest.mark.parametrize("backend", ["c", "reference"])
 def test_a_pickle_opens_on_another_backend(backend):
-    """It goes there and comes back."""
+    """Send a pickle to the other backend and back."""
     code = ("import pickle, sys\n"
             "tokenizer, decoder = pickle.load(sys.stdin.buffer)\n"
             "work, text = tokenizer._algorithm.__name__, decoder.feed(0xa9)\n"
@@ -99,10 +97,7 @@ def test_a_pickle_opens_on_another_backend(backend):
             "pickle.dump((tokenizer, work, text, ids), sys.stdout.buffer)\n")
     decoder = StreamDecoder(ByteTokenizer())
     decoder.feed(0xC3)
-    environment = os.environ | {"PYGPT_BACKEND": backend,
-                                "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    result = subprocess.run([sys.executable, "-c", code], input=pickle.dumps((bpe(), decoder)),
-                            capture_output=True, env=environment, timeout=60)
+    result = python(code, input=pickle.dumps((bpe(), decoder)), PYGPT_BACKEND=backend)
     assert result.returncode == 0, result.stderr
     tokenizer, work, text, ids = pickle.loads(result.stdout)
     assert work == "pygpt.tokenizer." + {"c": "bpe_c"}.get(backend, "bpe_python") and text == "é"

@@ -1,12 +1,12 @@
-"""corpus, tokens, dataset: text as people have it becomes tokens, and a bad byte is named."""
+"""Tests corpus and dataset: texts as people have them become tokens, and a bad byte is named."""
 
 import io
 import os
 import pickle
-import sys
 from array import array
 
 import pytest
+from runs import records_of, text_of
 
 from pygpt.data import token_file
 from pygpt.config import ConfigError, TrainConfig
@@ -14,11 +14,6 @@ from pygpt.data.corpus import Corpus, DataError, python_reference
 from pygpt.data.dataset import Dataset
 from pygpt.cli.terminal import Reporter
 from pygpt.tokenizer import CharTokenizer
-from pygpt.training.trainer import train
-
-
-def text_of(*paths, **options):
-    return "".join(Corpus([str(path) for path in paths], **options).joined())
 
 
 def dataset(tmp_path, **settings):
@@ -77,8 +72,8 @@ def test_a_character_across_two_parts(tmp_path):
     assert text_of(tmp_path / "a") == content
 
 
-def test_standard_input_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abcabc" * 20)))
+def test_standard_input_is_kept(tmp_path, stdin):
+    stdin(b"abcabc" * 20)
     data = dataset(tmp_path, data="-")
     assert data.tokenizer.decode(data.train) == ("abcabc" * 20)[:108]
     assert not (tmp_path / "out" / "stdin.txt").exists()
@@ -114,11 +109,10 @@ def test_progress_with_a_long_text_is_told(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / name).write_text("ä" * 500)
     (tmp_path / "short").write_text("ä" * 500)
-    records = []
     config = TrainConfig(data=[tmp_path / "a", tmp_path / "b"], val_data=tmp_path / "short",
                          out=tmp_path / "out", n_layer=1, n_head=1, n_embd=8, n_positions=8,
                          max_steps=1, sample_interval=0)
-    train(config, [records.append])
+    records = records_of(config)
     told = [record for record in records if record["event"] == "prepare"]
     assert told == records[: len(told)]
     for purpose in ("vocabulary", "tokens"):
@@ -137,7 +131,7 @@ def test_wide_vocabularies_take_four_bytes():
 
 
 class WithEnd(CharTokenizer):
-    """A tokenizer with an end-of-text token, as far as encoding goes."""
+    """Stands in for a tokenizer with an end-of-text token; it can only encode."""
 
     special_tokens = {"<|endoftext|>": 9}
     vocab_size = 10
@@ -151,8 +145,9 @@ def test_an_end_of_text_token_keeps_documents_apart(tmp_path):
     for name in "ab":
         (tmp_path / name).write_text(name * 2)
     corpus = Corpus([str(tmp_path / "a"), str(tmp_path / "b")])
-    assert token_file.encode(corpus, WithEnd("ab"), tmp_path).tolist() == [0, 0, 9, 1, 1, 9]
-    assert token_file.encode(corpus, CharTokenizer("ab\n"), tmp_path).tolist() == [0, 0, 2, 1, 1]
+    files = token_file.TokenFiles(tmp_path)
+    assert files.encode(corpus, WithEnd("ab")).tolist() == [0, 0, 9, 1, 1, 9]
+    assert files.encode(corpus, CharTokenizer("ab\n")).tolist() == [0, 0, 2, 1, 1]
 
 
 def test_a_nanogpt_directory_is_taken_as_it_is(tmp_path):
@@ -198,12 +193,12 @@ class Malicious:
 def test_a_foreign_meta_file_is_data_only(tmp_path, content):
     array("H", range(20)).tofile(open(tmp_path / "train.bin", "wb"))
     (tmp_path / "meta.pkl").write_bytes(content)
-    with pytest.raises(DataError, match="meta.pkl: is no vocabulary of characters"):
+    with pytest.raises(DataError, match="meta.pkl: is not a vocabulary of characters"):
         dataset(tmp_path, data=tmp_path / "train.bin")
 
 
 def test_bad_token_files(tmp_path):
-    for content, part in ((b"", "0 bytes"), (b"abc", "3 bytes are no tokens of 2 bytes each")):
+    for content, part in ((b"", "0 bytes"), (b"abc", "3 bytes are not one or more tokens")):
         (tmp_path / "x.bin").write_bytes(content)
         with pytest.raises(DataError, match=part):
             token_file.map_tokens(tmp_path / "x.bin", "H")

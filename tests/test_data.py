@@ -1,4 +1,4 @@
-"""data: splitting, and batches that cover an epoch and depend on the seed alone."""
+"""Tests the split of the data, and batches that cover an epoch and depend on the seed alone."""
 
 from array import array
 
@@ -11,7 +11,7 @@ from pygpt.data.batches import TrainingBatches, split, validation_batches
 
 
 def tokens(n):
-    """Tokens whose value is their place, so that a window shows where it was cut."""
+    """Return tokens whose value is their position, so that a window shows where it begins."""
     return memoryview(array("i", range(n)))
 
 

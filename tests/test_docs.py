@@ -1,4 +1,4 @@
-"""Documents name files that exist, links that resolve, and code that runs."""
+"""Checks that documents name files that exist, links that resolve, and code that runs."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recorded steps under random edits of the model give what running op by op gives, bit for bit.
+"""Compares recorded steps of a randomly edited model, bit for bit, with running op by op.
 
 Two copies of a model are edited alike between steps, layers removed, exchanged, wrapped, frozen,
 their settings changed. One records its steps and replays them; the other cannot, for it holds an
@@ -12,6 +12,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import bits, draw_ids
 
 import pygpt
 from pygpt import nn
@@ -28,7 +29,7 @@ LIMIT = [0.0]  # read by Peeking
 
 
 class Halved(nn.Module):
-    """A layer of somebody else's making: with a constant that Python writes."""
+    """Divides by a constant that Python writes, as a user's own layer may."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -39,7 +40,7 @@ class Halved(nn.Module):
 
 @nn.recordable
 class Quarter(Halved):
-    """The same, which promises that its calls may be recorded."""
+    """Does the same, and promises that its calls may be recorded."""
 
     def __call__(self, x):
         return ops.scale(self.inner(x), 0.25)
@@ -181,15 +182,11 @@ EDITS = [remove, append, replace, tie, wrap(Halved), wrap(Quarter), wrap(Peeking
          lose_a_loss]
 
 
-def bits(tensor):
-    return None if tensor is None else tensor.flat().tobytes()
-
-
 def step(model, seed, way):
-    """The bits of a loss, and of every gradient after its backward pass."""
+    """Return the bits of a loss, and of every gradient after its backward pass."""
     rng = random.Random(seed)
     B, T = rng.choice(((1, 3), (2, 8)))
-    ids, targets = ([[rng.randrange(11) for _ in range(T)] for _ in range(B)] for _ in range(2))
+    ids, targets = draw_ids(rng, B, T), draw_ids(rng, B, T)
     targets[0][0] = rng.choice((-100, 1))
     if way == "both at once":
         loss = Tensor(model.loss_and_grad(ids, targets, scale=0.5))
@@ -201,7 +198,7 @@ def step(model, seed, way):
 
 
 def twins():
-    """(a model that records, one that runs op by op)."""
+    """Return a model that records and one that runs op by op."""
     recorded = GPT(CONFIG, seed=5)
     recorded.eval()
     eager = copy.deepcopy(recorded)
@@ -238,7 +235,7 @@ def test_every_edit_alone(edit, way):
 
 
 def test_most_steps_are_replayed():
-    """The twins above would agree as well if nothing were ever recorded."""
+    """Count the replays: the models above would agree as well if nothing were recorded."""
     model, _ = twins()
     for seed in 0, 1, 0, 1:
         step(model, seed, "plain")
@@ -293,7 +290,7 @@ def test_a_loss_of_parameters_that_moved_is_refused_or_right():
     around.inner = model
     around.more = nn.Linear(2, 2).initialise(1)
     pygpt.AdamW(around)
-    with pytest.raises(ValueError, match="have come to other memory"):
+    with pytest.raises(ValueError, match="have moved to other memory"):
         loss.backward()
 
 

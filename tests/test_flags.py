@@ -1,16 +1,14 @@
-"""Flags: the names that messages give settings, and the proposals for flags that do not exist."""
+"""Tests flags: the names that messages give settings, and proposals for unknown flags."""
 
 import argparse
 import json
 import math
 import os
 import shlex
-import subprocess
-import sys
 from dataclasses import fields
 
 import pytest
-from commands import ENVIRONMENT, assert_refused, pygpt
+from commands import assert_refused, pygpt, python
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +19,7 @@ from pygpt.config import SampleConfig, TrainConfig, number_type
 
 
 def parser_of(*words):
-    """The parser that reads a command's flags."""
+    """Return the parser that reads a command's flags."""
     return main.parse(list(words)).command
 
 
@@ -49,7 +47,7 @@ BENCH, LEARN = parser_of("bench"), parser_of("tokenizer", "train", "--out", "x")
     ("learning_rate=nan must be", "--learning-rate nan must be"),
     ("learning_rate=-1e-05, beta1=1.5.", "--learning-rate -1e-05, --beta1 1.5."),
     ("(val_fraction=0.1)", "(--val-fraction 0.1)"),
-    # what is no setting of this command, or part of a path, stays
+    # other words, and parts of paths, stay
     ("the model has vocab_size=96", "the model has vocab_size=96"),
     ("runs/seed=3/x: No such file", "runs/seed=3/x: No such file"),
     ("a-seed=3 seed=3.txt seed=3/x", "a-seed=3 seed=3.txt seed=3/x"),
@@ -79,7 +77,7 @@ def test_a_setting_from_a_file_is_said_to_be_from_it():
 
 @pytest.mark.parametrize("parser, config_class", [(TRAIN, TrainConfig), (SAMPLE, SampleConfig)])
 def test_every_setting_is_told_as_its_flag(parser, config_class):
-    """Each setting is given the wrong types and values; what is said of them speaks of flags."""
+    """Give each setting wrong types and values: every message speaks of flags."""
     refused = set()
     for f in fields(config_class):
         for value in (-1, math.nan, math.inf, "", "x", (), ("",), None, 5, [1], 1e300, 10 ** 30):
@@ -221,7 +219,7 @@ def test_the_version_is_printed():
 # ------------------------------------------------------------------ a flag given more than once ---
 
 def every_flag():
-    """(the command's words, action) of each flag of each command."""
+    """Yield (the command's words, action) for each flag of each command."""
     def below(parser, words):
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
@@ -269,8 +267,7 @@ def test_help_imports_nothing_that_takes_time():
     code = ("import sys; from pygpt.cli.main import main; "
             "main({words!r}); print('MODULES', *sorted(sys.modules))")
     for words in (["--help"], ["train", "--help"], ["tokenizer", "train", "--help"], ["--version"]):
-        result = subprocess.run([sys.executable, "-c", code.format(words=words)],
-                                capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
+        result = python(code.format(words=words))
         assert result.returncode == 0, result.stderr
         modules = set(result.stdout.rpartition("MODULES")[2].split())
         assert "pygpt.cli" in modules

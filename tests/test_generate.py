@@ -1,4 +1,4 @@
-"""generate: what may be drawn, how often it is, and what is done when the context is full."""
+"""Tests generate: the tokens it may draw, how often it does, and a context that is full."""
 
 import json
 import math
@@ -19,7 +19,7 @@ LOGITS = [0.0, 2.0, 1.0, 2.0, -1.0]
 
 
 class Counting:
-    """A stand-in for GPT: the next token is the sum of those the model sees, modulo vocab_size."""
+    """Stands in for GPT: the next token is the sum of those that it sees, modulo vocab_size."""
 
     def __init__(self, n_positions=4, vocab_size=7):
         self.config = GPTConfig(vocab_size=vocab_size, n_positions=n_positions)
@@ -157,7 +157,7 @@ def test_without_stop_the_models_end_of_text_ends_the_sequence(end, ids):
 
 
 class Six:
-    """An integer of a kind of its own, as NumPy's are."""
+    """Is an integer that is no int, as NumPy's are."""
 
     def __index__(self):
         return 6
@@ -224,7 +224,7 @@ def test_only_ids_below_vocab_size_are_drawn():
         return generate(Counting(), [6, 5], 40, temperature=15, top_k=0, top_p=1, seed=1,
                         **settings)
 
-    for penalty in (1.0, 1.5):  # which passes over the prompt's ids that cannot be drawn
+    for penalty in (1.0, 1.5):  # which ignores the prompt's ids that cannot be drawn
         assert set(sample(vocab_size=3, repetition_penalty=penalty)) == {0, 1, 2}
     assert max(sample()) == 6 and sample() == sample(vocab_size=7) == sample(vocab_size=99)
     assert generate(Counting(), [1], 4, vocab_size=1) == [0] * 4
@@ -298,7 +298,7 @@ def test_a_bad_setting_is_refused_at_once(settings, message):
 # ----------------------------------------------------------------- where a model's text ends ---
 
 def saved(directory, **changes):
-    """A model's directory, whose config.json is changed."""
+    """Save a model and change its config.json; return the directory."""
     model = GPT(GPTConfig(vocab_size=20, n_positions=4, n_embd=8, n_layer=1, n_head=1))
     model.save_pretrained(directory)
     path = directory / "config.json"
@@ -355,8 +355,8 @@ def test_the_end_of_text_is_checked_when_it_is_set(tmp_path):
 def test_save_pretrained_writes_the_models_own_end_unless_another_is_given(tmp_path):
     model = GPT(GPTConfig(vocab_size=20, n_positions=4, n_embd=8, n_layer=1, n_head=1))
     model.end_of_text = 3
-    for given, written in ((None, 3), (4, 4), ((4, 5), [4, 5])):
-        model.save_pretrained(tmp_path, end_of_text=given)
+    for end, written in ((None, 3), (4, 4), ((4, 5), [4, 5])):
+        model.save_pretrained(tmp_path, end_of_text=end)
         assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] == written
     assert model.end_of_text == 3
 

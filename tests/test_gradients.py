@@ -1,7 +1,7 @@
-"""Every backward kernel of the reference against central finite differences, in double precision.
+"""Checks every backward kernel of the reference against central differences in double precision.
 
-The C kernels are held to the reference by test_kernels.py, so this is what their gradients rest on.
-A `_backward` kernel that GRADIENTS leaves out fails a test.
+test_kernels.py compares the C kernels with the reference, so their gradients rest on this file. A
+`_backward` kernel that GRADIENTS leaves out fails a test.
 """
 
 from collections import namedtuple
@@ -40,7 +40,7 @@ GRADIENTS = [
 FORWARD_CASES = {case.kernel: case for case in CASES}
 CHOICES = {"dropout": st.sampled_from((0.0, 0.3)), "past": st.just(0), "eps": st.just(1e-5),
            "ignore_index": st.sampled_from((-100, 0))}
-NOT_INPUTS = ("pre", "act")  # outputs that may be absent, and here are
+NOT_INPUTS = ("pre", "act")  # outputs that may be absent, as they are here
 
 STEP = 2.0 ** -13  # errors of order STEP^2 in the formula, 2^-52 / STEP in the rounding
 
@@ -79,7 +79,7 @@ def test_backward_agrees_with_finite_differences(gradient, data):
 
 
 def analytic(gradient, known):
-    """The outputs of the backward kernel, its arguments taken from `known` by name."""
+    """Run the backward kernel with arguments taken from `known` by name; return its outputs."""
     args = {}
     for p in KERNELS[gradient.backward]:
         if p.name in gradient.of:
@@ -90,7 +90,7 @@ def analytic(gradient, known):
 
 
 def numeric(gradient, args, source, i, cotangents):
-    """d(sum of cotangent * output) / d args[source][i], and how far off that may be.
+    """Return d(sum of cotangent * output) / d args[source][i], and its error bound.
 
     (f(x+h) - f(x-h)) / 2h has an error of c h^2 + O(h^4); twice the step has 4 c h^2, so the two
     differ by three times the error of the first. Rounding adds some 2^-52 |terms| / h.

@@ -1,4 +1,4 @@
-"""`pygpt bench --growth`: which sizes it measures, what it computes of them, and how it says it."""
+"""Tests `pygpt bench --growth`: the sizes it measures, its arithmetic, and its report."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The commands that a run proposes work as they are typed."""
+"""Tests that the commands which a run proposes work as they are typed."""
 
 import os
 import re
@@ -20,7 +20,7 @@ SMALL = ("--n-layer 1 --n-head 1 --n-embd 8 --n-positions 8 --eval-batches 1 --s
 
 @pytest.fixture
 def started(monkeypatch, tmp_path):
-    """Sets how the program seems to have been started, in an empty working directory."""
+    """Return a function that sets how the program seems to have been started, in an empty place."""
     def set_up(executable, argv0="/somewhere/pygpt/__main__.py", path=""):
         monkeypatch.setattr(sys, "executable", str(executable))
         monkeypatch.setattr(sys, "argv", [str(argv0)])
@@ -80,7 +80,7 @@ def test_a_working_directory_that_is_gone(started, monkeypatch):
 
 @pytest.mark.parametrize("out", ["out", "my out", "it's", "-out", "$HOME", "runs/a;b", "ö"])
 def test_the_proposals_work_as_they_are_typed(out, tmp_path):
-    """In a checkout with a virtual environment, which `make train` uses: see the Makefile."""
+    """Run in a checkout with a virtual environment, which `make train` uses: see the Makefile."""
     checkout = tmp_path / "check out"
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)

@@ -1,4 +1,4 @@
-"""Every C kernel against the Python reference: on each ISA this CPU has, on 1, 2 and 3 threads.
+"""Checks every C kernel against the Python reference: on each ISA here, on 1, 2 and 3 threads.
 
 The cases and their derived tolerances are in kernelcases.py; kernelcheck.py puts NaN around every
 buffer. Needs the built library.
@@ -71,7 +71,7 @@ def check(kernels, case, args, misaligned=False, large=False, exact=False):
 
 
 def in_parts(case):
-    """Arguments just large enough for three threads to have a part each of one of the jobs."""
+    """Yield arguments just large enough for each of three threads to get a part of one job."""
     sizes = {name: 40000 if name == "n" else 70 for name in case.sizes
              if name in ("M", "N", "K", "IN", "OUT", "R", "C", "T", "V", "n")}
     return case.chosen(sizes)
@@ -103,7 +103,7 @@ def test_c_agrees_where_blocks_and_threads_meet(kernels, case, sizes):
 
 @pytest.mark.parametrize("case, sizes", [p for p in LARGE if p.values[0].kernel in EXACT])
 def test_whole_numbers_are_summed_exactly(kernels, case, sizes):
-    """A single term lost or counted twice shows here, however long the sum."""
+    """Find a single term that is lost or counted twice, however long the sum."""
     args = case.chosen(sizes, absent=EXACT[case.kernel], kind="ties")
     check(kernels, case, args, large=True, exact=True)
 
@@ -112,10 +112,10 @@ def test_whole_numbers_are_summed_exactly(kernels, case, sizes):
 @given(data=st.data())
 @settings(parent=shared_fixture, max_examples=10)
 def test_nan_is_not_lost(kernels, case, data):
-    """Where the reference makes NaN of a NaN, so does C: a diverged run must not look healthy."""
+    """Expect NaN from C wherever the reference gives NaN: a diverged run must not look healthy."""
     sizes = {name: data.draw(st.sampled_from((1, 3, 17, 33)), label=name)
              for name in case.sizes if name in "MNKRCVTn"}
-    args = case.chosen({**sizes, "dropout": 0.0})  # what is dropped may well be dropped as NaN
+    args = case.chosen({**sizes, "dropout": 0.0})  # a dropped value may be a NaN
     inputs = [p.name for p in KERNELS[case.kernel] if p.ctype == "float" and p.pointer
               and args[p.name] and (p.name in case.inout or not p.output)]
     if not inputs:
@@ -160,13 +160,13 @@ def test_an_output_may_share_its_input_where_the_contract_says_so(
 @pytest.mark.parametrize("case, output, shared, bits, sizes", LARGE_ALIASES)
 def test_an_output_may_share_its_input_where_blocks_and_threads_meet(
         kernels, case, output, shared, bits, sizes):
-    """In a sum that is cut into parts, the first part must not take the place of the input."""
+    """Divide a sum into parts: the first part must not overwrite the input of the others."""
     check_alias(kernels, case, case.chosen(sizes), output, shared, bits, large=True)
 
 
 @pytest.mark.parametrize("sizes", [{"R": 7, "IN": 5, "OUT": 33}, *LINEAR_LARGE], ids=str)
 def test_a_linear_layer_may_keep_nothing_of_what_gelu_is_given(kernels, sizes):
-    """With out in pre's place too, the same bits as with a pre that is kept."""
+    """Expect the same bits as with a pre that is kept, also with out in pre's place."""
     case = next(case for case in CASES if case.kernel == "linear_forward")
     args = case.chosen(sizes, absent=("residual",))
     kept = run_everywhere(kernels, CCall(kernels, case.kernel, args), {})
@@ -253,7 +253,7 @@ def test_an_id_out_of_range_is_refused(kernels, case, name, bad, data):
 
 @needs_threads
 def test_each_parallel_region_says_among_how_many_threads_it_is_shared_out():
-    """One that does not could have one thread in every test. Measuring the machine is no kernel."""
+    """Find a region that does not, as it could run on one thread in every test."""
     for path in sorted(HEADER.parent.glob("*.c")):
         text = path.read_text(encoding="utf-8")
         regions = text.count("#pragma omp parallel")
@@ -265,7 +265,7 @@ def test_each_parallel_region_says_among_how_many_threads_it_is_shared_out():
 @needs_threads
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_how_many_threads_share_a_job(kernels, case):
-    """A small job is one thread's, unless all are to be shared out and there is a part for each."""
+    """Give a small job to one thread, unless all are shared out and each thread gets a part."""
     kernels.set_num_threads(3)
     call = CCall(kernels, case.kernel, case.chosen({}), case.inout)
     sharing()

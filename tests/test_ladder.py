@@ -1,4 +1,4 @@
-"""`make ladder`: its rungs agree, and one that does not is named. Needs make and a C compiler."""
+"""Tests `make ladder`: its rungs agree, and a wrong one is named. Needs make and a C compiler."""
 
 import os
 import re
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not (shutil.which("make") and shutil.which(CC)),
 
 @pytest.fixture
 def ladder(tmp_path):
-    """A function that builds and climbs the ladder at a shape, in a copy of its sources."""
+    """Return a function that builds and climbs the ladder at a shape, in a copy of its sources."""
     shutil.copytree(TOP / "csrc", tmp_path / "csrc")
     shutil.copy(TOP / "Makefile", tmp_path)
 
@@ -30,7 +30,7 @@ def ladder(tmp_path):
 
 
 def test_the_rungs_agree(ladder):
-    """12 x 128 is two tiles of 6 x 64 each way, and several of the other instruction sets'."""
+    """Use 12 x 128, two tiles of 6 x 64 each way and several of the other instruction sets'."""
     result = ladder("12 128 5")
     assert result.returncode == 0 and result.stderr == "", result.stderr
     rates = re.findall(r"^\d  .+? +(\d+\.\d) +\d+\.\d$", result.stdout, re.MULTILINE)

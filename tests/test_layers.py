@@ -1,4 +1,4 @@
-"""The law of imports: arrows between the rooms of the package point one way.
+"""Checks the law of imports: arrows between the rooms of the package point one way.
 
 Each room may import itself and the rooms that LAW names, anywhere in its files, inside functions as
 well. The same law stands as a picture in pygpt/README.md.
@@ -37,12 +37,12 @@ OWN_NAMES = {"__version__"}
 
 
 def room_of(path):
-    """The room that a file or a folder of the package is, or lies in."""
+    """Return the room that a file or a folder of the package is, or lies in."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(path):
-    """(line, dotted name) of everything of ours that a file imports."""
+    """Yield (line, dotted name) for everything of pygpt that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names
@@ -86,8 +86,8 @@ def test_imports_point_downwards(path):
 
 
 def test_compiled_modules_have_one_importer_each():
-    """What is compiled is reached through one file: kernels through backend, the buffer's class
-    through Tensor."""
+    """Each compiled module is reached through one file: the kernels through backend, the buffer's
+    class through Tensor."""
     found = {(name, str(path.relative_to(PACKAGE))) for path in FILES for _, name in imports(path)
              if name.split(".")[1:2] and name.split(".")[1] in ("_kernels", "_buffer")}
     assert found == {("pygpt._kernels", "backend/kernels.py"),

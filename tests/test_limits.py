@@ -1,5 +1,5 @@
-"""How many cores this process may use, told from made-up /sys and /proc: four processors, two to a
-core, and control groups of both versions. pygpt.backend.cpu; needs nothing built.
+"""Tests how many cores pygpt.backend.cpu finds in made-up /sys and /proc: four processors, two to a
+core, and control groups of both versions. Needs nothing built.
 """
 
 import os
@@ -11,7 +11,7 @@ from pygpt.backend import cpu
 
 @pytest.fixture
 def system(tmp_path, monkeypatch):
-    """A function that writes files under a root: four processors, and {path: text}; its root."""
+    """Return a function that writes four processors and {path: text} under a root; its root."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
 
     def write(files=()):

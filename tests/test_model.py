@@ -1,4 +1,4 @@
-"""The claims of the lesson, and the model as a whole: gradients, training, determinism.
+"""Tests the claims of the lesson, and the model as a whole: gradients, training, determinism.
 
 Small models on the public interface."""
 
@@ -9,6 +9,7 @@ from array import array
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from models import TINY, draw_ids, randomise, tiny
 
 import pygpt
 from pygpt.autograd import ops
@@ -17,26 +18,7 @@ from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from sharing import needs_threads, shared_among
 
-TINY = dict(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
 LESSON = dict(vocab_size=96, n_positions=64, n_embd=64, n_layer=4, n_head=8)
-
-
-def tiny(**changes):
-    return GPT(pygpt.GPTConfig(**TINY | changes), seed=3)
-
-
-def batch(rng, V, B, T):
-    return [[rng.randrange(V) for _ in range(T)] for _ in range(B)]
-
-
-def randomise(model, spread=0.3, seed=0):
-    """Away from the initial values, whose regularity would hide mistakes."""
-    rng = random.Random(seed)
-    for _, p in model.named_parameters():
-        flat = memoryview(p).cast("B").cast("f")
-        for i in range(p.size):
-            flat[i] += rng.gauss(0, spread)
-    return model
 
 
 def flat(tensor):
@@ -85,7 +67,7 @@ def test_later_tokens_do_not_move_earlier_logits():
 def test_residuals_carry_the_gradient_to_the_first_of_many_blocks():
     rng = random.Random(2)
     model = GPT(pygpt.GPTConfig(**TINY | dict(n_layer=48)), seed=1)
-    model.loss(batch(rng, 11, 4, 8), batch(rng, 11, 4, 8)).backward()
+    model.loss(draw_ids(rng, 4), draw_ids(rng, 4)).backward()
     grads = dict(model.named_parameters())
 
     def size(layer):
@@ -124,7 +106,7 @@ def test_the_gradient_at_the_logits_is_p_minus_y():
 def test_the_loss_starts_near_ln_v():
     rng = random.Random(5)
     model = GPT(pygpt.GPTConfig(**LESSON), seed=1337)
-    loss = float(model.loss(batch(rng, 96, 16, 64), batch(rng, 96, 16, 64)))
+    loss = float(model.loss(draw_ids(rng, 16, 64, 96), draw_ids(rng, 16, 64, 96)))
     assert abs(loss - math.log(96)) < 0.05 * math.log(96)
 
 
@@ -132,7 +114,7 @@ def test_one_batch_can_be_memorised():
     rng = random.Random(6)
     model = GPT(pygpt.GPTConfig(**LESSON), seed=1337)
     optimizer = pygpt.AdamW(model, lr=2e-3)
-    ids, targets = batch(rng, 96, 4, 32), batch(rng, 96, 4, 32)
+    ids, targets = draw_ids(rng, 4, 32, 96), draw_ids(rng, 4, 32, 96)
     for _ in range(200):
         loss = model.loss(ids, targets)
         loss.backward()
@@ -148,7 +130,7 @@ def test_one_batch_can_be_memorised():
 def test_the_models_gradient_along_a_direction(dropout):
     rng = random.Random(7)
     model = randomise(tiny(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout))
-    ids, targets = batch(rng, 11, 3, 8), batch(rng, 11, 3, 8)
+    ids, targets = draw_ids(rng, 3), draw_ids(rng, 3)
     model.loss(ids, targets).backward()
     parameters = [p for _, p in model.named_parameters()]
     directions = [[rng.gauss(0, 1) for _ in range(p.size)] for p in parameters]
@@ -181,7 +163,7 @@ def same_gradients(a, b):
 
 def test_the_fused_pass_gives_the_same_loss_and_gradients():
     rng = random.Random(8)
-    ids, targets = batch(rng, 11, 3, 8), batch(rng, 11, 3, 8)
+    ids, targets = draw_ids(rng, 3), draw_ids(rng, 3)
     eager, fused = randomise(tiny()), randomise(tiny())
     for _ in range(3):  # the first records, the second replays, the third adds
         loss = eager.loss(ids, targets)
@@ -193,7 +175,7 @@ def test_the_fused_pass_gives_the_same_loss_and_gradients():
 def test_losses_of_one_shape_do_not_disturb_one_another():
     rng = random.Random(9)
     model, other = randomise(tiny()), randomise(tiny())
-    first, second = ([batch(rng, 11, 2, 8), batch(rng, 11, 2, 8)] for _ in range(2))
+    first, second = ([draw_ids(rng), draw_ids(rng)] for _ in range(2))
     a, b = model.loss(*first), model.loss(*second)
     (a + b).backward()
     assert (float(a), float(b)) == (float(other.loss(*first)), float(other.loss(*second)))
@@ -204,7 +186,7 @@ def test_losses_of_one_shape_do_not_disturb_one_another():
 
 def test_an_evaluation_sees_a_part_that_was_moved_and_trained(tmp_path):
     tiny().save_pretrained(tmp_path)
-    model, ids = GPT.from_pretrained(tmp_path), batch(random.Random(2), 11, 2, 8)
+    model, ids = GPT.from_pretrained(tmp_path), draw_ids(random.Random(2))
     with no_grad():
         before = float(model.loss(ids, ids))
     block = model.transformer.h[0]
@@ -222,14 +204,14 @@ def test_an_evaluation_sees_a_part_that_was_moved_and_trained(tmp_path):
 
 def test_a_loss_keeps_its_value_when_the_next_one_is_computed():
     rng, model = random.Random(10), tiny()
-    losses = [model.loss(batch(rng, 11, 2, 8), batch(rng, 11, 2, 8)) for _ in range(4)]
+    losses = [model.loss(draw_ids(rng), draw_ids(rng)) for _ in range(4)]
     assert len({float(loss) for loss in losses}) == 4
 
 
 def test_a_loss_composes_with_other_ops_and_leaves_no_trace():
-    # The first gradient of the step's own pass may find one that the outer pass has brought.
+    # The first gradient of the step's own pass may find one that the outer pass has added.
     rng = random.Random(20)
-    ids = batch(rng, 11, 2, 8)
+    ids = draw_ids(rng)
     model, plain = randomise(tiny()), randomise(tiny())
     wte = model.transformer.wte.weight
     for _ in range(3):
@@ -244,7 +226,7 @@ def test_a_loss_composes_with_other_ops_and_leaves_no_trace():
 
 def test_an_interrupted_recording_is_recorded_again(monkeypatch):
     rng, model, plain = random.Random(21), randomise(tiny()), randomise(tiny())
-    ids, launches = batch(rng, 11, 2, 8), [0]
+    ids, launches = draw_ids(rng), [0]
     real = ops.layers.launch
 
     def interrupted(*args, **options):
@@ -267,7 +249,7 @@ def test_an_interrupted_recording_is_recorded_again(monkeypatch):
 
 def test_threads_may_evaluate_one_model_at_once():
     rng, model = random.Random(22), randomise(tiny())
-    data = [batch(rng, 11, 2, 8) for _ in range(6)]
+    data = [draw_ids(rng) for _ in range(6)]
     with no_grad():
         expected = [float(model.loss(ids, ids)) for ids in data]
 
@@ -282,7 +264,7 @@ def test_threads_may_evaluate_one_model_at_once():
 
 def test_dropout_follows_the_switch_of_each_module():
     rng, model = random.Random(23), randomise(tiny(resid_pdrop=0.5))
-    ids = batch(rng, 11, 2, 8)
+    ids = draw_ids(rng)
     on = {float(model.loss(ids, ids)) for _ in range(3)}
     for block in model.transformer.h:
         block.eval()
@@ -306,7 +288,7 @@ def losses_of_a_run(threads, dropout=0.1):
     optimizer, losses = pygpt.AdamW(model, lr=1e-3), []
     with shared_among(threads):
         for _ in range(4):
-            losses.append(model.loss_and_grad(batch(rng, 50, 9, 40), batch(rng, 50, 9, 40)))
+            losses.append(model.loss_and_grad(draw_ids(rng, 9, 40, 50), draw_ids(rng, 9, 40, 50)))
             losses.append(optimizer.clip_grad_norm(0.5))
             optimizer.step()
             optimizer.zero_grad()
@@ -380,9 +362,9 @@ def test_bad_ids_are_named(ids, message):
 
 @pytest.mark.parametrize("ignore_index", [-100, -1, 10])
 def test_ignored_targets_take_no_part(ignore_index):
-    """The mean is over the others, and so are the gradients: those of a batch without them."""
+    """Compare the loss and gradients with those of a batch without the ignored targets."""
     rng, model = random.Random(1), tiny().eval()
-    ids, targets = batch(rng, 11, 1, 8), batch(rng, 10, 1, 8)
+    ids, targets = draw_ids(rng, 1), draw_ids(rng, 1, 8, 10)
     masked = [targets[0][:5] + [ignore_index] * 3]
     options = {} if ignore_index == -100 else dict(ignore_index=ignore_index)
     optimizer = pygpt.AdamW(model)

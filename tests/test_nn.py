@@ -1,4 +1,4 @@
-"""Modules: which parameters are found, under which names, and where they lie."""
+"""Tests modules: which parameters they find, under which names, and where in memory."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def names(module):
 # ------------------------------------------------------------------------------ what is found ---
 
 class Containers(nn.Module):
-    """A parameter and a module in every kind of container, one inside another."""
+    """Holds a parameter and a module in every kind of container, one inside another."""
 
     def __init__(self):
         self.plain = parameter(2)

@@ -1,4 +1,4 @@
-"""log and plot: records become a page that stands alone, with round numbers on its axes."""
+"""Tests log and plot: records become a page that needs no other file, with round axis numbers."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_a_log_is_read_back_without_its_torn_end(tmp_path):
 @pytest.mark.parametrize("line", ["{}", "[]", "nonsense", '{"event": 1, "step": 1}', "[" * 99999])
 def test_a_file_that_is_no_log(tmp_path, line):
     (tmp_path / "log.jsonl").write_text(line + "\n")
-    with pytest.raises(ValueError, match="log.jsonl: line 1 is no record of a run"):
+    with pytest.raises(ValueError, match="log.jsonl: line 1 is not a record of a run"):
         read_log(tmp_path / "log.jsonl")
 
 

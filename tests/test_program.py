@@ -1,4 +1,4 @@
-"""Programs: how the memory of a recorded step is planned, and how little of it a block keeps.
+"""Tests how the memory of a recorded step is planned, and how little of it a block keeps.
 
 pygpt.program's Pool, and GPT through machine.memory_needed, which plans and computes nothing.
 """
@@ -72,7 +72,7 @@ B, T, C, NH, V = 2, 32, 64, 4, 96
 
 
 def kept_per_layer(layers=1, recompute=False, **changes):
-    """Bytes that more layers than 5 add to a training step and to an evaluation."""
+    """Return the bytes that a layer beyond the fifth adds to a training step and an evaluation."""
     needed = [memory_needed(GPTConfig(vocab_size=V, n_positions=T, n_embd=C, n_layer=n, n_head=NH,
                                       **changes), B, T, recompute)["activations"]
               for n in (5, 5 + layers)]

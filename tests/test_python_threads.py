@@ -1,4 +1,4 @@
-"""Several Python threads on one model: the right answer or a clear exception, for every call."""
+"""Calls one model from several Python threads: each call gets the right answer or an exception."""
 
 import copy
 import pickle
@@ -9,6 +9,7 @@ from array import array
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from models import TINY, draw_ids
 
 import pygpt
 from pygpt.autograd import ops
@@ -16,7 +17,7 @@ from pygpt.model import GPT
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 
-CONFIG = pygpt.GPTConfig(vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4)
+CONFIG = pygpt.GPTConfig(**TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +31,11 @@ def frequent_switches():
 
 def batches(n, T=4):
     rng = random.Random(1)
-    return [([[rng.randrange(11) for _ in range(T)] for _ in range(2)],
-             [[rng.randrange(11) for _ in range(T)] for _ in range(2)]) for _ in range(n)]
+    return [(draw_ids(rng, T=T), draw_ids(rng, T=T)) for _ in range(n)]
 
 
 def together(*functions):
-    """The results of functions that start at the same moment, or the exceptions they raise."""
+    """Start functions at the same moment; return their results or the exceptions they raise."""
     barrier = threading.Barrier(len(functions))
 
     def run(function):
@@ -58,7 +58,7 @@ def forget(model):
 
 @pytest.mark.parametrize("way", ["loss", "loss_and_grad", "eager"])
 def test_two_backward_passes_add_up(way):
-    """In one order or the other, which differ in rounding."""
+    """The two orders of the sum differ in rounding."""
     model = GPT(CONFIG, seed=1).eval()
 
     def once(batch):

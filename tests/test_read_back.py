@@ -1,7 +1,7 @@
-"""Every file that a run leaves is read back, or refused in one line that names it.
+"""Tests that every file a run leaves is read back, or refused in one line that names it.
 
-That holds for what we wrote ourselves (the writer keeps to the reader's rules) and for files that
-were damaged or made by somebody else.
+This holds for pygpt's own files (the writer keeps the reader's rules) and for files that were
+damaged or made by other programs.
 """
 
 import json
@@ -14,19 +14,21 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runs import stop_after
 
 from pygpt import files
 from pygpt.checkpoint import safetensors
 from pygpt.training import trainer_state
-from pygpt.checkpoint.model_files import find_model, parameter_shapes
+from pygpt.checkpoint.model_files import find_model
 from pygpt.cli.main import main
 from pygpt.config import ConfigError, GPTConfig, TrainConfig
 from pygpt.training.run_log import read_log, rewind
-from pygpt.model import GPT
+from pygpt.model import GPT, parameter_shapes
 from pygpt.optim import AdamW
 from pygpt.training.plot import page, plot
 from pygpt.checkpoint.safetensors import CheckpointError
-from pygpt.training.trainer import last_settings, train
+from pygpt.training.trainer import train
+from pygpt.training.trainer_state import last_settings
 
 PLAIN = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -43,7 +45,7 @@ VALUES = st.recursive(st.none() | NUMBERS | TEXTS,
 
 
 def assert_refusal(error, path=None):
-    """An error that the command line shows as one line."""
+    """Check that the command line shows an error as one line."""
     text = str(error)
     assert isinstance(error, (ValueError, OSError)) and not isinstance(error, UnicodeError)
     assert "\n" not in text and len(text) < 600, text
@@ -53,20 +55,20 @@ def assert_refusal(error, path=None):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The config of a run of four steps that was stopped after three; its directory is copied."""
+    """Return the config of a run of four steps stopped after three, in a copied directory."""
     directory = tmp_path_factory.mktemp("run")
     (directory / "text").write_text("".join(f"{a} and {b}.\n" for a in range(9) for b in range(9)))
     config = TrainConfig(data=directory / "text", out=directory / "out", n_layer=1, n_head=1,
                          n_embd=8, n_positions=4, batch_size=2, max_steps=4, warmup_steps=1,
                          eval_interval=2, eval_batches=1, sample_interval=0)
-    train(config, [lambda record: record["event"] == "step" and record["step"] == 3])
+    train(config, [stop_after(3)])
     return config
 
 
 # ---------------------------------------------------------------------------------- trainer.json
 
 def resume_with(run, tmp_path, name, data):
-    """Try to go on with a file of a checkpoint replaced; the error, or None."""
+    """Try to resume with a replaced file of a checkpoint; return the error, or None."""
     out = tmp_path / "out"
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(run.out, out, symlinks=True)
@@ -310,7 +312,7 @@ def test_twenty_thousand_files_make_settings_that_are_read(tmp_path):
 def test_a_run_of_many_files_is_resumed(tmp_path, tiny):
     (tmp_path / "text").write_text("1 2 3.\n" * 9)
     data = [os.path.join(tmp_path, *["."] * 900, "text")] * 800
-    train(tiny(data=data), [lambda record: record["event"] == "step" and record["step"] == 3])
+    train(tiny(data=data), [stop_after(3)])
     assert (tmp_path / "out/last/trainer.json").stat().st_size > 1 << 20
     assert train(tiny(data=data), resume=True).steps == 10
 
@@ -340,7 +342,7 @@ def test_json_that_is_written_is_read_the_same(tmp_path, document):
 
 
 def test_every_writer_of_json_is_held_to_its_reader():
-    """One rule: only files.py and the tokenizers, whose limit is their own, write JSON files."""
+    """Check that only files.py and the tokenizers, which have their own limit, write JSON files."""
     import pathlib
     import re
     for path in (pathlib.Path(files.__file__).parent).glob("*.py"):

@@ -1,4 +1,4 @@
-"""recompute: a block's forward pass run again in the backward pass changes no bit of any number.
+"""Tests that running a block's forward pass again in the backward pass changes no bit.
 
 tensor.recomputed by itself, then GPT.recompute beside a model that keeps its activations.
 """
@@ -6,6 +6,7 @@ tensor.recomputed by itself, then GPT.recompute beside a model that keeps its ac
 import random
 
 import pytest
+from models import bits, draw_ids
 
 import pygpt
 from pygpt.autograd import ops
@@ -21,7 +22,7 @@ V, T, LAYERS = 11, 8, 3
 
 
 def models(dropout=0.0):
-    """One that keeps its activations and one that recomputes them, alike otherwise."""
+    """Return two equal models, one that keeps its activations and one that recomputes them."""
     config = pygpt.GPTConfig(vocab_size=V, n_positions=T, n_embd=16, n_layer=LAYERS, n_head=4,
                              embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
     kept, again = GPT(config, seed=3), GPT(config, seed=3)
@@ -31,11 +32,7 @@ def models(dropout=0.0):
 
 def batches(n, B=3, seed=0):
     rng = random.Random(seed)
-    return [[[rng.randrange(V) for _ in range(T)] for _ in range(B)] for _ in range(n)]
-
-
-def bits(tensor):
-    return None if tensor is None else bytes(tensor.flat().cast("B"))
+    return [draw_ids(rng, B, T, V) for _ in range(n)]
 
 
 def gradients(model):
@@ -133,7 +130,7 @@ def test_it_runs_backward_once_and_within_no_grad():
 # ------------------------------------------------------------------------------------- the model --
 
 def by_hand(model, ids):
-    """The loss without a recorded step."""
+    """Return the loss without a recorded step."""
     targets = Tensor.empty((len(ids), T), "i")
     memoryview(targets).cast("B").cast("i")[:] = memoryview(model._ids(ids)).cast("B").cast("i")
     return ops.cross_entropy(model(ids), targets)

@@ -1,5 +1,5 @@
-"""The reference itself: that it covers the header, keeps the contracts' small print, and gives the
-answers that can be worked out by hand. Needs no C library.
+"""Tests the reference itself: it covers the header, keeps the details of the contracts, and agrees
+with answers computed by hand. Needs no C library.
 """
 
 import inspect
@@ -42,7 +42,7 @@ def test_the_reference_has_no_kernel_of_its_own():
 @pytest.mark.parametrize("case", CASES, ids=str)
 @given(data=st.data())
 def test_accumulate_overwrites_or_adds(case, data):
-    """Overwriting never reads what was there (NaN); adding adds to it."""
+    """Overwrite NaN without reading it, and add to numbers."""
     args = data.draw(case.drawn())
     value = run_reference(case.kernel, args, case.inout)
     for flags in flag_settings(case.kernel):
@@ -83,7 +83,7 @@ def test_a_tensor_is_anything_flat_that_can_be_indexed(make):
 # ---------------------------------------------------------------------------- answers by hand ---
 
 def outputs(kernel, *inputs, **lengths):
-    """Run a kernel whose outputs have these lengths; a single output comes alone."""
+    """Run a kernel whose outputs have these lengths; return them, or the only one."""
     found = {name: [math.nan] * n for name, n in lengths.items()}
     assert getattr(reference, kernel)(*found.values(), *inputs) == 0
     return found if len(found) > 1 else found.popitem()[1]

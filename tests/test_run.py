@@ -1,17 +1,18 @@
-"""What a run does beside learning: signals, diagnosis, memory, settings files, fine-tuning."""
+"""Tests a run's signals, diagnosis, memory, settings files, fine-tuning and samples."""
 
 import json
 import math
 import os
-import pathlib
 import re
 import signal
 import subprocess
 import sys
 
 import pytest
-
+from commands import COMMAND, ENVIRONMENT, pygpt
 from conftest import TEXT
+from runs import FROM_INIT, records_of
+
 from pygpt.autograd import ops
 from pygpt.backend import kernels
 from pygpt.training import cost, find_nonfinite, trainer_state
@@ -23,24 +24,18 @@ from pygpt.model import GPT
 from pygpt.autograd.tape import no_grad
 from pygpt.training.trainer import TrainingError, train
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
-COMMAND = [sys.executable, "-m", "pygpt", "train"]
-SMALL = dict(n_layer=2, n_head=2, n_embd=16, n_positions=8, batch_size=4, max_steps=6,
-             learning_rate=1e-2, warmup_steps=2, eval_interval=4, eval_batches=3,
-             sample_interval=0, sample_length=5)
 
 
 @pytest.fixture
 def tiny(tiny):
-    """The tiny run, a little shorter."""
-    return lambda **changes: tiny(**SMALL | changes)
+    """Give the tiny run six steps."""
+    return lambda **changes: tiny(**dict(max_steps=6) | changes)
 
 
 def started(tiny, tmp_path, **options):
-    """A process that trains without an end, one step in."""
+    """Start a process that trains for very long; return it after its first step."""
     trainer_state.write_settings(tmp_path / "c.json", tiny(max_steps=10**6, eval_interval=10**6))
-    process = subprocess.Popen(COMMAND + ["--config", str(tmp_path / "c.json")], text=True,
+    process = subprocess.Popen([*COMMAND, "train", "--config", str(tmp_path / "c.json")], text=True,
                                env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                **options)
     while not process.stdout.readline().startswith("step 1/"):
@@ -60,8 +55,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(tiny, tmp_path, numb
                      r"on: \S+ -m pygpt (train --resume --out (.*/out))\n", stdout)
     step = trainer_state.load(tmp_path / "out" / "last").step
     assert int(said[1].replace(",", "")) == step
-    again = subprocess.run([*COMMAND[:-1], *said[2].split(), "--max-steps", str(step + 2),
-                            "--force"], env=ENVIRONMENT, capture_output=True, text=True)
+    again = pygpt(*said[2].split(), "--max-steps", step + 2, "--force")
     assert again.returncode == 0, again.stderr
     assert f"continuing from step {step} of" in again.stdout
 
@@ -113,7 +107,7 @@ def model_and_batch(request):
 
 
 def spoil(model, name, value, index=None):
-    """Set one of a parameter's values, or all."""
+    """Set one of a parameter's values, or all of them."""
     flat = memoryview(dict(model.named_parameters())[name]).cast("B").cast("f")
     for place in range(len(flat)) if index is None else [index]:
         flat[place] = value
@@ -213,10 +207,9 @@ def test_memory_is_predicted_to_the_byte(dropout, recompute):
 def test_the_memory_predicted_with_init_is_that_of_its_model(tiny, tmp_path):
     GPT(GPTConfig(vocab_size=99, n_positions=11, n_embd=12, n_layer=3, n_head=3, n_inner=37,
                   layer_norm_epsilon=1e-3)).save_pretrained(tmp_path / "gpt2")
-    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=7)
     records = []
     result = train(tiny(init=tmp_path / "gpt2", tokenizer="char", dropout=0.1, max_steps=1,
-                        **shape), [records.append])
+                        **FROM_INIT | dict(n_positions=7)), [records.append])
     config = result.model.config
     assert (config.n_inner, config.n_positions, config.attn_pdrop) == (37, 11, 0.1)
     assert records[0]["memory_needed"] == cost.memory_needed(config, 4, 7)["total"]
@@ -235,19 +228,17 @@ def test_a_run_that_cannot_fit_is_refused_before_it_begins(tiny, tmp_path, monke
             train(tiny(n_embd=512, recompute=recompute))
     GPT(GPTConfig(vocab_size=18, n_positions=8, n_embd=512, n_layer=1, n_head=2)).save_pretrained(
         tmp_path / "wide")
-    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=None)
     with pytest.raises(MemoryError, match="grad_accumulation_steps or n_positions needs less"):
-        train(tiny(init=tmp_path / "wide", tokenizer="char", **shape))
+        train(tiny(init=tmp_path / "wide", tokenizer="char", **FROM_INIT))
     assert not (tmp_path / "out").exists()
-    records = []
-    train(tiny(max_steps=1), [records.append])
+    records = records_of(tiny(max_steps=1))
     assert records[0]["memory_free"] == 10 << 20 < records[0]["memory_needed"] < 50 << 20
 
 
 @pytest.mark.parametrize("changes", [dict(n_layer=10 ** 12), dict(n_embd=2 ** 50),
                                      dict(batch_size=10 ** 12), dict(batch_size=2 ** 62)])
 def test_absurd_sizes_are_refused_before_anything_is_made_of_them(tiny, tmp_path, changes):
-    with pytest.raises(MemoryError, match=r"[\d,.]+ (GB of memory, and this machine|bytes asked)"):
+    with pytest.raises(MemoryError, match=r"[\d,.]+ (GB of memory, and this machine|bytes)"):
         train(tiny(**changes))
     assert not (tmp_path / "out").exists()
 
@@ -272,9 +263,7 @@ def test_the_settings_a_run_leaves_reproduce_it(tiny, tmp_path):
     train(tiny(dropout=0.1))
     path = tmp_path / "out" / "train.json"
     assert TrainConfig(**trainer_state.settings_file(path)) == tiny(dropout=0.1)
-    again = subprocess.run(COMMAND + ["--config", path, "--out", tmp_path / "again"],
-                           env=ENVIRONMENT, capture_output=True)
-    assert again.returncode == 0
+    assert pygpt("train", "--config", path, "--out", tmp_path / "again").returncode == 0
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert ((tmp_path / "again" / "last" / name).read_bytes()
                 == (tmp_path / "out" / "last" / name).read_bytes())
@@ -286,9 +275,9 @@ def test_settings_files(tmp_path):
     for name in ("a.json", *(["a.toml"] if sys.version_info >= (3, 11) else [])):
         assert trainer_state.settings_file(tmp_path / name) == dict(n_layer=3, data=["x"])
     for name, text, part in (("b.json", '{"n_layers": 3, "x": 1}',
-                              "'n_layers', 'x' are no settings"),
+                              "'n_layers', 'x' are not settings"),
                              ("b.json", "[]", "is not a JSON object"),
-                             ("b.toml", "n_layers = 3", "'n_layers' is no setting"),
+                             ("b.toml", "n_layers = 3", "'n_layers' is not a setting"),
                              ("b.toml", "n_layer 3", "TOML")):
         (tmp_path / name).write_text(text)
         with pytest.raises(ConfigError, match=part):
@@ -334,9 +323,8 @@ def test_fine_tuning_begins_with_the_given_weights(tiny, tmp_path):
 def test_a_model_of_more_tokens_than_the_tokenizer_draws_only_its(tiny, tmp_path, capsys):
     GPT(GPTConfig(vocab_size=512, n_positions=8, n_embd=16, n_layer=1, n_head=2)).save_pretrained(
         tmp_path / "gpt2")
-    shape = dict(n_layer=None, n_head=None, n_embd=None, n_positions=None)
     result = train(tiny(init=tmp_path / "gpt2", tokenizer="char", sample_interval=2, max_steps=3,
-                        **shape))
+                        **FROM_INIT))
     assert result.model.config.vocab_size == 512 > result.tokenizer.vocab_size
     samples = [r for r in read_log(tmp_path / "out" / "log.jsonl") if r["event"] == "sample"]
     assert [(r["step"], len(r["text"])) for r in samples] == [(2, 5), (3, 20)]
@@ -354,8 +342,7 @@ def test_samples_of_fixed_prompts_go_to_the_log(tiny, tmp_path):
 
 @pytest.mark.parametrize("max_steps", [1, 4, 6])
 def test_no_samples_means_none_at_the_end_either(tiny, max_steps):
-    records = []
-    train(tiny(sample_interval=0, max_steps=max_steps), [records.append])
+    records = records_of(tiny(sample_interval=0, max_steps=max_steps))
     assert not [record for record in records if record["event"] == "sample"]
 
 

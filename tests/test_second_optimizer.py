@@ -1,8 +1,9 @@
-"""A second optimizer is one class: it is trained, saved, resumed, and its memory is predicted."""
+"""Tests a second optimizer, which takes one class to train, save, resume and predict memory."""
 
 import os
 
 import pytest
+from runs import stop_after
 
 from pygpt.checkpoint import safetensors
 from pygpt.config import ConfigError
@@ -13,7 +14,7 @@ from pygpt.training.trainer import train
 
 @pytest.fixture
 def momentum():
-    """SGD with momentum 0.9, in plain Python: velocity = 0.9 velocity + g, x -= lr velocity."""
+    """Does SGD with momentum 0.9 in plain Python: velocity = 0.9 velocity + g, x -= lr velocity."""
     class Momentum(Optimizer):
         buffers = ("velocity",)
 
@@ -47,8 +48,7 @@ def test_it_is_trained_saved_and_resumed_to_the_bit(tiny, tmp_path, momentum):
           optimizer=momentum)
     taken = [loss for loss in losses if loss is not None]
     assert taken[-1] < taken[0]
-    train(tiny(), [lambda record: record["event"] == "step" and record["step"] == 3],
-          optimizer=momentum)
+    train(tiny(), [stop_after(3)], optimizer=momentum)
     train(tiny(), resume=True, optimizer=momentum)
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
     tensors, _ = safetensors.read(os.path.join(tmp_path, "out", "last", "optimizer.safetensors"))

@@ -1,4 +1,4 @@
-"""exp, log and GELU of csrc/simd.h against Python's, in units in the last place, on each ISA.
+"""Compares exp, log and GELU of csrc/simd.h with Python's, in units in the last place, per ISA.
 
 They are inlined into the kernels and have no address, so each is reached through a kernel whose
 result it is, exactly: the arithmetic around it has factors 1 and terms 0 only. Needs the built
@@ -27,12 +27,12 @@ def isa(request, kernels):
 
 
 def floats(values):
-    """The values rounded to float32."""
+    """Round the values to float32."""
     return array("f", values)
 
 
 def between(low, high, count=20000, seed=1):
-    """Floats spread over [low, high], its ends among them, and what it holds of a crowd at 0."""
+    """Spread floats over [low, high], both ends included, and add some near 0 that lie in it."""
     draw = random.Random(seed)
     near = [0.0, *(sign * 2.0 ** -k for k in range(30) for sign in (-1, 1))]
     return floats([low, high, *(x for x in near if low <= x <= high),
@@ -40,13 +40,13 @@ def between(low, high, count=20000, seed=1):
 
 
 def ulps(got, want):
-    """How far off got is, in units in the last place of want as a float32."""
+    """Return the error of got, in units in the last place of want as a float32."""
     exponent = max(math.frexp(want)[1], -125)
     return abs(got - want) / 2.0 ** (exponent - 24)
 
 
 def call(kernels, name, outputs, *args):
-    """The outputs, (type, count) each, of a kernel on lists of floats, arrays of ids, numbers."""
+    """Run a kernel on lists of floats, arrays of ids, numbers; outputs are (type, count) each."""
     memory = [Guarded(kernels.ffi, ctype, count) for ctype, count in outputs]
     given = [Guarded(kernels.ffi, {"f": "float", "i": "int32_t"}[x.typecode], len(x), x)
              if isinstance(x, array) else x for x in args]
@@ -83,7 +83,7 @@ def test_exp_past_its_range(kernels, isa):
 
 
 def loss(kernels, weight, V):
-    """The fused head's loss of one row: V logits, weight times 1, the first the target."""
+    """Return the fused head's loss of one row of V logits, weight times 1; the target is first."""
     return call(kernels, "linear_cross_entropy_forward", [("float", 1), ("float", 1)],
                 floats([1.0]), weight, array("i", [0]), 1, 1, V, -100)[1][0]
 
@@ -104,7 +104,7 @@ def test_log_from_1_to_2_is_within_2_ulp_or_2_to_the_minus_24(kernels, isa):
 
 
 def gelu_and_slope(x):
-    """gelu(x), gelu'(x) and how far off a float32 may be, from the formulas of simd.h.
+    """Return gelu(x), gelu'(x) and the error bounds of float32, by the formulas of simd.h.
 
     u2 = 2u, a sum of two terms of one sign, is at most 6 roundings off (the constants' included),
     which exp(-u2) multiplies by u2; with exp's 2 ulp, 4 UNIT, that is (6 |u2| + 4) UNIT in e, and

@@ -1,4 +1,4 @@
-"""The standard streams: closed, full, left by their reader, and in whatever encoding."""
+"""Tests the standard streams: closed, full, left by their reader, and in any encoding."""
 
 import os
 import pty
@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt, rest_of_terminal
+from commands import (COMMAND, ENVIRONMENT, assert_refused, finished, pygpt, python,
+                      rest_of_terminal)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/fu
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory with a text, a tokenizer, and a model of random weights: bytes, then bpe."""
+    """Make a directory with a text, and a tokenizer and a random model in each of bytes and bpe."""
     top = tmp_path_factory.mktemp("streams")
     (top / "text").write_text(TEXT, encoding="utf-8")
     for name, tokenizer in (("bytes", ByteTokenizer()),
@@ -37,9 +38,8 @@ def place(tmp_path_factory):
 
 
 def shell(place, command, **environment):
-    """The finished process of a shell command, in which $P stands for pygpt."""
-    return subprocess.run(["sh", "-c", command], cwd=place, capture_output=True, timeout=60,
-                          env=ENVIRONMENT | {"P": " ".join(COMMAND)} | environment)
+    """Run a shell command, in which $P stands for pygpt, to its end."""
+    return finished("sh", "-c", command, cwd=place, input=b"", P=" ".join(COMMAND), **environment)
 
 
 COMMANDS = {
@@ -59,7 +59,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def commands(place):
-    """Each command, with what it needs."""
+    """Prepare the files that the commands need; return numbers for their output."""
     (place / "ids").write_text("104 105 10")
     assert pygpt("train", "--data", "text", "--out", "run", *SMALL, cwd=place).returncode == 0
     return iter(range(10 ** 6))
@@ -68,7 +68,7 @@ def commands(place):
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_closed_stream_is_a_line_or_nothing(place, commands, command, closed):
-    """A status of 0 where nothing was to be written; else the one of an output that failed."""
+    """Expect status 0 where nothing was to be written, else that of a failed output."""
     words = command.replace("OUT", f"out{next(commands)}")
     result = shell(place, f"$P {words} {closed}")
     status = COMMANDS[command]
@@ -95,7 +95,7 @@ def test_a_closed_input_is_named(place, command):
 
 
 def test_a_file_never_takes_the_place_of_a_closed_stream(place, commands):
-    """With 0 to 2 closed, the first files opened would have these numbers, and be written into."""
+    """With 0 to 2 closed, the first open files would get these numbers, and the output."""
     out = f"out{next(commands)}"
     words = f"train --data text --out {out} {' '.join(SMALL)}"
     assert shell(place, f"$P {words} <&- >&- 2>&-", OMP_NUM_THREADS="nonsense").returncode == 0
@@ -146,8 +146,7 @@ def test_main_leaves_the_streams_of_python_as_they_were(capsys):
         assert (sys.stdin, sys.stdout, sys.stderr) == before
     code = ("import sys; from pygpt.cli.main import main; old = sys.stdout; print('before'); "
             "main(['--version']); assert sys.stdout is old; print('after')")
-    result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True)
-    assert result.stdout.split() == [b"before", b"pygpt", b"0.1.0", b"after"]
+    assert python(code).stdout.split() == ["before", "pygpt", "0.1.0", "after"]
 
 
 # ------------------------------------------------------------------------------- encodings ---
@@ -310,7 +309,7 @@ def test_what_is_said_of_a_special_token_speaks_of_flags(place):
 
 @pytest.mark.parametrize("whose", ["model", "tokenizer", "both"])
 def test_sampling_stops_at_the_end_of_the_model_and_of_the_tokenizer(place, whose, tmp_path):
-    """The ids drawn without a stop are known; one of them is made the end."""
+    """Draw ids without a stop, then make one of them the end."""
     model = GPT.from_pretrained(place / "bpe")
     settings = dict(seed=4, temperature=3.0, top_k=0, top_p=1.0, vocab_size=280)
     whole = model.generate([1], 60, stop=(), **settings)

@@ -1,4 +1,4 @@
-"""The tape by property: random graphs of ops, their gradients against finite differences.
+"""Checks the gradients of random graphs of ops against finite differences.
 
 A graph is a list of steps, each an op on tensors made before it: leaves used twice, views of
 gradients, several consumers of one tensor, sums that hand one gradient to two nodes.
@@ -35,7 +35,7 @@ def matrix(x):
 
 
 def spread(x):
-    """(1, 3, 6) from the six values of x: each in three channels, with other factors."""
+    """Make (1, 3, 6) of the six values of x: each in three channels, with different factors."""
     wide = ops.matmul(ops.reshape(x, (6, 1)), Tensor([[0.4, 0.3, 0.5]]))
     return ops.reshape(wide, (1, 3, 6))
 
@@ -46,7 +46,7 @@ def mean_everywhere(a, b):
 
 
 def square(weight):
-    """(3, 3) from six values."""
+    """Make (3, 3) of six values."""
     return ops.matmul(ops.reshape(weight, (3, 2)), Tensor([[0.3, 0.1, 0.2]] * 2))
 
 
@@ -90,7 +90,7 @@ OPS = {
 
 @st.composite
 def graphs(draw):
-    """(leaves' seed, the steps: (op, which earlier tensors), which results are summed)."""
+    """Draw (the leaves' seed, the steps as (op, its earlier tensors), the results to sum)."""
     steps = []
     for place in range(draw(st.integers(1, 12))):
         name = draw(st.sampled_from(sorted(OPS)))
@@ -101,7 +101,7 @@ def graphs(draw):
 
 
 def run(leaves, steps, results):
-    """The scalar that a graph computes from its leaves."""
+    """Return the scalar that a graph computes from its leaves."""
     made = list(leaves)
     for name, inputs in steps:
         out = OPS[name][1](*(made[i] for i in inputs))

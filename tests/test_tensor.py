@@ -1,4 +1,4 @@
-"""Tensors as Python's numbers, made from all kinds of numbers, copied and pickled."""
+"""Tests tensors: as Python numbers, made from all kinds of numbers, copied, pickled, too large."""
 
 import copy
 import math
@@ -17,6 +17,7 @@ from pygpt import nn
 from pygpt.autograd import ops
 from pygpt.model import GPT
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.kernels import Memory
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -256,3 +257,24 @@ def test_a_model_goes_to_a_process_that_is_spawned():
     model = a_model().eval()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(loss_of, (model,)) == loss_of(model)
+
+
+def test_memoryview_is_the_tensor_itself():
+    t = Tensor([[1.0, 2.0], [3.0, 4.0]])
+    view = memoryview(t)
+    assert (view.shape, view.format, view.tolist()) == ((2, 2), "f", [[1.0, 2.0], [3.0, 4.0]])
+    view[1, 0] = 7.0
+    assert t.tolist() == [[1.0, 2.0], [7.0, 4.0]]
+
+
+@pytest.mark.parametrize("nbytes, text", [(2 ** 60, "1,152,921,504,606,846,976 bytes"),
+                                          (2 ** 63, "9,223,372,036,854,775,808 bytes"),
+                                          (2 ** 70, "1,180,591,620,717,411,303,424 bytes")])
+def test_memory_that_cannot_be_had_is_an_error_with_the_bytes(nbytes, text):
+    with pytest.raises(MemoryError, match=text):
+        Memory(nbytes)
+
+
+def test_a_shape_whose_size_overflows_is_an_error_with_the_bytes():
+    with pytest.raises(MemoryError, match=f"{4 * 3 ** 90:,} bytes"):
+        Tensor.empty((3 ** 40, 3 ** 50))

@@ -1,20 +1,20 @@
-"""Files of tokens that other programs wrote, and the meta.pkl beside them: data, never code."""
+"""Tests other programs' files of tokens, and their meta.pkl: it is read as data, never as code."""
 
 import os
 import pickle
-import subprocess
-import sys
 from array import array
 
 import pytest
+from commands import assert_refused, pygpt
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import records_of
 
+from pygpt.config import TrainConfig
 from pygpt.data import plain_pickle, token_file
 from pygpt.data.corpus import DataError
 from pygpt.data.plain_pickle import PickleError
 from pygpt.tokenizer import CharTokenizer
-from pygpt.training.trainer import train
 
 META = {"vocab_size": 3, "itos": dict(enumerate("xyz")), "stoi": {"x": 0, "y": 1, "z": 2}}
 WORDS = st.recursive(
@@ -23,21 +23,15 @@ WORDS = st.recursive(
 
 
 def run(tmp_path, **settings):
-    records = []
-    train(pygpt_config(tmp_path, **settings), [records.append])
-    return records
-
-
-def pygpt_config(tmp_path, **settings):
-    from pygpt.config import TrainConfig
-    return TrainConfig(**dict(data=tmp_path / "train.bin", out=tmp_path / "out", n_layer=1,
-                              n_head=1, n_embd=8, n_positions=8, batch_size=2, max_steps=1,
-                              sample_interval=0) | settings)
+    """Train one step on train.bin and return the records."""
+    return records_of(TrainConfig(**dict(
+        data=tmp_path / "train.bin", out=tmp_path / "out", n_layer=1, n_head=1, n_embd=8,
+        n_positions=8, batch_size=2, max_steps=1, sample_interval=0) | settings))
 
 
 @pytest.fixture
 def nanogpt(tmp_path):
-    """A directory as nanoGPT's character scripts leave it."""
+    """Return a directory as nanoGPT's character scripts leave it."""
     (tmp_path / "train.bin").write_bytes(array("H", [0, 1, 2, 1] * 50).tobytes())
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps(META))
     return tmp_path
@@ -46,9 +40,9 @@ def nanogpt(tmp_path):
 # ----------------------------------------------------------------------------------- .bin files ---
 
 @pytest.mark.parametrize("content, message", [
-    (b"", "0 bytes are no tokens of 2 bytes each"),
-    (b"\0", "1 bytes are no tokens of 2 bytes each"),
-    (b"\0" * 401, "401 bytes are no tokens of 2 bytes each"),
+    (b"", "0 bytes are not one or more tokens of 2 bytes each"),
+    (b"\0", "1 bytes are not one or more tokens of 2 bytes each"),
+    (b"\0" * 401, "401 bytes are not one or more tokens of 2 bytes each"),
     (array("H", [0] * 99 + [3]).tobytes(), r"token 3 at offset 198 is not in 0\.\.2"),
     (array("H", [65535] * 99).tobytes(), r"token 65535 at offset 0 is not in 0\.\.2"),
     (array("H", [1] * 7).tobytes(), "the text is too short"),
@@ -65,7 +59,7 @@ def test_a_bad_file_of_tokens_is_named_and_leaves_nothing(nanogpt, content, mess
 def test_a_wide_vocabulary_takes_four_bytes_a_token(nanogpt, monkeypatch):
     monkeypatch.setattr(token_file, "code_for", lambda vocab_size: "I")
     (nanogpt / "train.bin").write_bytes(bytes(402))
-    with pytest.raises(DataError, match="402 bytes are no tokens of 4 bytes each"):
+    with pytest.raises(DataError, match="402 bytes are not one or more tokens of 4 bytes each"):
         run(nanogpt)
     (nanogpt / "train.bin").write_bytes(bytes(400))
     assert run(nanogpt)[-1]["event"] == "end"
@@ -121,7 +115,7 @@ def test_a_damaged_pickle_is_a_value_or_refused(place, byte, protocol, cut):
     place %= len(data)
     data[place] = byte
     try:
-        token_file._characters(plain_pickle.loads(bytes(data[:place] if cut else data)))
+        token_file._tokenizer_of(plain_pickle.loads(bytes(data[:place] if cut else data)))
     except ValueError:  # PickleError is one
         pass
 
@@ -163,7 +157,7 @@ def test_a_hostile_meta_file_is_refused_by_name(nanogpt, name):
     with pytest.raises(DataError) as error:
         run(nanogpt)
     message = str(error.value)
-    assert message.startswith(f"{nanogpt / 'meta.pkl'}: is no vocabulary of characters (")
+    assert message.startswith(f"{nanogpt / 'meta.pkl'}: is not a vocabulary of characters (")
     assert "\n" not in message and len(message) < 400
     assert not (nanogpt / "out").exists()
 
@@ -173,14 +167,14 @@ def test_a_hostile_meta_file_is_refused_by_name(nanogpt, name):
     {0: "a", 1: "a"}, {"0": "a"}, {0: "\ud800"}, ["ab"], [["a"]], {0: {}}])
 def test_a_meta_file_that_names_no_characters_is_refused_by_name(nanogpt, itos):
     (nanogpt / "meta.pkl").write_bytes(pickle.dumps({"itos": itos}))
-    with pytest.raises(DataError, match="meta.pkl: is no vocabulary of characters"):
+    with pytest.raises(DataError, match="meta.pkl: is not a vocabulary of characters"):
         run(nanogpt)
 
 
 @pytest.mark.parametrize("meta", [None, [], "x", 5, {}, {"stoi": {}}, {"itos": None}])
 def test_a_meta_file_without_a_vocabulary_is_refused_by_name(nanogpt, meta):
     (nanogpt / "meta.pkl").write_bytes(pickle.dumps(meta))
-    with pytest.raises(DataError, match="meta.pkl: is no vocabulary of characters"):
+    with pytest.raises(DataError, match="meta.pkl: is not a vocabulary of characters"):
         run(nanogpt)
 
 
@@ -189,11 +183,11 @@ def test_any_meta_file_is_a_vocabulary_or_refused(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("meta")
     (path / "meta.pkl").write_bytes(pickle.dumps(value))
     try:
-        characters = token_file.characters_beside(str(path / "train.bin"))
+        tokenizer = token_file.tokenizer_beside(str(path / "train.bin"))
     except DataError as error:
         assert str(error).startswith(f"{path / 'meta.pkl'}: ")
     else:
-        assert CharTokenizer(characters).vocab_size == len(characters) > 0
+        assert isinstance(tokenizer, CharTokenizer) and tokenizer.vocab_size > 0
 
 
 def test_a_meta_file_that_is_no_file(nanogpt, monkeypatch):
@@ -212,8 +206,5 @@ def test_a_meta_file_that_is_no_file(nanogpt, monkeypatch):
 
 def test_the_command_line_says_it_in_one_line(nanogpt):
     (nanogpt / "meta.pkl").write_bytes(HOSTILE["a call"])
-    result = subprocess.run([sys.executable, "-m", "pygpt", "train", "--data",
-                             str(nanogpt / "train.bin"), "--out", str(nanogpt / "out")],
-                            capture_output=True, text=True, timeout=60)
-    assert result.returncode == 1 and result.stderr.count("\n") == 1
-    assert "meta.pkl: is no vocabulary of characters" in result.stderr
+    result = pygpt("train", "--data", nanogpt / "train.bin", "--out", nanogpt / "out")
+    assert_refused(result, 1, "meta.pkl: is no vocabulary of characters")

@@ -1,4 +1,4 @@
-"""What all tokenizers share, and the two simple ones: by hand, over any text, and on disk."""
+"""Tests the interface of all tokenizers, and the two simple ones: by hand, on any text, on disk."""
 
 import json
 import os

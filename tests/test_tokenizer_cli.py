@@ -1,35 +1,24 @@
-"""`pygpt tokenizer` and `train --tokenizer` as a user runs them, bad input included."""
+"""Tests `pygpt tokenizer` and `train --tokenizer` as a user runs them, bad input included."""
 
 import os
-import pathlib
-import subprocess
-import sys
 
+import commands
 import pytest
+from commands import refusal
 
 from pygpt import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 from pygpt.config import ConfigError
 from pygpt.tokenizer.choice import choose
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PYTHONUTF8": "1"}
 TEXT = ("the first, the second\r\nand the 3rd – naïve 😀 weather of a northern harbour where\n\n"
         "other ships wait for wind, and wander over water whenever it turns") * 40
 TINY = ("--n-layer 1 --n-head 2 --n-embd 16 --n-positions 16 --batch-size 4 --max-steps 4 "
         "--warmup-steps 2 --eval-interval 4 --eval-batches 2 --sample-length 20").split()
 
 
-def pygpt(*arguments, input=None):
-    return subprocess.run([sys.executable, "-m", "pygpt", *map(str, arguments)], input=input,
-                          capture_output=True, env=ENVIRONMENT, timeout=60)
-
-
-def refusal(result, status):
-    """The one line on standard error of a command that failed with that status."""
-    error = result.stderr.decode()
-    assert result.returncode == status, error
-    assert error.startswith("pygpt: error: ") and error.count("\n") == 1
-    return error
+def pygpt(*arguments, input=b""):
+    """Run a command that reads and writes bytes to its end."""
+    return commands.pygpt(*arguments, input=input)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +72,9 @@ def test_what_is_wrong_is_said_in_one_line(learned, data, tmp_path):
     assert "'-1' is not an id" in failure("decode", learned, input=b"-1")
     assert "none.txt: No such file" in failure("train", "--data", tmp_path / "none.txt", "--out",
                                                tmp_path)
-    assert "--vocab-size 256 must be at least 257: 256 bytes and 1 special token\n" in refusal(
-        pygpt("tokenizer", "train", "--data", data, "--out", tmp_path, "--vocab-size", 256), 2)
+    result = pygpt("tokenizer", "train", "--data", data, "--out", tmp_path, "--vocab-size", 256)
+    assert refusal(result, 2).endswith(
+        "--vocab-size 256 must be at least 257: 256 bytes and 1 special token\n")
     assert "--out" in refusal(pygpt("tokenizer", "train"), 2)
     assert os.listdir(tmp_path) == []
 

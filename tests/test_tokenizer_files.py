@@ -1,4 +1,4 @@
-"""The files of byte-level BPE: what they say, that they agree, and what is refused in them.
+"""Tests the files of byte-level BPE: their meaning, their agreement, and the errors in them.
 
 PYGPT_GPT2_DIR names a directory with GPT-2's vocab.json and merges.txt; without it, the tests of
 GPT-2's own vocabulary are skipped.
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygpt import BPETokenizer, Tokenizer
-from pygpt.tokenizer import formats
+from pygpt.tokenizer import vocabulary
 
 TEXT = """It's the theme of these: 'thé' — the 5th, the 12th!  Then, where the weather
 wears the whole, there "withers" what was worn; 1000 others wander
@@ -36,18 +36,18 @@ def saved(trained, tmp_path):
 
 
 def ranks(tokenizer):
-    """A rank file, as bytes."""
+    """Return the bytes of a rank file."""
     tokens = sorted(tokenizer._vocab.items(), key=lambda item: item[1])
     return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in tokens)
 
 
 def test_bytes_are_spelled_as_gpt2_spells_them():
-    assert formats.spell(b" \n\0!~\x7f\xa0\xa1\xad\xae\xff") == "ĠĊĀ!~ġł¡Ń®ÿ"
-    assert len(set(formats.BYTE_TO_CHAR)) == 256 and formats.BYTE_TO_CHAR.isprintable()
+    assert vocabulary.spell(b" \n\0!~\x7f\xa0\xa1\xad\xae\xff") == "ĠĊĀ!~ġł¡Ń®ÿ"
+    assert len(set(vocabulary.BYTE_TO_CHAR)) == 256 and vocabulary.BYTE_TO_CHAR.isprintable()
     for data in (bytes(range(256)), b""):
-        assert formats.unspell(formats.spell(data)) == data
+        assert vocabulary.unspell(vocabulary.spell(data)) == data
     for word in (" ", "\n", "a\x00", "\u0144", "中", "\ud800"):
-        assert formats.unspell(word) is None
+        assert vocabulary.unspell(word) is None
 
 
 def test_what_the_files_say(saved):
@@ -270,7 +270,7 @@ def test_gpt2_ids(gpt2, text, ids):
 
 
 def test_gpt2_ids_of_every_character(gpt2):
-    """Each after a letter and before a number: 6.6 million ids, whose hash is tiktoken's too."""
+    """Encode each after a letter and before a number: the hash of 6.6 million ids is tiktoken's."""
     every = "".join(f"a{chr(code)}1" for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     ids = array("i", gpt2.encode(every))
     if sys.byteorder == "big":

@@ -1,4 +1,4 @@
-"""train: two runs are equal to the bit, records tell what happened, and trouble loses nothing."""
+"""Tests train: two runs are equal to the bit, records report events, and errors lose no work."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from pygpt.checkpoint.model_files import read_model
 from pygpt.config import TrainConfig
 from pygpt.data.corpus import DataError
 from pygpt.data.batches import TrainingBatches, split, validation_batches
-from pygpt.model import GPT
+from pygpt.model import GPT, parameter_shapes
 from pygpt.optim import AdamW
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.training.trainer import TrainingError, evaluate, train
@@ -22,7 +22,7 @@ from sharing import needs_threads, shared_among
 
 
 def run(config):
-    """The records of a run, grouped by event, and its result."""
+    """Return the records of a run, grouped by event, and its result."""
     records = []
     result = train(config, [records.append])
     events = {}
@@ -87,7 +87,7 @@ def test_runs_are_equal_to_the_bit_for_any_threads(tiny, changes):
 
 
 def test_it_is_the_loop_one_would_write(tiny):
-    """Every setting reaches the place where it counts: the same numbers, to the bit, by hand."""
+    """Write the loop by hand: it gives the same numbers to the bit, so all settings matter."""
     config = tiny(max_steps=6, warmup_steps=3, learning_rate=0.03, min_learning_rate=0.02,
                   beta1=0.8, beta2=0.7, weight_decay=0.5, grad_clip=0.3, dropout=0.1, seed=7)
     events, _ = run(config)
@@ -145,8 +145,8 @@ def test_an_earlier_run_is_kept(tiny):
     run(config)
     events, _ = run(config)
     assert events["start"][0]["earlier"] == os.path.join(config.out, "earlier-1")
-    first = read_model(os.path.join(config.out, "earlier-1", "last"))[1]
-    second = read_model(os.path.join(config.out, "last"))[1]
+    first = read_model(os.path.join(config.out, "earlier-1", "last"), parameter_shapes)[1]
+    second = read_model(os.path.join(config.out, "last"), parameter_shapes)[1]
     assert all(first[name].buffer == second[name].buffer for name in first)
 
 
@@ -162,7 +162,7 @@ def test_an_interrupt_ends_the_step_and_saves(tiny):
     assert result.interrupted and result.steps == 3 and result.val_loss is None
     assert [r["event"] for r in records[-2:]] == ["save", "end"] and records[-1]["interrupted"]
     assert os.readlink(os.path.join(config.out, "last")) == "step-00000003"
-    assert read_model(config.out)[0] == result.model.config
+    assert read_model(config.out, parameter_shapes)[0] == result.model.config
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -185,7 +185,7 @@ def test_numbers_that_are_not_finite_end_the_run(tiny):
                   eval_interval=1)
     with pytest.raises(TrainingError, match=r"step \d+: the .*loss is .* a lower learning rate"):
         train(config, resume=True, force=True)
-    _, tensors = read_model(os.path.join(config.out, "last"))
+    _, tensors, _ = read_model(os.path.join(config.out, "last"), parameter_shapes)
     assert all(math.isfinite(x) for t in tensors.values() for x in t.buffer.cast("f"))
 
 
@@ -206,7 +206,7 @@ def test_without_data_it_learns_from_pythons_own_reference(tmp_path):
 
 
 def test_samples_stop_at_the_end_of_a_text(tiny, monkeypatch):
-    """Every token drawn is <|endoftext|>, so the samples are empty."""
+    """Draw only <|endoftext|>, so that the samples are empty."""
     config = tiny(tokenizer="bpe:280", sample_interval=4, max_steps=4, n_positions=4)
     drawn = []
     monkeypatch.setattr(generate, "draw", lambda *_: drawn.append(279) or 279)

@@ -20,7 +20,7 @@ static PyBufferProcs exporter_buffer = {.bf_getbuffer = exporter_getbuffer};
 static PyTypeObject exporter_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "pygpt._buffer.Exporter",
-    .tp_doc = "Exports through memoryview() what its __buffer__ method returns.",
+    .tp_doc = "Exports the buffer that its __buffer__ method returns, through memoryview().",
     .tp_basicsize = sizeof(PyObject),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .tp_new = PyType_GenericNew,

@@ -1,15 +1,16 @@
 """Automatic differentiation: tensors, the tape, the ops, and recorded steps.
 
-    launch.py         makes every kernel call and takes every block of memory
-    arrays.py         holds shaped memory, and results that are computed later
-    convert.py        converts Python's numbers and buffers to bytes and back
-    tape.py           holds nodes and leaves, and runs the backward pass
-    tensor.py         defines Tensor
-    ops/              defines the differentiable operations
-    ids.py            checks batches of ids
-    forward_pass.py   holds the seed, the dropout and the cache of the pass in progress
-    replay.py         records the kernel calls of a training step and replays them
-    recorded_step.py  keeps one recorded program for each shape of batch
+    thread_settings.py  holds settings of a thread within a block
+    launch.py           makes every kernel call and takes every block of memory
+    arrays.py           holds shaped memory, and results that are computed later
+    convert.py          converts Python's numbers and buffers to bytes and back
+    tape.py             holds nodes and leaves, and runs the backward pass
+    tensor.py           defines Tensor
+    ops/                defines the differentiable operations
+    ids.py              checks batches of ids
+    forward_pass.py     holds the seed, the dropout and the cache of the pass in progress
+    replay.py           records the kernel calls of a training step and replays them
+    recorded_step.py    keeps one recorded program for each shape of batch
 """
 
 from pygpt.autograd import ops  # noqa: F401  its import binds Tensor's operators

@@ -7,17 +7,22 @@ also adds a residual, in one pass over memory.
 """
 
 import contextlib
-import threading
 import weakref
 from math import prod
 from typing import Callable, NamedTuple
 
 from pygpt.autograd.launch import allocate
+from pygpt.autograd.thread_settings import ThreadSettings
 
 CODES = {"float32": "f", "int32": "i"}  # {dtype: the code of struct, array and memoryview}
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 
-_context = threading.local()  # .waiting: the deferred arrays of this thread's deferring() block
+
+class _Settings(ThreadSettings):
+    waiting = None  # the deferred arrays of the innermost deferring() block
+
+
+_settings = _Settings()
 
 
 class Deferred(NamedTuple):
@@ -56,17 +61,16 @@ class Array:
         return self
 
     @classmethod
-    def later(cls, shape, compute, takes_residual=True):
+    def deferrable(cls, shape, compute, takes_residual=True):
         """Make an array whose values are computed at once or, within deferring(), when a kernel
         first needs them. The arguments are those of Deferred."""
         self = cls.__new__(cls)
         self._describe(tuple(shape), "f")
         self.deferred = Deferred(compute, takes_residual)
-        waiting = getattr(_context, "waiting", None)
-        if waiting is None:
+        if _settings.waiting is None:
             self._compute()
         else:
-            waiting.append(weakref.ref(self))
+            _settings.waiting.append(weakref.ref(self))
         return self
 
     def _describe(self, shape, code):
@@ -102,13 +106,10 @@ def deferring(completely=True):
         completely: whether the block's end computes the results that are still deferred. Otherwise
             a result is computed when it is needed, and its inputs must stay unchanged until then.
     """
-    before = getattr(_context, "waiting", None)
-    waiting = _context.waiting = []
-    try:
+    waiting = []
+    with _settings.set(waiting=waiting):
         yield
         for reference in waiting if completely else ():
             array = reference()
             if array is not None and array.deferred is not None:
                 array._compute()
-    finally:
-        _context.waiting = before

@@ -13,7 +13,29 @@ def is_number(value):
     return isinstance(value, numbers.Real)
 
 
-def as_lists(data):
+def packed(data, dtype):
+    """Pack nested lists, a buffer or a number as the bytes of a dtype; return (shape, bytes).
+
+    Raises:
+        ValueError: the lists are ragged, or a value is out of range; the message names it.
+        TypeError: data holds something that is not a number.
+    """
+    data = _as_lists(data)
+    shape = _shape_of(data)
+    values = list(_flatten(data, shape, NUMBER_OF[dtype]))
+    try:
+        # the "=" of the format makes struct refuse a value that is too large
+        return shape, struct.pack(f"={len(values)}{CODES[dtype]}", *values)
+    except (struct.error, OverflowError):
+        for value in values:
+            try:
+                struct.pack("=" + CODES[dtype], value)
+            except (struct.error, OverflowError):
+                raise ValueError(f"{value!r} is out of the range of {dtype}") from None
+        raise
+
+
+def _as_lists(data):
     """Return data as a number or as nested lists."""
     if is_number(data) or isinstance(data, (list, tuple)):
         return data
@@ -36,11 +58,10 @@ def _unpacked(view):
             raise struct.error
         return [value for value, in struct.iter_unpack(view.format, view.tobytes())]
     except (struct.error, ValueError):
-        raise TypeError(f"a buffer of format {view.format!r} holds no numbers that a Tensor can "
-                        "be made of") from None
+        raise TypeError(f"a Tensor cannot be made of a buffer of format {view.format!r}") from None
 
 
-def shape_of(data):
+def _shape_of(data):
     shape = []
     while isinstance(data, (list, tuple)):
         shape.append(len(data))
@@ -50,7 +71,7 @@ def shape_of(data):
     return tuple(shape)
 
 
-def flatten(data, shape, number):
+def _flatten(data, shape, number):
     if not shape:
         if isinstance(data, (list, tuple)):
             raise ValueError(f"ragged lists: a list of {len(data)} where a number is expected")
@@ -59,7 +80,7 @@ def flatten(data, shape, number):
     if not isinstance(data, (list, tuple)) or len(data) != shape[0]:
         raise ValueError(f"ragged lists: {data!r} where a list of {shape[0]} is expected")
     for item in data:
-        yield from flatten(item, shape[1:], number)
+        yield from _flatten(item, shape[1:], number)
 
 
 def _float(value):
@@ -68,7 +89,10 @@ def _float(value):
             return value.__index__()
         except AttributeError:
             raise TypeError(f"{value!r} is not a real number") from None
-    return value if isinstance(value, float) else _exactly(float, value)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{value!r} is not a number that a Tensor can hold: {error}") from None
 
 
 def _integer(value):
@@ -78,35 +102,11 @@ def _integer(value):
         raise TypeError(f"{value!r} is not a whole number, as a tensor of int32 holds") from None
 
 
-def _exactly(kind, value):
-    try:
-        return kind(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{value!r} is not a number that a Tensor can hold: {error}") from None
-
-
 NUMBER_OF = {"float32": _float, "int32": _integer}
 
 
-def packed(values, dtype):
-    """Pack the values as bytes of a dtype.
-
-    Raises:
-        ValueError: a value is out of range; the message names it.
-    """
-    try:
-        # the "=" of the format makes struct refuse a value that is too large
-        return struct.pack(f"={len(values)}{CODES[dtype]}", *values)
-    except (struct.error, OverflowError):
-        for value in values:
-            try:
-                struct.pack("=" + CODES[dtype], value)
-            except (struct.error, OverflowError):
-                raise ValueError(f"{value!r} is out of the range of {dtype}") from None
-        raise
-
-
 def nest(flat, shape):
+    """Return a flat list of values as nested lists of a shape."""
     if not shape:
         return flat[0]
     if len(shape) == 1:

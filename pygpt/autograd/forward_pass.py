@@ -5,11 +5,16 @@ may fuse (arrays.deferring), and modules that are to be recomputed keep only the
 """
 
 import contextlib
-import threading
 
 from pygpt.autograd.arrays import deferring
+from pygpt.autograd.thread_settings import ThreadSettings
 
-_context = threading.local()  # .forward_pass, .watcher: set by the blocks below
+
+class _Settings(ThreadSettings):
+    forward_pass = watcher = None
+
+
+_settings = _Settings()
 
 
 class ForwardPass:
@@ -28,38 +33,31 @@ class ForwardPass:
         self.shares = {} if seed is None else {
             id(module): module.share for module in dropouts if module.training}
         self.recomputed = set(map(id, recomputed))
-        self._blocks = []
+        self._blocks = contextlib.ExitStack()
 
     def __enter__(self):
-        is_watched = watcher() is not None  # a watcher needs each kernel call inside its module
-        block = contextlib.nullcontext() if is_watched else deferring()
-        block.__enter__()
-        self._blocks.append((current(), block))
-        _context.forward_pass = self
+        if watcher() is None:  # a watcher needs each kernel call inside its module
+            self._blocks.enter_context(deferring())
+        self._blocks.enter_context(_settings.set(forward_pass=self))
         return self
 
     def __exit__(self, *error):
-        before, block = self._blocks.pop()
-        _context.forward_pass = before
-        block.__exit__(*error)
+        self._blocks.__exit__(*error)
 
     def resume(self, function, x):
         """Return function(x), computed as a part of this pass again."""
-        before, _context.forward_pass = current(), self
-        try:
+        with _settings.set(forward_pass=self):
             return function(x)
-        finally:
-            _context.forward_pass = before
 
 
 def current():
     """Return the forward pass in progress in this thread, or None."""
-    return getattr(_context, "forward_pass", None)
+    return _settings.forward_pass
 
 
 def watcher():
     """Return the function that watching() has set in this thread, or None."""
-    return getattr(_context, "watcher", None)
+    return _settings.watcher
 
 
 def current_cache():
@@ -74,12 +72,7 @@ def past_positions():
     return 0 if cache is None else cache.past
 
 
-@contextlib.contextmanager
 def watching(function):
     """Within the block (and thread), call function(module, inputs) in place of each module's
     forward(*inputs). The function itself must call that forward."""
-    before, _context.watcher = watcher(), function
-    try:
-        yield
-    finally:
-        _context.watcher = before
+    return _settings.set(watcher=function)

@@ -7,15 +7,13 @@ from pygpt.backend.kernels import IdRangeError
 
 
 def as_int32(name, ids, n_positions):
-    """Convert B lists of T ints, or an int32 buffer of shape (B, T), to (B, T, bytes).
+    """Convert B lists of T ints, or an int32 buffer of shape (B, T); return (B, T, bytes).
 
     Raises:
         ValueError: ids are of another kind, T is 0 or above n_positions, or B is 0.
     """
-    if isinstance(ids, (list, tuple)):
-        B, T, data = _int32_of_lists(name, ids)
-    else:
-        B, T, data = _int32_of_buffer(name, ids)
+    convert = _int32_of_lists if isinstance(ids, (list, tuple)) else _int32_of_buffer
+    B, T, data = convert(name, ids)
     if B == 0 or T == 0:
         raise ValueError(f"{name}: {B} sequences of {T} positions; give at least one of each")
     if T > n_positions:

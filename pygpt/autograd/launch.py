@@ -1,40 +1,39 @@
 """Calls every kernel and takes every block of memory, so that both can be recorded.
 
-`launch` makes a call. A program that is `listening` in the same thread records the call, and lends
-arrays their memory (replay.py). Within `calling`, another function makes the calls: to inspect
-their results (training/find_nonfinite.py), or to count memory without computing (training/cost.py).
+`launch` makes a call. Within `recording`, a program (replay.py) records the calls of the thread,
+and lends arrays their memory. Within `calling`, another function makes the calls: to inspect their
+results, or to count memory without computing.
 
 `one_at_a_time` keeps the calls of several threads apart. A kernel releases Python's lock, so two
 threads that use one model would otherwise read and write the same buffers at once.
 """
 
-import contextlib
 import functools
 import os
 import threading
 
+from pygpt.autograd.thread_settings import ThreadSettings
 from pygpt.backend.kernels import Memory, check
 
-_context = threading.local()  # .recorder, .pool, .call, .memory: set by the blocks below
-_turn = threading.RLock()     # the thread whose public call is computing holds it
+_lock = threading.RLock()  # the thread whose public call is computing holds it
 
 
 def one_at_a_time(function):
-    """Make a function wait until no other thread is inside a function that is so decorated.
+    """Make a function wait until no other thread is inside a function with this decorator.
 
     A thread may call one such function from another. Waiting costs little, because kernels use
     every core by themselves, and Python's other threads go on meanwhile.
     """
     @functools.wraps(function)
     def waiting(*args, **kwargs):
-        with _turn:
+        with _lock:
             return function(*args, **kwargs)
     return waiting
 
 
 def _after_fork():
-    global _turn  # the child may lack the thread that holds the old lock
-    _turn = threading.RLock()
+    global _lock  # the child may lack the thread that holds the old lock
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -42,79 +41,73 @@ if hasattr(os, "register_at_fork"):
 
 
 def launch(kernel, *args, also_in_backward=False):
-    """Run a kernel and let the listening program, if any, record it.
+    """Run a kernel, and let the program that is recording, if any, record it.
 
     `also_in_backward` marks a forward call whose outputs the backward pass computes again. A
     training step can then leave the forward call out.
     """
-    getattr(_context, "call", _call)(kernel, args)
-    recorder = getattr(_context, "recorder", None)
-    if recorder is not None:
-        recorder(kernel, args, also_in_backward)
+    _settings.call(kernel, args)
+    if _settings.recorder is not None:
+        _settings.recorder(kernel, args, also_in_backward)
 
 
 def _call(kernel, args):
-    with _turn:  # no kernel reads weights while an optimizer writes them
+    with _lock:  # no kernel reads weights while an optimizer writes them
         check(kernel(*args))
 
 
-@contextlib.contextmanager
+class _Settings(ThreadSettings):
+    call = staticmethod(_call)  # makes the calls
+    memory = None               # makes blocks of memory, if not None
+    recorder = pool = None      # of the program that is recording
+
+
+_settings = _Settings()
+
+
 def calling(call, memory=None):
     """Within the block (and thread), let call(kernel, args) make the call of every launch.
 
     Args:
         call: a function that may inspect the results of a kernel, or leave the kernel out.
-        memory: a function of a number of bytes that makes the blocks for tensors in the block;
-            None: they are made as before.
+        memory: a function of a number of bytes that makes the memory of tensors; None keeps the
+            function in force.
     """
-    with _set(call=call) if memory is None else _set(call=call, memory=memory):
-        yield
+    return _settings.set(call=call, memory=memory or _settings.memory)
 
 
 def is_watched():
     """Whether calling() is in force in this thread. A replay would bypass its function."""
-    return getattr(_context, "call", None) is not None
+    return _settings.call is not _call
 
 
 def new_block(nbytes):
     """Make a block of memory by the function of the innermost calling()."""
-    return getattr(_context, "memory", Memory)(nbytes)
+    return (_settings.memory or Memory)(nbytes)
 
 
 def allocate(nbytes):
-    """Take memory for a tensor that kernels write: from the listening program's pool, if any."""
-    pool = getattr(_context, "pool", None)
+    """Take memory for a tensor that kernels write. While a program is recording, its pool lends
+    the memory."""
+    pool = _settings.pool
     return new_block(nbytes) if pool is None else pool.take(nbytes)
 
 
 def constant(nbytes):
     """Take memory for a tensor that Python writes. It is never lent again. A program that is
     recording keeps it alive, because the recorded calls read its values in every run."""
-    memory, pool = Memory(nbytes), getattr(_context, "pool", None)
-    if pool is not None:
-        pool.keep(memory)
+    memory = Memory(nbytes)
+    if _settings.pool is not None:
+        _settings.pool.keep(memory)
     return memory
 
 
 def is_recording(pool):
     """Whether the program that owns this pool is recording calls in this thread."""
-    return getattr(_context, "pool", None) is pool
+    return _settings.pool is pool
 
 
-@contextlib.contextmanager
-def listening(recorder, pool):
-    """Within the block (and thread), report every launch to recorder and take memory from pool."""
-    with _set(recorder=recorder, pool=pool):
-        yield
-
-
-@contextlib.contextmanager
-def _set(**values):
-    """Within the block, set values in the thread's context; restore the old values at the end."""
-    before = dict(vars(_context))
-    vars(_context).update(values)
-    try:
-        yield
-    finally:
-        vars(_context).clear()
-        vars(_context).update(before)
+def recording(recorder, pool):
+    """Within the block (and thread), call recorder(kernel, args, also_in_backward) after every
+    launch, and take memory from pool."""
+    return _settings.set(recorder=recorder, pool=pool)

@@ -6,9 +6,10 @@ its forward pass until its backward pass has run or the loss is gone. Another lo
 meanwhile gets a step of its own. So the user sees ordinary tensors, and pays for planning once.
 
 A replay is right only while nothing has changed since the calls were recorded. A step is therefore
-looked up by its key, which holds the batch's shape and the modes of the pass. All else is compared
-before every step: the model's modules, their settings, the places of its parameters, and which of
-them are trained (nn.watched). A model that holds anything that cannot be compared runs op by op.
+looked up by its key, which holds the batch's shape and the modes of the pass. Everything else is
+compared before every step: the model's modules, their settings, the places of its parameters, and
+which of them are trained (nn.watched). A model that holds anything that cannot be compared runs op
+by op.
 """
 
 import contextlib
@@ -18,8 +19,7 @@ from typing import NamedTuple
 from pygpt.autograd import ops
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.replay import Program, run
-from pygpt.autograd.tape import (Node, grad_enabled, next_serial, refuse_changed, refuse_stale,
-                                 run_backward)
+from pygpt.autograd.tape import Node, grad_enabled, next_serial, refuse_stale, run_backward
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory
 
@@ -58,17 +58,17 @@ class StepCache:
     def take(self, ids, targets, ignore_index):
         """Within the block, give a free step that holds this batch; errors name bad ids."""
         model = self._model()
-        B, T, flat = as_int32("ids", ids, model.config.n_positions)
-        shape = as_int32("targets", targets, model.config.n_positions)
-        if (B, T) != shape[:2]:
-            raise ValueError(f"targets of shape {shape[:2]} for ids of shape {(B, T)}")
+        B, T, id_bytes = as_int32("ids", ids, model.config.n_positions)
+        target_B, target_T, target_bytes = as_int32("targets", targets, model.config.n_positions)
+        if (B, T) != (target_B, target_T):
+            raise ValueError(f"targets of shape {(target_B, target_T)} for ids of shape {(B, T)}")
         self._forget_if_changed(model)
         key = Key(B, T, ignore_index, grad_enabled(), dropout_shares(self._dropouts),
                   grad_enabled() and model.recompute)
         step = self._free_step(model, key)
         try:
-            step.ids.memory.view[:4 * B * T] = flat
-            step.targets.memory.view[:4 * B * T] = shape[2]
+            step.ids.memory.view[:4 * B * T] = id_bytes
+            step.targets.memory.view[:4 * B * T] = target_bytes
             if step.seed is not None:
                 step.seed.set(model.next_seed())
             with named_bad_ids(model.config.vocab_size, step.ids, step.targets, ignore_index):
@@ -90,13 +90,9 @@ class StepCache:
         steps = self._by_key.pop(key, [])
         if self._watched is None:
             return TrainingStep(model, key, is_recorded=False)
-        free = [step for step in steps if step.is_free()]
-        spare = set(map(id, free[1 + SPARES_KEPT:]))
-        steps = [step for step in steps if id(step) not in spare]
-        if not free:
-            free = [TrainingStep(model, key)]
-            steps.append(free[0])
-        self._by_key[key] = steps
+        free = [step for step in steps if step.is_free()] or [TrainingStep(model, key)]
+        in_use = [step for step in steps if step not in free]
+        self._by_key[key] = in_use + free[:1 + SPARES_KEPT]
         while len(self._by_key) > SHAPES_KEPT:
             del self._by_key[next(iter(self._by_key))]
         free[0].busy = True
@@ -135,23 +131,23 @@ class TrainingStep:
     def is_free(self):
         return not self.busy and (self._lent is None or self._lent() is None)
 
-    def forward(self):
-        """Run the forward pass, which computes the loss."""
-        self._forward(lambda program: program.forward)
+    def forward(self, in_training=False):
+        """Run the forward pass, which computes the loss. In training it leaves out the calls that
+        the backward pass repeats."""
+        self._computed_at = next_serial()
+        program = self.program
+        if program is None or not program.is_replayable():
+            self._compute()
+        elif in_training and program.recorded:
+            run(program.forward_in_training)
+        else:
+            run(program.forward)
 
     def forward_backward(self, scale):
-        """Run both passes. The forward pass leaves out the calls that the backward pass repeats."""
-        self._forward(lambda program: program.forward_in_training if program.recorded
-                      else program.forward)
+        """Run both passes."""
+        self.forward(in_training=True)
         if self._has_gradients:
             self.backward(scale)
-
-    def _forward(self, calls_of):
-        self._computed_at = next_serial()
-        if self.program is None or not self.program.is_replayable():
-            self._compute()
-        else:
-            run(calls_of(self.program))
 
     def _compute(self):
         """Run the forward pass op by op; record it if is_recorded was given."""
@@ -184,7 +180,7 @@ class TrainingStep:
         """
         if self.program is not None and self.program.recorded:
             for leaf in self.program.leaves:
-                refuse_changed(leaf, self._computed_at)
+                leaf.refuse_if_changed_after(self._computed_at)
             self.program.refuse_if_moved()
         else:
             refuse_stale(self._graph.node, self._computed_at)

@@ -14,7 +14,7 @@ writes memory of the pool during recording.
 import contextlib
 import functools
 
-from pygpt.autograd.launch import is_recording, listening, new_block
+from pygpt.autograd.launch import is_recording, new_block, recording
 from pygpt.autograd.tape import AccumulateFlag
 from pygpt.backend.kernels import check
 
@@ -25,11 +25,11 @@ SLAB = 16 << 20  # bytes, a size that the system backs with huge pages
 class Pool:
     """Lends memory to tensors, and lends it again when they give it back.
 
-    A range that comes back joins its free neighbours, and a tensor gets a part of the smallest free
-    range that holds it. So memory that was used only in the forward pass serves the backward pass,
-    whatever the sizes. Small tensors are cut from slabs, so that they lie in huge pages too: the
-    activations of a small model fill thousands of ordinary pages, more than the processor keeps
-    addresses of.
+    A range that is returned is joined with its free neighbours, and a tensor gets a part of the
+    smallest free range that holds it. So memory that was used only in the forward pass serves the
+    backward pass, whatever the sizes. Small tensors are cut from slabs, so that they lie in huge
+    pages too: the activations of a small model fill thousands of ordinary pages, and the processor
+    keeps the addresses of fewer.
 
     Attributes:
         nbytes: the number of bytes taken from the system, without the unused end of the last slab.
@@ -61,11 +61,11 @@ class Pool:
                 self._free.append((size - nbytes, memory, offset + nbytes))
         else:
             self.nbytes += nbytes
-            memory, offset = self._cut(nbytes)
+            memory, offset = self._new_range(nbytes)
         return Loan(self, nbytes, memory, offset)
 
     def _join(self, nbytes, memory, offset):
-        """Join a range with the free ranges that touch it, and let the whole be free."""
+        """Join a range with the free ranges that touch it, and add the result to them."""
         for entry in list(self._free):
             size, other, start = entry
             if other is memory and start in (offset - size, offset + nbytes):
@@ -73,8 +73,8 @@ class Pool:
                 nbytes, offset = nbytes + size, min(offset, start)
         self._free.append((nbytes, memory, offset))
 
-    def _cut(self, nbytes):
-        """Return new memory and an offset in it."""
+    def _new_range(self, nbytes):
+        """Return memory that was never lent, and an offset in it."""
         if nbytes > SLAB // 4:
             return new_block(nbytes), 0
         if self._used + nbytes > SLAB:
@@ -133,12 +133,12 @@ class Program:
 
     def record_forward(self):
         """Within the block, record kernel calls as the forward pass."""
-        return listening(self._forward_call, self.pool)
+        return recording(self._forward_call, self.pool)
 
     @contextlib.contextmanager
     def record_backward(self):
         """Within the block, record kernel calls as the backward pass."""
-        with listening(self._backward_call, self.pool):
+        with recording(lambda kernel, args, _: self._backward.append((kernel, args)), self.pool):
             yield
         self.leaves = tuple(dict.fromkeys(
             leaf for _, args in self._backward for flag in args
@@ -158,7 +158,7 @@ class Program:
             ValueError: they have moved to other memory since the calls were recorded.
         """
         if any(leaf.memory is not place for leaf, place in zip(self.leaves, self._places)):
-            raise ValueError("backward(): the parameters have come to other memory since this was "
+            raise ValueError("backward(): the parameters have moved to other memory since this was "
                              "computed from them, as when they become part of a larger model; "
                              "compute the loss again")
 
@@ -195,9 +195,6 @@ class Program:
         self.forward.append(call)
         if not also_in_backward:
             self.forward_in_training.append(call)
-
-    def _backward_call(self, kernel, args, also_in_backward):
-        self._backward.append((kernel, args))
 
 
 def run(calls):

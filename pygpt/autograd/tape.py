@@ -12,17 +12,28 @@ The first gradient of a node is written, and a later one is added to it. The cal
 the two it is, so memory need not be zeroed before gradients are added.
 """
 
-import contextlib
 import itertools
-import threading
 from math import prod
 
 from pygpt.autograd.arrays import Array, deferring
 from pygpt.autograd.launch import launch, one_at_a_time
+from pygpt.autograd.thread_settings import ThreadSettings
 from pygpt.backend.kernels import Memory, lib
 
 _serials = itertools.count(1)
-_context = threading.local()  # .tape, .backward_pass, .entering: set by the blocks below
+
+# Values of _settings.tape. ON: ops leave nodes. OFF: they leave none. A dict: they leave none, and
+# the nodes of their inputs are collected in it by serial number, for recomputed().
+ON, OFF = "on", "off"
+
+
+class _Settings(ThreadSettings):
+    tape = ON
+    backward_pass = 0     # the number of the backward pass in progress
+    before_node = None    # a function that is called before each node runs
+
+
+_settings = _Settings()
 
 ONE = Array.empty((), memory=Memory(4))
 ONE.flat()[0] = 1.0
@@ -117,7 +128,7 @@ class Node:
             _ran_before(None)
         for parent in self.parents:
             if type(parent) is Leaf:
-                refuse_changed(parent, max(self.serial, computed_at))
+                parent.refuse_if_changed_after(max(self.serial, computed_at))
 
     def run(self):
         shared, self.shared = self.shared, None
@@ -147,25 +158,15 @@ class AccumulateFlag(int):
         return self
 
     def zero_missing(self):
-        """Where the flag is 1, set the gradient of each leaf that holds none to 0."""
+        """Where the flag is 1, set the gradient of each leaf that holds none to 0, so that the
+        kernel can add to all of them."""
         for leaf in self.leaves if self else ():
             if not leaf.valid:
                 leaf.gradient().flat()[:] = memoryview(bytes(4 * leaf.size())).cast("f")
 
 
-def first_gradient_flag(leaves):
-    """Make the flag of a kernel that writes the first gradient of this pass for several leaves.
-
-    If some of them hold a gradient and others do not, the others' memory is set to 0, so that the
-    kernel can add to all of them.
-    """
-    flag = AccumulateFlag(leaves)
-    flag.zero_missing()
-    return flag
-
-
 class Leaf(Node):
-    """The end of gradients: the node of a parameter, or of a tensor made with requires_grad.
+    """Collects the gradient of a parameter, or of a tensor made with requires_grad.
 
     Attributes:
         valid: whether its memory holds a gradient.
@@ -187,7 +188,7 @@ class Leaf(Node):
 
     def gradient(self):
         if self.memory is None:
-            self.memory = Memory(4 * prod(self.shape))
+            self.memory = Memory(4 * self.size())
         return Array.empty(self.shape, memory=self.memory, offset=self.offset)
 
     @one_at_a_time
@@ -200,13 +201,13 @@ class Leaf(Node):
 
     def awaits_first_gradient(self):
         """Whether this backward pass has brought no gradient to the leaf yet."""
-        return self._last_pass != _context.backward_pass
+        return self._last_pass != _settings.backward_pass
 
     def prepare_gradient(self):
         """Prepare for a gradient of this backward pass; return the pointer to its place."""
         if self.valid and self.before_use and self.awaits_first_gradient():
             self.before_use()
-        self.valid, self._last_pass = True, _context.backward_pass
+        self.valid, self._last_pass = True, _settings.backward_pass
         return self.gradient().ptr
 
     def target(self):
@@ -217,11 +218,21 @@ class Leaf(Node):
         ptr, flag = self.target()
         launch(lib.scale_forward, ptr, shared.array.ptr, ONE.ptr, shared.array.size, flag)
 
+    def refuse_if_changed_after(self, serial):
+        """Check that results which were computed at that serial number are still differentiable.
+
+        Raises:
+            ValueError: the leaf's values have changed since then.
+        """
+        if self.changed_at > serial:
+            raise ValueError("backward(): a parameter has changed since this was computed from it, "
+                             "as an optimizer's step changes it; compute the loss again")
+
     def refuse_if_stale(self, computed_at):
-        pass
+        """Do nothing: a leaf is not computed. The nodes that read it check its changes."""
 
     def run(self):
-        pass
+        """Do nothing: the gradient has arrived."""
 
 
 @one_at_a_time
@@ -234,12 +245,8 @@ def run_backward(root, grad, computed_at=0):
     A node's backward may run another pass inside, as that of model.loss does. Each pass has a
     number of its own, so a leaf recognises the first gradient of each pass.
     """
-    outer = getattr(_context, "backward_pass", 0)
-    _context.backward_pass = next(_serials)
-    try:
+    with _settings.set(backward_pass=next(_serials)):
         _run_nodes(root, SharedGradient(grad), computed_at=computed_at)
-    finally:
-        _context.backward_pass = outer
 
 
 def refuse_stale(root, computed_at=0):
@@ -251,7 +258,6 @@ def refuse_stale(root, computed_at=0):
 def _run_nodes(root, gradient, first=0, computed_at=0):
     """Give root a gradient, and run the nodes that it depends on whose serial is `first` or above,
     latest first. All checks are made before the first of them runs."""
-    entering = getattr(_context, "entering", None)
     nodes = _reachable(root, first)
     for node in nodes:
         node.refuse_if_stale(computed_at)
@@ -260,8 +266,8 @@ def _run_nodes(root, gradient, first=0, computed_at=0):
         if first:
             gradient.release()  # the caller gives up its hold, so the nodes below may add to it
         for node in nodes:
-            if entering:
-                entering(node)
+            if _settings.before_node:
+                _settings.before_node(node)
             node.run()
     except BaseException:
         for node in nodes:
@@ -280,24 +286,9 @@ def _reachable(root, first):
     return [found[serial] for serial in sorted(found, reverse=True)]
 
 
-def refuse_changed(leaf, serial):
-    """Check that a result is still differentiable with respect to a leaf.
-
-    Args:
-        leaf: a Leaf.
-        serial: the serial number of the time at which the result was computed.
-
-    Raises:
-        ValueError: the leaf has changed since then.
-    """
-    if leaf.changed_at > serial:
-        raise ValueError("backward(): a parameter has changed since this was computed from it, as "
-                         "an optimizer's step changes it; compute the loss again")
-
-
 def attach(out, inputs, backward):
     """Put a node on `out` if the tape is on and one of the inputs (Tensor or None) has a node."""
-    tape = getattr(_context, "tape", ON)
+    tape = _settings.tape
     if tape is not OFF:
         parents = tuple(t.node for t in inputs if t is not None and t.node is not None)
         if tape is not ON:
@@ -307,30 +298,15 @@ def attach(out, inputs, backward):
     return out
 
 
-# Values of _context.tape. ON: ops leave nodes. OFF: they leave none. A dict: they leave none, and
-# the nodes of their inputs are collected in it by serial number, for recomputed().
-ON, OFF = "on", "off"
-
-
 def grad_enabled():
     """Whether ops leave nodes. They leave none within no_grad(), and none in the first run of
     recomputed()."""
-    return getattr(_context, "tape", ON) is ON
-
-
-@contextlib.contextmanager
-def _taping(tape):
-    before = getattr(_context, "tape", ON)
-    _context.tape = tape
-    try:
-        yield
-    finally:
-        _context.tape = before
+    return _settings.tape is ON
 
 
 def no_grad():
     """Within the block (and thread), ops leave no nodes, so memory is freed as they go."""
-    return _taping(OFF)
+    return _settings.set(tape=OFF)
 
 
 def recomputed(function, x):
@@ -348,12 +324,12 @@ def recomputed(function, x):
     if not grad_enabled():
         return function(x)
     input_nodes = {}
-    with _taping(input_nodes):
+    with _settings.set(tape=input_nodes):
         out = function(x)
 
     def backward(dout):
         first = next_serial()
-        with _taping(ON), deferring(completely=False):
+        with _settings.set(tape=ON), deferring(completely=False):
             root = function(x).node
         try:
             _run_nodes(root, dout, first)
@@ -365,14 +341,9 @@ def recomputed(function, x):
     return out
 
 
-@contextlib.contextmanager
-def entering_nodes(entering):
-    """Within the block (and thread), call entering(node) before each node runs."""
-    _context.entering = entering
-    try:
-        yield
-    finally:
-        _context.entering = None
+def entering_nodes(function):
+    """Within the block (and thread), call function(node) before each node runs."""
+    return _settings.set(before_node=function)
 
 
 def next_serial():

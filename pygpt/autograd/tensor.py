@@ -3,9 +3,10 @@
 ops/arithmetic.py, above this file, binds its operators (+, -, *, / and @).
 """
 
+import operator
+
 from pygpt.autograd.arrays import CODES, DTYPES, Array
-from pygpt.autograd.convert import (NUMBER_OF, as_lists, flatten, is_number, nest, packed,
-                                    shape_of)
+from pygpt.autograd.convert import is_number, nest, packed
 from pygpt.autograd.launch import constant, one_at_a_time
 from pygpt.autograd.tape import Leaf, run_backward
 from pygpt.backend.kernels import Memory
@@ -14,6 +15,15 @@ try:
     from pygpt._buffer import Exporter
 except ImportError:  # Python 3.12 and later call __buffer__ themselves
     Exporter = object
+
+
+def _comparison(compare):
+    """Make a method that compares a tensor's only value with a number or with another tensor's."""
+    def method(self, other):
+        if isinstance(other, Tensor):
+            return compare(self.item(), other.item())
+        return compare(self.item(), other) if is_number(other) else NotImplemented
+    return method
 
 
 class Tensor(Array, Exporter):
@@ -33,17 +43,15 @@ class Tensor(Array, Exporter):
         TypeError: data holds something that is not a number.
     """
 
-    __slots__ = ("node", "leaf", "remake")
+    __slots__ = ("node", "leaf", "recompute")
     __array_ufunc__ = None  # so NumPy's scalars leave arithmetic to this class
 
     def __init__(self, data, requires_grad=False, dtype="float32"):
         if dtype not in CODES:
             raise ValueError(f"dtype={dtype!r} is not 'float32' or 'int32'")
-        data = as_lists(data)
-        shape = shape_of(data)
-        values = list(flatten(data, shape, NUMBER_OF[dtype]))
-        self._place(shape, constant(4 * len(values)), code=CODES[dtype])
-        self.flat()[:] = memoryview(packed(values, dtype)).cast(self.code)
+        shape, values = packed(data, dtype)
+        self._place(shape, constant(len(values)), code=CODES[dtype])
+        self.memory.view[:] = values
         if not isinstance(requires_grad, bool):
             raise TypeError(f"requires_grad={requires_grad!r} is not True or False")
         if requires_grad:
@@ -51,18 +59,18 @@ class Tensor(Array, Exporter):
 
     def _describe(self, shape, code):
         super()._describe(shape, code)
-        self.node = self.leaf = self.remake = None
+        self.node = self.leaf = self.recompute = None
 
     @property
     def dtype(self):
         """The type of the values: "float32" or "int32"."""
         return DTYPES[self.code]
 
-    def kept(self):
+    def save_for_backward(self):
         """Return a function that gives this tensor to the backward pass. Where its op prefers to
-        compute the values again rather than keep them (`remake`), the function does that.
+        compute the values again rather than keep them, that function is `recompute`.
         """
-        return self.remake or (lambda: self)
+        return self.recompute or (lambda: self)
 
     def __buffer__(self, flags):
         whole = self.memory.view[self.offset:self.offset + 4 * self.size]
@@ -118,17 +126,8 @@ class Tensor(Array, Exporter):
     def __format__(self, spec):
         return format(self.item(), spec) if spec else str(self)
 
-    def __lt__(self, other):
-        return self.item() < _value(other) if _is_comparable(other) else NotImplemented
-
-    def __le__(self, other):
-        return self.item() <= _value(other) if _is_comparable(other) else NotImplemented
-
-    def __gt__(self, other):
-        return self.item() > _value(other) if _is_comparable(other) else NotImplemented
-
-    def __ge__(self, other):
-        return self.item() >= _value(other) if _is_comparable(other) else NotImplemented
+    __lt__, __le__ = _comparison(operator.lt), _comparison(operator.le)
+    __gt__, __ge__ = _comparison(operator.gt), _comparison(operator.ge)
 
     def __eq__(self, other):  # two tensors are equal if they are the same object
         return self.item() == other if self.size == 1 and is_number(other) else NotImplemented
@@ -139,8 +138,8 @@ class Tensor(Array, Exporter):
 
     @property
     def requires_grad(self):
-        """Whether gradients flow to or through this tensor. True makes it a leaf; False makes it no
-        leaf and drops its gradient.
+        """Whether gradients flow to or through this tensor. Setting True makes it a leaf; setting
+        False drops its gradient and makes it an ordinary tensor.
 
         Raises:
             ValueError: it is set on the result of an op, or to True on an int32 tensor.
@@ -186,7 +185,8 @@ class Tensor(Array, Exporter):
                 tensor was computed from it.
         """
         if self.node is None:
-            raise ValueError("backward() of a tensor that depends on nothing that requires_grad")
+            raise ValueError("backward() of a tensor that depends on no tensor with "
+                             "requires_grad=True")
         if grad is None:
             if self.size != 1:
                 raise ValueError(f"backward() of shape {self.shape} needs a grad of that shape")
@@ -199,14 +199,6 @@ class Tensor(Array, Exporter):
         if grad.code != "f":
             raise ValueError(f"backward() got a grad of {grad.dtype}, not float32")
         run_backward(self.node, grad)
-
-
-def _is_comparable(other):
-    return is_number(other) or isinstance(other, Tensor)
-
-
-def _value(other):
-    return other.item() if isinstance(other, Tensor) else other
 
 
 def _restored(shape, code, data, is_leaf):

@@ -1,10 +1,11 @@
 """Asks the system how many processors and how much memory this process may use.
 
-Reads Linux's /sys and /proc, control groups included. Other systems tell little. A function that
-takes a `root` looks for those directories below it; root is "/", except in tests.
+It reads Linux's /sys and /proc, control groups included. On other systems little is known. A
+function that takes a `root` looks for those directories below it; root is "/", except in tests.
 """
 
 import os
+import re
 
 
 def physical_cores(root: str = "/") -> int:
@@ -14,14 +15,9 @@ def physical_cores(root: str = "/") -> int:
         allowed = os.sched_getaffinity(0)
     except AttributeError:
         return max(1, (os.cpu_count() or 2) // 2)
-    cores = set()
-    for cpu in allowed:
-        siblings = f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
-        try:
-            with open(os.path.join(root, siblings)) as file:
-                cores.add(file.read().strip())
-        except OSError:
-            cores.add(cpu)
+    # hardware threads of one core have the same list of siblings
+    cpus = os.path.join(root, "sys/devices/system/cpu")
+    cores = {_read(f"{cpus}/cpu{n}/topology/thread_siblings_list").strip() or n for n in allowed}
     return max(1, min([len(cores), *_quotas(root)]))
 
 
@@ -36,22 +32,26 @@ def logical_cpus() -> int:
 def _quotas(root):
     """Yield the quota of each control group that has one, in whole processors."""
     for directory in control_groups("cpu", root):
-        try:  # version 2: one file holds "QUOTA PERIOD", or "max PERIOD" for no quota
-            with open(f"{directory}/cpu.max") as file:
-                quota, period = file.read().split()
-        except (OSError, ValueError):
-            try:  # version 1: each has a file, and the quota is -1 for none
-                with open(f"{directory}/cpu.cfs_quota_us") as file:
-                    quota = file.read()
-                with open(f"{directory}/cpu.cfs_period_us") as file:
-                    period = file.read()
-            except OSError:
-                continue
+        # Version 2 has one file, "QUOTA PERIOD" or "max PERIOD". Version 1 has a file for each of
+        # the two, and a quota of -1 means none.
+        limit = _read(f"{directory}/cpu.max").split()
+        if len(limit) != 2:
+            limit = [_read(f"{directory}/cpu.cfs_{name}_us") for name in ("quota", "period")]
         try:
-            if int(quota) > 0:
-                yield int(quota) // int(period)
-        except (ValueError, ZeroDivisionError):
+            quota, period = map(int, limit)
+        except ValueError:
             continue
+        if quota > 0 and period:
+            yield quota // period
+
+
+def _read(path):
+    """Return the text of a file of the system, or "" if it cannot be read."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except (OSError, ValueError):
+        return ""
 
 
 def control_groups(controller: str, root: str = "/"):
@@ -67,16 +67,12 @@ def control_groups(controller: str, root: str = "/"):
     """
     paths = {}  # {top of a tree: the process's path in it}
     mount = os.path.join(root, "sys/fs/cgroup")
-    try:
-        with open(os.path.join(root, "proc/self/cgroup")) as file:
-            for line in file:
-                _, controllers, path = line.rstrip("\n").split(":", 2)
-                if not controllers:
-                    paths[mount] = path
-                elif controller in controllers.split(","):
-                    paths[f"{mount}/{controller}"] = path
-    except (OSError, ValueError):
-        pass
+    groups = _read(os.path.join(root, "proc/self/cgroup"))  # lines of "number:controllers:path"
+    for controllers, path in re.findall(r"^\d+:([^:\n]*):(.*)$", groups, re.MULTILINE):
+        if not controllers:
+            paths[mount] = path
+        elif controller in controllers.split(","):
+            paths[f"{mount}/{controller}"] = path
     for top in (mount, f"{mount}/{controller}"):
         yield top
         directory = os.path.normpath(top + paths.get(top, "/"))
@@ -90,25 +86,19 @@ def memory_limits():
 
     The machine's memory counts, or the limit of the control group where that is less.
     """
-    meminfo = {}
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                name, amount = line.split(":")
-                meminfo[name] = int(amount.split()[0]) << 10
-    except (OSError, ValueError):
+    amounts = re.findall(r"^(\w+):\s+(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
+    if not amounts:
         return None, None
+    meminfo = {name: int(kilobytes) << 10 for name, kilobytes in amounts}
     most = meminfo.get("MemTotal", 0) + meminfo.get("SwapTotal", 0)
     free = meminfo.get("MemAvailable", most) + meminfo.get("SwapFree", 0)
     for directory in control_groups("memory"):
         for limit_file, used_file in (("memory.max", "memory.current"),
                                       ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             try:
-                with open(f"{directory}/{limit_file}") as file:
-                    limit = int(file.read())
-                with open(f"{directory}/{used_file}") as file:
-                    used = int(file.read())
-            except (OSError, ValueError):  # no such file, or "max"
+                limit = int(_read(f"{directory}/{limit_file}"))
+                used = int(_read(f"{directory}/{used_file}"))
+            except ValueError:  # no such file, or "max"
                 continue
             most, free = min(most, limit), min(free, max(0, limit - used))
     return most, free

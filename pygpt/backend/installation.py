@@ -1,6 +1,7 @@
 """Explains why the C library does not load, and names the remedy."""
 
 import os
+import struct
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 
@@ -61,11 +62,9 @@ def _is_truncated(path):
         return False  # loading the file will raise an error with the reason
     if size < 64 or head[:4] != b"\x7fELF":
         return size < 64  # a library's header alone is longer
-    order = "little" if head[5] == 1 else "big"
-    start, entry, count = ((40, 48), (58, 60), (60, 62)) if head[4] == 2 else (
-        (32, 36), (46, 48), (48, 50))
-    start, entry, count = (int.from_bytes(head[slice(*part)], order)
-                           for part in (start, entry, count))
+    order = "<" if head[5] == 1 else ">"
+    fields = "40x Q 10x H H" if head[4] == 2 else "32x I 10x H H"  # of 64 and of 32 bits
+    start, entry, count = struct.unpack_from(order + fields, head)
     return start + entry * count > size
 
 
@@ -74,8 +73,8 @@ def _refusal(fault, remedy):
 
 
 def _build(is_there):
-    """Tell how to build the library. Where a file is there, make would take it for up to date, so
-    it is cleaned first."""
+    """Return the advice to build the library. If a file is there, make takes it for up to date, so
+    it must be cleaned first."""
     if not os.path.exists(os.path.join(TOP, "Makefile")):
         return f"install pygpt again with `{sys.executable} -m pip`"
     if is_there:
@@ -84,7 +83,7 @@ def _build(is_there):
 
 
 def _own_environment(is_made=False):
-    """Advise the user to use the environment that make makes, where it exists or will exist."""
+    """Return the advice to use the environment that make creates, if it exists or is to be made."""
     python = os.path.join(TOP, ".venv", "bin", "python")
     is_there = is_made or os.path.exists(python)
     return f" and start pygpt with {python}" if is_there and sys.executable != python else ""

@@ -7,6 +7,7 @@ work on Python's own memory, and no C is loaded.
 
 import contextlib
 import importlib
+import itertools
 import math
 import numbers
 import os
@@ -26,7 +27,7 @@ class IdRangeError(ValueError):
 
 
 def _load():
-    """Import the C library, and tell OpenMP to put a waiting thread to sleep soon.
+    """Import the C library, and let OpenMP put a waiting thread to sleep soon.
 
     GCC's OpenMP lets a thread that waits at the end of a parallel region spin for milliseconds by
     default. On a machine with other work to do, the spinning thread keeps the very core that the
@@ -39,18 +40,17 @@ def _load():
     A count of 1000 costs little on a free machine and halves the step on a busy one, so SPIN_COUNT
     stays near it. The library reads the variable once, when it is loaded.
     """
-    name, quiet = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY" in os.environ
-    ours = not quiet and name not in os.environ
-    if ours:
-        os.environ[name] = SPIN_COUNT
+    chosen_by_user = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
+    if not chosen_by_user:
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     try:
         for module in MODULES:
             importlib.import_module(f"pygpt.{module}")
         from pygpt._kernels import ffi, lib
         return ffi, lib
     finally:
-        if ours:
-            del os.environ[name]
+        if not chosen_by_user:
+            del os.environ["GOMP_SPINCOUNT"]
 
 
 # The compiled modules. From 3.12 on, a Python class can export its memory without _buffer.
@@ -80,8 +80,8 @@ def check(status: int) -> None:
     """Raise the exception that a kernel's status stands for; PYGPT_OK passes."""
     if status == ENOMEM:
         refused = lib.pygpt_refused_bytes()  # 0 where C's malloc refused
-        raise MemoryError(f"{refused:,} bytes of scratch memory asked for and not to be had"
-                          if refused else "a kernel could not get its scratch memory")
+        raise MemoryError(f"could not allocate {refused:,} bytes of scratch memory" if refused
+                          else "could not allocate scratch memory")
     if status == ERANGE:
         raise IdRangeError("an id is outside 0..vocab_size-1")
     if status == EOVERFLOW:
@@ -156,14 +156,14 @@ class Memory:
     def pointer(self, code: str, offset: int = 0):
         """Return the address of byte `offset` as kernels take it; code: 'f', 'i', 'Q', 'd', 'H'."""
         if ffi is None:
-            size = {"f": 4, "i": 4, "Q": 8, "d": 8, "H": 2}[code]
+            size = struct.calcsize(code)
             whole = (self.nbytes - offset) // size * size
             return self.view[offset:offset + whole].cast(code)
         return ffi.cast(_POINTER[code], self._base + offset)
 
 
 def _refused(nbytes):
-    return MemoryError(f"{nbytes:,} bytes asked for and not to be had")
+    return MemoryError(f"could not allocate {nbytes:,} bytes")
 
 
 def address(argument):
@@ -232,13 +232,11 @@ def use_threads(n: int):
     """Within the block, use n threads, or as many as before if n is 0. It raises as
     set_num_threads does."""
     before = get_num_threads()
-    if n:
-        set_num_threads(n)
+    set_num_threads(n or before)
     try:
         yield
     finally:
-        if n:
-            set_num_threads(before)
+        set_num_threads(before)
 
 
 def _after_fork() -> None:
@@ -253,14 +251,14 @@ def isa_names() -> list:
     """List the instruction sets that were built in and that this CPU supports, best first."""
     if ffi is None:
         return ["python"]
-    return [name for i, name in _built() if lib.pygpt_isa_supported(i)]
+    return [name for name, i in _built().items() if lib.pygpt_isa_supported(i)]
 
 
 def _built():
-    i = 0
-    while lib.pygpt_isa_name(i) != ffi.NULL:
-        yield i, ffi.string(lib.pygpt_isa_name(i)).decode()
-        i += 1
+    """Return {name: number} of the instruction sets that were built in, best first."""
+    names = map(lib.pygpt_isa_name, itertools.count())
+    names = itertools.takewhile(lambda name: name != ffi.NULL, names)
+    return {ffi.string(name).decode(): i for i, name in enumerate(names)}
 
 
 def isa() -> str:
@@ -278,7 +276,7 @@ def select_isa(name=None) -> None:
     if ffi is None:
         _isa = "python"
         return
-    built = {n: i for i, n in _built()}
+    built = _built()
     if name is None:
         name = isa_names()[0]
     if name not in built:

@@ -9,9 +9,15 @@ precision, and are stored unchanged: a list keeps them, float32 memory rounds th
 PYGPT_BACKEND=reference trains with these loops, and the tests check the C kernels against them.
 """
 
+from itertools import product
 from math import copysign, cos, exp, frexp, inf, isinf, isnan, ldexp, log, nan, pi, sin, sqrt, tanh
 
 OK, ERANGE, EOVERFLOW = 0, 2, 3  # as PYGPT_OK, PYGPT_ERANGE and PYGPT_EOVERFLOW
+
+
+def _places(*lengths):
+    """List all index tuples below the lengths, the last index fastest: one loop for each length."""
+    return product(*map(range, lengths))
 
 
 def _dot(a, i, b, j, n, a_step=1, b_step=1):
@@ -23,6 +29,11 @@ def _store(x, i, value, accumulate):
     x[i] = x[i] + value if accumulate else value
 
 
+def _store_all(x, values, accumulate):
+    for i, value in enumerate(values):
+        _store(x, i, value, accumulate)
+
+
 def _all_in_range(ids, n, V):
     return all(0 <= ids[i] < V for i in range(n))
 
@@ -32,40 +43,37 @@ def _all_in_range(ids, n, V):
 def matmul(out, a, b, M, N, K, transpose_a, transpose_b, accumulate):
     a_row, a_col = (1, M) if transpose_a else (K, 1)
     b_row, b_col = (1, K) if transpose_b else (N, 1)
-    for i in range(M):
-        for j in range(N):
-            total = _dot(a, i * a_row, b, j * b_col, K, a_col, b_row)
-            _store(out, i * N + j, total, accumulate)
+    for i, j in _places(M, N):
+        total = _dot(a, i * a_row, b, j * b_col, K, a_col, b_row)
+        _store(out, i * N + j, total, accumulate)
     return OK
 
 
 def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT):
-    for r in range(R):
-        for o in range(OUT):
-            z = _dot(inp, r * IN, weight, o, IN, 1, OUT)
-            if bias:
-                z += bias[o]
-            if pre:
-                pre[r * OUT + o] = z
-                z = _gelu(z)
-            if residual:
-                z += residual[r * OUT + o]
-            out[r * OUT + o] = z
+    for r, o in _places(R, OUT):
+        z = _dot(inp, r * IN, weight, o, IN, 1, OUT)
+        if bias:
+            z += bias[o]
+        if pre:
+            pre[r * OUT + o] = z
+            z = _gelu(z)
+        if residual:
+            z += residual[r * OUT + o]
+        out[r * OUT + o] = z
     return OK
 
 
 def linear_backward_input(dinp, act, dout, weight, pre, R, IN, OUT, accumulate):
     # out_ro = sum_i inp_ri weight_io, so d loss / d inp_ri = sum_o dout_ro weight_io;
     # and where inp = gelu(pre), d loss / d pre = (d loss / d inp) * gelu'(pre).
-    for r in range(R):
-        for i in range(IN):
-            grad = _dot(dout, r * OUT, weight, i * OUT, OUT)
-            if pre:
-                x = pre[r * IN + i]
-                grad *= _gelu_slope(x)
-                if act:
-                    act[r * IN + i] = _gelu(x)
-            _store(dinp, r * IN + i, grad, accumulate)
+    for r, i in _places(R, IN):
+        grad = _dot(dout, r * OUT, weight, i * OUT, OUT)
+        if pre:
+            x = pre[r * IN + i]
+            grad *= _gelu_slope(x)
+            if act:
+                act[r * IN + i] = _gelu(x)
+        _store(dinp, r * IN + i, grad, accumulate)
     return OK
 
 
@@ -74,9 +82,8 @@ def linear_backward_weight(dweight, dbias, inp, dout, R, IN, OUT, accumulate):
     # inp_ri, hence dweight = inp^T @ dout. bias_o occurs in every row with the factor 1.
     matmul(dweight, inp, dout, IN, OUT, R, 1, 0, accumulate)
     if dbias:
-        for o in range(OUT):
-            total = sum((dout[r * OUT + o] for r in range(R)), 0.0)
-            _store(dbias, o, total, accumulate)
+        sums = [sum((dout[r * OUT + o] for r in range(R)), 0.0) for o in range(OUT)]
+        _store_all(dbias, sums, accumulate)
     return OK
 
 
@@ -87,21 +94,24 @@ def _scores(query, q, keys, k, k_step, n, HS):
     return [_dot(query, q, keys, k + j * k_step, HS) / sqrt(HS or 1) for j in range(n)]
 
 
+def _attend(out, o, scores, factor, values, v, v_step, HS):
+    """Write sum_j f_j p_j v_j with p = softmax(scores) to out[o...], and return log sum_j e^s_j.
+    v_j starts at values[v + j v_step]."""
+    lse = _logsumexp(scores)
+    p = [f * exp(s - lse) for f, s in zip(factor, scores)]
+    for c in range(HS):
+        out[o + c] = _dot(p, 0, values, v + c, len(p), 1, v_step)
+    return lse
+
+
 def attention_forward(out, lse, qkv, B, T, C, NH, dropout, seed, stream):
     HS = C // NH
-    for b in range(B):
-        for h in range(NH):
-            key = b * T * 3 * C + C + h * HS  # the key of position 0; its value lies C further on
-            for i in range(T):
-                r = (b * NH + h) * T + i
-                query = (b * T + i) * 3 * C + h * HS
-                scores = _scores(qkv, query, qkv, key, 3 * C, i + 1, HS)
-                lse_i = lse[r] = _logsumexp(scores)
-                factor = _dropout_factors(dropout, seed, stream, r, i + 1)
-                p = [f * exp(s - lse_i) for f, s in zip(factor, scores)]
-                for c in range(HS):
-                    o = (b * T + i) * C + h * HS + c
-                    out[o] = _dot(p, 0, qkv, key + C + c, i + 1, 1, 3 * C)
+    for r, (b, h, i) in enumerate(_places(B, NH, T)):
+        o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
+        k0 = b * T * 3 * C + C + h * HS  # the key of position 0; its value lies C further on
+        scores = _scores(qkv, q, qkv, k0, 3 * C, i + 1, HS)
+        factor = _dropout_factors(dropout, seed, stream, r, i + 1)
+        lse[r] = _attend(out, o, scores, factor, qkv, k0 + C, 3 * C, HS)
     return OK
 
 
@@ -112,49 +122,37 @@ def attention_backward(dqkv, dout, qkv, out, lse, B, T, C, NH, dropout, seed, st
     # From s_ij = q_i . k_j / sqrt(HS): dq_i = sum_j ds_ij k_j / sqrt(HS), dk_j likewise over i.
     HS = C // NH
     grad = [0.0] * (B * T * 3 * C)  # sums in double precision
-    for b in range(B):
-        for h in range(NH):
-            for i in range(T):
-                r = (b * NH + h) * T + i
-                o = (b * T + i) * C + h * HS
-                q = (b * T + i) * 3 * C + h * HS
-                k0 = b * T * 3 * C + C + h * HS
-                dout_out = _dot(dout, o, out, o, HS)
-                scores = _scores(qkv, q, qkv, k0, 3 * C, i + 1, HS)
-                factor = _dropout_factors(dropout, seed, stream, r, i + 1)
-                for j in range(i + 1):
-                    k = k0 + j * 3 * C
-                    v = k + C
-                    p = exp(scores[j] - lse[r])
-                    dp = factor[j] * _dot(dout, o, qkv, v, HS)
-                    ds = p * (dp - dout_out) / sqrt(HS or 1)
-                    for c in range(HS):
-                        grad[q + c] += ds * qkv[k + c]
-                        grad[k + c] += ds * qkv[q + c]
-                        grad[v + c] += factor[j] * p * dout[o + c]
-    for i, g in enumerate(grad):
-        dqkv[i] = g
+    for r, (b, h, i) in enumerate(_places(B, NH, T)):
+        o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
+        k0 = b * T * 3 * C + C + h * HS
+        dout_out = _dot(dout, o, out, o, HS)
+        scores = _scores(qkv, q, qkv, k0, 3 * C, i + 1, HS)
+        factor = _dropout_factors(dropout, seed, stream, r, i + 1)
+        for j in range(i + 1):
+            k = k0 + j * 3 * C
+            v = k + C
+            p = exp(scores[j] - lse[r])
+            dp = factor[j] * _dot(dout, o, qkv, v, HS)
+            ds = p * (dp - dout_out) / sqrt(HS or 1)
+            for c in range(HS):
+                grad[q + c] += ds * qkv[k + c]
+                grad[k + c] += ds * qkv[q + c]
+                grad[v + c] += factor[j] * p * dout[o + c]
+    _store_all(dqkv, grad, accumulate=False)
     return OK
 
 
 def attention_cached(out, keys, values, qkv, B, T, C, NH, past, P):
     HS = C // NH
-    for b in range(B):
-        for t in range(T):
-            new, row = (b * T + t) * 3 * C, (b * P + past + t) * C
-            for c in range(C):
-                keys[row + c] = qkv[new + C + c]
-                values[row + c] = qkv[new + 2 * C + c]
-        for h in range(NH):
-            for i in range(T):
-                seen = past + i + 1
-                first = b * P * C + h * HS
-                scores = _scores(qkv, (b * T + i) * 3 * C + h * HS, keys, first, C, seen, HS)
-                lse = _logsumexp(scores)
-                p = [exp(s - lse) for s in scores]
-                for c in range(HS):
-                    o = (b * T + i) * C + h * HS + c
-                    out[o] = _dot(p, 0, values, first + c, seen, 1, C)
+    for b, i, c in _places(B, T, C):
+        new, row = (b * T + i) * 3 * C, (b * P + past + i) * C
+        keys[row + c] = qkv[new + C + c]
+        values[row + c] = qkv[new + 2 * C + c]
+    for b, h, i in _places(B, NH, T):
+        o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
+        first, seen = b * P * C + h * HS, past + i + 1
+        scores = _scores(qkv, q, keys, first, C, seen, HS)
+        _attend(out, o, scores, [1.0] * seen, values, first, C, HS)
     return OK
 
 
@@ -218,9 +216,8 @@ def layernorm_backward(dinp, dweight, dbias, dout, inp, weight, mean, rstd, R, C
             weight_grad[c] += dout[r * C + c] * xhat[c]
             bias_grad[c] += dout[r * C + c]
             _store(dinp, r * C + c, grad, accumulate_input)
-    for c in range(C):
-        _store(dweight, c, weight_grad[c], accumulate_params)
-        _store(dbias, c, bias_grad[c], accumulate_params)
+    _store_all(dweight, weight_grad, accumulate_params)
+    _store_all(dbias, bias_grad, accumulate_params)
     return OK
 
 
@@ -255,12 +252,10 @@ def gelu_backward(dinp, dout, inp, n, accumulate):
 def embedding_forward(out, ids, wte, wpe, B, T, C, V, past):
     if not _all_in_range(ids, B * T, V):
         return ERANGE
-    for b in range(B):
-        for t in range(T):
-            token = ids[b * T + t]
-            for c in range(C):
-                position = wpe[(past + t) * C + c] if wpe else 0.0
-                out[(b * T + t) * C + c] = wte[token * C + c] + position
+    for b, t, c in _places(B, T, C):
+        token = wte[ids[b * T + t] * C + c]
+        position = wpe[(past + t) * C + c] if wpe else 0.0
+        out[(b * T + t) * C + c] = token + position
     return OK
 
 
@@ -271,18 +266,14 @@ def embedding_backward(dwte, dwpe, dout, ids, B, T, C, V, P, accumulate_wte, acc
     if not _all_in_range(ids, B * T, V):
         return ERANGE
     token_grad, position_grad = [0.0] * (V * C), [0.0] * (P * C)
-    for b in range(B):
-        for t in range(T):
-            for c in range(C):
-                g = dout[(b * T + t) * C + c]
-                token_grad[ids[b * T + t] * C + c] += g
-                position_grad[t * C + c] += g
+    for b, t, c in _places(B, T, C):
+        g = dout[(b * T + t) * C + c]
+        token_grad[ids[b * T + t] * C + c] += g
+        position_grad[t * C + c] += g
     if dwte:
-        for i, g in enumerate(token_grad):
-            _store(dwte, i, g, accumulate_wte)
+        _store_all(dwte, token_grad, accumulate_wte)
     if dwpe:
-        for i, g in enumerate(position_grad):
-            _store(dwpe, i, g, accumulate_wpe)
+        _store_all(dwpe, position_grad, accumulate_wpe)
     return OK
 
 
@@ -514,9 +505,8 @@ def to_bfloat16(out, inp, n):
 
 
 def transpose(out, inp, R, C):
-    for r in range(R):
-        for c in range(C):
-            out[c * R + r] = inp[r * C + c]
+    for r, c in _places(R, C):
+        out[c * R + r] = inp[r * C + c]
     return OK
 
 

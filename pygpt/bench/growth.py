@@ -16,9 +16,8 @@ import time
 from dataclasses import dataclass
 
 from pygpt.backend import kernels
-from pygpt.bench.kernels import Step
 from pygpt.backend.kernels import lib
-from pygpt.training.cost import flops_per_token
+from pygpt.bench.kernels import MeasuredStep, milliseconds, seconds_of
 
 TURN = 0.03        # seconds; a step that takes less time runs several times
 LEAST_TURNS = 3
@@ -47,7 +46,7 @@ class Case:
     threads: int = 0
 
     def shape(self):
-        """Return the sizes as the dict that bench.kernels.Step takes."""
+        """Return the sizes as the dict that bench.kernels.MeasuredStep takes."""
         return {"batch_size": self.B, "n_positions": self.T, "n_layer": self.layers,
                 "n_head": self.heads, "n_embd": self.width, "vocab_size": self.vocab,
                 "dropout": 0.0}
@@ -96,15 +95,12 @@ def measure(cases_by_title, seconds):
         A dict of plain values: kernels.info(), "seconds" and "tables", each {"title", "rows"}.
     """
     start, threads = time.perf_counter(), kernels.get_num_threads()
-    left, found = len(cases_by_title), []
-    try:
-        for title, cases in cases_by_title.items():
-            until = time.perf_counter()
-            until += max(0.0, start + seconds - until) / left
-            left -= 1
+    found = []
+    with kernels.use_threads(threads):  # the cases set others; this restores the number
+        for i, (title, cases) in enumerate(cases_by_title.items()):
+            now = time.perf_counter()
+            until = now + max(0.0, start + seconds - now) / (len(cases_by_title) - i)
             found.append({"title": title, "rows": _rows(cases, threads, until)})
-    finally:
-        kernels.set_num_threads(threads)
     return {**kernels.info(), "seconds": time.perf_counter() - start, "tables": found}
 
 
@@ -112,7 +108,7 @@ def _rows(cases, threads, until):
     steps = []
     for case in cases:
         kernels.set_num_threads(case.threads or threads)
-        steps.append(Step(case.shape()))
+        steps.append(MeasuredStep(case.shape()))
     times, peaks = [[] for _ in cases], {case.threads or threads: [] for case in cases}
     turns = 0
     while turns < LEAST_TURNS or time.perf_counter() < until:
@@ -123,33 +119,21 @@ def _rows(cases, threads, until):
             flops.append(done / (time.perf_counter() - start))
         for case, step, taken in zip(cases, steps, times):
             kernels.set_num_threads(case.threads or threads)
-            _take_turn(step, taken)
+            end = time.perf_counter() + TURN
+            taken.append(seconds_of(step))
+            while time.perf_counter() < end:
+                taken.append(seconds_of(step))
         turns += 1
-    peak = {n: statistics.median(flops) for n, flops in peaks.items()}
-    return compare([_row(case, case.threads or threads, step, taken, peak)
+    return compare([_row(case, case.threads or threads, step, taken, peaks)
                     for case, step, taken in zip(cases, steps, times)], cases)
 
 
-def _take_turn(step, taken):
-    end = time.perf_counter() + TURN
-    while True:
-        start = time.perf_counter()
-        step()
-        now = time.perf_counter()
-        taken.append(now - start)
-        if now >= end:
-            return
-
-
-def _row(case, threads, step, taken, peak):
-    low, middle, high = statistics.quantiles(taken, n=4)
-    tokens = case.B * case.T
-    work = flops_per_token(step.model.config, case.T) * tokens
-    return {"label": case.label, **case.shape(), "threads": threads,
-            "runs": len(taken), "ms": 1e3 * middle, "ms_low": 1e3 * low, "ms_high": 1e3 * high,
-            "us_per_token": 1e6 * middle / tokens, "gflops": work / middle / 1e9,
-            "peak_gflops": peak[threads] / 1e9,
-            "of_peak": work / middle / peak[threads]}
+def _row(case, threads, step, taken, peaks):
+    quartiles, peak = statistics.quantiles(taken, n=4), statistics.median(peaks[threads])
+    flops = step.operations / quartiles[1]
+    return {"label": case.label, **case.shape(), "threads": threads, "runs": len(taken),
+            **milliseconds(quartiles), "us_per_token": 1e6 * quartiles[1] / (case.B * case.T),
+            "gflops": flops / 1e9, "peak_gflops": peak / 1e9, "of_peak": flops / peak}
 
 
 def compare(rows, cases):

@@ -13,15 +13,16 @@ import random
 import statistics
 import time
 from array import array
+from collections import Counter
 from functools import partial
 
+from pygpt.autograd.replay import run
 from pygpt.backend import kernels
-from pygpt.config import PRESETS, GPTConfig
 from pygpt.backend.kernels import NULL, Memory, lib
-from pygpt.training.cost import flops_per_token
+from pygpt.config import PRESETS, GPTConfig
 from pygpt.model import GPT
 from pygpt.optim import AdamW
-from pygpt.autograd.replay import run
+from pygpt.training.cost import flops_per_token
 
 VOCABULARIES = {"lesson": 96, "char": 65, "gpt2": 50257}
 SHAPES = {name: dict(batch_size=p["batch_size"], n_positions=p["n_positions"],
@@ -30,18 +31,30 @@ SHAPES = {name: dict(batch_size=p["batch_size"], n_positions=p["n_positions"],
           for name, p in PRESETS.items()}
 
 
-def median_seconds(functions, seconds):
-    """Run functions in turn for about this time; [(median, lower quartile, upper quartile)]."""
+def seconds_of(function):
+    """Call a function; return the seconds that it took."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def quartiles_in_turn(functions, seconds):
+    """Call functions in turn for about this time; return the [lower quartile, median, upper
+    quartile] of each one's seconds."""
     times = [[] for _ in functions]
     for function in functions:
         function()
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < 5:
         for function, taken in zip(functions, times):
-            start = time.perf_counter()
-            function()
-            taken.append(time.perf_counter() - start)
-    return [(statistics.median(t), *statistics.quantiles(t, n=4)[::2]) for t in times]
+            taken.append(seconds_of(function))
+    return [statistics.quantiles(taken, n=4) for taken in times]
+
+
+def milliseconds(quartiles):
+    """Return quartiles of seconds as the dict of milliseconds that a result holds."""
+    low, median, high = (1e3 * t for t in quartiles)
+    return {"ms": median, "ms_low": low, "ms_high": high}
 
 
 # --------------------------------------------------------------------------------- the machine ---
@@ -51,15 +64,11 @@ def machine(seconds=2.0):
     threads."""
     rounds, n = 2_000_000, 32 << 20
     memory, out = _filled(n), Memory(4)
-    flops = []
-
-    def multiply_add():
-        flops.append(lib.pygpt_measure_fma(rounds))
-
-    fma, read = median_seconds([
-        multiply_add,
-        lambda: lib.pygpt_measure_read(out.pointer("f"), memory.pointer("f"), n)], seconds)
-    return {"gflops": flops[0] / fma[0] / 1e9, "gbytes": 4 * n / read[0] / 1e9}
+    operations = lib.pygpt_measure_fma(rounds)
+    (_, fma, _), (_, read, _) = quartiles_in_turn([
+        partial(lib.pygpt_measure_fma, rounds),
+        partial(lib.pygpt_measure_read, out.pointer("f"), memory.pointer("f"), n)], seconds)
+    return {"gflops": operations / fma / 1e9, "gbytes": 4 * n / read / 1e9}
 
 
 def _filled(n, value=0.5):
@@ -83,17 +92,11 @@ def kernel_cases(shape):
     """
     B, T, C, NH = (shape[k] for k in ("batch_size", "n_positions", "n_embd", "n_head"))
     V, R = shape["vocab_size"], B * T
-    hold = []
+    memory = []
 
     def new(n):
-        hold.append(_filled(n, 0.01))
-        return hold[-1].pointer("f")
-
-    def ids(n):
-        memory = Memory(4 * n)
-        memory.view.cast("i")[:] = memoryview(array("i", [random.randrange(V) for _ in range(n)]))
-        hold.append(memory)
-        return memory.pointer("i")
+        memory.append(_filled(n, 0.01))
+        return memory[-1].pointer("f")
 
     x, y, dx, h, pre = new(R * C), new(R * C), new(R * C), new(R * 4 * C), new(R * 4 * C)
     qkv, dqkv, lse, mean, rstd = new(R * 3 * C), new(R * 3 * C), new(R * NH), new(R), new(R)
@@ -122,7 +125,9 @@ def kernel_cases(shape):
         ("gelu forward", lambda: lib.gelu_forward(h, pre, R * 4 * C), 0, 4 * R * 8 * C),
         ("gelu backward", lambda: lib.gelu_backward(h, h, pre, R * 4 * C, 0), 0, 4 * R * 12 * C),
     ]
-    wte, dwte, targets, loss, losses = new(V * C), new(V * C), ids(R), new(1), new(R)
+    wte, dwte, loss, losses, target_ids = new(V * C), new(V * C), new(1), new(R), Memory(4 * R)
+    target_ids.view.cast("i")[:] = memoryview(array("i", [random.randrange(V) for _ in range(R)]))
+    targets = target_ids.pointer("i")
     rows += [
         ("head and loss, forward", lambda: lib.linear_cross_entropy_forward(
             loss, losses, x, wte, targets, R, C, V, -100), 2 * R * C * V, 4 * V * C),
@@ -138,42 +143,37 @@ def kernel_cases(shape):
     p, g, m, v = (new(n) for _ in range(4))
     hyper, total = Memory(32), Memory(8)
     hyper.view.cast("f")[:] = memoryview(array("f", [0, .9, .95, 1e-8, .1, .5, .5, 1]))
-    hold += [hyper, total]
+    memory += [target_ids, hyper, total]
     rows += [
         ("AdamW", lambda: lib.adamw_step(p, m, v, g, hyper.pointer("f"), n, n), 0, 4 * 7 * n),
         ("gradient norm", lambda: lib.sum_squares(total.pointer("d"), g, n), 0, 4 * n),
     ]
-    return rows, hold
+    return rows, memory
 
 
 # ------------------------------------------------------------------------------- a whole step ---
 
-class Step:
+class MeasuredStep:
     """Runs a training step of a preset's model, as a whole or call by call."""
 
     def __init__(self, shape):
-        drop = shape["dropout"]
-        sizes = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
-        config = GPTConfig(**{name: shape[name] for name in sizes},
-                           embd_pdrop=drop, attn_pdrop=drop, resid_pdrop=drop)
-        self.model, rng = GPT(config), random.Random(0)
-        self.optimizer = AdamW(self.model)
-        self.B, self.T, V = shape["batch_size"], shape["n_positions"], shape["vocab_size"]
-        self.ids = memoryview(array("i", [rng.randrange(V) for _ in range(self.B * self.T)])
-                              ).cast("B").cast("i", (self.B, self.T))
+        B, T, V = (shape[k] for k in ("batch_size", "n_positions", "vocab_size"))
+        dropout = shape["dropout"]
+        self.model = GPT(GPTConfig(
+            vocab_size=V, n_positions=T, n_layer=shape["n_layer"], n_head=shape["n_head"],
+            n_embd=shape["n_embd"], embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout))
+        self.optimizer, rng = AdamW(self.model), random.Random(0)
+        ids = array("i", [rng.randrange(V) for _ in range(B * T)])
+        self.ids = memoryview(ids).cast("B").cast("i", (B, T))
+        self.operations = flops_per_token(self.model.config, T) * B * T  # floating-point ones
         self()
         self()  # the second run replays what the first recorded
-        self.step = next(iter(self.model._steps))
 
     def __call__(self):
         self.model.loss_and_grad(self.ids, self.ids)
         self.optimizer.clip_grad_norm(1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-    def operations(self):
-        """Return the number of floating-point operations that a step needs."""
-        return flops_per_token(self.model.config, self.T) * self.B * self.T
 
     def by_kernel(self, runs):
         """Divide the time of a step among the kernels and Python.
@@ -185,35 +185,27 @@ class Step:
         Returns:
             (quartiles of whole steps, {kernel: median seconds per step}, median seconds of Python).
         """
-        program, totals, wholes, pythons = self.step.program, {}, [], []
+        program, = (step.program for step in self.model._steps)
+        steps, calls_of_steps, pythons = [], [], []
         calls = program.forward_in_training + program.backward_calls()[0]
         empty = [partial(call.func, *(0 if type(a) is int else a for a in call.args))
                  for call in calls]
         for _ in range(runs):
-            start = time.perf_counter()
-            self()
-            wholes.append(time.perf_counter() - start)
-            taken = {}
+            steps.append(seconds_of(self))
+            taken = Counter()
             for call in calls:
-                start = time.perf_counter()
-                call()
-                spent = time.perf_counter() - start
-                taken[call.func.__name__] = taken.get(call.func.__name__, 0.0) + spent
+                taken[call.func.__name__] += seconds_of(call)
             for name, function in (("sum_squares", lambda: self.optimizer.clip_grad_norm(1.0)),
                                    ("adamw_step", self.optimizer.step)):
                 for _, p in self.model.named_parameters():
                     p.node.valid = True
-                start = time.perf_counter()
-                function()
-                taken[name] = time.perf_counter() - start
+                taken[name] = seconds_of(function)
             self.optimizer.zero_grad()
-            start = time.perf_counter()
-            run(empty)
-            pythons.append(wholes[-1] - sum(taken.values()) + time.perf_counter() - start)
-            for name, spent in taken.items():
-                totals.setdefault(name, []).append(spent)
-        return (statistics.quantiles(wholes, n=4),
-                {name: statistics.median(spent) for name, spent in totals.items()},
+            calls_of_steps.append(taken)
+            pythons.append(steps[-1] - sum(taken.values()) + seconds_of(partial(run, empty)))
+        return (statistics.quantiles(steps, n=4),
+                {name: statistics.median(taken[name] for taken in calls_of_steps)
+                 for name in calls_of_steps[0]},
                 statistics.median(pythons))
 
 
@@ -228,24 +220,24 @@ def measure(preset, seconds=10.0):
     """
     shape = SHAPES[preset]
     peak = machine(min(2.0, seconds / 4))
-    cases, hold = kernel_cases(shape)
-    kernels_seconds = median_seconds([call for _, call, _, _ in cases], seconds / 2)
+    cases, memory = kernel_cases(shape)
     rows = []
-    for (label, _, flops, size), (t, low, high) in zip(cases, kernels_seconds):
-        rows.append({"kernel": label, "ms": 1e3 * t, "ms_low": 1e3 * low, "ms_high": 1e3 * high,
-                     "gflops": flops / t / 1e9, "of_peak": flops / t / 1e9 / peak["gflops"],
-                     "gbytes": size / t / 1e9, "of_bandwidth": size / t / 1e9 / peak["gbytes"]})
-    del cases, hold
-    step = Step(shape)
-    once = median_seconds([step], 0.0)[0][0]
-    (low, whole, high), parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
-    gflops = step.operations() / whole / 1e9
+    for (label, _, operations, size), quartiles in zip(
+            cases, quartiles_in_turn([call for _, call, _, _ in cases], seconds / 2)):
+        gflops, gbytes = operations / quartiles[1] / 1e9, size / quartiles[1] / 1e9
+        rows.append({"kernel": label, **milliseconds(quartiles),
+                     "gflops": gflops, "of_peak": gflops / peak["gflops"],
+                     "gbytes": gbytes, "of_bandwidth": gbytes / peak["gbytes"]})
+    del cases, memory
+    step = MeasuredStep(shape)
+    (_, once, _), = quartiles_in_turn([step], 0.0)
+    quartiles, parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
+    gflops = step.operations / quartiles[1] / 1e9
     return {
         "preset": preset, "shape": shape, "machine": peak, **kernels.info(), "kernels": rows,
-        "step": {"ms": 1e3 * whole, "ms_low": 1e3 * low, "ms_high": 1e3 * high, "gflops": gflops,
-                 "of_peak": gflops / peak["gflops"],
+        "step": {**milliseconds(quartiles), "gflops": gflops, "of_peak": gflops / peak["gflops"],
                  "by_kernel_ms": {k: 1e3 * v for k, v in parts.items()},
-                 "python_share": python / whole},
+                 "python_share": python / quartiles[1]},
     }
 
 

@@ -5,18 +5,18 @@
     DIR/tokenizer.json      written by the tokenizer (tokenizer/base.py)
 
 A nanoGPT model is read as well, once its tensors are in safetensors files: its names, its matrices
-(out, in), and a config.json of its model_args. Every value of a file is checked before it is used.
+(out, in), and a config.json of its model_args. Every value in a file is checked before it is used.
 """
 
 import os
 from dataclasses import asdict, fields
+from functools import partial
 
 from pygpt.checkpoint import names, safetensors, saved, shards
-from pygpt.config import ConfigError, GPTConfig
+from pygpt.config import GPTConfig
 from pygpt.files import read_json_object, shown, write_json_object
 from pygpt.backend.cpu import gigabytes, memory_limits
-from pygpt.checkpoint.names import PREFIX
-from pygpt.checkpoint.safetensors import CheckpointError
+from pygpt.checkpoint.safetensors import CheckpointError, as_checkpoint_error
 from pygpt.checkpoint.shards import WEIGHTS_FILE
 from pygpt.checkpoint.weights import DTYPES, narrowed
 
@@ -54,41 +54,36 @@ ALIASES = {
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-# Keys that are only written, for the programs that read them.
-WRITTEN = {
-    "architectures": ["GPT2LMHeadModel"],
-    "initializer_range": 0.02,
-}
 # nanoGPT's names, in a config.json without model_type: GPT-2's names.
 NANOGPT = {"block_size": ("n_positions",), "dropout": ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
 
 
 def find_model(directory):
-    """The directory that holds the model: the one given, or a checkpoint of the run in it.
+    """Return the directory that holds the model: the one given, or a checkpoint of the run in it.
 
-    In the directory of a run, `best` is taken, or else `last`, or else the newest complete
-    checkpoint: a copy that was made without links has no other.
+    In the directory of a run, this is `best`, or else `last`, or else the newest complete
+    checkpoint, because a copy that was made without links has neither.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no model.
         CheckpointError: the model has an adapter, which would change its results.
     """
     given, directory = directory, saved.resolved(directory)
     for candidate in (directory, *(saved.named(directory, name) for name in ("best", "last"))):
         adapter = os.path.join(candidate, ADAPTER_FILE)
         if os.path.lexists(adapter):
-            raise CheckpointError(f"{adapter}: describes an adapter, which is not read; merge it "
-                                  "into the weights, and remove this file")
+            raise CheckpointError(f"{adapter}: describes an adapter, which pygpt does not read; "
+                                  "merge it into the weights, and remove this file")
         if os.path.exists(os.path.join(candidate, CONFIG_FILE)):
             return candidate
     if newest := saved.newest(directory, is_whole):
         return newest
-    what = f"no {CONFIG_FILE} in it" if os.path.isdir(directory) else "no such directory"
-    raise FileNotFoundError(f"{given}: {what}")
+    problem = f"no {CONFIG_FILE} in it" if os.path.isdir(directory) else "no such directory"
+    raise FileNotFoundError(f"{given}: {problem}")
 
 
 def is_whole(directory):
-    """Whether the model in a directory can be read; an incomplete copy cannot."""
+    """Return whether the model in a directory can be read; an incomplete copy cannot."""
     try:
         read_config(directory)
         shards.read_tensors(directory)
@@ -97,48 +92,49 @@ def is_whole(directory):
     return True
 
 
-def read_model(directory):
+def read_model(directory, shapes_of):
     """Open the model in a directory; the weights stay on disk until they are touched.
 
     Args:
         directory: a Hugging Face GPT-2 directory, or the output directory of a training run.
+        shapes_of: a function of a GPTConfig that returns {name: shape} of the model's parameters
+            (model.parameter_shapes).
     Returns:
-        (GPTConfig, {name: weights.Stored}): named as GPT.named_parameters names its parameters,
-        each of that parameter's shape.
+        (GPTConfig, {name: weights.Stored}, end of text): a weight for each name, of its shape; and
+        the end of a text in config.json, an id, a tuple of ids, or None.
     Raises:
         OSError: a file is missing or cannot be read.
         CheckpointError: a file is damaged, or is not a GPT-2 that is computed here.
         MemoryError: weights that are to be converted do not fit into memory.
     """
     directory = find_model(directory)
-    config, has_biases, _ = _read_config(directory)
+    config, has_biases, end_of_text = _read_config(directory)
     path, tensors = shards.read_tensors(directory)
+    tensors = names.renamed(tensors)
     # The number of layers is compared first: a config may claim 10^9, whose shapes fill the memory.
     layers = names.layers_of(tensors)
     if layers < config.n_layer:
         raise CheckpointError(f"{path}: holds no layer {layers}, but {CONFIG_FILE} says "
                               f"n_layer={config.n_layer}")
-    weights = names.stored_parameters(path, tensors, parameter_shapes(config), has_biases)
+    weights = names.stored_parameters(path, tensors, shapes_of(config), has_biases)
     _refuse_too_much(path, weights)
-    return config, weights
+    return config, weights, end_of_text
 
 
 def _refuse_too_much(path, weights):
-    """Compare the memory that the conversion takes with the free memory.
+    """Raise MemoryError if the converted weights do not fit into the free memory.
 
-    A sparse file may take a few blocks of the disk and yet have more bytes than the memory.
+    A sparse file may take a few blocks of the disk, and yet have more bytes than the memory.
     """
     needed = sum(4 * w.size for w in weights.values() if not w.is_used_in_place)
-    if needed < 1 << 24:
-        return
     _, free = memory_limits()
-    if free is not None and needed > free:
+    if free is not None and needed > max(free, 16 << 20):
         raise MemoryError(f"{path}: as float32 its weights take {gigabytes(needed)} of memory, and "
                           f"{gigabytes(free)} are free")
 
 
 def read_config(directory):
-    """The GPTConfig that a directory's config.json describes.
+    """Return the GPTConfig that a directory's config.json describes.
 
     Raises:
         OSError: the file is missing or cannot be read.
@@ -147,29 +143,17 @@ def read_config(directory):
     return _read_config(directory)[0]
 
 
-def read_end_of_text(directory):
-    """The end of a text in config.json: an id, a tuple of ids, or None. Raises as read_config.
-
-    An id outside the vocabulary is ignored: transformers writes GPT-2's 50256 for any vocabulary.
-    """
-    return _read_config(find_model(directory))[2]
-
-
 def _read_config(directory):
-    """(GPTConfig, whether the model has biases, the end of a text)."""
+    """Return (GPTConfig, whether the model has biases, the end of a text)."""
     path = os.path.join(directory, CONFIG_FILE)
-    try:
+    with as_checkpoint_error():
         document = read_json_object(path)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
     if "model_type" not in document:
         document = _from_nanogpt(path, document)
     document = _without_aliases(path, document)
     values = {f.name: document[f.name] for f in fields(GPTConfig) if f.name in document}
-    try:
+    with as_checkpoint_error(f"{path}: "):
         config = GPTConfig(**values)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
     for key, computed in (COMPUTED | NEUTRAL | {"bias": (True, False)}).items():
         if key in document and document[key] not in computed:
             raise CheckpointError(f"{path}: {key}={shown(document[key])} is not supported; "
@@ -179,6 +163,10 @@ def _read_config(directory):
 
 
 def _end_of_text(path, value, vocab_size):
+    """Convert eos_token_id to an id, a tuple of ids, or None.
+
+    An id outside the vocabulary is ignored: transformers writes GPT-2's 50256 for any vocabulary.
+    """
     ids = value if isinstance(value, list) else [value]
     if value is not None and not all(type(token) is int for token in ids):
         raise CheckpointError(f"{path}: {END_KEY}={shown(value)} is not an id, a list of ids or "
@@ -188,8 +176,8 @@ def _end_of_text(path, value, vocab_size):
 
 
 def _without_aliases(path, document):
-    """The same config.json with each field under the name that GPTConfig has for it."""
-    result, names = dict(document), {}
+    """Return the same config.json with each field under the name that GPTConfig has for it."""
+    result, origins = dict(document), {}
     for alias, name in ALIASES.items():
         value = document.get(alias)
         if value is None:
@@ -198,8 +186,8 @@ def _without_aliases(path, document):
             raise CheckpointError(f"{path}: {alias}={shown(value)} is not an integer")
         if result.setdefault(name, value) != value:
             raise CheckpointError(f"{path}: {alias}={shown(value)} contradicts "
-                                  f"{names.get(name, name)}={shown(result[name])}")
-        names.setdefault(name, name if name in document else alias)
+                                  f"{origins.get(name, name)}={shown(result[name])}")
+        origins.setdefault(name, name if name in document else alias)
     return result
 
 
@@ -218,37 +206,16 @@ def _from_nanogpt(path, document):
     return document
 
 
-def parameter_shapes(config):
-    """{name: shape} of every parameter of a model, in GPT-2's names and order.
-
-    It stands beside the modules of model.py because a file is checked before any module takes
-    memory; a test compares the two for the four sizes of GPT-2.
-    """
-    C, H = config.n_embd, config.mlp_width
-    shapes = {"wte.weight": (config.vocab_size, C), "wpe.weight": (config.n_positions, C)}
-    block = {
-        "ln_1.weight": (C,), "ln_1.bias": (C,),
-        "attn.c_attn.weight": (C, 3 * C), "attn.c_attn.bias": (3 * C,),
-        "attn.c_proj.weight": (C, C), "attn.c_proj.bias": (C,),
-        "ln_2.weight": (C,), "ln_2.bias": (C,),
-        "mlp.c_fc.weight": (C, H), "mlp.c_fc.bias": (H,),
-        "mlp.c_proj.weight": (H, C), "mlp.c_proj.bias": (C,),
-    }
-    for layer in range(config.n_layer):
-        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
-    shapes |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
-    return {PREFIX + name: shape for name, shape in shapes.items()}
-
-
 def write_model(directory, config, named_tensors, dtype="float32", end_of_text=None):
     """Write a model as a Hugging Face GPT-2 directory.
 
     Args:
-        directory: made if it is missing; the two files in it are replaced, each whole.
+        directory: its path. It is made if it is missing; each of the two files in it is replaced
+            as a whole.
         config: the GPTConfig.
-        named_tensors: iterable of (name, shape, buffer), names as GPT.named_parameters gives
-            them, buffers float32 and C-contiguous.
-        dtype: of the weights in the file, a key of DTYPES.
+        named_tensors: an iterable of (name, shape, buffer), with the names of
+            GPT.named_parameters, and buffers of float32 that are C-contiguous.
+        dtype: the type of the weights in the file, a key of DTYPES.
         end_of_text: the id of the token between two texts, a tuple of ids, or None; it is written
             as eos_token_id, and the first id as bos_token_id, as in GPT-2.
     Raises:
@@ -259,11 +226,11 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
         raise ValueError(f"dtype={dtype!r} is not {' or '.join(map(repr, DTYPES))}")
     os.makedirs(directory, exist_ok=True)
     safetensors.write(os.path.join(directory, WEIGHTS_FILE), (
-        (name, DTYPES[dtype], shape,
-         lambda name=name, buffer=buffer: narrowed(name, buffer, dtype))
+        (name, DTYPES[dtype], shape, partial(narrowed, name, buffer, dtype))
         for name, shape, buffer in named_tensors), {"format": "pt"})
-    document = {key: values[0] for key, values in COMPUTED.items()} | WRITTEN | asdict(config)
-    document["n_ctx"] = config.n_positions
     first = end_of_text[0] if isinstance(end_of_text, (tuple, list)) else end_of_text
-    document |= {"torch_dtype": dtype, "bos_token_id": first, END_KEY: end_of_text}
+    document = {key: values[0] for key, values in COMPUTED.items()} | asdict(config) | {
+        "architectures": ["GPT2LMHeadModel"], "initializer_range": 0.02,
+        "n_ctx": config.n_positions, "torch_dtype": dtype,
+        "bos_token_id": first, END_KEY: end_of_text}
     write_json_object(os.path.join(directory, CONFIG_FILE), document, indent=2, sort_keys=True)

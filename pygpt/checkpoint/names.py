@@ -8,6 +8,7 @@ Both may hold lm_head.weight, which is tied to the embedding, and attention mask
 square attn.c_proj, (C, C): the shape of the first layer's c_attn decides for all matrices.
 """
 
+import itertools
 import re
 
 from pygpt.files import shown
@@ -25,17 +26,17 @@ def stored_parameters(path, tensors, shapes, has_biases=True):
     """Check a file's tensors against the names and shapes of a model's parameters.
 
     Args:
-        path: of the file that lists the tensors, for messages.
-        tensors: {name: safetensors.Entry}, in any of the ways above.
-        shapes: {name: shape} of the parameters, GPT-2's.
-        has_biases: whether the file must hold biases; if not, it must hold none, and all are 0.
+        path: the path of the file that lists the tensors, for messages.
+        tensors: {name: safetensors.Entry}, as renamed() returns it.
+        shapes: {name: shape} of the parameters, in GPT-2's names.
+        has_biases: whether the file must hold biases. If not, it must hold none, and all are 0.
     Returns:
         {name: Stored} in the order of shapes.
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape or dtype, or the head
             differs from the embedding.
     """
-    tensors = _renamed(tensors)
+    tensors = dict(tensors)
     head = tensors.pop(HEAD, None)
     tensors.setdefault(EMBEDDING, head)  # a file may store the tied weight under either name
     if tensors[EMBEDDING] is None:
@@ -64,14 +65,16 @@ def stored_parameters(path, tensors, shapes, has_biases=True):
 
 
 def layers_of(tensors):
-    """The number of layers that a file's names count, in 0..len(tensors)."""
-    numbers = {int(found[1]) for name in tensors
-               if (found := re.search(r"(?:^|\.)h\.(\d{1,9})\.ln_1\.weight$", name, re.ASCII))}
-    return next(i for i in range(len(numbers) + 1) if i not in numbers)
+    """Return the number of layers that renamed tensors belong to, in 0..len(tensors)."""
+    return next(i for i in itertools.count() if f"{PREFIX}h.{i}.ln_1.weight" not in tensors)
 
 
-def _renamed(tensors):
-    """The same tensors, without masks, under the names of GPT.named_parameters and HEAD."""
+def renamed(tensors):
+    """Return a file's tensors, without masks, under the names of GPT.named_parameters and HEAD.
+
+    Raises:
+        CheckpointError: two tensors have the same name.
+    """
     ours, theirs = {}, {}
     for name, entry in tensors.items():
         our_name = name.removeprefix(COMPILED)
@@ -107,7 +110,7 @@ def _check_tied_head(head, embedding):
         row = i * (V - 1) // (COMPARED_ROWS - 1)
         if _row(head, row) != _row(embedding, row):
             raise CheckpointError(f"{head.path}: {HEAD} differs from {EMBEDDING} in row {row}; only"
-                                  " a head that is the embedding is computed here")
+                                  " a head that is tied to the embedding is supported")
 
 
 def _row(entry, row):

@@ -1,18 +1,20 @@
-"""The safetensors file format: named tensors in one file, read without a copy and without trust.
+"""Reads and writes the safetensors format: named tensors in one file, read without a copy or trust.
 
     8 bytes       the header's length H, little-endian
     H bytes       a JSON object: name -> {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
                   and perhaps "__metadata__" -> {text: text}; spaces may follow
     the rest      the data; offsets count from here, cover all of it, and do not overlap
 
-It knows the format and no model. Every claim of a file is checked before it is used; every error
-names the file and the field.
+It knows the format, and no model. Every claim of a file is checked before it is used, and every
+error names the file and the field.
 """
 
 import json
 import mmap
 import os
 import sys
+from contextlib import contextmanager
+from math import prod
 from typing import NamedTuple
 
 from pygpt.files import map_bytes, open_regular, parse_json_object, replacing, shown
@@ -30,8 +32,17 @@ class CheckpointError(ValueError):
     """A file is damaged or not supported; the message names the file and the field."""
 
 
+@contextmanager
+def as_checkpoint_error(begin=""):
+    """Within the block, turn a ValueError into a CheckpointError, with `begin` before its text."""
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{begin}{error}") from None
+
+
 class Entry(NamedTuple):
-    """One tensor of a file: its dtype's name, its shape, its bytes, and their place in the file.
+    """Holds a tensor of a file: its dtype's name, its shape, its bytes, and their place there.
 
     The buffer is a row-major memoryview of bytes, which keeps the file mapped. Writing to it
     changes this process's copy of a page, never the file. It begins at byte `offset` of the file;
@@ -47,10 +58,10 @@ class Entry(NamedTuple):
 
 
 def read(path):
-    """Map a file and give the tensors in it.
+    """Map a file, and return the tensors in it.
 
     Args:
-        path: of a regular file.
+        path: the path of a regular file.
     Returns:
         ({name: Entry}, {text: text}): the tensors in the order of their data, and the metadata.
     Raises:
@@ -59,10 +70,8 @@ def read(path):
     """
     _require_little_endian()
     data, header_bytes = _map_file(path)
-    try:
+    with as_checkpoint_error(f"{path}: the header "):
         entries = parse_json_object(data[8 : 8 + header_bytes])
-    except ValueError as error:
-        raise CheckpointError(f"{path}: the header {error}") from None
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ is {shown(metadata)}, not texts by name")
@@ -86,18 +95,19 @@ def read(path):
 
 
 def write(path, tensors, metadata):
-    """Write tensors to a file, which appears whole or not at all.
+    """Write tensors to a file, which appears complete or not at all.
 
     Args:
-        path: of the file; replaced when it exists.
-        tensors: iterable of (name, dtype, shape, buffer); buffer is C-contiguous and has the
-            size that dtype and shape say, or is a function that returns such a one when it is
-            about to be written, so that not all need exist at once.
+        path: the path of the file, which is replaced if it exists.
+        tensors: an iterable of (name, dtype, shape, buffer). The buffer is C-contiguous and has the
+            size that dtype and shape give; or it is a function that returns such a buffer just
+            before it is written, so that they need not all exist at once.
         metadata: {text: text}.
     Raises:
-        OSError: the file cannot be written; what was at path is still there.
-        ValueError: a name comes twice, a buffer's size is not its shape's, or the header would be
-            longer than what is read; likewise.
+        OSError: the file cannot be written.
+        ValueError: a name comes twice, a buffer's size is not that of its shape, or the header
+            would be longer than read() allows.
+        After either error, an earlier file at path is still there.
     """
     _require_little_endian()
     tensors = list(tensors)
@@ -116,18 +126,16 @@ def write(path, tensors, metadata):
 
 
 def header(tensors, metadata):
-    """The header of a file of tensors. Args: as for write; no buffer is looked at.
+    """Make the header of a file of tensors. Args: as for write(); the buffers are not used.
 
     Returns:
         (its bytes, {name: entry}).
     Raises:
-        ValueError: a name comes twice, or the header is longer than what is read.
+        ValueError: a name comes twice, or the header is longer than read() allows.
     """
     entries, end = {"__metadata__": metadata}, 0
     for name, dtype, shape, _ in tensors:
-        size = BYTES_OF_DTYPE[dtype]
-        for width in shape:
-            size *= width
+        size = BYTES_OF_DTYPE[dtype] * prod(shape)
         if name in entries:
             raise ValueError(f"{name}: comes twice")
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
@@ -136,8 +144,8 @@ def header(tensors, metadata):
     text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:
         raise ValueError(f"the header of {len(entries) - 1} tensors would have {len(text)} bytes, "
-                         f"more than the {MAX_HEADER_BYTES} that are read again; a model of fewer "
-                         "layers has fewer")
+                         f"more than the {MAX_HEADER_BYTES} that can be read back; a model of "
+                         "fewer layers needs fewer")
     return text, entries
 
 
@@ -148,11 +156,9 @@ def _require_little_endian():
 
 
 def _map_file(path):
-    """The bytes of a file as a memoryview, and the header's length, which is within them."""
-    try:
+    """Return a file's bytes as a memoryview, and its header's length, which is within them."""
+    with as_checkpoint_error():
         file = open_regular(path)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
     with file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:
@@ -167,9 +173,9 @@ def _map_file(path):
 
 
 def _check_entry(path, name, entry, data_bytes):
-    """Check what the header says of a tensor, and give (start, stop) of its bytes."""
-    def refuse(what):
-        raise CheckpointError(f"{path}: {shown(name)}: {what}")
+    """Check the header's entry of a tensor; return (start, stop) of the tensor's bytes."""
+    def refuse(reason):
+        raise CheckpointError(f"{path}: {shown(name)}: {reason}")
 
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         refuse(f"{shown(entry)} is not an object of dtype, shape and data_offsets")

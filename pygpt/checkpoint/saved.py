@@ -19,7 +19,7 @@ STATE_FILE = "trainer.json"
 
 
 def steps(out):
-    """The names of the checkpoints in a directory, oldest first.
+    """Return the names of the checkpoints in a directory, oldest first.
 
     Raises:
         OSError: the directory cannot be read.
@@ -30,16 +30,16 @@ def steps(out):
 
 
 def is_directory(path):
-    """Whether a path is a directory and no link to one."""
+    """Return whether a path is a directory and not a link to one."""
     return os.path.isdir(path) and not os.path.islink(path)
 
 
 def newest(out, is_whole):
-    """The path of the newest checkpoint that is whole, or None.
+    """Return the path of the newest complete checkpoint, or None.
 
     Args:
-        out: of the directory, which may be missing.
-        is_whole: called with the path of a checkpoint.
+        out: the path of the run's directory, which may be missing.
+        is_whole: a function of a checkpoint's path that returns whether it is complete.
     """
     try:
         names = steps(out)
@@ -50,30 +50,28 @@ def newest(out, is_whole):
 
 
 def read_pointer(path):
-    """The checkpoint's name in a file that stands in for a link; None: path is no such file."""
-    if not os.path.isfile(path):
-        return None
+    """Return the name in a file that stands for a link; None: there is no such file at path."""
     try:
         text = read_bytes(path, 256).decode("ascii")
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # there is no file, or no text in it
         return None
     name = text.removesuffix("\n")
     return name if STEP.fullmatch(name) else None
 
 
 def resolved(path):
-    """The directory of a checkpoint: path itself, or the one that the file at path names."""
+    """Return a checkpoint's directory: path itself, or the one that the file at path names."""
     name = read_pointer(path)
     return path if name is None else os.path.join(os.path.dirname(path), name)
 
 
 def named(out, name):
-    """The path of the checkpoint that `last` or `best` names; it may not exist."""
+    """Return the path of the checkpoint that `last` or `best` names; it may not exist."""
     return resolved(os.path.join(out, name))
 
 
 def step_of(path):
-    """The number of steps in a checkpoint's trainer.json; None when the file has none."""
+    """Return the number of steps in a checkpoint's trainer.json; None if the file has none."""
     try:
         step = read_json_object(os.path.join(path, STATE_FILE)).get("step")
     except (OSError, ValueError):
@@ -82,10 +80,10 @@ def step_of(path):
 
 
 def target(out, name):
-    """The name of the checkpoint in out that `last` or `best` names.
+    """Return the name of the checkpoint in out that the entry `last` or `best` names.
 
     Returns:
-        The name; None when there is no entry of that name, or it is a checkpoint itself.
+        The name; None if there is no such entry, or if it is a checkpoint itself.
     Raises:
         FileExistsError: no run made the entry, so no run may replace it.
     """
@@ -94,25 +92,18 @@ def target(out, name):
         return None
     if os.path.islink(path):
         directory, link = os.path.split(os.readlink(path))
-        home = os.path.join(out, directory)
         # a link is broken when the run or the checkpoint was moved
-        if STEP.fullmatch(link) and (not os.path.exists(path) or _is_same_directory(home, out)):
+        if STEP.fullmatch(link) and (not os.path.exists(path) or os.path.samefile(
+                os.path.join(out, directory), out)):
             return link
-        what = f"is a link to {os.readlink(path)}, which is no checkpoint in this directory"
+        found = f"is a link to {os.readlink(path)}, which is not a checkpoint in this directory"
     elif is_directory(path):
         if step_of(path) is not None:
             return None
-        what = "is a directory that holds no checkpoint of a run"
+        found = "is a directory that holds no checkpoint of a run"
     else:
         if (link := read_pointer(path)) is not None:
             return link
-        what = "is a file that names no checkpoint"
-    raise FileExistsError(errno.EEXIST, f"{what}; move it away, or choose another output "
+        found = "is a file that names no checkpoint"
+    raise FileExistsError(errno.EEXIST, f"{found}; move it away, or choose another output "
                           "directory", path)
-
-
-def _is_same_directory(directory, other):
-    try:
-        return os.path.samefile(directory, other)
-    except OSError:
-        return False

@@ -4,7 +4,7 @@
     DIR/model.safetensors.index.json        {"weight_map": {name: file, ...}, ...}
     DIR/model-00001-of-00002.safetensors    the files it names, in the same directory
 
-It knows no model. Every claim of the index is checked, like those of the files.
+It knows no model. The claims of the index are checked like those of the files.
 """
 
 import os
@@ -12,7 +12,7 @@ import re
 
 from pygpt.checkpoint import safetensors
 from pygpt.files import read_json_object, shown
-from pygpt.checkpoint.safetensors import CheckpointError
+from pygpt.checkpoint.safetensors import CheckpointError, as_checkpoint_error
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -20,7 +20,7 @@ PICKLE_FILES = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
 def read_tensors(directory):
-    """Map the files and give the tensors in them.
+    """Map the files, and return the tensors in them.
 
     Returns:
         (path, {name: safetensors.Entry}): the path of the one file, or of the index.
@@ -61,11 +61,9 @@ def _read_sharded(directory, index):
 
 
 def _files_of(index):
-    """{tensor's name: file's name} of an index; the files are in its directory."""
-    try:
+    """Return {tensor's name: file's name} of an index, whose directory holds the files."""
+    with as_checkpoint_error():
         document = read_json_object(index)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
     files = document.get("weight_map")
     if not isinstance(files, dict) or not files:
         raise CheckpointError(f"{index}: weight_map is {shown(files)}, not files by tensors' names")

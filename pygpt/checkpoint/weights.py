@@ -20,7 +20,7 @@ WRITE = {"float16": ("to_float16", 65504.0, 65520.0),
 
 
 class Stored(NamedTuple):
-    """A parameter in a file.
+    """Holds a parameter that lies in a file.
 
     Attributes:
         entry: the safetensors.Entry, F32, F16 or BF16.
@@ -32,26 +32,26 @@ class Stored(NamedTuple):
 
     @property
     def shape(self):
-        """The parameter's shape: (in, out)."""
+        """Return the parameter's shape: (in, out)."""
         return self.entry.shape[::-1] if self.is_transposed else self.entry.shape
 
     @property
     def buffer(self):
-        """Its bytes in the file."""
+        """Return its bytes in the file."""
         return self.entry.buffer
 
     @property
     def size(self):
-        """The number of its elements."""
+        """Return the number of its elements."""
         return len(self.buffer) // BYTES_OF_DTYPE[self.entry.dtype]
 
     @property
     def is_used_in_place(self):
-        """Whether memory() makes no copy."""
+        """Return whether memory() makes no copy."""
         return self.entry.dtype == "F32" and not self.is_transposed and self.entry.offset % 4 == 0
 
     def memory(self):
-        """Its values in float32, row-major, as Memory; that of the mapped file where possible.
+        """Return its values in float32, row-major, as Memory: that of the mapped file if possible.
 
         Raises:
             MemoryError: a copy does not fit.
@@ -79,12 +79,12 @@ def _as_float32(entry, n):
 
 
 def narrowed(name, values, dtype):
-    """The bytes of float32 values in another dtype, rounded to nearest, ties to even.
+    """Return float32 values as bytes of another dtype, rounded to nearest, ties to even.
 
     Args:
-        name: of the tensor, for the message.
+        name: the tensor's name, for the message.
         values: a C-contiguous buffer of float32.
-        dtype: one of DTYPES.
+        dtype: a key of DTYPES.
     Returns:
         A buffer; `values` itself for float32.
     Raises:
@@ -99,6 +99,6 @@ def narrowed(name, values, dtype):
     status = getattr(lib, kernel)(narrow.pointer("H"), Memory(4 * n, values).pointer("f"), n)
     if status == EOVERFLOW:
         found = next(x for x in values.cast("f") if too_large <= abs(x) < inf)
-        raise ValueError(f"{name}: holds {found:.6g}, and {dtype} ends at {largest:.6g}")
+        raise ValueError(f"{name}: holds {found:.6g}, but {dtype} ends at {largest:.6g}")
     check(status)
     return narrow.view

@@ -1,4 +1,4 @@
-"""`pygpt bench`: measure the kernels and a training step on this machine."""
+"""Measures the kernels and a training step on this machine: `pygpt bench`."""
 
 import math
 
@@ -22,9 +22,8 @@ def add_command(add):
 
 
 def run(arguments):
-    seconds = arguments.seconds
-    if seconds is None:
-        seconds = 60.0 if arguments.growth else 20.0
+    default = 60.0 if arguments.growth else 20.0
+    seconds = default if arguments.seconds is None else arguments.seconds
     if not 0 < seconds < math.inf:
         raise ConfigError(f"seconds={seconds:g} must be above 0")
     if arguments.growth and arguments.preset:

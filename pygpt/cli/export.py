@@ -1,4 +1,4 @@
-"""`pygpt export`: write a model and its tokenizer to a directory of its own."""
+"""Writes a model and its tokenizer to a directory of its own: `pygpt export`."""
 
 import os
 
@@ -29,14 +29,14 @@ def run(arguments):
              if os.path.lexists(os.path.join(out, name))]
     if there:
         raise ValueError(f"{out}: there is a model or a run already: {', '.join(there)}")
-    model, tokenizer = GPT.from_pretrained(directory), None
+    model = GPT.from_pretrained(directory)
     try:
         tokenizer = Tokenizer.from_pretrained(directory)
-    except FileNotFoundError:  # a directory may hold weights alone
-        pass
-    if tokenizer:  # first: a directory that has a config.json must be complete
-        tokenizer.save_pretrained(out)
-    if tokenizer and model.end_of_text is None:
-        model.end_of_text = tokenizer.end_of_text
+    except FileNotFoundError:
+        pass  # a directory may hold weights alone
+    else:
+        tokenizer.save_pretrained(out)  # first: a directory with a config.json must be complete
+        if model.end_of_text is None:
+            model.end_of_text = tokenizer.end_of_text
     model.save_pretrained(out, arguments.dtype)
     return 0

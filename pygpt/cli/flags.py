@@ -33,7 +33,7 @@ _NEGATIVE = re.compile(r"^-(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 
 
 class UsageError(Exception):
-    """The command line cannot be parsed; the message says why."""
+    """Says why the command line cannot be parsed."""
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -46,7 +46,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line that suggests the nearest flag or command."""
+    """Parses arguments; an error is one line that suggests the nearest flag or command."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, formatter_class=_Formatter, **kwargs)
@@ -90,42 +90,37 @@ def _did_you_mean(word, names):
 def nearest(word, names):
     """Find the flag or command among names that an unknown word most likely means, or None."""
     bare = word.lstrip("-").replace("_", "-").lower()
-    by_name = {name.lstrip("-"): name for name in names if not name.startswith("--no-")}
-    by_name.pop("h", None)
-    if not bare or not by_name:
-        return None
-
-    def first(is_meant):
-        return next((name for name in by_name if is_meant(name)), None)
-
-    found = (first(lambda name: name.replace("-", "") == bare.replace("-", ""))
-             or first(lambda name: name == ALSO_CALLED.get(bare))
-             or first(lambda name: "".join(part[0] for part in name.split("-")) == bare
-                      and len(bare) > 1)
-             or first(lambda name: min(len(name), len(bare)) > 2
-                      and (name.startswith(bare) or bare.startswith(name))))
+    by_name = {name.lstrip("-"): name for name in names
+               if name != "-h" and not name.startswith("--no-")}
+    rules = (  # the first that holds for a name finds it
+        lambda name: name.replace("-", "") == bare.replace("-", ""),
+        lambda name: name == ALSO_CALLED.get(bare),
+        lambda name: len(bare) > 1 and "".join(part[0] for part in name.split("-")) == bare,
+        lambda name: (min(len(name), len(bare)) > 2
+                      and (name.startswith(bare) or bare.startswith(name))),
+    )
+    found = [name for is_meant in rules for name in by_name if is_meant(name)]
     if not found:
         import difflib
 
-        found = next(iter(difflib.get_close_matches(bare, by_name, 1)), None)
-    return found and by_name[found]
+        found = difflib.get_close_matches(bare, by_name, 1)
+    return by_name[found[0]] if found else None
 
 
-def whole_number(word):
-    """The type of a flag that takes an integer."""
-    return _number(int, word, "a whole number")
+def _type(convert, noun):
+    """Make the type of a flag; noun says, in an error, what convert() takes."""
+    def checked(word):
+        try:
+            return convert(word)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{word!r} is not {noun}") from None
+
+    return checked
 
 
-def real_number(word):
-    """The type of a flag that takes a number."""
-    return _number(float, word, "a number")
-
-
-def _number(kind, word, told):
-    try:
-        return kind(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not {told}") from None
+whole_number = _type(int, "a whole number")
+real_number = _type(float, "a number")
+_NUMBERS = {int: (whole_number, "N"), float: (real_number, "X")}  # the type and the metavar
 
 
 def text(value):
@@ -140,8 +135,8 @@ def commands_of(parser):
     """Give a parser commands. When the user types none, the parser prints its help.
 
     Returns:
-        add(name, run, help, epilog=""), which makes and returns the parser of a command; run is a
-        function of the parsed arguments that returns the exit status.
+        The function add(name, run, help, epilog=""), which makes and returns the parser of a
+        command. run takes the parsed arguments and returns the exit status.
     """
     commands = parser.add_subparsers(metavar="COMMAND")
 
@@ -174,36 +169,30 @@ def add_settings(parser, config_class, groups=None):
         groups: {heading in --help: names of the fields below it}. The other fields stand under
             "options".
     """
-    groups = {name: heading for heading, names in (groups or {}).items() for name in names}
-    sections = {heading: parser.add_argument_group(heading)
-                for heading in dict.fromkeys(groups.values())}
+    sections = {}
+    for heading, names in (groups or {}).items():
+        sections |= dict.fromkeys(names, parser.add_argument_group(heading))
     for f in fields(config_class):
-        kind, within, unit = number_type(f), f.metadata["within"], f.metadata["unit"]
+        within, unit, choices = (f.metadata[key] for key in ("within", "unit", "choices"))
         notes = [unit] if unit else []
         if within:
             notes.append(describe_range(within))
         if f.default not in (None, ()):
             notes.append(f"default {f.default}")
-        word = f.metadata["metavar"] or {int: "N", float: "X", None: "PATH"}[kind]
-        if f.metadata["choices"]:
-            word = "|".join(f.metadata["choices"])
-        if kind is int:
-            kind = whole_number
-        if kind is float:
-            kind = real_number
-        if f.metadata["metavar"] == "TEXT":
-            kind = text
-        takes = {"type": kind, "metavar": word}
+        convert, metavar = _NUMBERS.get(number_type(f), (None, "PATH"))
+        metavar = f.metadata["metavar"] or metavar
+        if metavar == "TEXT":
+            convert = text
+        takes = {"type": convert, "metavar": "|".join(choices) if choices else metavar}
         if f.type is tuple:
             takes |= {"nargs": "+", "action": "extend"}
         if f.type is bool:
             takes = {"action": argparse.BooleanOptionalAction}
-        section = sections.get(groups.get(f.name), parser)
-        section.add_argument(flag(f.name), dest=f.name, default=argparse.SUPPRESS, **takes,
-                             help=f.metadata["help"] + (f" ({'; '.join(notes)})" if notes else ""))
+        sections.get(f.name, parser).add_argument(
+            flag(f.name), dest=f.name, default=argparse.SUPPRESS, **takes,
+            help=f.metadata["help"] + (f" ({'; '.join(notes)})" if notes else ""))
 
 
 def settings_of(arguments, config_class):
     """Return, as a dict, the settings of a config that were given as flags."""
-    names = {f.name for f in fields(config_class)}
-    return {name: value for name, value in vars(arguments).items() if name in names}
+    return {f.name: getattr(arguments, f.name) for f in fields(config_class) if f.name in arguments}

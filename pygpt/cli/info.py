@@ -1,4 +1,4 @@
-"""`pygpt info`: show what this installation computes with."""
+"""Shows the version, the compiler, the instruction sets and the threads: `pygpt info`."""
 
 
 def add_command(add):

@@ -13,8 +13,9 @@ def command_line(*arguments):
 
 def _program():
     """Return `pygpt` if the user typed that, else the running interpreter and `-m pygpt`."""
-    script = sys.argv[0] if sys.argv else ""
-    if os.path.basename(script) == "pygpt" and _is_same(shutil.which("pygpt"), script):
+    script, found = sys.argv[0] if sys.argv else "", shutil.which("pygpt")
+    is_pygpt = os.path.basename(script) == "pygpt" and os.path.exists(script)
+    if is_pygpt and found and os.path.samefile(found, script):
         return ["pygpt"]
     return [_interpreter(), "-m", "pygpt"]
 
@@ -35,7 +36,3 @@ def _interpreter():
         return below if os.sep in below else os.path.join(os.curdir, below)
     found = shutil.which(os.path.basename(path))
     return os.path.basename(path) if found and os.path.abspath(found) == path else path
-
-
-def _is_same(found, script):
-    return bool(found) and os.path.exists(script) and os.path.samefile(found, script)

@@ -1,4 +1,4 @@
-"""The command line: main() parses the words, runs the command and reports its errors.
+"""Runs the command line: main() parses the words, runs the command and reports its errors.
 
 Each command has a file of its own, whose add_command() makes the parser. Such a file imports at its
 top only what a parser needs, so that --help is instant; run() imports the rest.
@@ -24,7 +24,7 @@ def main(argv=None):
     """Run a command.
 
     Args:
-        argv: list of arguments; None: the process's own.
+        argv: the list of arguments; None stands for those of the process.
     Returns:
         The exit status.
     """
@@ -50,9 +50,7 @@ def _run(words):
         return arguments.run(arguments)
     except SystemExit as done:  # --help and --version
         return done.code or 0
-    except UsageError as error:
-        return complain(error, USAGE)
-    except ConfigError as error:
+    except (UsageError, ConfigError) as error:
         return complain(as_typed(error, arguments), USAGE)
     except OSError as error:
         return _report_system_error(error)
@@ -61,13 +59,17 @@ def _run(words):
             raise
         from pygpt.backend.installation import explained
 
-        return complain(explained(error), FAILURE)  # the library was built from older sources
+        return complain(explained(error), FAILURE)  # the library comes from older sources
     except (ImportError, ValueError, ArithmeticError, MemoryError) as error:
         return complain(as_typed(error, arguments) or "there is not enough memory", FAILURE)
 
 
 def parse(words):
-    """The parsed arguments; `command` is their parser, `words` what it parsed, `run` runs them."""
+    """Parse a command line.
+
+    Returns:
+        The arguments, with `command`: its parser; `words`: its words; `run`: the function to call.
+    """
     arguments, unknown = make_parser().parse_known_args(words)
     if unknown:
         arguments.command.refuse(next((word for word in unknown if word[:1] == "-"), unknown[0]))
@@ -86,7 +88,7 @@ def _report_system_error(error):
 
 
 def make_parser():
-    """The parser of all commands."""
+    """Make the parser of all commands."""
     parser = Parser(prog="pygpt", description="Train a GPT on text and let it write.")
     parser.add_argument("--version", action="version", version=f"pygpt {__version__}")
     parser.set_defaults(run=print_help, command=parser)

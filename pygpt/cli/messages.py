@@ -6,6 +6,7 @@ each message on its way to the terminal, so that the user reads `--n-embd 100`.
 
 import argparse
 import ast
+import contextlib
 import re
 import shlex
 import sys
@@ -29,10 +30,8 @@ def complain(message, status):
 
 def flush_quietly():
     """Write the buffered part of standard output, and ignore a failure."""
-    try:
+    with contextlib.suppress(OSError):
         flush_output()
-    except OSError:
-        pass
 
 
 def as_typed(error, arguments):
@@ -42,11 +41,11 @@ def as_typed(error, arguments):
         error: an exception or a str.
         arguments: the result of main.parse, or None if the command line could not be parsed.
     """
-    from pygpt.checkpoint.safetensors import CheckpointError
-
     message = str(error)
     if arguments is None:
         return message
+    from pygpt.checkpoint.safetensors import CheckpointError
+
     file = getattr(arguments, "config", None)
     is_of_file = file is not None and message.startswith(f"{file}: ")
     if is_of_file or isinstance(error, CheckpointError):
@@ -76,40 +75,37 @@ def in_flags(message, parser, words=(), file=None, in_file=()):
 def _translated(message, parser, file, in_file):
     actions = {action.dest: action for action in parser._actions if action.option_strings}
     names = "|".join(sorted(actions, key=len, reverse=True))
+    switches = "|".join(name for name, action in actions.items()
+                        if isinstance(action, argparse.BooleanOptionalAction))
+    long = "|".join(name for name in names.split("|") if "_" in name)
 
     def typed(found):
         name, value = found["name"], found["value"]
         return f"{found[0]} in {file}" if name in in_file else _typed(actions[name], value)
 
-    def bare(found):
-        return actions[found[0]].option_strings[0]
-
     message = re.sub(rf"{_NOT_WITHIN}(?P<name>{names})=(?P<value>{_VALUE})", typed, message)
-    message = re.sub(rf"(?<=\()(?:{names})(?=: )", bare, message)  # (force: ...)
-    message = re.sub(rf"^(?:{names})(?=: (?:the|\d))", bare, message)  # data: the text is too short
-    switches = "|".join(name for name, action in actions.items()
-                        if isinstance(action, argparse.BooleanOptionalAction))
-    if switches:
-        message = re.sub(rf"{_NOT_WITHIN}(?:{switches})(?= \()", bare, message)
-    long = "|".join(sorted((name for name in actions if "_" in name), key=len, reverse=True))
-    return re.sub(rf"{_NOT_WITHIN}(?:{long})(?![\w=/]|\.\w)", bare, message) if long else message
+    for before, meant, after in (
+            (r"(?<=\()", names, r"(?=: )"),                # (force: ...)
+            (r"^", names, r"(?=: (?:the|\d))"),            # data: the text is too short
+            (_NOT_WITHIN, switches, r"(?= \()"),           # recompute (47 MB)
+            (_NOT_WITHIN, long, r"(?![\w=/]|\.\w)")):
+        if meant:
+            message = re.sub(f"{before}(?:{meant}){after}",
+                             lambda found: actions[found[0]].option_strings[0], message)
+    return message
 
 
 def _typed(action, value):
     """Return a flag and its value as a user types them in a shell."""
     flag, *others = action.option_strings
-    if value[0] not in "'\"([" and value not in ("True", "False", "None"):
+    words = {"True": flag, "False": others[0] if others else f"no {flag}", "None": f"no {flag}"}
+    if value in words:
+        return words[value]
+    if value[0] not in "'\"([":
         return f"{flag} {value}"  # a number keeps its printed form; so does a word
     try:
         value = ast.literal_eval(value)
     except (ValueError, SyntaxError):  # such as [nan]
         return f"{flag} {value}"
-    if value is True:
-        return flag
-    if value is False and others:
-        return others[0]
-    if value in (None, (), []) or value is False:
-        return f"no {flag}"
-    if isinstance(value, (tuple, list)):
-        return " ".join([flag, *(shlex.quote(str(part)) for part in value)])
-    return f"{flag} {shlex.quote(value)}"
+    parts = value if isinstance(value, (tuple, list)) else [value]
+    return shlex.join([flag, *map(str, parts)]) if parts else f"no {flag}"

@@ -1,4 +1,4 @@
-"""`pygpt plot`: draw the curves of runs as one HTML page."""
+"""Draws the curves of runs as one HTML page: `pygpt plot`."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""`pygpt sample`: let a trained model write."""
+"""Lets a trained model write: `pygpt sample`."""
 
 import sys
 
@@ -54,12 +54,10 @@ def _write(model, tokenizer, prompt, settings):
     from pygpt.tokenizer.base import prompt_ids
 
     ids = stream(model, prompt_ids(tokenizer, prompt), vocab_size=tokenizer.vocab_size, **settings)
-    sys.stdout.write(prompt)
+    print(prompt, end="")
     for part in tokenizer.decode_iterable(ids):
-        sys.stdout.write(part)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+        print(part, end="", flush=True)
+    print(flush=True)
 
 
 def _converse(model, tokenizer, settings):
@@ -70,15 +68,8 @@ def _converse(model, tokenizer, settings):
         except EOFError:
             return
         try:
-            _write(model, tokenizer, _prompt(line), settings)
+            _write(model, tokenizer, true_text(line.removesuffix("\r"), "the prompt "), settings)
         except ValueError as error:
             complain(error, status=1)
         except KeyboardInterrupt:
             print()
-
-
-def _prompt(line):
-    try:
-        return true_text(line.removesuffix("\r"))
-    except ValueError as error:
-        raise ValueError(f"the prompt {error}") from None

@@ -65,10 +65,7 @@ def _open_closed():
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, flags)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
 
 
 def _guarded(number, label, stream):
@@ -86,34 +83,31 @@ def _guarded(number, label, stream):
 
 
 class _Raw(io.FileIO):
-    """A descriptor whose errors name it. Once is_discarding is set, it discards all output."""
+    """Names its stream in errors. Once is_discarding is set, it discards all output."""
 
     def __init__(self, number, label):
         super().__init__(number, "r" if number == 0 else "w", closefd=False)
         self._label, self.is_discarding = label, False
 
     def readinto(self, buffer):
-        with self._named_errors():
-            return super().readinto(buffer)
+        return self._named(super().readinto, buffer)
 
     def readall(self):
-        with self._named_errors():
-            return super().readall()
+        return self._named(super().readall)
 
     def write(self, data):
         if not self.is_discarding:
             try:
-                with self._named_errors():
-                    return super().write(data)
+                return self._named(super().write, data)
             except OSError:
                 if self.fileno() != 2:  # standard error itself failed: nowhere is left to report it
                     raise
         return memoryview(data).nbytes
 
-    @contextlib.contextmanager
-    def _named_errors(self):
+    def _named(self, operation, *args):
+        """Call an operation; its error names this stream."""
         try:
-            yield
+            return operation(*args)
         except OSError as error:
             if error.errno == errno.EBADF:
                 error.strerror = "is closed"
@@ -121,19 +115,21 @@ class _Raw(io.FileIO):
             raise
 
 
-def true_text(text):
+def true_text(text, subject=""):
     """Decode a text from outside the program as UTF-8, whatever the locale says.
 
     Args:
         text: str, in which bytes that could not be decoded are surrogates, as Python makes them.
+        subject: the beginning of an error's message.
     Raises:
-        ValueError: the bytes are not UTF-8. The message has no subject; the caller adds it.
+        ValueError: the bytes are not UTF-8.
     """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset "
-                         f"{error.start}") from None
-    except UnicodeEncodeError as error:
-        raise ValueError(f"holds {error.object[error.start]!a}, which is half a character"
+        byte = error.object[error.start]
+        raise ValueError(f"{subject}is not UTF-8 text: byte 0x{byte:02x} at offset {error.start}"
                          ) from None
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"{subject}holds {half!a}, which is half a character") from None

@@ -4,21 +4,23 @@ On a terminal a status line is rewritten after each step. Elsewhere about PLAIN_
 are printed, one on each line. The run goes on if its output cannot be written.
 """
 
+import math
 import os
 import shutil
 import sys
 import time
 
 from pygpt.cli.invocation import command_line
-from pygpt.training.cost import gigabytes
+from pygpt.backend.cpu import gigabytes
 
+CLEAR_LINE = "\r\033[K"  # goes back to the start of a terminal's line, and clears it
 REDRAW_SECONDS = 0.1  # time between two states of the status line
 PLAIN_SECONDS = 10.0  # time between two lines about reading a long text, off a terminal
 PLAIN_LINES = 20      # number of status lines of a whole run, off a terminal
 
 
 class Reporter:
-    """A callback for trainer.train that prints the records of its events.
+    """Prints the records of a run's events; it is one of the run's callbacks.
 
     Attributes:
         is_gone: whether the stream failed. From then on nothing is printed.
@@ -42,11 +44,27 @@ class Reporter:
             self._write("\n")
             self._is_drawn = False
 
-    def _line(self, text=""):
+    def _line(self, text):
         if self._is_drawn:
-            text = "\r\033[K" + text  # go back to the start of the line, and clear it
+            text = CLEAR_LINE + text
             self._is_drawn = False
         self._write(text + "\n")
+
+    def _draw(self, parts):
+        """Print a status line; on a terminal it replaces the one before.
+
+        Args:
+            parts: a list of (importance, text). A narrow terminal loses the least important parts.
+        """
+        self._drawn_at = time.monotonic()
+        width = shutil.get_terminal_size().columns - 1 if self.is_terminal else math.inf
+        while len(line := "  ".join(text for _, text in parts)) > width and len(parts) > 1:
+            parts.remove(min(parts))
+        if self.is_terminal:
+            self._write(CLEAR_LINE + line[:width])
+            self._is_drawn = True
+        else:
+            self._line(line)
 
     def _write(self, text):
         if self.is_gone:
@@ -61,17 +79,10 @@ class Reporter:
         taken, size, now = record["bytes_read"], record["bytes"], time.monotonic()
         if record["purpose"] != self._purpose:
             self._purpose, self._began = record["purpose"], now
-        if now - self._drawn_at < (REDRAW_SECONDS if self.is_terminal else PLAIN_SECONDS):
-            return
-        self._drawn_at = now
-        left = (now - self._began) / max(1, taken) * (size - taken)
-        text = (f"reading the text for its {self._purpose}: {gigabytes(taken)} of "
-                f"{gigabytes(size)}, {duration(left)} left")
-        if self.is_terminal:
-            self._write("\r\033[K" + text[: shutil.get_terminal_size().columns - 1])
-            self._is_drawn = True
-        else:
-            self._line(text)
+        if now - self._drawn_at >= (REDRAW_SECONDS if self.is_terminal else PLAIN_SECONDS):
+            left = (now - self._began) / max(1, taken) * (size - taken)
+            self._draw([(1, f"reading the text for its {self._purpose}: {gigabytes(taken)} of "
+                            f"{gigabytes(size)}, {duration(left)} left")])
 
     def _warning(self, record):
         self._line(f"warning: {self._translate(record['text'])}")
@@ -94,22 +105,13 @@ class Reporter:
                        "the run")
 
     def _step(self, record):
-        step = record["step"]
+        step, share = record["step"], record["peak_share"]
         if self.is_terminal:
-            now = time.monotonic()
-            if now - self._drawn_at >= REDRAW_SECONDS or step == self._max_steps:
-                self._drawn_at = now
-                width = shutil.get_terminal_size().columns - 1
-                self._write("\r\033[K" + self._status(record, width))
-                self._is_drawn = True
-        elif step == 1 or step % max(1, self._max_steps // PLAIN_LINES) == 0:
-            self._line(self._status(record))
-
-    def _status(self, record, width=1000):
-        """Return the status line. A narrow terminal loses the least important parts."""
-        share = record["peak_share"]
-        parts = [  # (importance, text)
-            (9, f"step {record['step']}/{self._max_steps}"),
+            is_due = time.monotonic() - self._drawn_at >= REDRAW_SECONDS or step == self._max_steps
+        else:
+            is_due = step == 1 or step % max(1, self._max_steps // PLAIN_LINES) == 0
+        parts = [
+            (9, f"step {step}/{self._max_steps}"),
             (8, f"loss {record['loss']:.4f}"),
             (6, f"val {self._val_loss:.4f}" if self._val_loss is not None else ""),
             (2, f"lr {record['learning_rate']:.2g}"),
@@ -118,10 +120,8 @@ class Reporter:
             (4, f"{share:.0%} of peak" if share is not None else ""),
             (7, f"{duration(record['seconds_left'])} left"),
         ]
-        parts = [part for part in parts if part[1]]
-        while len(line := "  ".join(text for _, text in parts)) > width and len(parts) > 1:
-            parts.remove(min(parts))
-        return line
+        if is_due:
+            self._draw([part for part in parts if part[1]])
 
     def _eval(self, record):
         self._val_loss = record["val_loss"]
@@ -137,22 +137,25 @@ class Reporter:
         self._line(f"{rule}\n{text.strip()}\n{'-' * len(rule)}")
 
     def _finished(self, record):
-        longer = str(2 * record["step"])
-        self._line(f"the run in {record['out']} is finished: it has taken all of its "
-                   f"{plural(record['step'], 'step')}; to train longer: "
-                   + command_line("train", "--resume", "--out", _no_flag(record["out"]),
-                                  "--max-steps", longer))
+        steps = plural(record["step"], "step")
+        self._line(f"the run in {record['out']} is finished: it has taken all of its {steps}; to "
+                   f"train longer: {_resuming(record)} --max-steps {2 * record['step']}")
 
     def _end(self, record):
-        steps, seconds = plural(record["step"], "step"), duration(record["seconds"])
-        out = record["out"]
+        steps, out = plural(record["step"], "step"), record["out"]
         if record["interrupted"]:
             self._line(f"interrupted after {steps}; the model is saved in {out}/last; to go on: "
-                       + command_line("train", "--resume", "--out", _no_flag(out)))
+                       + _resuming(record))
         else:
-            self._line(f"{steps} in {seconds}; try: {command_line('sample', _no_flag(out))}")
+            self._line(f"{steps} in {duration(record['seconds'])}; try: "
+                       + command_line("sample", _no_flag(out)))
         if record["val_loss"] is not None:
             self._line(f"val_loss={record['val_loss']:.4f}")
+
+
+def _resuming(record):
+    """Return the command that resumes the run of a record."""
+    return command_line("train", "--resume", "--out", _no_flag(record["out"]))
 
 
 def _no_flag(path):

@@ -1,11 +1,11 @@
-"""`pygpt tokenizer train|encode|decode`: learn a tokenizer, and use one in a pipe.
+"""Learns a tokenizer, and uses one in a pipe: `pygpt tokenizer train|encode|decode`.
 
-`encode` then `decode` gives a file back byte for byte, a byte order mark at its beginning included;
-both work on streams. `train` reads its text as the training of a model does.
+`encode` and then `decode` give a file back byte for byte, with a byte order mark at its beginning.
+Both work on streams. `train` reads its text as the training of a model does.
 """
 
 import contextlib
-import os
+import itertools
 import sys
 from pathlib import Path
 
@@ -30,17 +30,15 @@ def add_command(add):
                          dest="special_tokens", help="a string that becomes one token; may be "
                          "given again (unset: <|endoftext|>)")
 
-    command = add("encode", _encode, "turn text into ids, printed with spaces between")
-    command.add_argument("directory", metavar="DIR", help="directory that holds a tokenizer")
-    command.add_argument("file", metavar="FILE", nargs="?",
-                         help="UTF-8 text, read to the last byte (unset: standard input)")
-    command.add_argument("--allow-special", action="store_true",
-                         help="read special tokens in the text as tokens (unset: refuse them)")
-
-    command = add("decode", _decode, "turn ids into text")
-    command.add_argument("directory", metavar="DIR", help="directory that holds a tokenizer")
-    command.add_argument("file", metavar="FILE", nargs="?",
-                         help="ids with white space between (unset: standard input)")
+    encode = add("encode", _encode, "turn text into ids, printed with spaces between")
+    decode = add("decode", _decode, "turn ids into text")
+    for command, content in ((encode, "UTF-8 text, read to the last byte"),
+                             (decode, "ids with white space between")):
+        command.add_argument("directory", metavar="DIR", help="directory that holds a tokenizer")
+        command.add_argument("file", metavar="FILE", nargs="?",
+                             help=f"{content} (unset: standard input)")
+    encode.add_argument("--allow-special", action="store_true",
+                        help="read special tokens in the text as tokens (unset: refuse them)")
 
 
 def _train(arguments):
@@ -49,11 +47,10 @@ def _train(arguments):
     from pygpt.tokenizer.bpe import BPETokenizer
 
     special_tokens = arguments.special_tokens or [END_OF_TEXT]
-    least = 256 + len(special_tokens)
-    if arguments.vocab_size < least:
-        plural = "s" * (least != 257)
-        raise ConfigError(f"vocab_size={arguments.vocab_size} must be at least {least}: 256 bytes "
-                          f"and {len(special_tokens)} special token{plural}")
+    n = len(special_tokens)
+    if arguments.vocab_size < 256 + n:
+        raise ConfigError(f"vocab_size={arguments.vocab_size} must be at least {256 + n}: 256 "
+                          f"bytes and {n} special token{'s' * (n > 1)}")
     source = _documents(arguments.data) if arguments.data else python_reference()
     tokenizer = BPETokenizer.train(source, arguments.vocab_size, special_tokens)
     tokenizer.save_pretrained(arguments.out)
@@ -63,7 +60,7 @@ def _train(arguments):
 
 
 def _documents(paths):
-    """The texts that --data names: paths of files, and the text of standard input."""
+    """List the texts that --data names: paths of files, and the text of standard input."""
     from pygpt.data.corpus import STDIN, Corpus
     from pygpt.data.stream_copies import streams_of
     from pygpt.tokenizer.reading import DataError, decode_text, standard_input
@@ -82,17 +79,18 @@ def _documents(paths):
 
 def _encode(arguments):
     from pygpt.tokenizer import Tokenizer
-    from pygpt.tokenizer.reading import decode_text
+    from pygpt.tokenizer.reading import STDIN_NAME, decode_text
     from pygpt.tokenizer.text import SpecialTokenError
 
     tokenizer = Tokenizer.from_pretrained(arguments.directory)
-    with _input(arguments.file) as (file, name):
+    name = arguments.file or STDIN_NAME
+    with _input(arguments.file) as file:
         ids = tokenizer.encode_iterable(decode_text(file, name, is_exact=True),
                                         "all" if arguments.allow_special else ())
         between = ""
         try:
-            while block := [str(index) for _, index in zip(range(BLOCK), ids)]:
-                sys.stdout.write(between + " ".join(block))
+            while block := " ".join(map(str, itertools.islice(ids, BLOCK))):
+                sys.stdout.write(between + block)
                 between = " "
         except SpecialTokenError as error:  # its message names an argument of encode()
             raise ValueError(
@@ -104,33 +102,29 @@ def _encode(arguments):
 
 def _decode(arguments):
     from pygpt.tokenizer import Tokenizer
+    from pygpt.tokenizer.reading import STDIN_NAME
 
     tokenizer = Tokenizer.from_pretrained(arguments.directory)
     sys.stdout.flush()
-    with _input(arguments.file) as (file, name):
+    with _input(arguments.file) as file:
         for words in _words(file):
             try:
                 sys.stdout.buffer.write(tokenizer.decode_bytes(map(_id, words)))
             except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+                raise ValueError(f"{arguments.file or STDIN_NAME}: {error}") from None
     sys.stdout.buffer.flush()
     return 0
 
 
-@contextlib.contextmanager
 def _input(path):
-    """A binary file to read and its name; standard input when path is None."""
-    from pygpt.tokenizer.reading import STDIN_NAME, standard_input
+    """Return a context of the binary file to read: standard input when path is None."""
+    from pygpt.tokenizer.reading import standard_input
 
-    if path is None:
-        yield standard_input(), STDIN_NAME
-    else:
-        with open(path, "rb") as file:
-            yield file, os.fspath(path)
+    return open(path, "rb") if path is not None else contextlib.nullcontext(standard_input())
 
 
 def _words(file):
-    """Lists of the words of a binary file, which is read in blocks."""
+    """Yield the words of a binary file in lists, a list for each block that is read."""
     held = b""
     while data := file.read(BLOCK):
         words = (held + data).split()

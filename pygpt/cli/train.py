@@ -1,14 +1,12 @@
-"""`pygpt train`: train a model."""
-
-import argparse
+"""Trains a model: `pygpt train`."""
 
 from pygpt.cli.flags import add_settings, flag, settings_of
 from pygpt.cli.messages import as_typed
 from pygpt.cli.streams import drop_output
 from pygpt.config import PRESETS, TrainConfig
 
-SIGNALLED = 128  # plus the signal: the exit status of a run that a signal ended
-GROUPS = {  # heading in --help -> settings; the rest are "options"
+SIGNALLED = 128  # the exit status of a run that a signal ended is this plus the signal
+GROUPS = {  # heading in --help -> settings; the others are "options"
     "data": "data val_data val_fraction errors tokenizer".split(),
     "model": "init n_layer n_head n_embd n_positions dropout".split(),
     "optimiser": "max_steps batch_size grad_accumulation_steps recompute learning_rate "
@@ -21,7 +19,7 @@ GROUPS = {  # heading in --help -> settings; the rest are "options"
 def add_command(add):
     """Add the command."""
     command = add("train", run, "train a model; no flag is needed", epilog=preset_table())
-    command.add_argument("--preset", choices=PRESETS, default=argparse.SUPPRESS,
+    command.add_argument("--preset", choices=PRESETS,
                          help="start from the settings of the table below; other flags change "
                          "them")
     command.add_argument("--config", metavar="FILE",
@@ -36,7 +34,7 @@ def add_command(add):
 
 
 def preset_table():
-    """The presets as a table: a row for each setting that one of them changes."""
+    """Return a table of the presets, with a row for each setting that one of them changes."""
     configs = [TrainConfig(), *(TrainConfig(**settings) for settings in PRESETS.values())]
     names = dict.fromkeys(name for settings in PRESETS.values() for name in settings)
     rows = [("presets:", "(none)", *PRESETS)]
@@ -47,20 +45,17 @@ def preset_table():
 
 
 def run(arguments):
-    preset = PRESETS[arguments.preset] if "preset" in arguments else {}
-    from pygpt.training.trainer_state import settings_file
+    from pygpt.cli.terminal import Reporter
+    from pygpt.training.trainer import train
+    from pygpt.training.trainer_state import last_settings, settings_file
 
+    settings = settings_file(arguments.config) if arguments.config is not None else {}
     flags = settings_of(arguments, TrainConfig)
-    from_file = {} if arguments.config is None else settings_file(arguments.config)
-    arguments.in_file = from_file.keys() - flags.keys()
-    settings = preset | from_file | flags
-    from pygpt.training.trainer import last_settings, train
-
+    arguments.in_file = settings.keys() - flags.keys()
+    settings = PRESETS.get(arguments.preset, {}) | settings | flags
     if arguments.resume:
         settings = last_settings(settings.get("out", TrainConfig.out)) | settings
     config = TrainConfig(**settings)
-    from pygpt.cli.terminal import Reporter
-
     reporter = Reporter(translate=lambda text: as_typed(text, arguments))
     try:
         result = train(config, [reporter], resume=arguments.resume, force=arguments.force)

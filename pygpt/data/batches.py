@@ -28,26 +28,24 @@ def split(tokens, val_fraction, n_positions):
     n_train = len(tokens) - int(len(tokens) * val_fraction)
     train, val = tokens[:n_train], tokens[n_train:]
     for part, name in ((train, "to learn from"), (val, "held out")):
-        if len(part) <= n_positions:
-            raise DataError(f"the text is too short: {len(part)} of its {len(tokens)} tokens are "
-                            f"{name} (val_fraction={val_fraction}), and a context of "
-                            f"n_positions={n_positions} takes {n_positions + 1}")
+        check_length(part, n_positions, f"the text is too short: {len(part)} of its {len(tokens)} "
+                     f"tokens are {name} (val_fraction={val_fraction})")
     return train, val
 
 
-def check_length(tokens, n_positions, name):
+def check_length(tokens, n_positions, sentence):
     """Refuse tokens that are fewer than one window.
 
     Raises:
-        DataError: there are too few; the message begins with `name`, the setting they come from.
+        DataError: there are too few; the message begins with `sentence`.
     """
     if len(tokens) <= n_positions:
-        raise DataError(f"{name}: the text is too short: it has {len(tokens)} tokens, and a "
-                        f"context of n_positions={n_positions} takes {n_positions + 1}")
+        raise DataError(f"{sentence}, and a context of n_positions={n_positions} takes "
+                        f"{n_positions + 1}")
 
 
 class TrainingBatches:
-    """An endless sequence of training batches; each depends only on the seed and its index.
+    """Gives an endless sequence of training batches; each depends only on the seed and its index.
 
     One epoch is one pass over the tokens: it cuts them into windows that begin at a random phase,
     and takes every window once, in random order.

@@ -11,13 +11,11 @@ import hashlib
 import os
 
 from pygpt.data.sources import STDIN, Finder, Source, is_readable_twice, source_at, stdin_key
-from pygpt.tokenizer.reading import STDIN_NAME, DataError, read_text
-
-PART_BYTES = 1 << 20
+from pygpt.tokenizer.reading import PART_BYTES, STDIN_NAME, DataError, read_text
 
 
 class Corpus:
-    """The text that paths stand for.
+    """Finds and reads the text that paths stand for.
 
     Attributes:
         sources: each Source, in order. If there is none, the text is Python's own reference.
@@ -67,11 +65,6 @@ class Corpus:
             raise DataError(f"{tokens[0]}: a file of tokens cannot be joined with other files")
         self.tokens_file = tokens[0] if tokens else None
 
-    @property
-    def files(self):
-        """List the path of each file, in order."""
-        return [source.path for source in self.sources]
-
     def size(self):
         """Return the number of bytes in the text files."""
         return 0 if self.tokens_file else sum(source.size for source in self.sources)
@@ -97,10 +90,9 @@ class Corpus:
                 continue
             try:
                 length = sum(map(len, self._read(source, before)))
-            except OSError as error:
-                self._finder.skip(source.name, error.strerror or error, source.found_in)
-            except DataError as error:
-                self._finder.skip(source.name, str(error).removeprefix(f"{source.name}: "),
+            except (OSError, DataError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                self._finder.skip(source.name, reason.removeprefix(f"{source.name}: "),
                                   source.found_in)
             else:
                 if length:  # a byte order mark alone adds nothing
@@ -121,9 +113,7 @@ class Corpus:
         """
         self.select()
         if not self.sources:
-            text = python_reference()
-            self._digests[None] = _hash(text.encode()).hexdigest()
-            yield [text]
+            yield [python_reference()]
         before = 0
         for source in self.sources:
             yield self._document(source, before)
@@ -181,9 +171,8 @@ class Corpus:
             OSError, DataError: as read_through, which is called first.
         """
         self.read_through()
-        if not self.sources and None not in self._digests:
-            self._digests[None] = _hash(python_reference().encode()).hexdigest()
-        return [[self._digests[path] for path in self.files or [None]], self.errors]
+        digests = [self._digests[source.path] for source in self.sources]
+        return [digests or [_hash(python_reference().encode()).hexdigest()], self.errors]
 
 
 def python_reference():

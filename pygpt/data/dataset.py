@@ -13,13 +13,13 @@ from pygpt.data.stream_copies import Streams
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.tokenizer.base import prompt_ids
 from pygpt.tokenizer.choice import choose, parse
-from pygpt.data.token_file import IN_MEMORY, TokenFiles, characters_beside, fingerprint
+from pygpt.data.token_file import IN_MEMORY, TokenFiles, fingerprint, tokenizer_beside
 
 MOST_BPE_TEXT = 64 << 20  # a BPE is learned from at most this many characters
 
 
 class Dataset:
-    """The text of a run as tokens.
+    """Holds the text of a run as tokens.
 
     The files that it writes are provisional: close removes them, unless keep was called before.
 
@@ -71,19 +71,17 @@ class Dataset:
                 corpus.read_through()  # a bad byte is found before the long work
         tokens = [self._files.encode(corpus, self.tokenizer) for corpus in corpora]
         try:
-            self.train, self.val = self._train_and_val(config, tokens)
+            if config.val_data:
+                for part, name in zip(tokens, ("data", "val_data")):
+                    check_length(part, config.n_positions,
+                                 f"{name}: the text is too short: it has {len(part)} tokens")
+                self.train, self.val = tokens
+            else:
+                self.train, self.val = split(*tokens, config.val_fraction, config.n_positions)
         except DataError as error:
             raise DataError("; ".join([str(error), *self.warnings])) from None
         self.train_fingerprint, self.val_fingerprint = (
             fingerprint(part, self._watch) for part in (self.train, self.val))
-
-    def _train_and_val(self, config, tokens):
-        """Return the tokens to learn from and those to validate on."""
-        if not config.val_data:
-            return split(*tokens, config.val_fraction, config.n_positions)
-        for part, name in zip(tokens, ("data", "val_data")):
-            check_length(part, config.n_positions, name)
-        return tokens
 
     def keep(self):
         """Make the written files part of the run, which starts now.
@@ -169,11 +167,11 @@ def _tokenizer(config, last, corpus):
     if kind in ("directory", "byte"):
         return choose(config.tokenizer, "")
     if corpus.tokens_file:
-        characters = characters_beside(corpus.tokens_file)
-        if characters is None:
-            raise DataError(f"{corpus.tokens_file}: what its tokens stand for is not known: there "
-                            "is no meta.pkl beside it, and no tokenizer was named")
-        return CharTokenizer(characters)
+        tokenizer = tokenizer_beside(corpus.tokens_file)
+        if tokenizer is None:
+            raise DataError(f"{corpus.tokens_file}: the text of its tokens is not known: there is "
+                            "no meta.pkl beside it, and no tokenizer was named")
+        return tokenizer
     if kind == "bpe":  # it is learned from the beginning: the whole text may not fit in memory
         return choose(config.tokenizer, _beginning(corpus, MOST_BPE_TEXT))
     characters = set()

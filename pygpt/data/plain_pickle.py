@@ -8,7 +8,7 @@ import pickletools
 
 
 class PickleError(ValueError):
-    """The bytes are not a pickle of dicts, lists, texts and numbers."""
+    """Says that bytes are not a pickle of dicts, lists, texts and numbers."""
 
 
 def loads(data):
@@ -20,18 +20,17 @@ def loads(data):
         A dict, list, str, int, float, bool or None; keys of dicts are str, int, float, bool or
         None.
     Raises:
-        PickleError: the bytes are not such a pickle; no other error is raised, whatever they are.
+        PickleError: the bytes are not such a pickle. No bytes raise any other error.
     """
     try:
         return _Reader().read(pickletools.genops(data))
-    except PickleError:
-        raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise PickleError(str(error)) from None
 
 
 _MARK = object()
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
 _VALUES = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
            "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}  # the argument is the value
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
@@ -40,7 +39,7 @@ _IGNORED = {"PROTO", "FRAME"}
 
 
 class _Reader:
-    """A stack machine for pickles that knows only the opcodes that build plain data."""
+    """Runs the stack machine of pickles with only the opcodes that build plain data."""
 
     def __init__(self):
         self._stack, self._memo = [], {}
@@ -58,21 +57,24 @@ class _Reader:
             stack.append(argument)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in ("EMPTY_DICT", "EMPTY_LIST"):
-            stack.append({} if name == "EMPTY_DICT" else [])
+        elif name in _EMPTY:
+            stack.append(_EMPTY[name]())
         elif name == "LIST":
             stack.append(self._since_mark())
         elif name == "DICT":
             items = self._since_mark()
             stack.append({})
             self._set(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            self._set([self._pop(), self._pop()][::-1] if name == "SETITEM"
-                      else self._since_mark())
+        elif name == "SETITEM":
+            value, key = self._pop(), self._pop()
+            self._set([key, value])
+        elif name == "SETITEMS":
+            self._set(self._since_mark())
         elif name in ("APPEND", "APPENDS"):
-            self._append([self._pop()] if name == "APPEND" else self._since_mark())
+            items = [self._pop()] if name == "APPEND" else self._since_mark()
+            if not isinstance(self._top(), list):
+                raise PickleError("it appends to an object that is not a list")
+            self._top().extend(items)
         elif name == "MEMOIZE":
             self._memo[len(self._memo)] = self._top()
         elif name in _PUTS:
@@ -109,9 +111,3 @@ class _Reader:
             if isinstance(key, (dict, list)):
                 raise PickleError("a dict or list is the key of a dict")
             target[key] = value
-
-    def _append(self, items):
-        target = self._top()
-        if not isinstance(target, list):
-            raise PickleError("it appends to an object that is not a list")
-        target += items

@@ -19,7 +19,7 @@ NAMES_SHOWN = 3  # a message names this many of the skipped files and counts the
 
 @dataclass
 class Source:
-    """A file of a corpus.
+    """Describes a file of a corpus.
 
     Attributes:
         path: the file to read, or None for a stream that has not been copied to a file yet.
@@ -152,7 +152,7 @@ def source_at(path, place):
     if path.endswith(".bin"):
         raise DataError(f"{path}: is {kind}; a file of tokens must be a regular file")
     if not stat.S_ISFIFO(status.st_mode) and not _is_finite_device(path, status):
-        raise DataError(f"{path}: is {kind}, which has no text that ends")
+        raise DataError(f"{path}: is {kind}, whose text may never end")
     return Source(None, path, place, stream=_stream_key(status))
 
 
@@ -173,11 +173,9 @@ def is_readable_twice(path):
     """Tell whether a path stands for files, which a resumed run can read again."""
     if path == STDIN:
         return False
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:  # the path is gone, or it is a pattern
+    if not os.path.exists(path):  # it is gone, or it is a pattern
         return glob.has_magic(path)
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    return os.path.isfile(path) or os.path.isdir(path)
 
 
 def stdin_key():

@@ -19,7 +19,7 @@ COPY = re.compile(r"stdin\.txt|pipe-\d+\.txt")  # the names of copies in a run's
 
 
 class Streams:
-    """The copies of the streams that the settings of one run name."""
+    """Makes copies of the streams that the settings of one run name, and keeps or removes them."""
 
     def __init__(self, out, paths, is_resumed):
         """Prepare to copy.

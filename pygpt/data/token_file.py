@@ -20,7 +20,6 @@ import pygpt
 from pygpt.data.corpus import DataError
 from pygpt.files import map_bytes, open_regular, replacing
 from pygpt.tokenizer import CharTokenizer
-from pygpt.tokenizer.added import END_OF_TEXT
 
 IN_MEMORY = 1 << 24  # at most this many tokens stay in memory; more go to a file
 CHECKED_AT_ONCE = 1 << 20  # tokens whose range is checked at once
@@ -41,7 +40,7 @@ def code_for(vocab_size):
 
 
 class TokenFiles:
-    """The tokens files in a directory of a run.
+    """Makes, finds and removes the tokens files in a directory of a run.
 
     Attributes:
         used: the paths of the files whose tokens encode has returned.
@@ -61,7 +60,22 @@ class TokenFiles:
         self._prepare, self._watch = prepare, watch
 
     def encode(self, corpus, tokenizer):
-        """Return the tokens of a corpus, as the function encode does."""
+        """Return the tokens of a corpus.
+
+        If the tokenizer has the special token <|endoftext|>, one follows every document; otherwise
+        a newline separates two documents. Special tokens that the text spells out are read as
+        tokens. More than IN_MEMORY tokens go to a file in the directory; a later run on the same
+        text finds that file and uses it, unless it was damaged.
+
+        Args:
+            corpus: a Corpus.
+            tokenizer: a Tokenizer.
+        Returns:
+            A memoryview of format "H" or "I".
+        Raises:
+            OSError: a file cannot be read or written.
+            DataError: a file is not text, or is not a file of tokens.
+        """
         code = code_for(tokenizer.vocab_size)
         if corpus.tokens_file:
             return map_tokens(corpus.tokens_file, code, tokenizer.vocab_size)
@@ -103,17 +117,13 @@ class TokenFiles:
             return None
         self._watch("encoding")
         start = f"tokens-{_key(corpus, tokenizer)}-"
-        for name in names:
-            if not name.startswith(start):
-                continue
+        for name in [name for name in names if name.startswith(start)]:
             path = os.path.join(self.directory, name)
-            try:
+            with suppress(DataError):  # the file was cut off
                 tokens = map_tokens(path, code)
-            except DataError:  # the file was cut off
-                continue
-            if name == f"{start}{fingerprint(tokens, self._watch, 'integrity')}.bin":
-                self.used.add(path)
-                return tokens
+                if name == f"{start}{fingerprint(tokens, self._watch, 'integrity')}.bin":
+                    self.used.add(path)
+                    return tokens
         return None
 
     def keep(self):
@@ -142,35 +152,14 @@ class TokenFiles:
                       and os.path.isfile(os.path.join(self.directory, name)))
 
 
-def encode(corpus, tokenizer, directory):
-    """Return the tokens of a corpus.
-
-    If the tokenizer has the special token <|endoftext|>, one follows every document; otherwise a
-    newline separates two documents. Special tokens that the text spells out are read as tokens.
-
-    Args:
-        corpus: a Corpus.
-        tokenizer: a Tokenizer.
-        directory: gets a file of the tokens when there are more than IN_MEMORY; a later run on the
-            same text finds that file and uses it, unless it was damaged.
-    Returns:
-        A memoryview of format "H" or "I".
-    Raises:
-        OSError: a file cannot be read or written.
-        DataError: a file is not text, or is not a file of tokens.
-    """
-    return TokenFiles(directory).encode(corpus, tokenizer)
-
-
 def _parts(corpus, tokenizer):
     """Yield the ids of a corpus, one list after another."""
-    special = getattr(tokenizer, "special_tokens", {})
-    if END_OF_TEXT in special:
+    if tokenizer.end_of_text is None:
+        yield from tokenizer.encode_parts(corpus.joined(), allowed_special="all")
+    else:
         for document in corpus.documents():
             yield from tokenizer.encode_parts(document, allowed_special="all")
-            yield [special[END_OF_TEXT]]
-    else:
-        yield from tokenizer.encode_parts(corpus.joined(), allowed_special="all")
+            yield [tokenizer.end_of_text]
 
 
 def _key(corpus, tokenizer):
@@ -196,7 +185,8 @@ def map_tokens(path, code, vocab_size=None):
     with _opened(path) as file:
         size, width = os.fstat(file.fileno()).st_size, array(code).itemsize
         if not size or size % width:
-            raise DataError(f"{path}: {size} bytes are no tokens of {width} bytes each")
+            raise DataError(f"{path}: {size} bytes are not one or more tokens of {width} bytes "
+                            "each")
         tokens = map_bytes(file, mmap.ACCESS_READ).cast(code)
     if vocab_size is not None and vocab_size < 1 << 8 * width:
         for start in range(0, len(tokens), CHECKED_AT_ONCE):
@@ -236,11 +226,11 @@ def fingerprint(tokens, watch=lambda *_: None, purpose="fingerprint"):
     return digest.hexdigest()
 
 
-def characters_beside(path):
-    """Read the vocabulary that nanoGPT's character scripts leave in meta.pkl beside a tokens file.
+def tokenizer_beside(path):
+    """Open the vocabulary that nanoGPT's character scripts leave in meta.pkl beside a tokens file.
 
     Returns:
-        The characters in the order of their ids, or None when there is no meta.pkl.
+        A CharTokenizer, or None when there is no meta.pkl.
     Raises:
         OSError: meta.pkl cannot be read.
         DataError: meta.pkl does not hold such a vocabulary. It is read as data: nothing in it runs.
@@ -254,13 +244,13 @@ def characters_beside(path):
     try:
         if len(data) > MOST_META_BYTES:
             raise ValueError(f"it has more than {MOST_META_BYTES} bytes")
-        return _characters(plain_pickle.loads(data))
+        return _tokenizer_of(plain_pickle.loads(data))
     except ValueError as error:
-        raise DataError(f"{path}: is no vocabulary of characters ({error})") from None
+        raise DataError(f"{path}: is not a vocabulary of characters ({error})") from None
 
 
-def _characters(meta):
-    """Return the characters of the object in meta.pkl, in the order of their ids.
+def _tokenizer_of(meta):
+    """Return the CharTokenizer of the object in meta.pkl.
 
     Raises:
         ValueError: an id has no character, or two ids have the same one.
@@ -272,5 +262,4 @@ def _characters(meta):
         itos = [itos[index] for index in range(len(itos))]
     if not isinstance(itos, list) or not itos:
         raise ValueError("it holds no dict or list of characters called itos")
-    CharTokenizer(itos)
-    return itos
+    return CharTokenizer(itos)

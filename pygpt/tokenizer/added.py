@@ -29,14 +29,10 @@ END_OF_TEXT = "<|endoftext|>"  # GPT-2's token between two texts
 # it only changes the text that transformers prints. Every other key is ignored: the classes of
 # transformers do not know it, or they only warn, pad or truncate by it when they are asked to.
 _SUPPORTED_VALUES = {
-    "add_prefix_space": (None, False),
-    "add_bos_token": (None, False),
-    "add_eos_token": (None, False),
     "auto_map": (None,),  # code that the files bring along
-    "do_lower_case": (None, False),
     "errors": (None, "replace"),
-    "split_special_tokens": (None, False),
-}
+} | dict.fromkeys(("add_prefix_space", "add_bos_token", "add_eos_token", "do_lower_case",
+                   "split_special_tokens"), (None, False))
 # These classes of transformers cut and merge a text as this package does.
 _CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast",
             "TokenizersBackend")
@@ -51,9 +47,9 @@ _MOST_COMPARED = 1 << 22  # pairs of characters; comparing them takes a second
 
 
 class AddedToken(NamedTuple):
-    """An added token as a file describes it."""
+    """Describes an added token as a file does."""
 
-    index: object            # the id; formats.check_added checks it against the vocabulary
+    index: object            # the id; vocabulary.check_added checks it against the vocabulary
     is_special: bool | None  # None when the file does not say
     is_normalized: bool      # whether the tokenizers library matches it in its second pass
     where: str               # the file or field; error messages begin with it
@@ -96,8 +92,8 @@ def refuse_two_passes(tokens):
         return
     longest = max(map(len, second))
     if sum(len(token[:longest]) ** 2 for token in (*first, *second)) > _MOST_COMPARED:
-        raise ValueError(f"{tokens[second[0]].where}: normalized tokens beside others that are "
-                         "not are too many or too long to compare")
+        raise ValueError(f"{tokens[second[0]].where}: the tokens, some of them normalized, are "
+                         "too many or too long to compare with each other")
     beginnings = {token[:n]: token for token in first for n in range(1, min(len(token), longest))}
     for token in second:
         ends = range(1, len(token) + 1)
@@ -110,7 +106,7 @@ def refuse_two_passes(tokens):
 
 
 class SideFiles:
-    """The contents of the files beside a vocabulary.
+    """Holds the contents of the files beside a vocabulary.
 
     Args:
         directory: the Path of their directory; each of the files may be missing.
@@ -173,15 +169,14 @@ class SideFiles:
         where = f"{path}: {key}"
         if value is None:
             return
-        is_list = key in _ROLE_LISTS and not (isinstance(value, dict) and "content" in value)
-        if is_list and not isinstance(value, (list, dict)):
-            raise ValueError(f"{where}: {shown(value)} is not a list of tokens")
-        if not is_list:
+        if key not in _ROLE_LISTS or isinstance(value, dict) and "content" in value:
             found = self._read_role_token(where, value)
         elif isinstance(value, dict):
             found = {name: self._read_role_token(where, token) for name, token in value.items()}
-        else:
+        elif isinstance(value, list):
             found = [self._read_role_token(where, token) for token in value]
+        else:
+            raise ValueError(f"{where}: {shown(value)} is not a list of tokens")
         self.settings.setdefault(key, found)
 
     def _read_role_token(self, where, token):
@@ -222,7 +217,7 @@ class SideFiles:
             tokens[content] = token
         for content, where in self.roles.items():
             if content not in tokens and content not in words:
-                raise ValueError(f"{where}: {shown(content)} is no token: it has no id")
+                raise ValueError(f"{where}: {shown(content)} is not a token: it has no id")
             if content not in tokens:
                 tokens[content] = AddedToken(words[content], True, False, where)
         return self.with_roles(tokens)

@@ -1,4 +1,4 @@
-"""The interface of every tokenizer: encodes, decodes, whole or as a stream; saves and opens.
+"""Defines the interface of every tokenizer: encode and decode, whole or as a stream; save and open.
 
 A tokenizer is saved as a `tokenizer.json` in the format of the Hugging Face `tokenizers` library,
 which gives the same ids. A subclass that defines `_from_document` is found by from_pretrained();
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from itertools import chain
 from pathlib import Path
 
-from pygpt.files import read_json_object, replacing, shown
+from pygpt.files import errors_begin_with, read_json_object, replacing, shown
 from pygpt.tokenizer.added import (ADDED_FILE, CONFIG_FILE, END_OF_TEXT, MOST_BYTES, ROLES_FILE,
                                    SideFiles)
 
@@ -20,9 +20,10 @@ MAIN_FILE = "tokenizer.json"
 
 
 class Tokenizer(ABC):
-    """Text to ids and back; the ids are 0..vocab_size-1."""
+    """Turns text into ids and back; the ids are 0..vocab_size-1."""
 
     _kinds = []     # the subclasses that from_pretrained tries, in the order of their definition
+    _special, _added = {}, {}  # most tokenizers have no such tokens
     _settings = {}  # settings of the tokenizer_config.json it was opened from, for save_pretrained
 
     def __init_subclass__(cls, **options):
@@ -40,33 +41,33 @@ class Tokenizer(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """The number of different ids."""
+        """The number of different ids: 0..vocab_size-1."""
         return len(self._tokens)
 
     @property
     def special_tokens(self) -> dict:
-        """The special tokens, a dict from string to id; most tokenizers have none."""
-        return {}
+        """The special tokens: a dict from string to id."""
+        return dict(self._special)
 
     @property
     def added_tokens(self) -> dict:
-        """A dict to their ids from the other strings that are one token wherever they occur."""
-        return {}
+        """The other strings that are one token wherever they occur: a dict from string to id."""
+        return dict(self._added)
 
     def _has_special(self, content):
-        """Whether the files may give a string a role such as pad_token."""
+        """Tell whether the files may give a string a role such as pad_token."""
         return content in self.special_tokens
 
     @property
     def end_of_text(self) -> int | None:
-        """The id of the special token <|endoftext|>; None: there is none."""
+        """The id of the special token <|endoftext|>, or None when there is none."""
         return self.special_tokens.get(END_OF_TEXT)
 
     # ----------------------------------------------------------------------------- text to ids ---
 
     @abstractmethod
     def encode(self, text: str, allowed_special=frozenset(), disallowed_special="all") -> list:
-        """The ids of text, first to last.
+        """Return the ids of text, first to last.
 
         Args:
             text: any length.
@@ -94,13 +95,13 @@ class Tokenizer(ABC):
         """
 
     def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
-        """An iterator over the ids of a text that comes in chunks; see encode_parts."""
+        """Iterate over the ids of a text that comes in chunks; see encode_parts."""
         return chain.from_iterable(self.encode_parts(chunks, allowed_special, disallowed_special))
 
     # ----------------------------------------------------------------------------- ids to text ---
 
     def decode_bytes(self, ids) -> bytes:
-        """The bytes of an iterable of ids, joined.
+        """Return the bytes of an iterable of ids, joined.
 
         Raises:
             ValueError: an id is outside 0..vocab_size-1.
@@ -108,11 +109,11 @@ class Tokenizer(ABC):
         try:
             return b"".join(map(self._tokens.__getitem__, ids))
         except KeyError as error:
-            index = error.args[0]
-        raise ValueError(f"the id {index} is not in 0..{self.vocab_size - 1}")
+            raise ValueError(f"the id {error.args[0]} is not in "
+                             f"0..{self.vocab_size - 1}") from None
 
     def decode(self, ids) -> str:
-        """The text of an iterable of ids; bytes that are no character become U+FFFD.
+        """Return the text of an iterable of ids; bytes that are no character become U+FFFD.
 
         Raises:
             ValueError: an id is outside 0..vocab_size-1.
@@ -127,35 +128,31 @@ class Tokenizer(ABC):
             them. Joined, it equals decode of all ids.
         """
         decoder = StreamDecoder(self)
-        for index in ids:
-            text = decoder.feed(index)
-            if text:
-                yield text
-        text = decoder.finish()
-        if text:
-            yield text
+        yield from filter(None, map(decoder.feed, ids))
+        yield from filter(None, [decoder.finish()])
 
     # ------------------------------------------------------------------------------- in a file ---
 
     @abstractmethod
     def _document(self) -> dict:
-        """The content of tokenizer.json."""
+        """Return the content of tokenizer.json."""
 
     @classmethod
     @abstractmethod
     def _from_document(cls, document: dict, roles):
-        """The tokenizer that a tokenizer.json describes; None when it describes another kind.
+        """Make the tokenizer that a tokenizer.json describes; None when it describes another kind.
 
         Args:
             document: the content of tokenizer.json.
             roles: the added tokens that other files declare special.
         Raises:
-            ValueError: it is of this kind, and damaged; the message begins with the field's name.
+            ValueError: the document is of this kind, and damaged; the message begins with the
+                field's name.
         """
 
     @classmethod
     def _from_other_files(cls, directory, side):
-        """The tokenizer of a directory without a tokenizer.json; None when it has no such files.
+        """Open a directory without a tokenizer.json; None when it has no files of this kind.
 
         Args:
             directory: Path.
@@ -166,11 +163,11 @@ class Tokenizer(ABC):
         return None
 
     def _files(self) -> dict:
-        """{name: bytes} of the files to write; the file that is read first is written last."""
+        """Return {name: bytes} of the files; the file that is read first is written last."""
         return {CONFIG_FILE: json_bytes(self._config()), MAIN_FILE: json_bytes(self._document())}
 
     def _config(self) -> dict:
-        """The tokenizer_config.json with which transformers opens tokenizer.json unchanged."""
+        """Return a tokenizer_config.json with which transformers opens tokenizer.json as it is."""
         return {"tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False} | self._settings
 
@@ -209,20 +206,17 @@ class Tokenizer(ABC):
         directory = Path(directory)
         path = directory / MAIN_FILE
         side = SideFiles(directory)
-        found = None
-        if not path.exists():
-            found = _first_found(kind._from_other_files(directory, side)
-                                 for kind in cls._kinds)
+        found = None if path.exists() else _first_found(
+            kind._from_other_files(directory, side) for kind in cls._kinds)
         if found is None:
             document = read_json_object(path, MOST_BYTES)
-            try:
+            with errors_begin_with(path):
                 found = _first_found(kind._from_document(document, side.roles)
                                      for kind in cls._kinds)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
             if found is None:
-                raise ValueError(f"{path}: {_kind_of(document)}: describes a kind of tokenizer "
-                                 "that pygpt does not know")
+                raise ValueError(f"{path}: {_kind_of(document, 'model')}, "
+                                 f"{_kind_of(document, 'pre_tokenizer')}: describes a kind of "
+                                 "tokenizer that pygpt does not know")
             side.require(found, MAIN_FILE)
         if not isinstance(found, cls):
             raise ValueError(f"{directory}: holds a {type(found).__name__}, not a {cls.__name__}")
@@ -234,21 +228,18 @@ def _first_found(candidates):
     return next(filter(None, candidates), None)
 
 
-def _kind_of(document):
-    """The fields of a tokenizer.json that tell its kind, as text."""
-    fields = []
-    for key in ("model", "pre_tokenizer"):
-        value = document.get(key)
-        is_typed = isinstance(value, dict)
-        fields.append(f"{key}.type: {shown(value.get('type'))}" if is_typed
-                      else f"{key}: {shown(value)}")
-    return ", ".join(fields)
+def _kind_of(document, key):
+    """Show the type of a step of a tokenizer.json in an error message."""
+    step = document.get(key)
+    if isinstance(step, dict):
+        return f"{key}.type: {shown(step.get('type'))}"
+    return f"{key}: {shown(step)}"
 
 
 def prompt_ids(tokenizer, text):
-    """The ids of a prompt, in which special tokens are tokens; an empty one begins a line.
+    """Encode a prompt, in which special tokens are tokens.
 
-    Where the prompt has no ids, they are those of a newline, or id 0 if the tokenizer has none.
+    A prompt without ids gets those of a newline, or id 0 if the tokenizer has none.
 
     Raises:
         ValueError: the text cannot be encoded.
@@ -269,31 +260,25 @@ class StreamDecoder:
     """
 
     def __init__(self, tokenizer):
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._tokenizer, self._waiting = tokenizer, b""
 
     def feed(self, index: int) -> str:
-        """The text that one more id completes: often the id's own text, sometimes none."""
-        return self._utf8.decode(self._tokenizer.decode_bytes((index,)))
+        """Return the text that one more id completes: often the id's own text, sometimes none."""
+        return self._decode(self._tokenizer.decode_bytes((index,)), is_last=False)
 
     def finish(self) -> str:
-        """The bytes that still wait, as U+FFFD; then the decoder begins anew."""
-        text = self._utf8.decode(b"", True)
-        self._utf8.reset()
+        """Return the bytes that still wait, as U+FFFD; then the decoder begins anew."""
+        return self._decode(b"", is_last=True)
+
+    def _decode(self, data, is_last):
+        data = self._waiting + data
+        text, used = codecs.utf_8_decode(data, "replace", is_last)
+        self._waiting = data[used:]
         return text
-
-    def __getstate__(self):
-        """A copy has the same bytes waiting, and is then independent."""
-        return vars(self) | {"_utf8": self._utf8.getstate()}
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._utf8.setstate(state["_utf8"])
 
 
 def json_bytes(value) -> bytes:
-    """A value as JSON in the layout of these files: UTF-8, one entry a line."""
+    """Return a value as JSON in the layout of these files: UTF-8, one entry a line."""
     try:
         return json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
     except UnicodeEncodeError:  # a setting that is kept holds a lone surrogate

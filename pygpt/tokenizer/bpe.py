@@ -16,14 +16,16 @@ gives the algorithm a vocabulary, special tokens, long texts and files.
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 
-from pygpt.files import read_json_object, shown
-from pygpt.tokenizer import formats
+from pygpt.files import errors_begin_with, read_json_object, shown
+from pygpt.tokenizer import tokenizer_json, vocabulary
 from pygpt.tokenizer.added import END_OF_TEXT, MOST_BYTES, AddedToken, SideFiles
 from pygpt.tokenizer.base import Tokenizer
 from pygpt.tokenizer.reading import read_text
 from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, utf8
+from pygpt.tokenizer.vocabulary import show
 
 
 def _backend():
@@ -38,7 +40,7 @@ def _backend():
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE within the pieces into which GPT-2 cuts a text.
+    """Encodes by byte-level BPE within the pieces into which GPT-2 cuts a text.
 
     Example: with the one merge (b"a", b"n"), "banana" is b, an, an, a.
     """
@@ -67,30 +69,23 @@ class BPETokenizer(Tokenizer):
         for byte in range(256):
             if bytes([byte]) not in vocab:
                 raise ValueError(f"vocab: the byte 0x{byte:02x} has no token")
-        codes = self._merge_codes()
+        codes = {}  # (left, right, result) ids: the number of the merge
+        for i, (left, right) in enumerate(self._merges):
+            try:
+                codes[vocab[left], vocab[right], vocab[left + right]] = i
+            except KeyError as error:
+                raise ValueError(f"merges[{i}]: {show(error.args[0])} is not a token of the "
+                                 "vocabulary") from None
+            if len(codes) <= i:
+                raise ValueError(f"merges[{i}]: the pair {show(left)} {show(right)} comes twice")
         made = {left + right for left, right in self._merges}
         tokens = [b""] * self.vocab_size
         for token, index in vocab.items():
             if len(token) != 1 and token not in made:
-                raise ValueError(f"vocab: no merge makes the token {_show(token)} (id {index})")
+                raise ValueError(f"vocab: no merge makes the token {show(token)} (id {index})")
             tokens[index] = token
         self._algorithm = _backend()
-        self._codec = self._algorithm.Codec(tokens, codes)
-
-    def _merge_codes(self):
-        """Return the ids (left, right, result) of each merge."""
-        vocab, codes, seen = self._vocab, [], set()
-        for i, (left, right) in enumerate(self._merges):
-            try:
-                pair = vocab[left], vocab[right], vocab[left + right]
-            except KeyError as error:
-                raise ValueError(f"merges[{i}]: {_show(error.args[0])} is not a token of the "
-                                 "vocabulary") from None
-            codes.append(pair)
-            seen.add(pair[:2])
-            if len(seen) <= i:
-                raise ValueError(f"merges[{i}]: the pair {_show(left)} {_show(right)} comes twice")
-        return codes
+        self._codec = self._algorithm.Codec(tokens, list(codes))
 
     def __copy__(self):
         """Return a copy that shares the compiled table, which never changes."""
@@ -171,18 +166,16 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def _from_gpt2(cls, directory, side):
         path = directory / "vocab.json"
-        merges = formats.read_merges_txt(directory / "merges.txt")
+        merges = vocabulary.read_merges_txt(directory / "merges.txt")
         words = read_json_object(path, MOST_BYTES)
         side.require_gpt2()
         added = side.complete({word: AddedToken(index, True, False, str(path)) for word, index in
-                               formats.find_special(words, merges).items()}, words)
+                               vocabulary.find_special(words, merges).items()}, words)
+        with errors_begin_with(path):
+            vocab = vocabulary.read_vocab(words, "vocab", added, merges)
+        vocabulary.check_added(added, vocab)
         try:
-            vocab = formats.read_vocab(words, "vocab", added, merges)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        formats.check_added(added, vocab)
-        try:
-            return cls(vocab, merges, *formats.split_added(added))
+            return cls(vocab, merges, *vocabulary.split_added(added))
         except ValueError as error:
             if str(error).startswith("merges"):
                 path = directory / "merges.txt"
@@ -200,11 +193,9 @@ class BPETokenizer(Tokenizer):
             OSError: the file cannot be read.
             ValueError: the file is damaged; the message names it and the line.
         """
-        vocab, merges = formats.read_tiktoken(path)
-        try:
+        vocab, merges = vocabulary.read_tiktoken(path)
+        with errors_begin_with(path):
             return cls(vocab, merges, _numbered(special_tokens, len(vocab)))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def _from_other_files(cls, directory, side):
@@ -214,57 +205,42 @@ class BPETokenizer(Tokenizer):
         if len(ranks) != 1:
             return None
         side.require_gpt2()
-        vocab, merges = formats.read_tiktoken(ranks[0])
+        vocab, merges = vocabulary.read_tiktoken(ranks[0])
         # A rank file lists no special tokens, so a role does not make one either.
         added, side.settings = side.with_roles(side.tokens), side.settings_without_roles()
-        formats.check_added(added, vocab)
-        try:
-            return cls(vocab, merges, *formats.split_added(added))
-        except ValueError as error:
-            raise ValueError(f"{ranks[0]}: {error}") from None
+        vocabulary.check_added(added, vocab)
+        with errors_begin_with(ranks[0]):
+            return cls(vocab, merges, *vocabulary.split_added(added))
 
     @classmethod
     def _from_document(cls, document, roles):
-        found = formats.read_document(document, roles)
-        if found is None:
-            return None
-        vocab, merges, added = found
-        return cls(vocab, merges, *formats.split_added(added))
+        found = tokenizer_json.read_bpe_document(document, roles)
+        return cls(*found) if found else None
 
     def _document(self):
-        return formats.document(self._vocab, self._merges, self._special, self._added)
+        return tokenizer_json.bpe_document(self._vocab, self._merges, self._special, self._added)
 
     def _config(self):
         config = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
         config = (config if END_OF_TEXT in self._special else {}) | super()._config()
-        words = formats.spelled(self._vocab, self._special | self._added)
-        if formats.find_special(words, self._merges) != self._special or self._added:
+        words = vocabulary.spelled(self._vocab, self._special | self._added)
+        if vocabulary.find_special(words, self._merges) != self._special or self._added:
             # vocab.json alone would not show which tokens are special or added
-            config["added_tokens_decoder"] = formats.added_tokens_decoder(self._special,
-                                                                          self._added)
+            config["added_tokens_decoder"] = tokenizer_json.added_tokens_decoder(self._special,
+                                                                                 self._added)
         return config
 
     def _files(self):
-        files = super()._files()
-        return formats.gpt2_files(self._vocab, self._merges, self._special | self._added) | files
+        tokens = self._special | self._added
+        return vocabulary.gpt2_files(self._vocab, self._merges, tokens) | super()._files()
 
     # ----------------------------------------------------------------------------- text to ids ---
 
-    @property
-    def special_tokens(self):
-        return dict(self._special)
-
-    @property
-    def added_tokens(self):
-        return dict(self._added)
-
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
         """Return the ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
-        special = self._special_in_call(allowed_special, disallowed_special)
-        if next(special.matches(text), None) is None:
-            return self._codec.encode(utf8(text))
+        blocks = (text[start:start + BLOCK] for start in range(0, len(text), BLOCK))
         ids = []
-        for more in self._encoded_parts((text,), special):
+        for more in self.encode_parts(blocks, allowed_special, disallowed_special):
             ids += more
         return ids
 
@@ -273,17 +249,10 @@ class BPETokenizer(Tokenizer):
 
         A single word of many megabytes is held in memory, because its ids depend on all of it.
         """
-        special = self._special_in_call(allowed_special, disallowed_special)
-        return self._encoded_parts(chunks, special)
-
-    def _special_in_call(self, allowed, disallowed):
-        """Return the SpecialTokens that a call of encode looks for."""
         every = self._special.keys()
-        allowed = every if allowed == "all" else every & set(allowed)
-        return SpecialTokens(allowed | self._added.keys(),
-                             every - allowed if disallowed == "all" else disallowed)
-
-    def _encoded_parts(self, chunks, special):
+        allowed = every if allowed_special == "all" else every & set(allowed_special)
+        forbidden = every - allowed if disallowed_special == "all" else disallowed_special
+        special = SpecialTokens(allowed | self._added.keys(), forbidden)
         ids = self._special | self._added
         for part in parts(chunks, special, self._algorithm.last_boundary):
             yield [ids[part]] if isinstance(part, str) else self._codec.encode(part)
@@ -291,13 +260,12 @@ class BPETokenizer(Tokenizer):
 
 def _count_pieces(sources, special, algorithm):
     """Count each piece in all texts and files together, in the order of first appearance."""
-    counts = {}
+    counts = Counter()
     for source in sources:
         chunks = read_text(source) if isinstance(source, os.PathLike) else (source,)
         for part in parts(chunks, special, algorithm.last_boundary, 16 * BLOCK):
             if isinstance(part, bytes):
-                for piece, times in algorithm.count(part).items():
-                    counts[piece] = counts.get(piece, 0) + times
+                counts.update(algorithm.count(part))
     return counts
 
 
@@ -307,36 +275,24 @@ def _numbered(tokens, first):
 
 
 def _by_id(vocab, special_tokens, added_tokens):
-    """Return {id: the bytes of its token}, in the order of the ids.
+    """Return {id: the bytes of its token}.
 
     Raises:
         ValueError: the ids are not 0, 1, 2, ... or a special or added token is not text.
     """
-    own = {}
-    for field, named, others in (("special_tokens", special_tokens, ()),
-                                 ("added_tokens", added_tokens, special_tokens)):
-        for token, index in named.items():
-            if not isinstance(token, str) or not token or utf8(token).decode() != token:
-                raise ValueError(f"{field}: {shown(token)} is not a text of one character or more")
-            if token in others:
-                raise ValueError(f"{field}: {shown(token)} is a special token too")
-            if formats.shares_id(token, index, vocab):
-                continue
-            if formats.unspell(token) in vocab:
-                raise ValueError(f"{field}: {shown(token)} is how the files spell another token")
-            own[token] = index
+    for token in special_tokens.keys() & added_tokens.keys():
+        raise ValueError(f"added_tokens: {shown(token)} is a special token too")
+    own = vocabulary.check_added(
+        {token: AddedToken(index, None, False, field) for field, named in
+         (("special_tokens", special_tokens), ("added_tokens", added_tokens))
+         for token, index in named.items()}, vocab)
     size = len(vocab) + len(own)
-    tokens = dict.fromkeys(range(size))
-    for token, index in (*vocab.items(), *own.items()):
+    tokens = {index: utf8(token) for token, index in own.items()}
+    for token, index in vocab.items():
         if type(index) is not int or not 0 <= index < size:
-            raise ValueError(f"vocab: the id {shown(index)} of {_show(token)} is not in "
+            raise ValueError(f"vocab: the id {shown(index)} of {show(token)} is not in "
                              f"0..{size - 1}")
-        if tokens[index] is not None:
-            raise ValueError(f"vocab: two tokens have the id {index}, {_show(token)} is one")
-        tokens[index] = token if isinstance(token, bytes) else utf8(token)
+        if index in tokens:
+            raise ValueError(f"vocab: two tokens have the id {index}, {show(token)} is one")
+        tokens[index] = token
     return tokens
-
-
-def _show(token):
-    """Show a token in an error message, spelled as in the files."""
-    return shown(formats.spell(token) if isinstance(token, bytes) else token)

@@ -1,4 +1,4 @@
-"""Byte-level BPE from the C library: the functions of bpe_python.py, with the same results.
+"""Computes byte-level BPE in the C library: the functions of bpe_python.py, with the same results.
 
 bpe_python.py defines them; the contracts of the C functions are in csrc/pygpt.h.
 """
@@ -9,8 +9,6 @@ from itertools import accumulate
 from pygpt.backend import kernels
 from pygpt.backend.kernels import ffi, lib
 from pygpt.tokenizer import unicode
-
-_BLOCK = 1 << 18  # bytes that one call encodes, unless a piece is longer
 
 # Memory for C to fill. It is not cleared, so pages that C does not write take no physical memory.
 _new = ffi.new_allocator(should_clear_after_alloc=False)
@@ -25,7 +23,7 @@ def _classes():
 
 
 def split(data: bytes) -> list[bytes]:
-    """As bpe_python.split."""
+    """Cut a text into its pieces, as bpe_python.split."""
     ends, n = _new("int64_t[]", len(data)), ffi.new("int64_t *")
     kernels.check(lib.bpe_split(ends, n, _bytes(data), _classes(), len(data)))
     ends = ffi.unpack(ends, n[0])
@@ -33,14 +31,14 @@ def split(data: bytes) -> list[bytes]:
 
 
 def last_boundary(data: bytes) -> int:
-    """As bpe_python.last_boundary."""
+    """Return the last offset at which data can be divided, as bpe_python.last_boundary."""
     place = ffi.new("int64_t *")
     kernels.check(lib.bpe_last_boundary(place, _bytes(data), _classes(), len(data)))
     return place[0]
 
 
 class Codec:
-    """As bpe_python.Codec."""
+    """Encodes text with a vocabulary, as bpe_python.Codec."""
 
     def __init__(self, tokens, merges):
         data = b"".join(tokens)
@@ -54,29 +52,14 @@ class Codec:
             ffi.from_buffer("int32_t[]", flat), len(tokens), len(merges)))
 
     def encode(self, data: bytes) -> list[int]:
-        """The ids of a text."""
-        result, start, block = [], 0, _BLOCK
-        ids, n, room = None, ffi.new("int64_t *"), 0
-        while start < len(data):
-            part = data[start:start + block]
-            if start + block < len(data):
-                end = last_boundary(part)
-                if end == 0:
-                    block *= 2
-                    continue
-                part = part[:end]
-            if len(part) > room:
-                room = len(part)
-                ids = _new("int32_t[]", room)
-            kernels.check(lib.bpe_encode(ids, n, _bytes(part), self._classes, self._table,
-                                         len(part)))
-            result += ffi.unpack(ids, n[0])
-            start, block = start + len(part), _BLOCK
-        return result
+        """Return the ids of a text in one call of C; text.parts divides a long text before."""
+        ids, n = _new("int32_t[]", len(data)), ffi.new("int64_t *")
+        kernels.check(lib.bpe_encode(ids, n, _bytes(data), self._classes, self._table, len(data)))
+        return ffi.unpack(ids, n[0])
 
 
 def count(data: bytes) -> dict[bytes, int]:
-    """As bpe_python.count."""
+    """Count the pieces of a text, as bpe_python.count."""
     starts, ends, counts = (_new("int64_t[]", len(data)) for _ in range(3))
     n = ffi.new("int64_t *")
     kernels.check(lib.bpe_count(starts, ends, counts, n, _bytes(data), _classes(), len(data)))
@@ -85,7 +68,7 @@ def count(data: bytes) -> dict[bytes, int]:
 
 
 def train(counts: dict[bytes, int], n: int) -> list[tuple[int, int]]:
-    """As bpe_python.train."""
+    """Learn up to n merges from pieces and their counts, as bpe_python.train."""
     data = b"".join(counts)
     if len(data) >= 1 << 29:
         raise ValueError(f"the different words of the text have {len(data)} bytes; at most half a "

@@ -1,4 +1,4 @@
-"""Byte-level BPE (byte pair encoding) by its definition; bpe_c.py must give the same results.
+"""Computes byte-level BPE (byte pair encoding) by its definition; bpe_c.py gives the same results.
 
     split    a text into pieces, which no token crosses
     train    learn merges: join the most frequent pair of neighbours, again and again
@@ -32,7 +32,7 @@ from pygpt.tokenizer import unicode
 
 @cache
 def pattern() -> re.Pattern:
-    """The pattern of a piece, which is GPT-2's.
+    """Return the pattern of a piece, which is GPT-2's.
 
     A piece is the end of a contraction ('s, 'll), or a run of letters, of numbers or of other
     characters with at most one ' ' before it, or a run of spaces. A run of spaces leaves its last
@@ -49,7 +49,7 @@ def pattern() -> re.Pattern:
 
 
 def split(data: bytes) -> list[bytes]:
-    """The pieces of a text, in order; joined they are the text.
+    """Cut a text into its pieces; joined they are the text.
 
     Example: split(b"It's  2 more") == [b"It", b"'s", b" ", b" 2", b" more"]
     """
@@ -58,7 +58,7 @@ def split(data: bytes) -> list[bytes]:
 
 
 def last_boundary(data: bytes) -> int:
-    """The last offset at which data can be divided so that both parts can be split separately.
+    """Return the last offset at which data can be divided so that each part is split by itself.
 
     The pieces of data[:offset] and those of the rest, with any text added at its end, are together
     the pieces of the whole. The offset is 0 when the classes of two neighbours show no such place.
@@ -92,7 +92,7 @@ class Codec:
                         for rank, (left, right, result) in reversed(list(enumerate(merges)))}
 
     def encode(self, data: bytes) -> list[int]:
-        """The ids of a text."""
+        """Return the ids of a text."""
         ids = []
         for piece in split(data):
             ids += self._merge([self._byte_ids[byte] for byte in piece])

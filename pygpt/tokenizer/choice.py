@@ -1,4 +1,4 @@
-"""The tokenizer of a run: reads the setting `--tokenizer`, and trains or opens that tokenizer.
+"""Reads the setting `--tokenizer` of a run, and trains or opens the tokenizer that it names.
 
     char            CharTokenizer of the text's characters
     byte            ByteTokenizer
@@ -19,7 +19,7 @@ BPE_VOCAB = 4096
 
 
 def parse(spec: str):
-    """(kind, vocab_size or directory or None) of a setting.
+    """Split a setting into its kind, and its vocabulary size or directory, or None for neither.
 
     Raises:
         ConfigError: spec is none of FORMS.

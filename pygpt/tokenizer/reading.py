@@ -18,7 +18,7 @@ _CONTROLS = bytes({*range(32), 127} - {*b"\a\b\t\n\v\f\r\x1b"})
 
 
 class DataError(ValueError):
-    """The text cannot be used; the message names the file or the number that is wrong."""
+    """Says that a text cannot be used; the message names the file or the number that is wrong."""
 
 
 def standard_input():

@@ -2,9 +2,9 @@
 
 from pygpt.files import shown
 from pygpt.tokenizer.base import Tokenizer
-from pygpt.tokenizer.formats import (BYTE_TO_CHAR, byte_level, check_envelope,
-                                    empty_document, is_bytes)
-from pygpt.tokenizer.text import utf8
+from pygpt.tokenizer.text import SpecialTokens, parts, utf8
+from pygpt.tokenizer.tokenizer_json import byte_level, check_envelope, empty_document, is_bytes
+from pygpt.tokenizer.vocabulary import BYTE_TO_CHAR
 
 
 class CharTokenizer(Tokenizer):
@@ -14,12 +14,8 @@ class CharTokenizer(Tokenizer):
     """
 
     # This pre-tokenizer makes every character a word; only this kind of tokenizer.json has it.
-    _EACH_CHARACTER = {
-        "type": "Split",
-        "pattern": {"Regex": r"[\s\S]"},
-        "behavior": "Isolated",
-        "invert": False,
-    }
+    _EACH_CHARACTER = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated",
+                       "invert": False}
     _NO_TOKEN = "<unknown>"  # it is more than one character, so it is never in the vocabulary
 
     def __init__(self, characters, unknown="error"):
@@ -33,7 +29,7 @@ class CharTokenizer(Tokenizer):
             ValueError: an item of characters is not such a string or comes twice, or unknown is
                 none of these.
         """
-        self._ids, tokens = {}, {}
+        self._ids = {}
         for index, character in enumerate(characters):
             where = f"vocab: {shown(character)} (id {index})"
             if not isinstance(character, str) or len(character) != 1:
@@ -43,8 +39,7 @@ class CharTokenizer(Tokenizer):
             if character in self._ids:
                 raise ValueError(f"{where} has the id {self._ids[character]} too")
             self._ids[character] = index
-            tokens[index] = character.encode("utf-8")
-        super().__init__(tokens)
+        super().__init__({index: c.encode("utf-8") for c, index in self._ids.items()})
         if unknown not in ("error", "skip") and unknown not in self._ids:
             raise ValueError(f"unknown={shown(unknown)} is not 'error', 'skip' or a character of "
                              "the vocabulary")
@@ -159,20 +154,12 @@ class ByteTokenizer(Tokenizer):
 
     def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
         """Encode a text that comes in chunks, as Tokenizer.encode_parts."""
-        held = ""
-        for chunk in chunks:
-            held += chunk
-            half = "\ud800" <= held[-1:] <= "\udbff"  # the next chunk may complete it
-            yield list(utf8(held[:len(held) - half]))
-            held = held[len(held) - half:]
-        yield list(utf8(held))
+        yield from map(list, parts(chunks, SpecialTokens(()), last_boundary=len))
 
     def _document(self) -> dict:
-        return empty_document() | {
-            "pre_tokenizer": byte_level(use_regex=False),
-            "decoder": byte_level(use_regex=False),
-            "model": {"type": "BPE", "vocab": self._VOCAB, "merges": []},
-        }
+        step = byte_level(use_regex=False)
+        model = {"type": "BPE", "vocab": self._VOCAB, "merges": []}
+        return empty_document() | {"pre_tokenizer": step, "decoder": step, "model": model}
 
     @classmethod
     def _from_document(cls, document: dict, roles):

@@ -6,7 +6,6 @@
 import os
 import re
 from functools import lru_cache
-from heapq import heapify, heappop, heapreplace
 from itertools import groupby
 
 BLOCK = 1 << 16  # characters or bytes of a part: enough for the cost of a call not to matter
@@ -23,7 +22,7 @@ def utf8(text: str) -> bytes:
 
 
 class SpecialTokenError(ValueError):
-    """A text holds a special token that is not allowed in it.
+    """Says that a text holds a special token that is not allowed in it.
 
     Attributes:
         token, position: the token, and the position in characters at which it begins.
@@ -43,56 +42,36 @@ class SpecialTokens:
     Args:
         allowed: the strings that are tokens.
         forbidden: the strings that must not occur, unless inside a longer one that is allowed.
+
+    Attributes:
+        forbidden: as given.
+        longest: the length of the longest of all these strings, in characters.
     """
 
     def __init__(self, allowed, forbidden=()):
-        self._forbidden = frozenset(forbidden)
-        names = self._forbidden.union(allowed)
-        self._patterns = _patterns(names)
-        self.longest = max(map(len, names), default=1)  # in characters
+        self.forbidden = frozenset(forbidden)
+        names = self.forbidden.union(allowed)
+        self._pattern = _pattern(names)
+        self.longest = max(map(len, names), default=1)
 
     def matches(self, text: str):
         """Find the tokens in a text; each begins after the end of the one before it.
 
-        There is one pattern for each first character, and it continues where it last matched, so
-        the time grows linearly with the length of the text.
-
         Yields:
             (start, token), in order.
         """
-        ends = 0  # of the last token
-        nearest = [(match.start(), i, match[0]) for i, pattern in enumerate(self._patterns)
-                   if (match := pattern.search(text))]
-        heapify(nearest)
-        while nearest:
-            start, i, token = nearest[0]
-            if start >= ends:
-                yield start, token
-                ends = start + len(token)
-            if match := self._patterns[i].search(text, ends):
-                heapreplace(nearest, (match.start(), i, match[0]))
-            else:
-                heappop(nearest)
-
-    def require_allowed(self, token: str, position: int):
-        """Refuse a token that is forbidden; position is in characters.
-
-        Raises:
-            SpecialTokenError: the token is forbidden; the message names three ways to go on.
-        """
-        if token in self._forbidden:
-            raise SpecialTokenError(token, position)
+        for match in self._pattern.finditer(text):
+            yield match.start(), match[0]
 
 
 @lru_cache(maxsize=64)
-def _patterns(names):
-    """One pattern for each first character: `re` searches fastest for a literal beginning."""
-    return tuple(re.compile(_longest_of(list(group), _MOST_NESTED))
-                 for _, group in groupby(sorted(names), key=lambda name: name[:1]))
+def _pattern(names):
+    """Return the pattern of a set of names; without a name, the pattern that never matches."""
+    return re.compile(_longest_of(sorted(names), _MOST_NESTED) if names else "(?!)")
 
 
 def _longest_of(names, nested):
-    """A regular expression that matches the longest of sorted names with the same first character.
+    """Return a regular expression that matches the longest of sorted names.
 
     It is a tree of common prefixes, so that hundreds of names cost little more than one.
     """
@@ -122,7 +101,7 @@ def parts(chunks, special: SpecialTokens, last_boundary, block: int = BLOCK):
         SpecialTokenError: the text holds a forbidden token.
     """
     held, position = "", 0  # text that was not searched to its end, and its position
-    ordinary, size, wanted = [], 0, block
+    ordinary, wanted = bytearray(), block  # a boundary is searched for in `wanted` bytes or more
     for text, is_last in _joined(chunks, max(block, special.longest)):
         held += text
         # A special token that begins after this may be incomplete.
@@ -131,24 +110,23 @@ def parts(chunks, special: SpecialTokens, last_boundary, block: int = BLOCK):
         for place, token in special.matches(held):
             if place >= certain and not is_last:
                 break
-            special.require_allowed(token, position + place)
-            ordinary.append(utf8(held[start:place]))
-            yield from filter(None, [b"".join(ordinary)])
+            if token in special.forbidden:
+                raise SpecialTokenError(token, position + place)
+            ordinary += utf8(held[start:place])
+            yield from filter(None, [bytes(ordinary)])
             yield token
-            ordinary, size, wanted, start = [], 0, block, place + len(token)
+            ordinary, wanted, start = bytearray(), block, place + len(token)
         end = max(start, certain)
         if not is_last and end > start and "\ud800" <= held[end - 1] <= "\udbff":
             end -= 1  # half a character, whose other half follows
-        data = utf8(held[start:end])
-        ordinary.append(data)
-        size += len(data)
+        ordinary += utf8(held[start:end])
         held, position = held[end:], position + end
-        if is_last or size >= wanted:
-            data = b"".join(ordinary)
+        if is_last or len(ordinary) >= wanted:
+            data = bytes(ordinary)
             place = len(data) if is_last else last_boundary(data)
             yield from filter(None, [data[:place]])
-            ordinary, size = [data[place:]], len(data) - place
-            wanted = max(block, 2 * size)  # without a boundary, the next search waits for more text
+            ordinary = bytearray(data[place:])
+            wanted = max(block, 2 * len(ordinary))  # without a boundary, wait for twice the text
 
 
 def _joined(chunks, size):

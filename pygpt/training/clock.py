@@ -6,7 +6,7 @@ import time
 class Clock:
     """Measures tokens per second, and estimates the time that a run has left."""
 
-    def __init__(self, config, first_step=0, seconds_before=0.0):
+    def __init__(self, config, first_step, seconds_before):
         """Starts, for a run that has already taken first_step steps in seconds_before seconds."""
         self._first_step, self._seconds_before = first_step, seconds_before
         self._max_steps = config.max_steps

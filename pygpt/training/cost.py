@@ -88,7 +88,16 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
     if L > MOST_LAYERS:
         of_a_block = (4 * C + 2 * config.mlp_width + 13) * C
         flat = 4 * (L * of_a_block + (config.vocab_size + config.n_positions + 2) * C)
-        return _memory_parts(flat, optimizer, 4 * B * T * C * L * (1 if recompute else 10))
+        activations = 4 * B * T * C * L * (1 if recompute else 10)
+    else:
+        flat, activations = _recorded(config, B, T, recompute)
+    parts = {"weights": flat, "gradients": flat,
+             "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations}
+    return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
+
+
+def _recorded(config, B, T, recompute):
+    """Records a step, and returns the bytes of its weights and those of its activations."""
     model = GPT.__new__(GPT)
     model._build(config)
     model.recompute = recompute
@@ -104,14 +113,7 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
         with no_grad():
             evaluation = TrainingStep(model, Key(B, T, IGNORED, False, shares, False))
             evaluation.forward()
-    activations = training.program.pool.nbytes + evaluation.program.pool.nbytes
-    return _memory_parts(flat, optimizer, activations)
-
-
-def _memory_parts(flat, optimizer, activations):
-    parts = {"weights": flat, "gradients": flat,
-             "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations}
-    return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
+    return flat, training.program.pool.nbytes + evaluation.program.pool.nbytes
 
 
 def check_memory(config, model_config, optimizer, has_fixed_width):
@@ -123,23 +125,20 @@ def check_memory(config, model_config, optimizer, has_fixed_width):
         optimizer: the class of its optimizer.
         has_fixed_width: whether existing weights determine the model's width.
     Returns:
-        (bytes needed, bytes free or None, problem, remedy). The problem and the remedy are texts,
-        or None if the run fits.
+        (bytes needed, bytes free or None, problems, remedy). problems is a list of one sentence,
+        or empty if the run fits; remedy is a text.
     """
-    def predicted(recompute):
-        return memory_needed(model_config, config.batch_size, config.n_positions, recompute,
-                             optimizer)
-
-    parts, (most, free) = predicted(config.recompute), memory_limits()
+    shape, (most, free) = (config.batch_size, config.n_positions), memory_limits()
+    parts = memory_needed(model_config, *shape, config.recompute, optimizer)
     needed = parts["total"]
     if most is None or needed <= most:
-        return needed, free, None, None
+        return needed, free, [], ""
     problem = (f"training needs {gigabytes(needed)} of memory, and this machine has "
                f"{gigabytes(most)}")
     smaller = " or n_positions" if has_fixed_width else ", n_positions or n_embd"
-    recomputed = most + 1 if config.recompute else predicted(True)["total"]
+    recomputed = memory_needed(model_config, *shape, True, optimizer)["total"]
     recompute = f"recompute ({gigabytes(recomputed)}), " if recomputed <= most else ""
-    return needed, free, problem, (
+    return needed, free, [problem], (
         f"weights, gradients and {optimizer.__name__}'s state take "
         f"{gigabytes(2 * parts['weights'] + parts['state'])}, activations "
         f"{gigabytes(parts['activations'])}; {recompute}a smaller batch_size with "

@@ -32,19 +32,13 @@ Every record has "event" and "step", the number of steps taken so far. The other
 """
 
 
-class Events:
-    """Calls the callbacks of a run with each record.
+def tell(callbacks, event, step, **fields):
+    """Calls each callback with a new record of an event.
 
-    Attributes:
+    Args:
         callbacks: functions that take a record. A callback that returns True asks the run to end.
-        end_requested: whether a callback has returned True.
+    Returns:
+        Whether a callback asks the run to end.
     """
-
-    def __init__(self, callbacks):
-        self.callbacks, self.end_requested = list(callbacks), False
-
-    def tell(self, event, step, **fields):
-        """Calls each callback with a new record of an event."""
-        for callback in self.callbacks:
-            if callback({"event": event, "step": step, **fields}) is True:
-                self.end_requested = True
+    answers = [callback({"event": event, "step": step, **fields}) for callback in callbacks]
+    return any(answer is True for answer in answers)

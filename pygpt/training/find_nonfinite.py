@@ -6,7 +6,6 @@ The first call that leaves a NaN or an infinity in a block of memory is the caus
 the module that made the call, the argument, and the index in it. A normal run is not slowed down.
 """
 
-import contextlib
 import inspect
 import math
 import weakref
@@ -22,12 +21,14 @@ class NonFiniteFound(Exception):
     """Ends the search; args[0] is the message."""
 
 
-def is_finite(memory, n, offset=0):
-    """Whether the n floats at an offset (bytes) of memory hold no NaN and no infinity."""
-    return _first_nonfinite(memory, n, offset) is None
+def first_nonfinite(memory, n, offset=0):
+    """Returns the index of the first of n floats that is not finite, or None.
 
-
-def _first_nonfinite(memory, n, offset=0):
+    Args:
+        memory: a kernels.Memory.
+        n: the number of floats.
+        offset: the place of the first one, in bytes.
+    """
     total = Memory(8)
     check(lib.sum_squares(total.pointer("d"), memory.pointer("f", offset), n))
     if math.isfinite(total.view.cast("d")[0]):  # a double holds the sum for any finite floats
@@ -48,35 +49,40 @@ def locate(model, batches, scale):
         A sentence without a full stop that names the first number that is not finite.
     """
     for name, parameter, offset in model.layout().entries:
-        place = _first_nonfinite(model.values(), parameter.size, offset)
+        place = first_nonfinite(model.values(), parameter.size, offset)
         if place is not None:
             return (f"{name} is not finite at index {place} from the beginning: the update before "
                     "was too large")
     watch = _Watch(model)
-    _invalidate_gradients(model)
+    model.gradients().forget()
     try:
-        with _named_calls(model, watch), calling(watch.call, watch.block):
+        with (watching(watch.call_module), entering_nodes(watch.enter_node),
+              calling(watch.call, watch.block)):
             for watch.batch, (ids, targets) in enumerate(batches, 1):
                 model.loss_and_grad(ids, targets, scale=scale)
     except NonFiniteFound as found:
         return str(found) + (f", batch {watch.batch} of {len(batches)}" if len(batches) > 1 else "")
     finally:
-        _invalidate_gradients(model)
+        model.gradients().forget()
     return "all numbers are finite, so look for a fault of the machine"
 
 
-def _invalidate_gradients(model):
-    for _, parameter in model.named_parameters():
-        parameter.leaf.valid = False
-
-
 class _Watch:
-    """Checks the memory of each kernel call's arguments after the call."""
+    """Checks the memory of each kernel call's arguments after the call.
+
+    Attributes:
+        scope: the name of the module that calls the kernels. In the backward pass, a node belongs
+            to the innermost module whose call made the node.
+        phase: "forward" or "backward".
+        batch: the number of the batch.
+    """
 
     def __init__(self, model):
         # address -> (weak reference to the memory, offset, number of floats, name or None)
         self._blocks = {}
         self.scope, self.phase, self.batch = "", "forward", 0
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._module_calls = []  # (first serial, last serial + 1, name); inner calls come first
         model.gradients()
         for name, parameter in model.named_parameters():
             gradient = parameter.leaf.gradient()
@@ -98,11 +104,26 @@ class _Watch:
 
     def _block_at(self, place):
         """Returns the block that contains an address, or None."""
-        starts = [start for start in self._blocks if place is not None and start <= place]
-        if not starts:
+        if place is None:
             return None
-        start = max(starts)
-        return self._blocks[start] if place < start + 4 * self._blocks[start][2] else None
+        start = max((start for start in self._blocks if start <= place), default=None)
+        is_within = start is not None and place < start + 4 * self._blocks[start][2]
+        return self._blocks[start] if is_within else None
+
+    def call_module(self, module, inputs):
+        """Calls a module, within which the kernels' calls are its own."""
+        before, self.scope = self.scope, self._names.get(id(module), "")
+        self.phase, first = "forward", next_serial()
+        out = module.forward(*inputs)
+        self._module_calls.append((first, next_serial(), self.scope))
+        self.scope = before
+        return out
+
+    def enter_node(self, node):
+        """Notes that the backward pass has come to a node."""
+        self.phase = "backward"
+        self.scope = next((name for first, end, name in self._module_calls
+                           if first <= node.serial < end), "")
 
     def call(self, kernel, args):
         """Calls a kernel, and raises NonFiniteFound if it left a number that is not finite."""
@@ -112,41 +133,12 @@ class _Watch:
             if block is None:
                 continue
             memory, offset, n, name = block[0](), *block[1:]
-            index = _first_nonfinite(memory, n, offset)
+            index = first_nonfinite(memory, n, offset)
             if index is not None:
+                twin = getattr(reference, kernel.__name__)  # its arguments have the same names
+                name = name or list(inspect.signature(twin).parameters)[place]
                 value = memory.view[offset : offset + 4 * n].cast("f")[index]
                 raise NonFiniteFound(
-                    f"the first number that is not finite is {value} at index {index} of "
-                    f"{name or _argument_name(kernel, place)}, from {kernel.__name__} in the "
-                    f"{self.phase} pass of {self.scope or 'the loss'}")
-
-
-def _argument_name(kernel, place):
-    """Returns the name of a kernel's argument, which is the same in the reference backend."""
-    names = list(inspect.signature(getattr(reference, kernel.__name__)).parameters)
-    return names[place]
-
-
-@contextlib.contextmanager
-def _named_calls(model, watch):
-    """Keeps watch.scope, within the block, at the name of the module that calls the kernels.
-
-    In the backward pass, a node belongs to the innermost module whose call made the node.
-    """
-    names = {id(module): name for name, module in model.named_modules()}
-    calls = []  # (first serial, last serial + 1, name); inner calls come first
-
-    def call_module(module, inputs):
-        before, watch.scope = watch.scope, names.get(id(module), "")
-        watch.phase, first = "forward", next_serial()
-        out = module.forward(*inputs)
-        calls.append((first, next_serial(), watch.scope))
-        watch.scope = before
-        return out
-
-    def enter_node(node):
-        watch.phase = "backward"
-        watch.scope = next((name for first, end, name in calls if first <= node.serial < end), "")
-
-    with watching(call_module), entering_nodes(enter_node):
-        yield
+                    f"the first number that is not finite is {value} at index {index} of {name}, "
+                    f"from {kernel.__name__} in the {self.phase} pass of "
+                    f"{self.scope or 'the loss'}")

@@ -25,9 +25,8 @@ def first_signal_is_noted():
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    handlers = {number: signal.getsignal(number) for number in ENDING}
-    handlers = {number: handler for number, handler in handlers.items()
-                if handler not in (signal.SIG_IGN, None)}
+    handlers = {number: handler for number in ENDING
+                if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)}
 
     def restore():
         for number, handler in handlers.items():

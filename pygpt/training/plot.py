@@ -18,21 +18,17 @@ from pygpt.training.plot_page import PAGE
 
 POINTS = 500                             # of a curve; longer curves are averaged
 WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's units
-LEFT, RIGHT, TOP, BOTTOM = 66, 26, 10, 40  # the margins of a chart
+LEFT, RIGHT, TOP, BOTTOM = 66, 614, 10, 266  # the edges of its axes
 LARGEST = 1e30                           # value that is drawn; a run measures no larger ones
 FINEST = 1e-12                           # range that is drawn, relative to its values
-COLORS, DASHES = 6, 5                    # in the page's style; 30 runs look different
+COLORS, DASHES = 6, 5                    # in the page's style, so that 30 runs look different
 
-CHARTS = [  # (title, the records' event, field, unit)
-    ("Loss", "step", "loss", "nats per token"),
-    ("Learning rate", "step", "learning_rate", ""),
-    ("Gradient norm", "step", "grad_norm", "before clipping"),
-    ("Throughput", "step", "tokens_per_second", "tokens per second"),
+CHARTS = [  # (title, field of a step's record, unit)
+    ("Loss", "loss", "nats per token"),
+    ("Learning rate", "learning_rate", ""),
+    ("Gradient norm", "grad_norm", "before clipping"),
+    ("Throughput", "tokens_per_second", "tokens per second"),
 ]
-
-
-class PlotError(ValueError):
-    """Says that a log has nothing to draw; the message names the log."""
 
 
 def plot(directories, target):
@@ -50,7 +46,7 @@ def plot(directories, target):
         path = os.path.join(directory, "log.jsonl")
         records = read_log(path)
         if not any(record["event"] == "step" for record in records):
-            raise PlotError(f"{path}: no step has been logged yet")
+            raise ValueError(f"{path}: no step has been logged yet")
         runs.append((os.path.normpath(directory), number, records))
     with replacing(target) as file:
         file.write(page(runs).encode())
@@ -67,14 +63,12 @@ def page(runs):
                      f"<span>{html.escape(name)}"
                      f" <small>{html.escape(summary(records))}</small></span></span>"
                      for name, number, records in runs)
-    charts = [chart(index, *CHARTS[index], runs) for index in range(len(CHARTS))]
-    values = json.dumps([values for _, values in charts]).replace("</", "<\\/")
-    geometry = json.dumps({"left": LEFT, "right": WIDTH - RIGHT, "top": TOP,
-                           "bottom": HEIGHT - BOTTOM})
+    charts, values = zip(*(chart(index, *row, runs) for index, row in enumerate(CHARTS)))
+    geometry = json.dumps({"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM})
     title = html.escape(", ".join(name for name, _, _ in runs))
     return (PAGE.replace("@TITLE@", title).replace("@LEGEND@", legend)
-            .replace("@CHARTS@", "".join(text for text, _ in charts))
-            .replace("@GEOMETRY@", geometry).replace("@VALUES@", values))
+            .replace("@CHARTS@", "".join(charts)).replace("@GEOMETRY@", geometry)
+            .replace("@VALUES@", json.dumps(values).replace("</", "<\\/")))
 
 
 def line_classes(number):
@@ -84,10 +78,9 @@ def line_classes(number):
 
 def summary(records):
     """Describes a run in a few words."""
-    steps = [record for record in records if record["event"] == "step"]
+    steps = [record["step"] for record in records if record["event"] == "step"]
     losses = [loss for _, loss in series(records, "eval", "val_loss")]
-    text = f"{steps[-1]['step']:,} steps"
-    return text + (f", best validation loss {min(losses):.4f}" if losses else "")
+    return f"{steps[-1]:,} steps" + (f", best validation loss {min(losses):.4f}" if losses else "")
 
 
 def series(records, event, field):
@@ -105,14 +98,12 @@ def group_size(points, most):
 def thinned(points, most=POINTS):
     """Averages neighbouring points so that at most `most` points are left."""
     size = group_size(points, most)
-    if size <= 1:
-        return points
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    groups = [points[i : i + size] for i in range(0, len(points), size or 1)]
     return [(group[-1][0], math.fsum(value for _, value in group) / len(group))
             for group in groups]
 
 
-def chart(index, title, event, field, unit, runs):
+def chart(index, title, field, unit, runs):
     """Draws one chart.
 
     Returns:
@@ -121,25 +112,23 @@ def chart(index, title, event, field, unit, runs):
     """
     lines = []  # (name, classes, kind, points, number of values averaged in a point)
     for name, number, records in runs:
-        kinds = [(name, "thin" if field == "loss" else "line", series(records, event, field))]
+        kinds = [(name, "thin" if field == "loss" else "line", series(records, "step", field))]
         if field == "loss":
             kinds.append((f"{name}, validation", "thick", series(records, "eval", "val_loss")))
-        lines += [(title, line_classes(number), kind, thinned(points),
-                   group_size(points, POINTS)) for title, kind, points in kinds if points]
-    steps = [step for *_, points, _ in lines for step, _ in points]
-    values = [value for *_, points, _ in lines for _, value in points]
-    x_axis = Axis(0, max([1, *steps]), LEFT, WIDTH - RIGHT, 6)
-    low, high = span(values, from_zero=field in ("tokens_per_second", "learning_rate"))
-    y_axis = Axis(low, high, HEIGHT - BOTTOM, TOP, 5, round_out=True)
-    parts = []
-    for place, label in y_axis.ticks():
-        parts.append(f'<path class="grid" d="M{LEFT} {place:.1f}H{WIDTH - RIGHT}"/>'
-                     f'<text class="y" x="{LEFT - 8}" y="{place + 4:.1f}">{label}</text>')
-    for place, label in x_axis.ticks():
-        parts.append(f'<path class="tick" d="M{place:.1f} {HEIGHT - BOTTOM}v4"/>'
-                     f'<text class="x" x="{place:.1f}" y="{HEIGHT - BOTTOM + 18}">{label}</text>')
-    parts.append(f'<text class="x unit" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}">step'
-                 "</text>")
+        lines += [(label, line_classes(number), kind, thinned(points),
+                   group_size(points, POINTS)) for label, kind, points in kinds if points]
+    all_points = [point for *_, points, _ in lines for point in points]
+    x_axis = Axis(0, max([1, *(step for step, _ in all_points)]), LEFT, RIGHT, 6)
+    low, high = span([value for _, value in all_points],
+                     from_zero=field in ("tokens_per_second", "learning_rate"))
+    y_axis = Axis(low, high, BOTTOM, TOP, 5, round_out=True)
+    parts = [f'<path class="grid" d="M{LEFT} {place:.1f}H{RIGHT}"/>'
+             f'<text class="y" x="{LEFT - 8}" y="{place + 4:.1f}">{label}</text>'
+             for place, label in y_axis.ticks()]
+    parts += [f'<path class="tick" d="M{place:.1f} {BOTTOM}v4"/>'
+              f'<text class="x" x="{place:.1f}" y="{BOTTOM + 18}">{label}</text>'
+              for place, label in x_axis.ticks()]
+    parts.append(f'<text class="x unit" x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 5}">step</text>')
     for _, classes, kind, points, _ in lines:
         places = [(x_axis.place(step), y_axis.place(min(value, y_axis.high)))
                   for step, value in points]
@@ -148,9 +137,9 @@ def chart(index, title, event, field, unit, runs):
         if kind == "thick" and len(places) <= 60 or len(places) == 1:
             parts += [f'<circle class="{classes}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>'
                       for x, y in places]
-    unit = f" <small>{html.escape(unit)}</small>" if unit else ""
-    text = (f'<figure data-chart="{index}"><figcaption>{html.escape(title)}{unit}</figcaption>'
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">'
+    unit = f" <small>{unit}</small>" if unit else ""
+    text = (f'<figure data-chart="{index}"><figcaption>{title}{unit}</figcaption>'
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">'
             f'{"".join(parts)}<path class="cursor" d=""/></svg><div class="tip"></div></figure>')
     return text, {"last": x_axis.high, "lines": [
         {"name": name, "look": classes, "mean_of": size,

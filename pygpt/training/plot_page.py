@@ -59,15 +59,8 @@ circle { fill: var(--c); } .cursor { stroke: var(--soft); stroke-dasharray: 3 3;
 "use strict";
 const geometry = @GEOMETRY@, values = @VALUES@;
 
-function nearest(points, step) {
-  let low = 0, high = points.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (points[middle][0] < step) low = middle + 1; else high = middle;
-  }
-  return low > 0 && step - points[low - 1][0] < points[low][0] - step ? points[low - 1]
-    : points[low];
-}
+const nearest = (points, step) => points.reduce((best, point) =>
+  Math.abs(point[0] - step) <= Math.abs(best[0] - step) ? point : best);
 
 for (const figure of document.querySelectorAll("figure")) {
   const svg = figure.querySelector("svg"), tip = figure.querySelector(".tip");
@@ -84,11 +77,11 @@ for (const figure of document.querySelectorAll("figure")) {
     cursor.setAttribute("d", `M${x} ${geometry.top}V${geometry.bottom}`);
     tip.replaceChildren(...chart.lines.map(line => {
       const [at, value] = nearest(line.points, step), row = document.createElement("div");
-      const number = document.createElement("b");
+      const number = document.createElement("b"), n = line.mean_of;
       number.className = line.look;
       number.textContent = value.toLocaleString("en", {maximumSignificantDigits: 5});
-      const what = line.mean_of > 1 ? `mean of ${line.mean_of} to step` : "step";
-      row.append(number, ` ${line.name}, ${what} ${at.toLocaleString("en")}`);
+      row.append(number, ` ${line.name}, ${n > 1 ? `mean of ${n} to step` : "step"} `
+        + at.toLocaleString("en"));
       return row;
     }));
     tip.style.display = "block";

@@ -6,8 +6,8 @@ Besides the checkpoint, three things determine the steps that follow:
     kernels    changed_kernels
     text       data/dataset.py compares its fingerprint
 
-Each function lists the differences in one of them. The trainer refuses to continue, or with force
-gives a warning for each difference.
+Each function lists the differences in one of them. preparation.py refuses to continue, or with
+force gives a warning for each difference.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ def changed_settings(config, state, last):
              or name == "n_positions" and config.n_positions > stored.n_positions]
     if fixed:
         raise ConfigError(f"the run to resume was begun with other settings: "
-                          f"{', '.join(others.values())}; its checkpoint holds it to its "
+                          f"{', '.join(others.values())}; its checkpoint fixes "
                           f"{' and '.join(fixed)}")
     if config.max_steps < state.step:
         raise ConfigError(f"max_steps={config.max_steps} is less than the {state.step} steps that "

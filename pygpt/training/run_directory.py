@@ -16,7 +16,9 @@ directory, if the file system has locks. A run moves, replaces and removes only 
 the names above or are its own temporary files.
 """
 
+import contextlib
 import errno
+import itertools
 import os
 import shutil
 
@@ -59,8 +61,9 @@ class RunDirectory:
                 it holds an entry that no run made under a name that a run uses.
         """
         self.path, self.keep, self.warnings = os.fspath(path), keep, []
-        self._lock, self._is_locked, self._has_links = None, False, True
-        self._made_directories = _missing_directories(self.path)
+        self._is_locked, self._has_links = False, True
+        self._closing = contextlib.ExitStack()  # the actions of close(), the last one first
+        self._closing.callback(_remove_empty, _missing_directories(self.path))
         self._make()
         try:
             self._take_lock()
@@ -79,15 +82,7 @@ class RunDirectory:
 
     def close(self):
         """Releases the lock, and removes the directories that were made if they are still empty."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
-        made, self._made_directories = self._made_directories, []
-        try:
-            for path in made:
-                os.rmdir(path)
-        except OSError:  # it is not empty
-            pass
+        self._closing.close()
 
     __del__ = close
 
@@ -100,11 +95,12 @@ class RunDirectory:
             raise FileExistsError(errno.EEXIST, problem, self.path) from None
 
     def _take_lock(self):
-        self._lock = os.open(self.path, os.O_RDONLY)
+        lock = os.open(self.path, os.O_RDONLY)
+        self._closing.callback(os.close, lock)
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._is_locked = True
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -117,11 +113,15 @@ class RunDirectory:
         """Refuses entries that no run made but that this run would have to replace."""
         for name in NAMES:
             saved.target(self.path, name)
-        for name in [*RUN_FILES, *filter(COPY.fullmatch, os.listdir(self.path))]:
+        for name in [*RUN_FILES, *self._copied_streams()]:
             path = self.file(name)
             if os.path.lexists(path) and not os.path.isfile(path):
-                raise FileExistsError(errno.EEXIST, "is no file, and a run would write one; move "
-                                      "it away, or choose another output directory", path)
+                raise FileExistsError(errno.EEXIST, "is not a file, but a run would write one of "
+                                      "this name; move it away, or choose another output "
+                                      "directory", path)
+
+    def _copied_streams(self):
+        return list(filter(COPY.fullmatch, os.listdir(self.path)))
 
     def _clear_unfinished(self):
         for name in os.listdir(self.path):
@@ -173,33 +173,26 @@ class RunDirectory:
         """
         copies = [name for name in NAMES if saved.is_directory(self.file(name))]
         links = {name: target for name in NAMES if (target := saved.target(self.path, name))}
-        named = [links[name] for name in ("best", "last") if name in links]
         steps = saved.steps(self.path)
-        copied_streams = [name for name in os.listdir(self.path) if COPY.fullmatch(name)]
+        named = [links[name] for name in ("best", "last") if links.get(name) in steps]
         files = [name for name in RUN_FILES if os.path.lexists(self.file(name))]
         if not (copies or links or steps or files):
             return None
-        earlier, files = self._new_directory(), files + copied_streams
+        files += self._copied_streams()
+        numbered = (f"earlier-{number}" for number in itertools.count(1))
+        earlier = self.file(self._free_name(numbered))
+        os.mkdir(earlier)
         for name in files:
             _link_or_copy(self.file(name), os.path.join(earlier, name))
         for name, target in links.items():  # dangling until the checkpoints have moved
             self._make_link(os.path.join(earlier, name), target)
         sync_directory(earlier)
-        last_of_all = [*(name for name in dict.fromkeys(named) if name in steps),
-                       *sorted(copies)]  # "best" before "last"
-        for name in [name for name in steps if name not in named] + last_of_all:
+        others = [name for name in steps if name not in named]
+        for name in [*others, *dict.fromkeys(named), *sorted(copies)]:  # "best" before "last"
             os.rename(self.file(name), os.path.join(earlier, name))
         for name in [*links, *files]:
             os.unlink(self.file(name))
         return earlier
-
-    def _new_directory(self):
-        number = 1
-        while os.path.lexists(self.file(f"earlier-{number}")):
-            number += 1
-        path = self.file(f"earlier-{number}")
-        os.mkdir(path)
-        return path
 
     def restore_links(self):
         """Turns `last` and `best` back into links if they are directories.
@@ -211,7 +204,7 @@ class RunDirectory:
         for link in NAMES:
             path = self.file(link)
             if saved.is_directory(path):
-                name = self._free_name(saved.step_of(path) or 0)
+                name = self._free_checkpoint(saved.step_of(path) or 0)
                 os.rename(path, self.file(name))
                 self._make_link(path, name)
 
@@ -227,7 +220,7 @@ class RunDirectory:
         Raises:
             OSError: it cannot be written. `last` and `best` are unchanged.
         """
-        name = self._free_name(step)
+        name = self._free_checkpoint(step)
         target, temporary = self.file(name), self.file(f".{name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -247,13 +240,15 @@ class RunDirectory:
         self._remove_old()
         return target
 
-    def _free_name(self, step):
-        """Returns a name for a checkpoint that is not in use yet."""
-        name, number = f"step-{step:08d}", 1
-        while os.path.lexists(self.file(name)):  # a resumed run may save the same step again
-            number += 1
-            name = f"step-{step:08d}-{number}"
-        return name
+    def _free_checkpoint(self, step):
+        """Returns a new name for a checkpoint; a resumed run may save the same step again."""
+        first = f"step-{step:08d}"
+        numbered = (f"{first}-{number}" for number in itertools.count(2))
+        return self._free_name(itertools.chain([first], numbered))
+
+    def _free_name(self, names):
+        """Returns the first of the names that is not in use."""
+        return next(name for name in names if not os.path.lexists(self.file(name)))
 
     def _make_link(self, path, name):
         """Makes a link to a checkpoint beside it, or without links a file that names it."""
@@ -286,6 +281,13 @@ def _missing_directories(path):
         made.append(path)
         path = os.path.dirname(path)
     return made
+
+
+def _remove_empty(directories):
+    """Removes directories up to the first that is not empty."""
+    with contextlib.suppress(OSError):
+        for path in directories:
+            os.rmdir(path)
 
 
 def _remove_file(path):

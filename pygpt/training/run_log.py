@@ -6,6 +6,7 @@ Each line is a record as a JSON object: "time" (seconds since 1970) and the fiel
 lists. A resumed run first removes the records after its checkpoint, so the log has each step once.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -47,10 +48,8 @@ class RunLog:
 
     def close(self):
         """Closes the file and ignores errors of the disk."""
-        try:
+        with contextlib.suppress(OSError):
             self._file.close()
-        except OSError:
-            pass
 
 
 def read_log(path):
@@ -72,13 +71,12 @@ def _lines(path):
         for number, line in enumerate(file, 1):
             try:
                 record = json.loads(line.decode("utf-8", "replace"))
-                if not isinstance(record["event"], str) or type(record["step"]) is not int:
-                    raise TypeError
-                if not 0 <= record["step"] < MOST_STEPS:
+                if (not isinstance(record["event"], str) or type(record["step"]) is not int
+                        or not 0 <= record["step"] < MOST_STEPS):
                     raise ValueError
             except (ValueError, KeyError, TypeError, RecursionError):
                 if line.endswith(b"\n"):
-                    raise ValueError(f"{path}: line {number} is no record of a run") from None
+                    raise ValueError(f"{path}: line {number} is not a record of a run") from None
                 continue
             yield record, line.rstrip(b"\n") + b"\n"
 

@@ -7,29 +7,19 @@ and run_log.py writes the same records as the lines of config.out/log.jsonl. A c
 True ends the run after the step, as Ctrl-C does.
 """
 
-import errno
+import contextlib
 import math
-import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
-from pygpt.backend import kernels
-from pygpt.checkpoint import model_files, saved
-from pygpt.training import cost, find_nonfinite, resume as resuming, trainer_state
-from pygpt.training.clock import Clock
-from pygpt.training.events import Events
-from pygpt.config import ConfigError, TrainConfig
-from pygpt.data.corpus import DataError
-from pygpt.data.batches import TrainingBatches, validation_batches
-from pygpt.data.dataset import Dataset
-from pygpt.generate import generate
-from pygpt.training.interrupts import first_signal_is_noted
-from pygpt.training.run_log import RunLog, rewind
-from pygpt.model import GPT
-from pygpt.optim import OPTIMIZERS
-from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
 from pygpt.autograd.tape import no_grad
+from pygpt.backend import kernels
+from pygpt.config import TrainConfig
+from pygpt.generate import generate
+from pygpt.model import GPT
 from pygpt.tokenizer import Tokenizer
-from pygpt.training.trainer_state import TrainerState
+from pygpt.training import find_nonfinite, trainer_state
+from pygpt.training.interrupts import first_signal_is_noted
+from pygpt.training.preparation import PreparedRun
 
 
 class TrainingError(ArithmeticError):
@@ -79,31 +69,16 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimiz
         TrainingError: a loss or a gradient is not finite. The last checkpoint is kept.
     """
     with kernels.use_threads(config.threads):
-        run = _Run(config, callbacks, resume, force, optimizer)
-        try:
-            if run.is_finished:
-                run.tell_finished()
+        with contextlib.closing(_Run(config, callbacks, resume, force, optimizer)) as run:
+            if run.is_finished():
+                run.tell("finished", out=run.config.out)
+                run.tell_end(run.seconds_before)
             else:
                 with first_signal_is_noted() as run.signals:
                     run.train()
-        finally:
-            run.close()
     return TrainResult(run.model, run.tokenizer, run.step, run.val_loss, run.best_val_loss,
                        interrupted=not run.is_done(),
                        signal=run.signals[0] if run.signals else None)
-
-
-def last_settings(out):
-    """Reads the settings of the run in an output directory from its last checkpoint, as a dict.
-
-    Raises:
-        OSError, CheckpointError: there is no such checkpoint, or it is damaged.
-    """
-    last = trainer_state.find_last(out)
-    if not os.path.isdir(last):
-        what = "holds no run to resume" if os.path.isdir(out) else "there is no such directory"
-        raise FileNotFoundError(errno.ENOENT, what, os.fspath(out))
-    return trainer_state.load(last).config
 
 
 def evaluate(model, batches, is_stopped=lambda: False):
@@ -129,206 +104,10 @@ def evaluate(model, batches, is_stopped=lambda: False):
         model.train(was_training)
 
 
-class _Run:
-    """Holds everything that one run needs; the cheapest parts to check are made first."""
+class _Run(PreparedRun):
+    """Takes the steps of a run, and validates, saves and samples between them."""
 
-    def __init__(self, config, callbacks, resume, force, optimizer):
-        if optimizer not in OPTIMIZERS:
-            raise ConfigError(f"optimizer={optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
-        self.optimizer_class = OPTIMIZERS[optimizer]
-        self.events, self.signals = Events(callbacks), []
-        self.step, self.force, self.warnings = 0, force, []
-        self.log = self.directory = self.dataset = self.last = state = None
-        if resume:
-            self.last = trainer_state.find_last(config.out)
-            state = trainer_state.load(self.last)
-            self.step = state.step
-            config = self._check_resumed_config(state, config)
-        self.config = config
-        self.is_finished = state is not None and self._is_finished(state, config)
-        if self.is_finished:
-            self._open_finished(state)
-            return
-        base_config = self.last or config.init
-        if base_config:
-            base_config = model_files.read_config(model_files.find_model(base_config))
-            self.config = config.shaped_like(base_config)
-        try:
-            self._prepare(state, base_config)
-        except BaseException:
-            self.close()
-            raise
-
-    def _check_resumed_config(self, state, config):
-        """Checks the config of a resumed run against the state that it continues from.
-
-        Returns:
-            The config, with the model's shape filled in.
-        """
-        if config.init:  # the first part of the run took these settings from its model
-            config = resuming.with_shape_of(config, state)
-        self._refuse_or_warn(resuming.changed_settings(config, state, self.last), ConfigError,
-                             "the run to resume was begun with other settings: {}; it would not go "
-                             "on as it began")
-        if not self._is_finished(state, config):  # a finished run calls no kernel
-            self._refuse_or_warn(resuming.changed_kernels(kernels.info(), state), ConfigError,
-                                 "the run to resume was begun on other kernels: {}")
-        if new_schedule := resuming.new_schedule(config, state):
-            self.warnings.append(new_schedule)
-        if self.last != saved.named(config.out, "last"):
-            self.warnings.append(f"{os.path.join(config.out, 'last')} names no checkpoint; the run "
-                                 f"goes on from {self.last}, the newest that is whole")
-        return config
-
-    @staticmethod
-    def _is_finished(state, config):
-        return state.val_step == state.step >= config.max_steps
-
-    def _refuse_or_warn(self, differences, kind, sentence):
-        """Refuses all differences in one sentence, or with force adds a warning for each."""
-        if differences and not self.force:
-            raise kind(sentence.format(", ".join(differences))
-                       + " (force: go on all the same)")
-        self.warnings += [f"{difference}; forced to go on all the same"
-                          for difference in differences]
-
-    def _open_finished(self, state):
-        """Loads the model, the tokenizer and the losses of a finished run; changes no file."""
-        self.model = GPT.from_pretrained(self.last)
-        self.model.recompute = self.config.recompute
-        self.model.train()
-        self.tokenizer = Tokenizer.from_pretrained(self.last)
-        self._restore_losses(state)
-
-    def tell_finished(self):
-        """Tells the callbacks that the run has no step left to take."""
-        self.tell("finished", out=self.config.out)
-        self._tell_end(self.seconds_before)
-
-    def _prepare(self, state, base_config):
-        config = self.config
-        self.dataset = Dataset(config, self.last, base_config, self._open_directory,
-                               self._tell_reading)
-        self.tokenizer = self.dataset.tokenizer
-        if state:
-            self._refuse_or_warn(self.dataset.changes(state), DataError, "{}")
-        shape = config.batch_size, config.n_positions
-        if base_config:
-            model_config = replace(base_config, embd_pdrop=config.dropout,
-                                   attn_pdrop=config.dropout, resid_pdrop=config.dropout)
-        else:
-            model_config = config.model_config(self.tokenizer.vocab_size)
-        needed, free = self._check_memory(model_config)
-        trainer_state.check_settings_readable(config)
-        self.batches = TrainingBatches(self.dataset.train, *shape, config.seed)
-        self.val_batches = validation_batches(self.dataset.val, *shape, config.eval_batches)
-        self._open_directory()
-        self._make_model(model_config)
-        trainer_state.check_readable(self.optimizer)
-        self._restore(state)
-        info, peak = kernels.info(), cost.peak_flops()
-        self.clock = Clock(config, self.step, self.seconds_before)
-        self.peak_tokens = peak and peak / cost.flops_per_token(model_config, config.n_positions)
-        earlier = self._begin_writing(is_new=state is None)
-        self.tell("start", parameters=self.model.num_parameters(),
-                  train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
-                  vocab_size=model_config.vocab_size, max_steps=config.max_steps,
-                  isa=info["isa"], threads=info["threads"], out=config.out, earlier=earlier,
-                  resumed=state is not None, memory_needed=needed, memory_free=free,
-                  peak_flops=peak, config=asdict(config))
-        for text in self.directory.warnings + self.warnings + self.dataset.warnings:
-            self.tell("warning", text=text)
-        self.dataset.remove_unused()
-
-    def _begin_writing(self, is_new):
-        """Moves an earlier run aside, or removes the log's records that this run will repeat.
-
-        This is the first change to the directory. Every check that can refuse the run comes before.
-
-        Returns:
-            The path that the earlier run was moved to, or None.
-        """
-        earlier, log = None, self.directory.file(LOG_FILE)
-        if is_new:
-            earlier = self.directory.set_aside()
-        else:
-            rewind(log, self.step)
-            self.directory.restore_links()
-        self.dataset.keep()
-        trainer_state.write_settings(self.directory.file(SETTINGS_FILE), self.config)
-        self.log = RunLog(log, self.config.log_interval)
-        self.events.callbacks.insert(0, self.log)
-        return earlier
-
-    def _tell_reading(self, purpose, bytes_read, nbytes):
-        self.tell("prepare", purpose=purpose, bytes_read=bytes_read, bytes=nbytes)
-
-    def _open_directory(self):
-        """Makes or opens config.out, and locks it, when it is first needed."""
-        if self.directory is None:
-            self.directory = RunDirectory(self.config.out, self.config.keep)
-            # Before the lock was taken, another run may have continued from the same checkpoint.
-            if self.last and saved.step_of(trainer_state.find_last(self.config.out)) != self.step:
-                raise BlockingIOError(errno.EWOULDBLOCK, "another run has just saved to this "
-                                      "directory; resume again", self.config.out)
-
-    def _check_memory(self, model_config):
-        """Refuses a run that needs too much memory.
-
-        Returns:
-            (bytes needed, bytes free or None).
-        """
-        needed, free, problem, remedy = cost.check_memory(
-            self.config, model_config, self.optimizer_class, self.last or self.config.init)
-        if problem and not self.force:
-            raise MemoryError(f"{problem}: {remedy} (force: try all the same)")
-        if problem:
-            self.warnings.append(f"{problem}; forced to go on all the same")
-        return needed, free
-
-    def _make_model(self, model_config):
-        config = self.config
-        if self.last or config.init:
-            self.model = GPT.from_pretrained(
-                self.last or config.init, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
-                resid_pdrop=config.dropout)
-            self.model.dropout_seed = config.seed
-        else:
-            self.model = GPT(model_config, seed=config.seed)
-        self.optimizer = self.optimizer_class.from_config(self.model, config)
-        self.model.recompute = config.recompute
-        if self.dataset.tokenizer.end_of_text is not None:
-            self.model.end_of_text = self.dataset.tokenizer.end_of_text
-        self.model.train()
-
-    def _restore(self, state):
-        """Restores the state of a run between two steps, or without one sets up the first step."""
-        self.saved_step = self.step
-        self._restore_losses(state)
-        self.init = state.init if state else ""
-        if not state and self.config.init:
-            self.init = resuming.fingerprint_of_weights(self.model)
-        if state:
-            self.model.dropout_seed = state.dropout_seed
-            self.model.forward_passes = state.forward_passes
-            trainer_state.load_optimizer(self.last, self.optimizer, state.optimizer_steps)
-
-    def _restore_losses(self, state):
-        self.val_step = state.val_step if state else 0
-        self.val_loss = state.val_loss if state else None
-        self.best_val_loss = state.best_val_loss if state else None
-        self.seconds_before = state.seconds if state else 0.0
-
-    def close(self):
-        if self.log:
-            self.log.close()
-        if self.dataset:
-            self.dataset.close()
-        if self.directory:
-            self.directory.close()
-
-    def tell(self, event, **fields):
-        self.events.tell(event, self.step, **fields)
+    signals = ()  # the numbers of the signals that asked the run to end
 
     def train(self):
         """Takes steps until max_steps, until a signal, or until a callback asks the run to end."""
@@ -338,9 +117,9 @@ class _Run:
             self.validate_and_sample()
         if self.saved_step != self.step:
             self.save(is_best=False)
-        self._tell_end(self.clock.seconds())
+        self.tell_end(self.clock.seconds())
 
-    def _tell_end(self, seconds):
+    def tell_end(self, seconds):
         val_loss = self.val_loss if self.val_step == self.step else None
         self.tell("end", val_loss=val_loss, best_val_loss=self.best_val_loss,
                   interrupted=not self.is_done(), seconds=seconds, out=self.config.out)
@@ -349,7 +128,7 @@ class _Run:
         return self.step >= self.config.max_steps
 
     def is_stopped(self):
-        return self.events.end_requested or bool(self.signals)
+        return self.is_end_requested or bool(self.signals)
 
     def validate_and_sample(self):
         """Validates, saves and writes samples, each if it is due at this step."""
@@ -415,15 +194,16 @@ class _Run:
         if not math.isfinite(val_loss):
             self.fail(f"step {self.step}: the validation loss is {val_loss}")
         self.val_loss, self.val_step = val_loss, self.step
-        is_best = self.best_val_loss is None or self.val_loss < self.best_val_loss
+        is_best = self.best_val_loss is None or val_loss < self.best_val_loss
         if is_best:
-            self.best_val_loss = self.val_loss
-        self.tell("eval", val_loss=self.val_loss, is_best=is_best)
+            self.best_val_loss = val_loss
+        self.tell("eval", val_loss=val_loss, is_best=is_best)
         self.clock.pause()
         return is_best
 
     def save(self, is_best):
-        if not find_nonfinite.is_finite(self.model.values(), self.model.layout().n):
+        n = self.model.layout().n
+        if find_nonfinite.first_nonfinite(self.model.values(), n) is not None:
             self.fail(f"step {self.step}: a weight is not finite")
         self.log.sync()
         path = self.directory.save(self.step, is_best, self._write_checkpoint)
@@ -434,7 +214,7 @@ class _Run:
     def _write_checkpoint(self, directory):
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
-        trainer_state.save(directory, TrainerState(
+        trainer_state.save(directory, trainer_state.TrainerState(
             step=self.step, optimizer_steps=self.optimizer.steps,
             forward_passes=self.model.forward_passes, dropout_seed=self.model.dropout_seed,
             val_step=self.val_step, val_loss=self.val_loss, best_val_loss=self.best_val_loss,

@@ -10,8 +10,10 @@ are not stored. resume.py says which settings a resumed run may change. A settin
 --config) is read and written here too.
 """
 
+import errno
 import math
 import os
+import sys
 from dataclasses import MISSING, asdict, dataclass, fields
 
 from pygpt.checkpoint import model_files, safetensors, saved
@@ -96,6 +98,19 @@ def _is_whole(directory):
     return model_files.is_whole(directory)
 
 
+def last_settings(out):
+    """Reads the settings of the run in an output directory from its last checkpoint, as a dict.
+
+    Raises:
+        OSError, CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    last = find_last(out)
+    if not os.path.isdir(last):
+        problem = "holds no run to resume" if os.path.isdir(out) else "there is no such directory"
+        raise FileNotFoundError(errno.ENOENT, problem, os.fspath(out))
+    return load(last).config
+
+
 def load_optimizer(directory, optimizer, steps):
     """Gives an optimizer the state that a checkpoint holds.
 
@@ -114,7 +129,7 @@ def load_optimizer(directory, optimizer, steps):
             flat = getattr(optimizer, buffer).view
             flat[offset : offset + len(entry.buffer)] = entry.buffer
     if tensors:
-        raise CheckpointError(f"{path}: {shown(next(iter(tensors)))} is no part of the state of "
+        raise CheckpointError(f"{path}: {shown(next(iter(tensors)))} is not part of the state of "
                               f"{type(optimizer).__name__}")
     optimizer.steps = steps
 
@@ -128,10 +143,7 @@ def load(directory):
     """
     path = os.path.join(directory, STATE_FILE)
     try:
-        document = read_json_object(path)
-        _check_fields(path, document)
-        state = TrainerState(**{f.name: _checked(path, f, document[f.name])
-                                for f in fields(TrainerState) if f.name in document})
+        state = _state(path, read_json_object(path))
         _check_ranges(path, state)
         state.config = asdict(_config(path, state.config))
     except ValueError as error:
@@ -139,12 +151,15 @@ def load(directory):
     return state
 
 
-def _check_fields(path, document):
-    names = {f.name for f in fields(TrainerState)}
-    needed = {f.name for f in fields(TrainerState) if f.default is MISSING}
-    for name in sorted(needed - document.keys() | document.keys() - names):
+def _state(path, document):
+    """Makes a TrainerState of the object in trainer.json, and checks the types of its fields."""
+    known = {f.name: f for f in fields(TrainerState)}
+    needed = {name for name, f in known.items() if f.default is MISSING}
+    for name in sorted(needed - document.keys() | document.keys() - known.keys()):
         raise ValueError(f"{path}: {shown(name)} is "
-                         + ("missing" if name in names else "an unknown field"))
+                         + ("missing" if name in known else "an unknown field"))
+    return TrainerState(**{name: _checked(path, known[name], value)
+                           for name, value in document.items()})
 
 
 def _config(path, settings):
@@ -172,30 +187,24 @@ def _checked(path, field, value):
         raise ValueError(f"{path}: {field.name}={shown(value)} is not {_NOUNS[kind]}")
     if not is_float or value is None:
         return value
-    try:
-        number = float(value)
-    except OverflowError:  # an integer of more than 308 digits
-        number = math.inf
-    if not math.isfinite(number):
+    if not abs(value) <= sys.float_info.max:  # true for an integer of 309 digits, and for a NaN
         raise ValueError(f"{path}: {field.name}={shown(value)} must be finite")
-    return number
+    return float(value)
 
 
 def _check_ranges(path, state):
     """Refuses numbers that no run can reach; C takes two of them as uint64_t."""
-    def refuse(name, must_be):
-        raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
-
-    for name, bits in (("step", 63), ("forward_passes", 64), ("dropout_seed", 64)):
-        if not 0 <= getattr(state, name) < 2 ** bits:
-            refuse(name, f"in [0, 2^{bits})")
     step = state.step
-    if not min(step, 1) <= state.optimizer_steps <= step:
-        refuse("optimizer_steps", f"in [{min(step, 1)}, {step}], as step={step}")
-    if not 0 <= state.val_step <= step:
-        refuse("val_step", f"in [0, {step}], as step={step}")
-    if state.seconds < 0:
-        refuse("seconds", "at least 0")
+    least = min(step, 1)
+    for name, low, high, must_be in (
+            ("step", 0, 2 ** 63 - 1, "in [0, 2^63)"),
+            ("forward_passes", 0, 2 ** 64 - 1, "in [0, 2^64)"),
+            ("dropout_seed", 0, 2 ** 64 - 1, "in [0, 2^64)"),
+            ("optimizer_steps", least, step, f"in [{least}, {step}], as step={step}"),
+            ("val_step", 0, step, f"in [0, {step}], as step={step}"),
+            ("seconds", 0, math.inf, "at least 0")):
+        if not low <= getattr(state, name) <= high:
+            raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
 
 
 def settings_file(path):
@@ -211,10 +220,8 @@ def settings_file(path):
     """
     path = os.fspath(path)
     try:
-        if path.endswith(".toml"):
-            document = _read_toml(path)
-        else:
-            document = read_json_object(path, is_pipe_allowed=True)  # --config <(...)
+        document = (_read_toml(path) if path.endswith(".toml")
+                    else read_json_object(path, is_pipe_allowed=True))  # --config <(...)
         check_names(path, document)
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -244,8 +251,8 @@ def check_names(path, settings):
     """
     unknown = settings.keys() - {f.name for f in fields(TrainConfig)}
     if unknown:
-        raise ValueError(f"{path}: {', '.join(map(shown, sorted(unknown)))} "
-                         f"{'are no settings' if len(unknown) > 1 else 'is no setting'} of a run")
+        are = "are not settings" if len(unknown) > 1 else "is not a setting"
+        raise ValueError(f"{path}: {', '.join(map(shown, sorted(unknown)))} {are} of a run")
 
 
 def check_settings_readable(config):

@@ -1,10 +1,10 @@
-"""Logits, loss, every gradient and ten AdamW steps, beside a PyTorch model of the same weights.
+"""Compares logits, loss, gradients and ten AdamW steps with a PyTorch model of the same weights.
 
     python tests/bench/agree.py
 
-Prints the largest error of each tensor, relative to the tensor's largest value, and ends with
-status 1 when one is more than float32's roundings explain. Needs PyTorch (`pip install torch`, the
-CPU build).
+It prints the largest error of each tensor, relative to the tensor's largest value, and ends with
+status 1 if an error is larger than float32's rounding explains. It needs PyTorch (`pip install
+torch`, the CPU build).
 """
 
 import random
@@ -35,7 +35,7 @@ def random_model(config, rng):
 
 
 def compare(torch_gpt, config, B, T):
-    """Print each error; returns the largest."""
+    """Print each error; return the largest."""
     rng = random.Random(0)
     model = random_model(config, rng)
     twin = torch_gpt.Twin(config, {name: (p.shape, memoryview(p).cast("B"))

@@ -1,11 +1,11 @@
-"""Whole training steps, ours and PyTorch's, taking turns in one run.
+"""Compares the speed of whole training steps, ours and PyTorch's, which take turns in one run.
 
     make compare       or: python tests/bench/compare.py [NAME ...] [--seconds S] [--no-compile]
 
 A step is forward, backward, clipping at 1.0 and AdamW with decay on matrices only, on the same
 batch. The sides take turns of a fifth of a second until the time is up; the table gives medians,
 the quartiles of the ratio taken pair by pair, and each side's peak memory in a process of its own.
-Needs PyTorch (`pip install torch`, the CPU build).
+It needs PyTorch (`pip install torch`, the CPU build).
 """
 
 import argparse
@@ -44,7 +44,7 @@ def config_of(sizes):
 
 
 def ids_of(sizes):
-    """B lists of T random ids."""
+    """Return B lists of T random ids."""
     B, T, *_, vocab, _ = sizes
     rng = random.Random(0)
     return [[rng.randrange(vocab) for _ in range(T)] for _ in range(B)]
@@ -68,9 +68,9 @@ def our_step(sizes, threads):
 
 
 def timed(step, runs):
-    """Seconds of each of `runs` steps after one that is not counted: a turn.
+    """Run one step that is not counted, then `runs` steps; return the seconds of each of these.
 
-    Turns of several steps, as the threads of the side that ran before may spin for a while yet.
+    Such a turn has several steps because the threads of the side that ran before may still spin.
     """
     step()
     times = []
@@ -82,7 +82,7 @@ def timed(step, runs):
 
 
 def make(sizes, threads, variant):
-    """A training step of ours ("pygpt") or of a variant of PyTorch's."""
+    """Return a training step of ours ("pygpt") or of a variant of PyTorch's."""
     if variant == "pygpt":
         return our_step(sizes, threads)
     torch_gpt = peer("torch_gpt")
@@ -90,7 +90,8 @@ def make(sizes, threads, variant):
 
 
 def peak_memory(sizes, threads, variant, path):
-    """Peak resident megabytes of three steps in a process of its own, with that module path."""
+    """Run three steps in a process of their own, with that module path; return its peak resident
+    megabytes."""
     code = (f"import sys; sys.path[:0] = {path!r}; import compare; "
             f"step = compare.make({sizes!r}, {threads}, {variant!r}); [step() for _ in range(3)]; "
             "print(next(int(line.split()[1]) // 1024 for line in open('/proc/self/status') "
@@ -100,7 +101,8 @@ def peak_memory(sizes, threads, variant, path):
 
 
 def compare(name, threads, variants, seconds, memory):
-    """What is printed of a configuration: `memory` says whether peak memory is measured, too."""
+    """Measure a configuration; return its row as a dict. `memory`: whether peak memory is measured
+    too."""
     sizes = CONFIGURATIONS[name]
     steps = {variant: make(sizes, threads, variant) for variant in ("pygpt", *variants)}
     for step in steps.values():

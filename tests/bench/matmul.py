@@ -1,19 +1,20 @@
-"""Every matrix product of a GPT's training step, ours and PyTorch's, taking turns in one process.
+"""Compares each matrix product of a training step with PyTorch's, in turns in one process.
 
     make compare-matmul    or: python tests/bench/matmul.py [NAME ...] [--seconds S] [--threads N]
 
-For each linear layer of the configurations of compare.py, R = B*T rows: y = x W, dx = dy W^T and
-dW = x^T dy, with W stored (in, out) on both sides. The head's weight is the token embedding,
-(V, C); our side makes the logits transposed, as crossentropy.c does, PyTorch's as F.linear does.
-Both sides read the same operands and write the same output, at the same addresses but for the
-head's y, and what they write is compared.
+It measures, for each linear layer of the configurations of compare.py with R = B*T rows: y = x W,
+dx = dy W^T and dW = x^T dy, with W stored (in, out) on both sides. The head's weight is the token
+embedding, (V, C); our side computes the logits transposed, as crossentropy.c does, and PyTorch's
+side computes them as F.linear does. Both sides read the same operands and write the same output, at
+the same addresses except for the head's y, and their outputs are compared.
 
 A turn begins with calls that are not counted: the threads of the side that ran before may spin for
-a few milliseconds, and both sides then find the caches as their own calls left them. Medians, and
-quartiles of the ratio taken turn by turn. The peak is multiply-adds in registers, in turns as well.
+a few milliseconds, and both sides then find the caches as their own calls left them. The table
+gives medians, and quartiles of the ratio taken turn by turn. The peak is the rate of multiply-adds
+in registers, which is measured in turns as well.
 
-PYGPT_ISA=avx2 measures AVX2 against the AVX2 peak, and holds PyTorch to AVX2 too.
-Needs PyTorch (`pip install torch`, the CPU build).
+PYGPT_ISA=avx2 measures AVX2 against the AVX2 peak, and restricts PyTorch to AVX2 too.
+It needs PyTorch (`pip install torch`, the CPU build).
 """
 
 import argparse
@@ -35,15 +36,16 @@ from pygpt.backend import kernels  # noqa: E402
 from pygpt.backend.kernels import NULL, Memory, lib  # noqa: E402
 
 NAMES = ("lesson", "char-small", "char", "gpt2")
-LARGE = 2.5e8          # operations; of these 85 % of the peak is asked
+LARGE = 2.5e8          # operations; a product with more should reach ENOUGH of the peak
 ENOUGH = 0.85
 WARM, TURN = 0.008, 0.02  # seconds of a turn, not counted and counted
 PEAK_ROUNDS = 1_000_000
 STREAMS = itertools.count()  # of random numbers
 
 
-def hold_torch_to(isa):
-    """Before torch is imported: let its libraries use no more than our instruction set."""
+def restrict_torch_to(isa):
+    """Let torch's libraries use no more than our instruction set. It is called before torch is
+    imported."""
     if isa == "avx2":
         os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
         os.environ.setdefault("MKL_ENABLE_INSTRUCTIONS", "AVX2")
@@ -51,7 +53,8 @@ def hold_torch_to(isa):
 
 
 def filled(torch_gpt, rows, columns):
-    """A (rows, columns) matrix as each side takes it: a pointer, and a matrix of that memory."""
+    """Make a (rows, columns) matrix; return it as each side takes it: a pointer, and a matrix in
+    that memory."""
     memory, seed = Memory(4 * rows * columns), Memory(8)
     seed.view.cast("Q")[0] = 1
     lib.random_normal(memory.pointer("f"), 1.0, seed.pointer("Q"), next(STREAMS), rows * columns)
@@ -59,7 +62,7 @@ def filled(torch_gpt, rows, columns):
 
 
 def layers(name):
-    """[(label, R, IN, OUT)] of a configuration."""
+    """Return [(label, R, IN, OUT)] of a configuration."""
     B, T, _, _, C, V, _ = CONFIGURATIONS[name]
     R = B * T
     return [("c_attn", R, C, 3 * C), ("attn c_proj", R, C, C), ("c_fc", R, C, 4 * C),
@@ -67,7 +70,8 @@ def layers(name):
 
 
 def products(torch_gpt, label, R, IN, OUT):
-    """[(product, ours, theirs, our output, their output)]; outputs as matrices, equal when done."""
+    """Return [(product, ours, theirs, our output, their output)]. The outputs are matrices that are
+    equal after both calls."""
     product = torch_gpt.product
     x, tx = filled(torch_gpt, R, IN)
     dx, tdx = filled(torch_gpt, R, IN)
@@ -107,7 +111,7 @@ def check(torch_gpt, product, ours, theirs, our_output, their_output):
 
 
 def turn(call):
-    """The median seconds of the calls of a turn."""
+    """Return the median seconds of the calls of a turn."""
     end = time.perf_counter() + WARM
     call()
     while time.perf_counter() < end:
@@ -128,7 +132,7 @@ def peak_turn():
 
 
 def measure(name, label, R, IN, OUT, seconds, torch_gpt):
-    """A row for each of the three products of a layer."""
+    """Return a row for each of the three products of a layer."""
     rows, cases = [], products(torch_gpt, label, R, IN, OUT)
     for product, ours, theirs, our_output, their_output in cases:
         check(torch_gpt, product, ours, theirs, our_output, their_output)
@@ -170,7 +174,7 @@ def main(arguments=None):
     for name in options.names:
         if name not in CONFIGURATIONS:
             parser.error(f"{name!r} is not one of {', '.join(CONFIGURATIONS)}")
-    hold_torch_to(kernels.isa())
+    restrict_torch_to(kernels.isa())
     torch_gpt = peer("torch_gpt")
     torch_gpt.set_num_threads(options.threads)
     kernels.set_num_threads(options.threads)

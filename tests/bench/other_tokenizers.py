@@ -1,7 +1,6 @@
-"""The peers: byte-level BPE by tiktoken and by tokenizers.
+"""Runs the peers: byte-level BPE by tiktoken and by tokenizers.
 
-Used by tokenizer_speed.py, through peers.py. Needs both; standin/other_tokenizers.py has the same
-functions.
+It needs both; standin/other_tokenizers.py has the same functions.
 """
 
 import os
@@ -15,7 +14,8 @@ PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$
 
 
 def coders(directory, ranks, special_tokens):
-    """{name: (encode, decode)} of a GPT-2 directory, the vocabulary of which is given besides."""
+    """Return {name: (encode, decode)} of a GPT-2 directory. `ranks` and `special_tokens` are its
+    vocabulary."""
     theirs = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks,
                                special_tokens=special_tokens)
     hugging = tokenizers.ByteLevelBPETokenizer(f"{directory}/vocab.json", f"{directory}/merges.txt")
@@ -24,7 +24,7 @@ def coders(directory, ranks, special_tokens):
 
 
 def train(text, vocab_size):
-    """Learns a vocabulary, on all threads."""
+    """Learn a vocabulary, on all threads."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

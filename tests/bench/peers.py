@@ -1,11 +1,11 @@
-"""Opens a benchmark's peer: the one module of this directory that knows the library compared with.
+"""Imports a benchmark's peer: the one module that imports the library to compare with.
 
-    torch_gpt.py          PyTorch               for agree.py, compare.py, matmul.py
-    transformers_gpt2.py  transformers          for pretrained.py
-    other_tokenizers.py   tiktoken, tokenizers  for tokenizer_speed.py
+    torch_gpt.py          PyTorch
+    transformers_gpt2.py  transformers
+    other_tokenizers.py   tiktoken, tokenizers
 
-Nothing else imports those libraries, and no peer imports pygpt. So tests/test_bench.py can run each
-benchmark where they are missing, with a module of the same name from standin/ in the peer's place.
+No peer imports pygpt. So tests/test_bench.py can run each benchmark where these libraries are
+missing, with a module of the same name from standin/ in the peer's place.
 """
 
 import importlib
@@ -20,7 +20,8 @@ INSTALL = {"torch": "PyTorch is not installed (pip install torch, the CPU build)
 
 
 def peer(name):
-    """The module of that name, or an exit with one line that says what to install."""
+    """Import the module of that name. If its library is missing, exit with one line that names it.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,12 +1,11 @@
-"""from_pretrained and save_pretrained beside transformers' GPT2LMHeadModel: the largest difference
-of any logit, for each layout and dtype that GPT-2's weights come in.
+"""Compares the logits of from_pretrained with those of transformers' GPT2LMHeadModel.
 
     python tests/bench/pretrained.py [--size tiny|124m] [--dtype float32|float16|bfloat16]
 
-Install torch and transformers in the environment first.
-
-Random models with every bias and gain random, too; the same ids through both, in float32. Ends with
-status 1 when a difference is more than float32's roundings explain.
+It prints the largest difference of any logit for each layout and dtype in which GPT-2's weights are
+published, and for models that save_pretrained wrote. The models are random, their biases and gains
+too. Both sides get the same ids and compute in float32. The status is 1 if a difference is larger
+than float32's rounding explains. It needs torch and transformers.
 """
 
 import argparse
@@ -32,14 +31,14 @@ ALLOWED = 1e-4  # of the largest logit: sums of some thousand roundings of 6e-8 
 
 
 def our_logits(directory, ids):
-    """A buffer of floats."""
+    """Return the logits as a buffer of floats."""
     model = pygpt.GPT.from_pretrained(directory)
     with pygpt.no_grad():
         return bytearray(memoryview(model(ids)).cast("B"))
 
 
 def exports(transformers_gpt2, size, dtypes, top, ids):
-    """Yield (name, their logits of a model that is exported here, ours of the same)."""
+    """Yield (name, their logits, ours) of models that are exported here."""
     source, directory = os.path.join(top, "source"), os.path.join(top, "exported")
     transformers_gpt2.save(size, source)
     model = pygpt.GPT.from_pretrained(source)
@@ -51,7 +50,7 @@ def exports(transformers_gpt2, size, dtypes, top, ids):
 
 
 def compared(transformers_gpt2, size, dtypes, top, ids):
-    """Yield (name, their logits, ours)."""
+    """Yield (name, their logits, ours) of models of both origins."""
     for name, directory, theirs in transformers_gpt2.cases(size, dtypes, top, ids):
         yield name, theirs, our_logits(directory, ids)
         shutil.rmtree(directory)

@@ -1,9 +1,9 @@
-"""Byte-level BPE side by side with tiktoken and tokenizers: speed, growth, and equal ids.
+"""Compares byte-level BPE with tiktoken and tokenizers: speed, growth with length, and equal ids.
 
     python tests/bench/tokenizer_speed.py GPT2_DIR TEXT_FILE
 
-GPT2_DIR holds GPT-2's vocab.json and merges.txt. Needs `pip install tiktoken tokenizers`. The runs
-alternate, so that a busy machine slows all of them, and medians are printed.
+GPT2_DIR holds GPT-2's vocab.json and merges.txt. The runs alternate, so that a busy machine slows
+all of them, and medians are printed. It needs `pip install tiktoken tokenizers`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LONG = (250_000, 500_000, 1_000_000)  # letters of a single word
 
 
 def medians(runs, times):
-    """The median seconds of each function of a dict, run in turn."""
+    """Run the functions of a dict in turn; return the median seconds of each."""
     taken = {name: [] for name in runs}
     for _ in range(times):
         for name, run in runs.items():
@@ -35,7 +35,7 @@ def medians(runs, times):
 
 
 def ranks_of(ours):
-    """{bytes: id} of a tokenizer's vocabulary without its special tokens."""
+    """Return {bytes: id}, a tokenizer's vocabulary without its special tokens."""
     special = set(ours.special_tokens.values())
     return {ours.decode_bytes([i]): i for i in range(ours.vocab_size) if i not in special}
 

@@ -1,7 +1,6 @@
-"""The peer: a GPT as a competent PyTorch user writes it, with the same weights as a pygpt model.
+"""Defines the peer: a GPT as a competent PyTorch user writes it, with the weights of a pygpt model.
 
-Used by agree.py, compare.py and matmul.py, through peers.py. Needs PyTorch (`pip install torch`,
-the CPU build); nothing else in the project does. standin/torch_gpt.py has the same functions.
+It needs PyTorch (`pip install torch`, the CPU build); standin/torch_gpt.py has the same functions.
 """
 
 import torch
@@ -61,7 +60,7 @@ class TorchGPT(nn.Module):
 # ------------------------------------------------------------------------- the same model twice ---
 
 def torch_name(name):
-    """pygpt's (GPT-2's) parameter name as this module has it, and whether it lies transposed."""
+    """Return (this module's name of a parameter of pygpt, whether it is stored transposed here)."""
     name = name.replace("transformer.", "").replace("attn.c_attn", "c_attn")
     name = name.replace("attn.c_proj", "attn_proj").replace("mlp.c_fc", "c_fc")
     name = name.replace("mlp.c_proj", "mlp_proj")
@@ -70,7 +69,7 @@ def torch_name(name):
 
 
 def adamw(model, fused=True, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
-    """torch's AdamW with pygpt's two groups: matrices decay, vectors do not."""
+    """Make torch's AdamW with pygpt's two groups: matrices decay, vectors do not."""
     groups = [{"params": [p for p in model.parameters() if p.dim() >= 2],
                "weight_decay": weight_decay},
               {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
@@ -78,11 +77,11 @@ def adamw(model, fused=True, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=
 
 
 class Twin:
-    """A TorchGPT with an optimizer of its own, beside a pygpt.GPT of the same weights.
+    """A TorchGPT and its optimizer, with the weights of a pygpt.GPT.
 
     Args:
-        config: the GPTConfig of that model.
-        weights: {name: (shape, buffer of floats)} as that model has them.
+        config: the GPTConfig of the pygpt.GPT.
+        weights: {name: (shape, buffer of floats)} of the pygpt.GPT.
     """
 
     def __init__(self, config, weights):
@@ -109,20 +108,21 @@ class Twin:
         self.optimizer.zero_grad()
 
     def gradient(self, name):
-        """As pygpt stores it."""
+        """Return a gradient as pygpt stores it."""
         name, turned = torch_name(name)
         grad = self.parameters[name].grad
         return (grad.T if turned else grad).contiguous()
 
     def parameter(self, name):
-        """As pygpt stores it."""
+        """Return a parameter as pygpt stores it."""
         name, turned = torch_name(name)
         value = self.parameters[name].detach()
         return (value.T if turned else value).contiguous()
 
 
 def error(ours, theirs):
-    """How far a buffer of floats is from a tensor, at most, relative to the tensor's largest."""
+    """Return the largest difference between a buffer of floats and a tensor, relative to the
+    tensor's largest value."""
     ours = torch.frombuffer(bytearray(ours), dtype=torch.float32).view(theirs.shape)
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
@@ -130,7 +130,7 @@ def error(ours, theirs):
 # ----------------------------------------------------------------------------- a training step ---
 
 def training_step(config, ids, threads, variant):
-    """A function that takes a step (forward, backward, clipping, AdamW) on B lists of T ids.
+    """Return a function that takes a step (forward, backward, clipping, AdamW) on B lists of T ids.
 
     Args:
         variant: "eager", "fused" (AdamW), or "compile" for that with torch.compile.
@@ -157,12 +157,12 @@ def training_step(config, ids, threads, variant):
 # ----------------------------------------------------------------------------- matrix products ---
 
 def matrix(buffer, rows, columns):
-    """The floats of a buffer as a matrix, in place; .t() is the same one transposed."""
+    """Return a matrix in the memory of a buffer of floats; .t() is the same one transposed."""
     return torch.frombuffer(buffer, dtype=torch.float32).view(rows, columns)
 
 
 def product(out, a, b):
-    """A function that computes out = a b."""
+    """Return a function that computes out = a b."""
     return lambda: torch.mm(a, b, out=out)
 
 
@@ -171,5 +171,5 @@ def copy(a):
 
 
 def difference(a, b):
-    """The largest of a - b, relative to the largest of b."""
+    """Return the largest value of a - b, relative to the largest of b."""
     return ((a - b).abs().max() / b.abs().max()).item()

@@ -1,7 +1,6 @@
-"""The peer: transformers' GPT2LMHeadModel, in each layout and dtype that its weights come in.
+"""Runs the peer: transformers' GPT2LMHeadModel, in each layout and dtype of its weights.
 
-Used by pretrained.py, through peers.py. Needs torch, transformers and safetensors;
-standin/transformers_gpt2.py has the same functions.
+It needs torch, transformers and safetensors; standin/transformers_gpt2.py has the same functions.
 """
 
 import json
@@ -30,13 +29,13 @@ def random_model(size, **changes):
 
 
 def logits_of(model, ids):
-    """All logits, flat, in float32."""
+    """Return all logits, flat, in float32."""
     with torch.no_grad():
         return model.float()(torch.tensor(ids)).logits.reshape(-1)
 
 
 def compare(theirs, ours):
-    """(their largest logit, the largest difference from a buffer of floats)."""
+    """Return (their largest logit, their largest difference from a buffer of floats)."""
     ours = torch.frombuffer(ours, dtype=torch.float32)
     return float(theirs.abs().max()), float((theirs - ours).abs().max())
 
@@ -46,7 +45,7 @@ def save(size, directory):
 
 
 def read(directory, dtype, ids):
-    """The logits of the model of that dtype in a directory."""
+    """Return the logits of the model in a directory, which must have that dtype."""
     model = GPT2LMHeadModel.from_pretrained(directory, dtype="auto").eval()
     assert str(model.dtype) == f"torch.{dtype}"
     return logits_of(model, ids)
@@ -63,7 +62,7 @@ def state_of(model):
 
 
 def write_old(directory, model, prefix):
-    """As files of old: masks, the head once more."""
+    """Write a model as old versions did: with masks, and with a copy of the head."""
     P = model.config.n_positions
     state = state_of(model)
     for i in range(model.config.n_layer):
@@ -86,10 +85,11 @@ def write_nanogpt(directory, model, bias, prefix=""):
 
 
 def cases(size, dtypes, top, ids):
-    """Yield (name, directory, logits), each directory holding a model in another way.
+    """Yield (name, directory, logits). Each directory holds a model in another layout or dtype.
 
     Args:
-        size: GPT2Config's sizes; the changes of the computation are tried on all but the default.
+        size: GPT2Config's sizes. Settings that change the computation are tried on every size but
+            the default.
     """
     for name, directory, model in _models(size, dtypes, top):
         yield name, directory, logits_of(model, ids)

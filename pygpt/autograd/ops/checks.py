@@ -6,14 +6,16 @@ that does not fit. The file also holds the small helpers that ops share.
 
 from math import prod
 
+from pygpt.autograd.arrays import DTYPES
 from pygpt.autograd.launch import launch
-from pygpt.autograd.tape import ONE, Leaf, first_gradient_flag
+from pygpt.autograd.tape import ONE, AccumulateFlag, Leaf
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, lib
 
 
-def array_pointer(tensor):
-    return NULL if tensor is None else tensor.ptr
+def array_pointer(array):
+    """Return the pointer of a Tensor, an Array or a Seed; NULL for None."""
+    return NULL if array is None else array.ptr
 
 
 def node_of(tensor):
@@ -25,22 +27,19 @@ def check(ok, message, *values):
         raise ValueError(message.format(*values))
 
 
-def check_floats(op, **tensors):
-    for name, tensor in tensors.items():
-        if not (isinstance(tensor, Tensor) and tensor.code == "f"):
-            raise _refusal(tensor, "float32", op, name)
+def _dtype_check(code):
+    """Make a function that checks that named arguments of an op are Tensors of one dtype."""
+    def check_dtype(op, **tensors):
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{op}: {name} is of type {type(tensor).__name__}, not Tensor")
+            if tensor.code != code:
+                raise ValueError(f"{op}: {name} is a tensor of {tensor.dtype}, not of "
+                                 f"{DTYPES[code]}")
+    return check_dtype
 
 
-def check_ids(op, **tensors):
-    for name, tensor in tensors.items():
-        if not (isinstance(tensor, Tensor) and tensor.code == "i"):
-            raise _refusal(tensor, "int32", op, name)
-
-
-def _refusal(value, wanted, op, name):
-    if isinstance(value, Tensor):
-        return ValueError(f"{op}: {name} is a tensor of code {value.code!r}, not of {wanted}")
-    return TypeError(f"{op}: {name} is of type {type(value).__name__}, not Tensor")
+check_floats, check_ids = _dtype_check("f"), _dtype_check("i")
 
 
 def check_whole_number(op, name, value, least):
@@ -82,16 +81,17 @@ def give_gradients(nodes, gradient_kernel):
     if not wanted:
         return
     if all(isinstance(node, Leaf) and node.awaits_first_gradient() for node in wanted):
-        flag = first_gradient_flag(wanted)
+        flag = AccumulateFlag(wanted)
+        flag.zero_missing()
         gradient_kernel([NULL if node is None else node.prepare_gradient() for node in nodes], flag)
         return
-    places = [None if node is None else node.target() for node in nodes]
-    flags = [place[1] for place in places if place is not None]
+    targets = [(NULL, None) if node is None else node.target() for node in nodes]
+    flags = [flag for _, flag in targets if flag is not None]
     if all(flag == flags[0] and type(flag) is int for flag in flags):
-        gradient_kernel([NULL if place is None else place[0] for place in places], flags[0])
+        gradient_kernel([pointer for pointer, _ in targets], flags[0])
         return
     scratch = [None if node is None else Tensor.empty(node.shape) for node in nodes]
     gradient_kernel([array_pointer(tensor) for tensor in scratch], 0)
-    for place, tensor in zip(places, scratch):
-        if place is not None:
-            launch(lib.scale_forward, place[0], tensor.ptr, ONE.ptr, tensor.size, place[1])
+    for (pointer, flag), tensor in zip(targets, scratch):
+        if tensor is not None:
+            launch(lib.scale_forward, pointer, tensor.ptr, ONE.ptr, tensor.size, flag)

@@ -19,10 +19,10 @@ def add(a, b):
     """Return a + b, of one shape. If a or b is deferred, its kernel adds the other."""
     check_floats("add", a=a, b=b)
     check_same_shape("add", "a", a, "b", b)
-    other, last = (b, a) if _takes_residual(a) else (a, b)
-    if _takes_residual(last):
-        fused = last.deferred.compute
-        out = Tensor.later(a.shape, lambda out: fused(out, other), takes_residual=False)
+    residual, deferred = (b, a) if _takes_residual(a) else (a, b)
+    if _takes_residual(deferred):
+        compute = deferred.deferred.compute
+        out = Tensor.deferrable(a.shape, lambda out: compute(out, residual), takes_residual=False)
     else:
         out = Tensor.empty(a.shape)
         launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)
@@ -43,15 +43,14 @@ def mul(a, b):
     """Return a * b elementwise, of one shape."""
     check_floats("mul", a=a, b=b)
     check_same_shape("mul", "a", a, "b", b)
-    out = Tensor.empty(a.shape)
-    launch(lib.mul_forward, out.ptr, a.ptr, b.ptr, out.size)
+    out, n, node_a, node_b = Tensor.empty(a.shape), a.size, a.node, b.node
+    launch(lib.mul_forward, out.ptr, a.ptr, b.ptr, n)
 
     def backward(dout):
         for node, other in (node_a, b), (node_b, a):
             give_gradient(node, lambda da, acc: launch(
-                lib.mul_backward, da, dout.array.ptr, other.ptr, out_size, acc))
+                lib.mul_backward, da, dout.array.ptr, other.ptr, n, acc))
 
-    out_size, node_a, node_b = out.size, a.node, b.node
     return attach(out, (a, b), backward)
 
 
@@ -99,8 +98,7 @@ def reshape(a, shape):
         check_whole_number("reshape", "length", n, 0)
     check(prod(shape) == a.size, "reshape: {} values of shape {} do not fit shape {}", a.size,
           a.shape, shape)
-    out = Tensor.empty(shape, memory=a.memory, offset=a.offset)
-    node = a.node
+    out, node = Tensor.empty(shape, memory=a.memory, offset=a.offset), a.node
 
     def backward(dout):
         node.receive(dout.viewed_as(node.shape))
@@ -119,19 +117,15 @@ def matmul(a, b, transpose_b=False):
           " transposed" if transpose_b else "")
     out = Tensor.empty((*a.shape[:-1], N))
     launch(lib.matmul, out.ptr, a.ptr, b.ptr, M, N, K, 0, int(transpose_b), 0)
-
     node_a, node_b = a.node, b.node
 
     def backward(dout):
         d = dout.array.ptr
         # da = dout b^T and db = a^T dout. With transpose_b, da = dout b and db = dout^T a.
-        give_gradient(node_a, lambda da, acc: launch(lib.matmul, da, d, b.ptr, M, K, N, 0,
-                      int(not transpose_b), acc))
-        if transpose_b:
-            give_gradient(node_b, lambda db, acc: launch(lib.matmul, db, d, a.ptr, N, K, M, 1, 0,
-                                                         acc))
-        else:
-            give_gradient(node_b, lambda db, acc: launch(lib.matmul, db, a.ptr, d, K, N, M, 1, 0,
-                                                         acc))
+        left, right, rows, columns = (d, a.ptr, N, K) if transpose_b else (a.ptr, d, K, N)
+        give_gradient(node_a, lambda da, acc: launch(
+            lib.matmul, da, d, b.ptr, M, K, N, 0, int(not transpose_b), acc))
+        give_gradient(node_b, lambda db, acc: launch(
+            lib.matmul, db, left, right, rows, columns, M, 1, 0, acc))
 
     return attach(out, (a, b), backward)

@@ -33,31 +33,31 @@ def linear(x, weight, bias=None):
         launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, array_pointer(bias),
                array_pointer(residual), R, IN, OUT)
 
-    out = Tensor.later((*x.shape[:-1], OUT), compute)
-    nodes, kept = (x.node, weight.node, node_of(bias)), x.kept()
+    out = Tensor.deferrable((*x.shape[:-1], OUT), compute)
+    nodes, saved_x = (x.node, weight.node, node_of(bias)), x.save_for_backward()
 
     def backward(dout):
-        _linear_backward(dout.array, kept, weight, nodes, R, IN, OUT)
+        _linear_backward(dout.array, saved_x, weight, nodes, R, IN, OUT)
 
     return attach(out, (x, weight, bias), backward)
 
 
-def _linear_backward(dout, x, weight, nodes, R, IN, OUT):
-    """Compute dW = x^T dout and db = the sum of dout's rows, then dx = dout W^T. x is a function
-    that gives the array; nodes are the nodes of x, weight and bias."""
+def _linear_backward(dout, saved_x, weight, nodes, R, IN, OUT):
+    """Compute dW = x^T dout and db = the sum of dout's rows, then dx = dout W^T. saved_x is a
+    function that gives x; nodes are the nodes of x, weight and bias."""
     x_node, *weight_and_bias = nodes
-    _linear_backward_weight(dout, x, weight_and_bias, R, IN, OUT)
+    _linear_backward_weight(dout, saved_x, weight_and_bias, R, IN, OUT)
     give_gradient(x_node, lambda dx, acc: launch(
         lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr, NULL, R, IN, OUT, acc))
 
 
-def _linear_backward_weight(dout, x, nodes, R, IN, OUT):
+def _linear_backward_weight(dout, saved_x, nodes, R, IN, OUT):
     weight_node, bias_node = nodes
     if weight_node is None:  # at most the bias has a gradient: a sum over rows, with IN = 0
         give_gradient(bias_node, lambda db, acc: launch(
             lib.linear_backward_weight, NULL, db, NULL, dout.ptr, R, 0, OUT, acc))
         return
-    x = x()
+    x = saved_x()
     give_gradients(nodes, lambda places, acc: launch(
         lib.linear_backward_weight, *places, x.ptr, dout.ptr, R, IN, OUT, acc))
 
@@ -78,10 +78,10 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
           "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
     check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
           "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
-    parts, keeps, kept_pre = _row_parts(R), grad_enabled(), []
+    parts, saves, saved_pre = _row_parts(R), grad_enabled(), []
 
     def compute(out, residual=None):
-        pre, hidden = Tensor.empty((R, H)) if keeps else None, Tensor.empty((parts[0].stop, H))
+        pre, hidden = Tensor.empty((R, H)) if saves else None, Tensor.empty((parts[0].stop, H))
         for rows in parts:
             n = len(rows)
             launch(lib.linear_forward, hidden.ptr,
@@ -89,21 +89,21 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
                    _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H)
             launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
                    proj_bias.ptr, array_pointer(_part(residual, rows)), n, H, C)
-        kept_pre[:] = [pre]
+        saved_pre[:] = [pre]
 
-    out, kept = Tensor.later(x.shape, compute), x.kept()
+    out, saved_x = Tensor.deferrable(x.shape, compute), x.save_for_backward()
     fc_nodes = x.node, fc_weight.node, fc_bias.node
     proj_nodes = proj_weight.node, proj_bias.node
 
     def backward(dout):
-        inp = kept
-        if not kept_pre:  # the result was never computed, but pre is needed here
-            x, pre = kept(), Tensor.empty((R, H))
+        get_x = saved_x
+        if saved_pre:
+            pre = saved_pre.pop()
+        else:  # the result was never computed, but pre is needed here
+            x, pre = saved_x(), Tensor.empty((R, H))
             launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
                    H)
-            kept_pre.append(pre)
-            inp = lambda: x
-        pre = kept_pre.pop()
+            get_x = lambda: x
         # The gradient of pre overwrites pre, which is read here for the last time. The same kernel
         # computes the GELU of pre once more, into hidden.
         hidden = Tensor.empty((parts[0].stop, H))
@@ -113,7 +113,7 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
                    len(rows), H, C, 0)
             _linear_backward_weight(d, lambda: hidden, proj_nodes, len(rows), H, C)
         del hidden
-        _linear_backward(pre, inp, fc_weight, fc_nodes, R, C, H)
+        _linear_backward(pre, get_x, fc_weight, fc_nodes, R, C, H)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias), backward)
 
@@ -122,8 +122,8 @@ def _row_parts(R):
     """Divide R rows into ranges of equal length; the last may be shorter. The length is at most
     MLP_ROWS and a multiple of 256, the number of rows that kernels sum at a time. It depends on R
     alone."""
-    each = max(256, -(-R // max(1, -(-R // MLP_ROWS)) // 256) * 256)
-    return [range(start, min(start + each, R)) for start in range(0, R, each)] or [range(0)]
+    length = max(256, -(-R // max(1, -(-R // MLP_ROWS)) // 256) * 256)
+    return [range(start, min(start + length, R)) for start in range(0, R, length)] or [range(0)]
 
 
 def _part(x, rows):
@@ -154,24 +154,24 @@ def layernorm(x, weight, bias, eps=1e-5):
                R, C, eps)
         return out
 
-    run(out).remake = lambda: run(Tensor.empty(x.shape))
+    run(out).recompute = lambda: run(Tensor.empty(x.shape))
     node, weight_nodes = x.node, (weight.node, bias.node)
 
     def backward(dout):
         # The kernel writes all three gradients; those that are not needed go to scratch memory.
-        unused = Tensor.empty((R, C)) if node is None else None
-        dx, acc = node.target() if node is not None else (unused.ptr, 0)
-        spare = Tensor.empty((C,))
+        scratch_x = Tensor.empty((R, C)) if node is None else None
+        dx, acc = node.target() if node is not None else (scratch_x.ptr, 0)
+        scratch = Tensor.empty((C,))
 
-        def params(places, acc_params):
-            dw, db = (spare.ptr if p == NULL else p for p in places)
+        def run_backward(places, acc_params):
+            dw, db = (scratch.ptr if place == NULL else place for place in places)
             launch(lib.layernorm_backward, dx, dw, db, dout.array.ptr, x.ptr, weight.ptr,
                    mean.ptr, rstd.ptr, R, C, acc, acc_params)
 
         if weight_nodes == (None, None):
-            params((NULL, NULL), 0)
+            run_backward((NULL, NULL), 0)
         else:
-            give_gradients(weight_nodes, params)
+            give_gradients(weight_nodes, run_backward)
 
     return attach(out, (x, weight, bias), backward)
 
@@ -213,14 +213,15 @@ def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
     B, T, C = _attention_sizes("attention", qkv, n_head)
     p, seed = _dropout_arguments("attention", dropout, seed, stream)
     out, lse = Tensor.empty((B, T, C)), Tensor.empty((B, n_head, T))
-    launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p, seed.ptr, stream)
+    launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p,
+           array_pointer(seed), stream)
     node = qkv.node
     y = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)
 
     def backward(dout):
         dqkv = Tensor.empty(qkv.shape)
         launch(lib.attention_backward, dqkv.ptr, dout.array.ptr, qkv.ptr, y.ptr, lse.ptr, B, T, C,
-               n_head, p, seed.ptr, stream)
+               n_head, p, array_pointer(seed), stream)
         node.hand_over(dqkv)
 
     return attach(out, (qkv,), backward)
@@ -292,10 +293,6 @@ def embedding(ids, wte, wpe=None, past=0):
     return attach(out, (wte, wpe), backward)
 
 
-class _NoSeed:
-    ptr = NULL
-
-
 class Seed:
     """Holds the random seed of one forward pass, in memory that the kernels read.
 
@@ -316,12 +313,13 @@ class Seed:
 
 
 def _dropout_arguments(op, dropout, seed, stream):
-    """Check the arguments; return (share, Seed). The backward pass must keep the Seed alive."""
+    """Check the arguments; return the share, and the Seed or None. The backward pass must keep the
+    Seed alive."""
     dropout = in_float32(f"{op}: dropout", dropout, 0.0, 1.0)
     check(isinstance(stream, int) and 0 <= stream < 2 ** 64,
           "{}: stream={!r} is not a whole number in [0, 2^64)", op, stream)
     if not dropout:
-        return 0.0, _NoSeed
+        return 0.0, None
     check(isinstance(seed, Seed),
           "{}: dropout={} needs a seed, an ops.Seed; it is {}", op, dropout, type(seed).__name__)
     return dropout, seed
@@ -341,13 +339,14 @@ def dropout(x, dropout, seed, stream=0):
     R, C = rows_of("dropout", "x", x)
 
     def compute(out, residual=None):
-        launch(lib.dropout_forward, out.ptr, x.ptr, array_pointer(residual), R, C, p, seed.ptr,
-               stream)
+        launch(lib.dropout_forward, out.ptr, x.ptr, array_pointer(residual), R, C, p,
+               array_pointer(seed), stream)
 
-    out, node = Tensor.later(x.shape, compute), x.node
+    out, node = Tensor.deferrable(x.shape, compute), x.node
 
     def backward(dout):
         dx, acc = node.target()
-        launch(lib.dropout_backward, dx, dout.array.ptr, R, C, p, seed.ptr, stream, acc)
+        launch(lib.dropout_backward, dx, dout.array.ptr, R, C, p, array_pointer(seed), stream,
+               acc)
 
     return attach(out, (x,), backward)

@@ -1,6 +1,6 @@
 """Stands in for ../torch_gpt.py where PyTorch is missing: the same functions, on pygpt and loops.
 
-So a test can run what the benchmarks do on our side. What it would measure says nothing.
+So a test can run our side of the benchmarks. The times that they print then mean nothing.
 """
 
 from array import array
@@ -11,7 +11,7 @@ VERSION = "PyTorch's stand-in"
 
 
 def set_num_threads(threads):
-    """Nothing here has threads of its own."""
+    """Do nothing: the stand-in has no threads of its own."""
 
 
 class Twin:
@@ -59,7 +59,7 @@ def training_step(config, ids, threads, variant):
 
 
 class Matrix:
-    """The element in row i and column j is values[i * row + j * column]."""
+    """A view of values: the element in row i and column j is values[i * row + j * column]."""
 
     def __init__(self, values, rows, columns, row, column):
         self.values, self.rows, self.columns = values, rows, columns
