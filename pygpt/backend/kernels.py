@@ -19,7 +19,7 @@ from pygpt.backend.installation import check_module, explained
 
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
 
-SPIN_COUNT = "1000"  # tens of microseconds, as long as the gaps between the kernels of a step
+SPIN_SECONDS = 30e-6  # TODO
 
 
 class IdRangeError(ValueError):
@@ -41,8 +41,9 @@ def _load():
     stays near it. The library reads the variable once, when it is loaded.
     """
     chosen_by_user = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
+    from pygpt._spin import round_seconds
     if not chosen_by_user:
-        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+        os.environ["GOMP_SPINCOUNT"] = str(round(SPIN_SECONDS / round_seconds()))
     try:
         for module in MODULES:
             importlib.import_module(f"pygpt.{module}")
@@ -54,7 +55,7 @@ def _load():
 
 
 # The compiled modules. From 3.12 on, a Python class can export its memory without _buffer.
-MODULES = ("_kernels", "_buffer") if sys.version_info < (3, 12) else ("_kernels",)
+MODULES = ("_spin", "_kernels", *(("_buffer",) if sys.version_info < (3, 12) else ()))
 
 if BACKEND == "c":
     for module in MODULES:
