@@ -11,7 +11,8 @@ from pygpt.autograd.thread_settings import ThreadSettings
 
 
 class _Settings(ThreadSettings):
-    forward_pass = call_module = None
+    forward_pass = None  # the PassSettings in force
+    call_module = None   # the function of calling_modules()
 
 
 _settings = _Settings()

@@ -1,4 +1,4 @@
-"""Makes the kernel calls of the ops and takes the memory of their results, to record both.
+"""Makes the ops' kernel calls and takes memory for their results, so that both can be recorded.
 
 `launch` makes a call. Within `recording`, a program (replay.py) records the calls of the thread,
 and lends arrays their memory. Within `calling`, another function makes the calls: to inspect their
