@@ -50,8 +50,7 @@ class Module:
         return forward_pass.call_forward(self, inputs)
 
     def _run_unchanged(self, before, *inputs):
-        """Run the module; raise ValueError if its dependencies() are no longer those of `before`.
-        """
+        """Run the module; raise ValueError if its dependencies() now differ from `before`."""
         if dependencies(self, with_places=False) != before:
             raise ValueError(f"backward(): a {type(self).__name__} that is to be recomputed "
                              "has changed since the forward pass; compute the loss again")
