@@ -94,7 +94,7 @@ INLINE vf vsqrt(vf x) {
 #endif
 #endif
 
-/* Add the lanes of a vector, or find their maximum, pairwise by halves: in a fixed order. */
+/* vsum adds the lanes pairwise by halves, in a fixed order; vmax_lanes finds the largest lane. */
 #if defined(SIMD_AVX512)
 INLINE float vsum(vf x) { return _mm512_reduce_add_ps((__m512)x); }
 INLINE float vmax_lanes(vf x) { return _mm512_reduce_max_ps((__m512)x); }

@@ -234,7 +234,7 @@ SHAPE = dict(n_layer=4, n_head=4, n_embd=128, n_positions=128)
 class TrainConfig:
     """Holds the settings of a training run, with the shape of the model.
 
-    The defaults are the run of `make train`: about two minutes on two cores.
+    The defaults are the run of `make train`; README.md says how long it takes.
 
     Raises:
         ConfigError: a value is out of its range, or two values contradict each other.
@@ -266,9 +266,9 @@ class TrainConfig:
     batch_size: int = count(16, "sequences in a batch", "sequences")
     grad_accumulation_steps: int = count(1, "batches whose gradients are averaged into a step",
                                          "batches")
-    recompute: bool = setting(False, "keep only the input of each block, and run the block's "
-                              "forward pass again in the backward pass: less memory, more time, "
-                              "the same numbers")
+    recompute: bool = setting(False, "keep only the input of each block but the last, and run "
+                              "the block's forward pass again in the backward pass: less memory, "
+                              "more time, the same numbers")
     learning_rate: float = setting(2e-3, "highest learning rate, reached after the warm-up",
                                    "[0, inf)")
     min_learning_rate: float | None = setting(None, "learning rate that the cosine decay ends at "

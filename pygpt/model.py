@@ -4,8 +4,9 @@
     a block:  x = x + attn(ln_1(x));  x = x + mlp(ln_2(x))
 
 Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Names are GPT-2's.
-autograd/ fuses a sum with the product before it, records steps, and gives a layer its dropout seed
-and its cache.
+These lines show the equations alone. autograd/ does the rest: arrays.py lets the kernel of a
+product also add the sum that follows it; forward_pass.py holds the dropout seed and the cache where
+a layer finds them; recorded_step.py records the kernel calls of a training step and replays them.
 """
 
 import copy
@@ -16,9 +17,9 @@ from functools import cached_property
 
 from pygpt import generate, nn
 from pygpt.autograd import ops
-from pygpt.autograd.forward_pass import ForwardPass, current_cache, past_positions
+from pygpt.autograd.forward_pass import PassSettings, current_cache, past_positions
 from pygpt.autograd.ids import as_int32, named_bad_ids
-from pygpt.autograd.launch import is_watched, one_at_a_time
+from pygpt.autograd.launch import calls_are_intercepted, one_at_a_time
 from pygpt.autograd.recorded_step import StepCache, dropout_shares
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
@@ -152,9 +153,11 @@ class GPT(nn.Module):
     Attributes:
         end_of_text: the id of the token that ends a text, a tuple of ids, or None. Generation stops
             at such a token. from_pretrained() takes it from config.json.
-        recompute: if True, a forward pass keeps only the input of each block, and the backward
-            pass runs the block's forward again. This takes less memory and more time, and every
-            number stays the same. It is False at first.
+        recompute: if True, a forward pass keeps only the input of each block but the last, and the
+            backward pass runs the block's forward again. This takes less memory and more time, and
+            every number stays the same. It is False at first.
+        dropout_seed, forward_passes: the seed of all dropout masks, and the number of passes that
+            have drawn some. Every pass gets a seed of its own from these two (next_seed).
     """
 
     _steps = cached_property(StepCache)
@@ -247,11 +250,12 @@ class GPT(nn.Module):
         x = self.transformer(ids)                                               # (B, T, C)
         return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
 
-    def forward_pass(self, seed=None):
-        """Return a ForwardPass of this model. The last block is never recomputed: its second run
-        would follow the first at once and save no memory."""
+    def pass_settings(self, seed=None):
+        """Return the PassSettings within which forward() or forward_loss() is to be called. The
+        last block is never recomputed: its second run would follow the first at once and save no
+        memory."""
         recomputed = self.transformer.h[:-1] if self.recompute else ()
-        return ForwardPass(seed, self.transformer.dropouts(), recomputed=recomputed)
+        return PassSettings(seed, self.transformer.dropouts(), recomputed=recomputed)
 
     @one_at_a_time
     def __call__(self, ids):
@@ -262,7 +266,7 @@ class GPT(nn.Module):
                 in 0..vocab_size-1.
         """
         ids = self._ids(ids)
-        with named_bad_ids(self.config.vocab_size, ids), self.forward_pass(self._seed()):
+        with named_bad_ids(self.config.vocab_size, ids), self.pass_settings(self._seed()):
             return self.forward(ids)
 
     @one_at_a_time
@@ -318,7 +322,7 @@ class GPT(nn.Module):
             raise ValueError(f"{cache.past} + {T} positions are more than n_positions={P}")
         with no_grad():
             with (named_bad_ids(self.config.vocab_size, new),
-                  ForwardPass(cache=cache.from_first_layer())):
+                  PassSettings(cache=cache.from_first_layer())):
                 x = self.transformer(new)                                       # (1, T, C)
             cache.past += T
             last = Tensor.empty((1, C), memory=x.memory, offset=x.offset + 4 * (T - 1) * C)
@@ -342,11 +346,12 @@ class GPT(nn.Module):
         tensor.memory.view[:4 * B * T] = flat
         return tensor
 
-    def watched(self):
-        """List all that recorded steps depend on (nn.watched), or return None if steps must run op
-        by op: forward_loss is not this class's own, or launch.calling is in force."""
-        if nn.is_as_written(type(self), "forward_loss") and not is_watched():
-            found = nn.watched(self.transformer)
+    def step_dependencies(self):
+        """List all that recorded steps depend on: the ops and nn.dependencies of the transformer.
+        Return None if steps must run op by op: the transformer has something that cannot be
+        compared, forward_loss is not this class's own, or launch.calling is in force."""
+        if nn.is_as_written(type(self), "forward_loss") and not calls_are_intercepted():
+            found = nn.dependencies(self.transformer)
             return found and [*map(vars(ops).get, ops.__all__), *found]
         return None
 

@@ -45,20 +45,16 @@ class Module:
         """
         current = forward_pass.current()
         if current is not None and id(self) in current.recomputed:
-            run = partial(self._run_unchanged, watched(self, with_places=False))
+            run = partial(self._run_unchanged, dependencies(self, with_places=False))
             return recomputed(partial(current.resume, run), *inputs)
-        return self._run(*inputs)
+        return forward_pass.call_forward(self, inputs)
 
     def _run_unchanged(self, before, *inputs):
-        """Run the module; raise ValueError if it has changed since watched() returned `before`."""
-        if watched(self, with_places=False) != before:
+        """Run the module; raise ValueError if its dependencies() now differ from `before`."""
+        if dependencies(self, with_places=False) != before:
             raise ValueError(f"backward(): a {type(self).__name__} that is to be recomputed "
                              "has changed since the forward pass; compute the loss again")
-        return self._run(*inputs)
-
-    def _run(self, *inputs):
-        watcher = forward_pass.watcher()
-        return self.forward(*inputs) if watcher is None else watcher(self, inputs)
+        return forward_pass.call_forward(self, inputs)
 
     @one_at_a_time
     def __deepcopy__(self, memo):
@@ -197,10 +193,10 @@ class Module:
         return layout
 
 
-# ------------------------------------------------------------------------------------- watched ---
+# -------------------------------------------------------------------------------- dependencies ---
 
 _RECORDABLE = {}  # {class: its functions when it was defined}
-_UNWATCHED = {"training", "_gradients"}  # attributes on which no recorded call depends
+_NO_DEPENDENCIES = {"training", "_gradients"}  # attributes on which no recorded call depends
 
 
 def recordable(cls):
@@ -208,7 +204,7 @@ def recordable(cls):
 
     The class promises that its results depend only on the inputs, the instance's attributes and the
     class's functions, and that ops compute all of them. The attributes and the functions are
-    watched.
+    compared before every step (see dependencies).
     """
     _RECORDABLE[cls] = {name: value for name, value in vars(cls).items() if callable(value)}
     return cls
@@ -220,7 +216,7 @@ def is_as_written(cls, name):
                for home, written in _RECORDABLE.items() if issubclass(cls, home))
 
 
-def watched(module, with_places=True):
+def dependencies(module, with_places=True):
     """List all that the results of a module depend on besides its inputs, to compare with `==`.
 
     The list has each parameter, whether it is trained, and (with_places) the memory of its values
@@ -228,7 +224,7 @@ def watched(module, with_places=True):
     shares in force are compared separately.
 
     Returns:
-        A list, which keeps its objects alive; or None if something cannot be watched: a module
+        A list, which keeps its objects alive; or None if something cannot be compared: a module
         whose class is not recordable or has had a function replaced, or an attribute that is
         neither a module, a parameter, a plain value nor a list, tuple or dict of these.
     """
@@ -258,7 +254,7 @@ def watched(module, with_places=True):
             if id(value) not in seen:
                 seen.add(id(value))
                 for name, item in vars(value).items():
-                    if name not in _UNWATCHED:
+                    if name not in _NO_DEPENDENCIES:
                         found.append(name)
                         waiting.append(item)
         elif dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen:

@@ -1,4 +1,4 @@
-"""Defines optimizers over a model's flat buffers. Each call below is one pass over a buffer.
+"""Defines optimizers, which work on a model's flat buffers (parameters.py), not on each tensor.
 
     model.loss_and_grad(ids, targets)    adds to the gradients
     optimizer.clip_grad_norm(1.0)        measures them, and limits their norm
@@ -81,9 +81,10 @@ class Optimizer:
     def clip_grad_norm(self, max_norm):
         """Scale all gradients by one factor so that their norm is at most max_norm.
 
-        The scaling itself happens in the next step, or when a gradient is read (`p.grad`) or added
-        to. A tensor taken earlier (`g = p.grad`) shows unscaled values until a gradient
-        is read or added to.
+        The factor is stored, and the memory of the gradients is not scaled yet. The next step
+        multiplies by the factor as it reads the gradients. If a gradient is read (`p.grad`) or
+        added to before that, the memory of all gradients is scaled first. So a tensor from an
+        earlier `g = p.grad`, which shares that memory, shows unscaled values until then.
 
         Args:
             max_norm: the limit, above 0. With math.inf the norm is only measured.

@@ -2,7 +2,7 @@
 
 Two copies of a model are edited alike between steps, layers removed, exchanged, wrapped, frozen,
 their settings changed. One records its steps and replays them; the other cannot, for it holds an
-attribute that nobody can watch. Losses and gradients must agree after every step.
+attribute that cannot be compared. Losses and gradients must agree after every step.
 """
 
 import copy
@@ -203,7 +203,8 @@ def twins():
     recorded.eval()
     eager = copy.deepcopy(recorded)
     eager.transformer.something = object()
-    assert nn.watched(eager.transformer) is None and nn.watched(recorded.transformer) is not None
+    assert nn.dependencies(eager.transformer) is None
+    assert nn.dependencies(recorded.transformer) is not None
     return recorded, eager
 
 

@@ -198,4 +198,4 @@ def test_containers_that_hold_themselves():
     module.table, module.list = {}, [1]
     module.table["itself"], module.list[1:] = module.table, [module.list]
     assert len(list(module.named_parameters())) == len(module.parameter_ids()) == 2
-    assert nn.watched(module)[:1] == [module]
+    assert nn.dependencies(module)[:1] == [module]

@@ -1,6 +1,7 @@
 """Tests how the memory of a recorded step is planned, and how little of it a block keeps.
 
-pygpt.program's Pool, and GPT through machine.memory_needed, which plans and computes nothing.
+It tests replay.Pool by itself, and GPT through cost.memory_needed, which plans the memory of a step
+and computes nothing.
 """
 
 import random

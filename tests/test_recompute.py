@@ -1,6 +1,6 @@
 """Tests that running a block's forward pass again in the backward pass changes no bit.
 
-tensor.recomputed by itself, then GPT.recompute beside a model that keeps its activations.
+tape.recomputed by itself, then GPT.recompute beside a model that keeps its activations.
 """
 
 import random

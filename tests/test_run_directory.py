@@ -13,7 +13,8 @@ from runs import contents, numbers, stop_after
 
 from pygpt.checkpoint import model_files
 from pygpt.training import trainer_state
-from pygpt.training.trainer import last_settings, train
+from pygpt.training.trainer import train
+from pygpt.training.trainer_state import last_settings
 
 # --------------------------------------------------------------------------- other people's files
 

@@ -207,4 +207,4 @@ def test_a_meta_file_that_is_no_file(nanogpt, monkeypatch):
 def test_the_command_line_says_it_in_one_line(nanogpt):
     (nanogpt / "meta.pkl").write_bytes(HOSTILE["a call"])
     result = pygpt("train", "--data", nanogpt / "train.bin", "--out", nanogpt / "out")
-    assert_refused(result, 1, "meta.pkl: is no vocabulary of characters")
+    assert_refused(result, 1, "meta.pkl: is not a vocabulary of characters")

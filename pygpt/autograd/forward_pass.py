@@ -1,6 +1,6 @@
 """Holds the settings of a forward pass, so that a module's own lines show only its equation.
 
-Within `with ForwardPass(...)` in a thread, Dropout finds its seed, attention finds its cache, ops
+Within `with PassSettings(...)` in a thread, Dropout finds its seed, attention finds its cache, ops
 may fuse (arrays.deferring), and modules that are to be recomputed keep only their input.
 """
 
@@ -11,13 +11,14 @@ from pygpt.autograd.thread_settings import ThreadSettings
 
 
 class _Settings(ThreadSettings):
-    forward_pass = watcher = None
+    forward_pass = None  # the PassSettings in force
+    call_module = None   # the function of calling_modules()
 
 
 _settings = _Settings()
 
 
-class ForwardPass:
+class PassSettings:
     """Gives layers their settings in one forward pass: all that they use besides their input.
 
     Args:
@@ -36,7 +37,7 @@ class ForwardPass:
         self._blocks = contextlib.ExitStack()
 
     def __enter__(self):
-        if watcher() is None:  # a watcher needs each kernel call inside its module
+        if _settings.call_module is None:  # calling_modules needs each kernel call in its module
             self._blocks.enter_context(deferring())
         self._blocks.enter_context(_settings.set(forward_pass=self))
         return self
@@ -51,19 +52,20 @@ class ForwardPass:
 
 
 def current():
-    """Return the forward pass in progress in this thread, or None."""
+    """Return the PassSettings of the forward pass in progress in this thread, or None."""
     return _settings.forward_pass
 
 
-def watcher():
-    """Return the function that watching() has set in this thread, or None."""
-    return _settings.watcher
+def call_forward(module, inputs):
+    """Return module.forward(*inputs), by the function of calling_modules() if that is in force."""
+    call = _settings.call_module
+    return module.forward(*inputs) if call is None else call(module, inputs)
 
 
 def current_cache():
     """Return the cache of the forward pass in progress, or None."""
-    in_progress = current()
-    return None if in_progress is None else in_progress.cache
+    settings = current()
+    return None if settings is None else settings.cache
 
 
 def past_positions():
@@ -72,7 +74,7 @@ def past_positions():
     return 0 if cache is None else cache.past
 
 
-def watching(function):
-    """Within the block (and thread), call function(module, inputs) in place of each module's
-    forward(*inputs). The function itself must call that forward."""
-    return _settings.set(watcher=function)
+def calling_modules(call):
+    """Within the block (and thread), let call(module, inputs) make the call of each module's
+    forward(*inputs) and return its result."""
+    return _settings.set(call_module=call)

@@ -1,4 +1,4 @@
-"""Calls every kernel and takes every block of memory, so that both can be recorded.
+"""Makes the ops' kernel calls and takes memory for their results, so that both can be recorded.
 
 `launch` makes a call. Within `recording`, a program (replay.py) records the calls of the thread,
 and lends arrays their memory. Within `calling`, another function makes the calls: to inspect their
@@ -76,7 +76,7 @@ def calling(call, memory=None):
     return _settings.set(call=call, memory=memory or _settings.memory)
 
 
-def is_watched():
+def calls_are_intercepted():
     """Whether calling() is in force in this thread. A replay would bypass its function."""
     return _settings.call is not _call
 

@@ -8,8 +8,8 @@ meanwhile gets a step of its own. So the user sees ordinary tensors, and pays fo
 A replay is right only while nothing has changed since the calls were recorded. A step is therefore
 looked up by its key, which holds the batch's shape and the modes of the pass. Everything else is
 compared before every step: the model's modules, their settings, the places of its parameters, and
-which of them are trained (nn.watched). A model that holds anything that cannot be compared runs op
-by op.
+which of them are trained (nn.dependencies). A model that holds anything that cannot be compared
+runs op by op.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class StepCache:
     def __init__(self, model):
         self._model = weakref.ref(model)
         self._by_key = {}     # {Key: steps}, in the order of last use
-        self._watched = None  # nn.watched's list, from which all steps were recorded
+        self._dependencies = None  # the model's, when all these steps were recorded
         self._dropouts = ()   # the model's Dropout modules
         self._has_gradients = False  # whether the parameters' gradients lie in flat buffers
 
@@ -78,17 +78,21 @@ class StepCache:
 
     def _forget_if_changed(self, model):
         """Forget the steps if the model has changed since they were recorded."""
-        found = model.watched()
-        if grad_enabled() and (found is None or found != self._watched or not self._has_gradients):
+        found = model.step_dependencies()
+        if grad_enabled() and not (self._has_gradients and self._were_recorded_from(found)):
             model.gradients()  # this may move the parameters to flat buffers
-            found, self._has_gradients = model.watched(), True
-        if found is None or found != self._watched:
-            self._by_key, self._watched = {}, found
+            found, self._has_gradients = model.step_dependencies(), True
+        if not self._were_recorded_from(found):
+            self._by_key, self._dependencies = {}, found
             self._dropouts = model.transformer.dropouts()
+
+    def _were_recorded_from(self, dependencies):
+        """Whether the steps are still right. Without dependencies (None) nothing is recorded."""
+        return dependencies is not None and dependencies == self._dependencies
 
     def _free_step(self, model, key):
         steps = self._by_key.pop(key, [])
-        if self._watched is None:
+        if self._dependencies is None:
             return TrainingStep(model, key, is_recorded=False)
         free = [step for step in steps if step.is_free()] or [TrainingStep(model, key)]
         in_use = [step for step in steps if step not in free]
@@ -153,7 +157,7 @@ class TrainingStep:
         """Run the forward pass op by op; record it if is_recorded was given."""
         program, model = Program() if self._is_recorded else None, self._model()
         with (program.record_forward() if program else contextlib.nullcontext(),
-              model.forward_pass(self.seed)):
+              model.pass_settings(self.seed)):
             graph = model.forward_loss(self.ids, self.targets, self._key.ignore_index)
         self.program, self._graph = program, graph
         self._has_gradients = graph.node is not None

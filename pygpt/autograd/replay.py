@@ -129,7 +129,7 @@ class Program:
         self.recorded, self.leaves = False, ()
         self._places = []       # the memory of each leaf's gradient, which the calls write to
         self._backward = []     # (kernel, args) of each call
-        self._bound = {}        # {which leaves hold a gradient before: (calls, flags)}
+        self._calls_by_state = {}  # {leaf.valid of each of leaves, a tuple: backward_calls()}
 
     def record_forward(self):
         """Within the block, record kernel calls as the forward pass."""
@@ -175,14 +175,15 @@ class Program:
             leaf.valid = True
 
     def backward_calls(self):
-        """Return (calls, flags) of the backward pass. They depend on which leaves hold a gradient
-        when it begins."""
-        holding = tuple(leaf.valid for leaf in self.leaves)
-        if holding not in self._bound:
-            self._bound[holding] = self._bind()
-        return self._bound[holding]
+        """Return (calls, flags) of the backward pass: functions without arguments to call in order,
+        and the accumulate flags among their arguments. The flags depend on which leaves hold a
+        gradient when the pass begins, so there is one list of calls for each such state."""
+        state = tuple(leaf.valid for leaf in self.leaves)
+        if state not in self._calls_by_state:
+            self._calls_by_state[state] = self._calls_with_new_flags()
+        return self._calls_by_state[state]
 
-    def _bind(self):
+    def _calls_with_new_flags(self):
         calls, flags = [], []
         for kernel, args in self._backward:
             args = [AccumulateFlag(a.leaves) if type(a) is AccumulateFlag else a for a in args]

@@ -124,29 +124,31 @@ class Node:
         Raises:
             ValueError: it ran before, or a leaf has changed since its values were computed.
         """
-        if self.backward is _ran_before:
-            _ran_before(None)
+        if self.backward is _refuse_second_run:
+            _refuse_second_run(None)
         for parent in self.parents:
             if type(parent) is Leaf:
                 parent.refuse_if_changed_after(max(self.serial, computed_at))
 
     def run(self):
         shared, self.shared = self.shared, None
-        backward, self.backward, self.parents = self.backward, _ran_before, ()
+        backward, self.backward, self.parents = self.backward, _refuse_second_run, ()
         backward(shared)
         shared.release()
 
 
-def _ran_before(shared):
+def _refuse_second_run(shared):
+    """Take the place of a node's backward function once that has run."""
     raise ValueError("backward() ran through this graph before; compute the tensor again")
 
 
 class AccumulateFlag(int):
     """The accumulate flag of the first gradient that leaves get in a backward pass.
 
-    It is 1 if a leaf holds a gradient from an earlier pass, and 0 if none does. Only this flag
-    differs between two runs of the same tape. A kernel that writes the gradients of several leaves
-    has one flag for all of them.
+    It is 1 if a leaf holds a gradient from an earlier pass, and 0 if none does. A kernel that
+    writes the gradients of several leaves has one flag for all of them. When recorded calls are
+    replayed, these flags are the only arguments that must be found anew: whether a leaf holds a
+    gradient may have changed since the recording.
 
     Attributes:
         leaves: the Leafs whose gradients the kernel writes.
@@ -331,10 +333,8 @@ def recomputed(function, x):
         first = next_serial()
         with _settings.set(tape=ON), deferring(completely=False):
             root = function(x).node
-        try:
-            _run_nodes(root, dout, first)
-        finally:
-            dout.hold()
+        _run_nodes(root, dout, first)
+        dout.hold()  # _run_nodes released it, and so will Node.run, which called this function
 
     if input_nodes:
         out.node = Node(out.shape, tuple(input_nodes.values()), backward)

@@ -43,7 +43,7 @@ class Tensor(Array, Exporter):
         TypeError: data holds something that is not a number.
     """
 
-    __slots__ = ("node", "leaf", "recompute")
+    __slots__ = ("node", "leaf", "rebuild")
     __array_ufunc__ = None  # so NumPy's scalars leave arithmetic to this class
 
     def __init__(self, data, requires_grad=False, dtype="float32"):
@@ -59,7 +59,7 @@ class Tensor(Array, Exporter):
 
     def _describe(self, shape, code):
         super()._describe(shape, code)
-        self.node = self.leaf = self.recompute = None
+        self.node = self.leaf = self.rebuild = None
 
     @property
     def dtype(self):
@@ -67,10 +67,11 @@ class Tensor(Array, Exporter):
         return DTYPES[self.code]
 
     def save_for_backward(self):
-        """Return a function that gives this tensor to the backward pass. Where its op prefers to
-        compute the values again rather than keep them, that function is `recompute`.
+        """Return a function that gives this tensor to the backward pass. If the op that made the
+        tensor has set `rebuild`, this is that function: it computes the values again, so that
+        nothing keeps them until then.
         """
-        return self.recompute or (lambda: self)
+        return self.rebuild or (lambda: self)
 
     def __buffer__(self, flags):
         whole = self.memory.view[self.offset:self.offset + 4 * self.size]

@@ -1,4 +1,4 @@
-"""Defines every kernel of csrc/pygpt.h as plain Python loops.
+"""Defines the numeric kernels of csrc/pygpt.h as plain Python loops.
 
 Names, argument order and contracts are those of the header, whose glossary explains the capitals.
 The formula stands there, its loop here, and its fast form in csrc/. A tensor is any flat object
@@ -7,6 +7,7 @@ is absent is None or NULL, and `if bias:` tests for it. Sums run in Python's flo
 precision, and are stored unchanged: a list keeps them, float32 memory rounds them.
 
 PYGPT_BACKEND=reference trains with these loops, and the tests check the C kernels against them.
+The loops of the bpe_* functions are in tokenizer/bpe_python.py.
 """
 
 from itertools import product
@@ -179,9 +180,9 @@ def softmax_backward(dinp, dout, out, R, C, accumulate):
     # out_j = e^x_j / sum e^x gives d out_j / d x_i = out_j ([i = j] - out_i), so
     # d loss / d x_i = sum_j dout_j out_j ([i = j] - out_i) = out_i (dout_i - sum_j dout_j out_j).
     for r in range(R):
-        mean = _dot(dout, r * C, out, r * C, C)
+        dot = _dot(dout, r * C, out, r * C, C)
         for i in range(r * C, r * C + C):
-            _store(dinp, i, out[i] * (dout[i] - mean), accumulate)
+            _store(dinp, i, out[i] * (dout[i] - dot), accumulate)
     return OK
 
 

@@ -12,7 +12,7 @@ import weakref
 
 from pygpt.backend import reference
 from pygpt.backend.kernels import Memory, address, check, lib
-from pygpt.autograd.forward_pass import watching
+from pygpt.autograd.forward_pass import calling_modules
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import entering_nodes, next_serial
 
@@ -56,7 +56,7 @@ def locate(model, batches, scale):
     watch = _Watch(model)
     model.gradients().forget()
     try:
-        with (watching(watch.call_module), entering_nodes(watch.enter_node),
+        with (calling_modules(watch.call_module), entering_nodes(watch.enter_node),
               calling(watch.call, watch.block)):
             for watch.batch, (ids, targets) in enumerate(batches, 1):
                 model.loss_and_grad(ids, targets, scale=scale)

@@ -1,8 +1,8 @@
 """Defines the layers of a GPT as ops: linear, MLP, layer norm, GELU, softmax, attention, embedding
 and dropout.
 
-Names change only here: n_head in Python is NH in C (glossary: csrc/pygpt.h). Each backward stands
-directly under its forward. Its formula is in the kernel's contract in that header, and its
+In the calls of the kernels, Python's n_head is C's NH (glossary: csrc/pygpt.h). Each backward
+stands directly under its forward. Its formula is in the kernel's contract in that header, and its
 derivation in the kernel's .c file.
 """
 
@@ -99,7 +99,7 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
         get_x = saved_x
         if saved_pre:
             pre = saved_pre.pop()
-        else:  # the result was never computed, but pre is needed here
+        else:  # compute() never ran, as in the second run of tape.recomputed, but pre is needed
             x, pre = saved_x(), Tensor.empty((R, H))
             launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
                    H)
@@ -138,8 +138,9 @@ def layernorm(x, weight, bias, eps=1e-5):
     """Return (x - mean) / sqrt(variance + eps) * weight + bias over the last axis; weight (C,),
     bias (C,).
 
-    Its own backward pass needs x but not the result. An op that needs the result in the backward
-    pass computes it again, in one pass over x. So a block keeps 2 C fewer numbers for each token.
+    The result is not kept for the backward pass. Layernorm's own gradient needs only x, mean and
+    rstd. An op that reads the result in its backward pass, such as linear, computes it again from x
+    by `out.rebuild`. A block has two layer norms, so it keeps 2 C fewer numbers for each token.
     """
     check_floats("layernorm", x=x, weight=weight, bias=bias)
     R, C = rows_of("layernorm", "x", x)
@@ -149,12 +150,13 @@ def layernorm(x, weight, bias, eps=1e-5):
     refuse_twice("layernorm", x, weight, bias)
     out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
 
-    def run(out):
+    def normalise(out):
         launch(lib.layernorm_forward, out.ptr, mean.ptr, rstd.ptr, x.ptr, weight.ptr, bias.ptr,
                R, C, eps)
         return out
 
-    run(out).recompute = lambda: run(Tensor.empty(x.shape))
+    normalise(out)
+    out.rebuild = lambda: normalise(Tensor.empty(x.shape))
     node, weight_nodes = x.node, (weight.node, bias.node)
 
     def backward(dout):
