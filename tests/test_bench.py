@@ -9,6 +9,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from commands import python
 
 import pygpt
 from conftest import TEXT
+from pygpt.backend import kernels, reference
+from pygpt.bench import denormals
 from pygpt.bench import kernels as own
-from pygpt.backend import kernels
 from pygpt.cli import main
 
 TOP = Path(__file__).parent.parent
@@ -243,8 +245,57 @@ def test_pygpt_bench(monkeypatch, capsys, dropout):
     assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001"]) == 0
     out = capsys.readouterr().out
     for part in ("gpt2: batch_size=2", "dW = x^T dy", "head and loss, both", "gradient norm",
+                 "inputs that make denormals", "gradients and moments of 1e-39",
                  "a training step", "Python"):
         assert part in out
+    assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["denormals"]
+    assert len({row["kernel"] for row in rows}) == len(rows) == 11
+    assert all(row["ratio"] == row["denormal_ms"] / row["ordinary_ms"] > 0 for row in rows)
+
+
+def test_inputs_that_make_denormals_do_and_ordinary_ones_do_not(monkeypatch):
+    """Run the pairs on the reference, which flushes nothing, and count denormals in the arrays."""
+    monkeypatch.setattr(kernels, "ffi", None)  # memory is Python's
+    monkeypatch.setattr(denormals, "lib", reference)
+    monkeypatch.setattr(denormals, "NULL", None)
+    cases, inputs = denormals.denormal_cases(dict(
+        batch_size=1, n_positions=64, n_layer=1, n_head=1, n_embd=8, vocab_size=50))
+    pairs = {label: pair for label, _, *pair in cases}
+    for label, pair in pairs.items():
+        counts = [denormals_after(call) for call in pair]
+        assert pair[0].func is pair[1].func and counts[0] == 0, label
+        if label not in ("attention forward", "attention backward", "cross entropy forward",
+                         "gelu forward", "gelu backward"):
+            assert counts[1] > 0, label
+    # in attention and the loss denormals arise on the way to a sum
+    assert (pairs["cross entropy forward"][1].args[2]
+            is pairs["cross entropy backward"][1].args[2])
+    assert share_that_vanishes(*pairs["attention forward"][0].args[1:3]) == 0
+    assert share_that_vanishes(*pairs["attention forward"][1].args[1:3]) > 0.4
+    # the reference's tanh rounds to -1, and its gelu to 0, where the formula gives x / (1 + e^-z)
+    for call, arg, share in zip(pairs["gelu forward"] + pairs["gelu backward"], (1, 1, 2, 2),
+                                (0, 1, 0, 1)):
+        tails = [x * math.exp(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))
+                 for x in call.args[arg]]
+        assert (sum(abs(y) < 2 ** -126 for y in tails) > 0.8 * len(tails)) == share
+
+
+def denormals_after(call):
+    call()
+    return sum(0 < abs(x) < 2 ** -126 for arg in call.args
+               if isinstance(arg, memoryview) and arg.format == "f" for x in arg)
+
+
+def share_that_vanishes(lse, qkv, T=64, C=8):
+    """Return how many of one head's probabilities, of those left of the diagonal, are below
+    e^-87."""
+    def score(i, j):
+        q, k = 3 * C * i, 3 * C * j + C
+        return sum(qkv[q + c] * qkv[k + c] for c in range(C)) / math.sqrt(C)
+
+    small = [score(i, j) - lse[i] < -87 for i in range(T) for j in range(i + 1)]
+    return sum(small) / len(small)
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")

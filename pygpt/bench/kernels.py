@@ -1,8 +1,8 @@
 """`pygpt bench`: measures the speed of each kernel and compares it with the machine's limits.
 
-It prints three tables: the machine's own multiply-add rate and read bandwidth, measured first;
-every kernel at the shapes of a preset; and a whole training step broken down by kernel, with
-Python's share.
+It prints four tables: the machine's own multiply-add rate and read bandwidth, measured first;
+every kernel at the shapes of a preset; kernels on inputs that make denormals, beside ordinary ones
+(bench/denormals.py); and a whole training step broken down by kernel, with Python's share.
 
 Machines are noisy, so every number is a median of runs that alternate with the other measurements,
 and the quartiles stand beside it.
@@ -19,6 +19,7 @@ from functools import partial
 from pygpt.autograd.replay import run
 from pygpt.backend import kernels
 from pygpt.backend.kernels import NULL, Memory, lib
+from pygpt.bench.denormals import denormal_cases
 from pygpt.config import PRESETS, GPTConfig
 from pygpt.model import GPT
 from pygpt.optim import AdamW
@@ -151,6 +152,20 @@ def kernel_cases(shape):
     return rows, memory
 
 
+def denormals(shape, seconds):
+    """Measure the pairs of denormal_cases for about this time; return a row for each.
+
+    The two calls of a pair take turns by themselves: each finds the caches as the other left them.
+    """
+    cases, inputs = denormal_cases(shape)  # the calls read the memory of inputs
+    rows = []
+    for label, how, *pair in cases:
+        (_, ordinary, _), (_, denormal, _) = quartiles_in_turn(pair, seconds / len(cases))
+        rows.append({"kernel": label, "inputs": how, "ordinary_ms": 1e3 * ordinary,
+                     "denormal_ms": 1e3 * denormal, "ratio": denormal / ordinary})
+    return rows
+
+
 # ------------------------------------------------------------------------------- a whole step ---
 
 class MeasuredStep:
@@ -212,7 +227,7 @@ class MeasuredStep:
 # ---------------------------------------------------------------------------------- the report ---
 
 def measure(preset, seconds=10.0):
-    """Measure all three tables; return them as one dict of plain values.
+    """Measure all tables; return them as one dict of plain values.
 
     Args:
         preset: a name in SHAPES.
@@ -223,18 +238,20 @@ def measure(preset, seconds=10.0):
     cases, memory = kernel_cases(shape)
     rows = []
     for (label, _, operations, size), quartiles in zip(
-            cases, quartiles_in_turn([call for _, call, _, _ in cases], seconds / 2)):
+            cases, quartiles_in_turn([call for _, call, _, _ in cases], 3 * seconds / 8)):
         gflops, gbytes = operations / quartiles[1] / 1e9, size / quartiles[1] / 1e9
         rows.append({"kernel": label, **milliseconds(quartiles),
                      "gflops": gflops, "of_peak": gflops / peak["gflops"],
                      "gbytes": gbytes, "of_bandwidth": gbytes / peak["gbytes"]})
     del cases, memory
+    vanishing = denormals(shape, seconds / 8)
     step = MeasuredStep(shape)
     (_, once, _), = quartiles_in_turn([step], 0.0)
     quartiles, parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
     gflops = step.operations / quartiles[1] / 1e9
     return {
         "preset": preset, "shape": shape, "machine": peak, **kernels.info(), "kernels": rows,
+        "denormals": vanishing,
         "step": {**milliseconds(quartiles), "gflops": gflops, "of_peak": gflops / peak["gflops"],
                  "by_kernel_ms": {k: 1e3 * v for k, v in parts.items()},
                  "python_share": python / quartiles[1]},
@@ -255,6 +272,10 @@ def report(result):
         compute = (f"{r['gflops']:8.0f}{100 * r['of_peak']:7.0f}%" if r["gflops"] else " " * 16)
         lines.append(f"{r['kernel']:28}{r['ms']:9.3f}  {spread:15}{compute}{r['gbytes']:7.1f}"
                      f"{100 * r['of_bandwidth']:7.0f}%")
+    lines += ["", f"{'inputs that make denormals':60}{'ordinary ms':>12}{'ms':>9}{'ratio':>8}"]
+    for r in result["denormals"]:
+        lines.append(f"{r['kernel']:28}{r['inputs']:32}{r['ordinary_ms']:12.3f}"
+                     f"{r['denormal_ms']:9.3f}{r['ratio']:8.2f}")
     lines += ["", f"a training step: {s['ms']:.2f} ms ({s['ms_low']:.2f}-{s['ms_high']:.2f}), "
               f"{s['gflops']:.0f} GFLOP/s, {100 * s['of_peak']:.0f}% of peak"]
     for name, ms in sorted(s["by_kernel_ms"].items(), key=lambda item: -item[1]):
