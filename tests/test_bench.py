@@ -13,6 +13,7 @@ import math
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -235,23 +236,76 @@ def defined(node, prefix=""):
     return names
 
 
+@pytest.fixture
+def hurried(monkeypatch):
+    """Let `pygpt bench` measure small sizes, and no limits of the machine."""
+    def hurry(dropout=0.0):
+        shape = dict(batch_size=2, n_positions=4, n_layer=1, n_head=2, n_embd=8, vocab_size=11,
+                     dropout=dropout)
+        monkeypatch.setattr(own, "SHAPES", {name: shape for name in own.SHAPES})
+        monkeypatch.setattr(own, "machine", lambda seconds: {"gflops": 2.0, "gbytes": 1.0})
+        monkeypatch.setattr(own, "sustained_gflops", lambda step, seconds: 1.5)
+
+    return hurry
+
+
 @needs_c
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_pygpt_bench(monkeypatch, capsys, dropout):
-    shape = dict(batch_size=2, n_positions=4, n_layer=1, n_head=2, n_embd=8, vocab_size=11,
-                 dropout=dropout)
-    monkeypatch.setattr(own, "SHAPES", {name: shape for name in own.SHAPES})
-    monkeypatch.setattr(own, "machine", lambda seconds: {"gflops": 1.0, "gbytes": 1.0})
+def test_pygpt_bench(hurried, capsys, dropout):
+    hurried(dropout)
     assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001"]) == 0
     out = capsys.readouterr().out
-    for part in ("gpt2: batch_size=2", "dW = x^T dy", "head and loss, both", "gradient norm",
+    for part in ("gpt2: batch_size=2", "2 GFLOP/s of multiply-adds in a burst (the peak below)",
+                 "dW = x^T dy", "head and loss, both", "gradient norm",
                  "inputs that make denormals", "gradients and moments of 1e-39",
-                 "a training step", "Python"):
+                 "a training step", "of the burst peak", "Python"):
         assert part in out
+    assert "sustained" not in out
     assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["denormals"]
     assert len({row["kernel"] for row in rows}) == len(rows) == 11
     assert all(row["ratio"] == row["denormal_ms"] / row["ordinary_ms"] > 0 for row in rows)
+
+
+@needs_c
+@pytest.mark.parametrize("flags, kind, peak", [([], "burst", 2.0),
+                                               (["--sustained"], "sustained", 1.5)])
+def test_shares_are_of_the_peak_that_is_named(hurried, capsys, flags, kind, peak):
+    hurried()
+    assert main.main(["bench", "--seconds", "0.001", "--json", *flags]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["machine"]["peak"] == kind and result["machine"]["gflops"] == 2.0
+    assert result["machine"]["sustained_gflops"] == (1.5 if flags else None)
+    for row in (*result["kernels"], result["step"]):
+        assert row["of_peak"] == row["gflops"] / peak and row["of_burst"] == row["gflops"] / 2.0
+
+
+@needs_c
+def test_the_report_of_both_peaks(hurried, capsys):
+    hurried()
+    assert main.main(["bench", "--seconds", "0.001", "--sustained"]) == 0
+    out = capsys.readouterr().out
+    for part in ("2 GFLOP/s of multiply-adds sustained (the peak below), 2 in a burst", "% burst",
+                 "% of the sustained peak, ", "% of the burst's"):
+        assert part in out
+    percents = {line[:12]: line.count("%") for line in out.splitlines()}
+    assert percents["mlp fc: y = "] == 3
+
+
+def test_the_sustained_peak_is_measured_after_a_second_of_steps(monkeypatch):
+    """Give it a clock of its own, on which a step takes 0.4 s and a measurement 1 ms."""
+    events, clock = "", 0.0
+
+    def event(name, seconds, operations=None):
+        nonlocal events, clock
+        events, clock = events + name, clock + seconds
+        return operations
+
+    monkeypatch.setattr(own, "lib", types.SimpleNamespace(
+        pygpt_measure_fma=lambda rounds: event("peak ", 0.001, 2e6)))
+    monkeypatch.setattr(own, "time", types.SimpleNamespace(perf_counter=lambda: clock))
+    assert own.sustained_gflops(lambda: event("step ", 0.4), 0.0) == pytest.approx(2.0)
+    assert events == "peak " + 6 * "step step step peak "
 
 
 def test_inputs_that_make_denormals_do_and_ordinary_ones_do_not(monkeypatch):
