@@ -8,6 +8,7 @@ test_growth.py runs `pygpt bench --growth`, test_ladder.py `make ladder`.
 import ast
 import importlib
 import importlib.util
+import itertools
 import json
 import math
 import shutil
@@ -104,12 +105,70 @@ def test_compare(opened, monkeypatch, capsys):
     monkeypatch.setattr(compare, "TURN", 0)
     compare.main([*SMALL, "--seconds", "0.001", "--threads", "1", "--no-compile"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == list(SMALL)
-    assert all(int(line.split()[-2]) > 5 and int(line.split()[-1]) > 5 for line in lines[2:])
+    assert "; caches " in lines[0] and compare.peer("torch_gpt").VERSION in lines[1]
+    assert [line.split()[0] for line in lines[3:]] == list(SMALL)
+    assert all(int(line.split()[-2]) > 5 and int(line.split()[-1]) > 5 for line in lines[3:])
+    assert all(line.count("-") == 3 for line in lines[3:])  # quartiles of both sides, and the ratio
     compare.main(["small", "--seconds", "0.001", "--threads", "1", "--no-memory", "--no-compile",
                   "--json"])
     row = json.loads(capsys.readouterr().out)
     assert row["name"] == "small" and set(row["ms"]) == {"pygpt", "eager", "fused"}
+    assert all(low <= row["ms"][v] <= high for v, (low, high) in row["ms_quartiles"].items())
+    assert row["ms"].keys() == row["ms_quartiles"].keys()
+    low, high = row["ms_quartiles"]["pygpt"]
+    assert low < row["ms"]["pygpt"] < high
+    assert_machine(row, compare.peer("torch_gpt"))
+
+
+def assert_machine(row, torch_gpt):
+    """Check what a row says of the machine that it was measured on."""
+    machine = row["machine"]
+    assert machine.pop("cpu") and machine.pop("caches")
+    assert machine == {"threads": 1, "isa": kernels.isa(), "compiler": kernels.info()["compiler"],
+                       "torch": torch_gpt.VERSION, "torch_capability": torch_gpt.CAPABILITY}
+
+
+CPUINFO = """processor\t: 0
+cpu family\t: 25
+model\t\t: 1
+model name\t: A CPU @ 2.00GHz \u00ae
+stepping\t: 1
+
+model name\t: Another
+"""
+LSCPU = [{"field": "Vendor ID:", "data": "Them", "children": [
+            {"field": "Model name:", "data": "The same CPU"},
+            {"field": "Caches (sum of all):", "data": None, "children": [
+                {"field": "L1d cache:", "data": "64 KiB (2 instances)"},
+                {"field": "L3 cache:", "data": "32 MiB (1 instance)"}]}]}]
+
+
+def test_the_machine_is_described(opened, monkeypatch, tmp_path):
+    compare = opened("compare")
+    (tmp_path / "cpuinfo").write_text(CPUINFO, encoding="utf-8")
+    assert compare.model_name(tmp_path / "cpuinfo") == "A CPU @ 2.00GHz \u00ae"
+    for said, found in ((json.dumps({"lscpu": LSCPU}), "The same CPU"), ("[]", None), ("", None),
+                        ('{"lscpu": null}', None)):
+        (tmp_path / "said").write_text(said)
+        system = compare.lscpu(["cat", tmp_path / "said"])
+        assert system.get("Model name") == found
+        for name in ("found_caches", "caches"):
+            monkeypatch.delattr(compare.cpu, name, raising=False)
+        assert compare.caches(system) == (
+            "L1d 64 KiB (2 instances), L3 32 MiB (1 instance)" if found else "")
+        monkeypatch.setattr(compare.cpu, "caches", lambda: (32 << 10, 512 << 10, 0), raising=False)
+        assert compare.caches(system) == "L1d 32 KiB, L2 512 KiB"
+
+
+def test_what_the_system_does_not_tell_is_unknown(opened, monkeypatch, tmp_path):
+    compare = opened("compare")
+    assert compare.model_name(tmp_path / "missing") == ""
+    assert compare.lscpu([tmp_path / "missing"]) == compare.lscpu(["false"]) == {}
+    for name, answer in (("lscpu", {}), ("model_name", "")):
+        monkeypatch.setattr(compare, name, lambda answer=answer: answer)
+    monkeypatch.setattr(compare.cpu, "found_caches", lambda: (0, 0, 0), raising=False)
+    machine = compare.machine(2, compare.peer("torch_gpt"))
+    assert machine["cpu"] == machine["caches"] == "unknown"
 
 
 @needs_c
@@ -126,12 +185,22 @@ def test_matmul(opened, monkeypatch, capsys):
     hurry(matmul, monkeypatch)
     matmul.main([*SMALL, "--seconds", "0", "--threads", "1"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:-1]] == ["small"] * 15 + ["dropped"] * 15
-    assert lines[-1].startswith("30 products: ")
+    assert "; caches " in lines[0] and lines[1].endswith("; the peak is the sustained one")
+    assert [line.split()[0] for line in lines[3:-1]] == ["small"] * 15 + ["dropped"] * 15
+    assert lines[-1].startswith("30 products: ") and " of a sustained peak of " in lines[-1]
+    milliseconds = itertools.cycle(range(1, 11))  # PyTorch's turn comes first; five turns
+    monkeypatch.setattr(matmul, "turn", lambda call: next(milliseconds) / 1e3)
     matmul.main(["small", "--layer", "head", "--seconds", "0", "--threads", "1", "--json"])
     rows = list(map(json.loads, capsys.readouterr().out.splitlines()))
     assert [(r["product"], r["R"], r["IN"], r["OUT"]) for r in rows] == [
         (product, 8, 8, 11) for product in ("y", "dx", "dW")]
+    for row in rows:
+        # quartiles of 2, 4, 6, 8, 10 ms, and of 1, 3, 5, 7, 9 ms
+        assert (*row["ms_quartiles"], row["ms"]) == pytest.approx((3, 9, 6))
+        assert (*row["torch_ms_quartiles"], row["torch_ms"]) == pytest.approx((2, 8, 5))
+        speed = 2 * row["R"] * row["IN"] * row["OUT"] / row["ms"] / 1e6
+        assert row["of_peak"] == pytest.approx(speed / row["sustained_gflops"])
+        assert_machine(row, matmul.peer("torch_gpt"))
 
 
 def hurry(matmul, monkeypatch):
