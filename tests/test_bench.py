@@ -156,8 +156,8 @@ def test_the_machine_is_described(opened, monkeypatch, tmp_path):
             monkeypatch.delattr(compare.cpu, name, raising=False)
         assert compare.caches(system) == (
             "L1d 64 KiB (2 instances), L3 32 MiB (1 instance)" if found else "")
-        monkeypatch.setattr(compare.cpu, "caches", lambda: (32 << 10, 512 << 10, 0), raising=False)
-        assert compare.caches(system) == "L1d 32 KiB, L2 512 KiB"
+        monkeypatch.setattr(compare.cpu, "caches", lambda: (32 << 10, 0, 32 << 20), raising=False)
+        assert compare.caches(system) == "L1d 32 KiB, L3 32 MiB"
 
 
 def test_what_the_system_does_not_tell_is_unknown(opened, monkeypatch, tmp_path):

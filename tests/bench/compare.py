@@ -86,7 +86,8 @@ def caches(system):
     else all cores' together, as lscpu gives them."""
     ask = getattr(cpu, "found_caches", None) or getattr(cpu, "caches", None)
     sizes = ask() if ask else ()
-    sizes = [size and f"{size >> 10} KiB" for size in sizes]
+    sizes = [size and (f"{size >> 10} KiB" if size % (1 << 20) else f"{size >> 20} MiB")
+             for size in sizes]
     if not any(sizes):
         sizes = [system.get(f"{level} cache") for level in LEVELS]
     return ", ".join(f"{level} {size}" for level, size in zip(LEVELS, sizes) if size)
