@@ -8,10 +8,13 @@ test_growth.py runs `pygpt bench --growth`, test_ladder.py `make ladder`.
 import ast
 import importlib
 import importlib.util
+import itertools
 import json
+import math
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -19,8 +22,9 @@ from commands import python
 
 import pygpt
 from conftest import TEXT
+from pygpt.backend import kernels, reference
+from pygpt.bench import denormals
 from pygpt.bench import kernels as own
-from pygpt.backend import kernels
 from pygpt.cli import main
 
 TOP = Path(__file__).parent.parent
@@ -101,12 +105,70 @@ def test_compare(opened, monkeypatch, capsys):
     monkeypatch.setattr(compare, "TURN", 0)
     compare.main([*SMALL, "--seconds", "0.001", "--threads", "1", "--no-compile"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == list(SMALL)
-    assert all(int(line.split()[-2]) > 5 and int(line.split()[-1]) > 5 for line in lines[2:])
+    assert "; caches " in lines[0] and compare.peer("torch_gpt").VERSION in lines[1]
+    assert [line.split()[0] for line in lines[3:]] == list(SMALL)
+    assert all(int(line.split()[-2]) > 5 and int(line.split()[-1]) > 5 for line in lines[3:])
+    assert all(line.count("-") == 3 for line in lines[3:])  # quartiles of both sides, and the ratio
     compare.main(["small", "--seconds", "0.001", "--threads", "1", "--no-memory", "--no-compile",
                   "--json"])
     row = json.loads(capsys.readouterr().out)
     assert row["name"] == "small" and set(row["ms"]) == {"pygpt", "eager", "fused"}
+    assert all(low <= row["ms"][v] <= high for v, (low, high) in row["ms_quartiles"].items())
+    assert row["ms"].keys() == row["ms_quartiles"].keys()
+    low, high = row["ms_quartiles"]["pygpt"]
+    assert low < row["ms"]["pygpt"] < high
+    assert_machine(row, compare.peer("torch_gpt"))
+
+
+def assert_machine(row, torch_gpt):
+    """Check what a row says of the machine that it was measured on."""
+    machine = row["machine"]
+    assert machine.pop("cpu") and machine.pop("caches")
+    assert machine == {"threads": 1, "isa": kernels.isa(), "compiler": kernels.info()["compiler"],
+                       "torch": torch_gpt.VERSION, "torch_capability": torch_gpt.CAPABILITY}
+
+
+CPUINFO = """processor\t: 0
+cpu family\t: 25
+model\t\t: 1
+model name\t: A CPU @ 2.00GHz \u00ae
+stepping\t: 1
+
+model name\t: Another
+"""
+LSCPU = [{"field": "Vendor ID:", "data": "Them", "children": [
+            {"field": "Model name:", "data": "The same CPU"},
+            {"field": "Caches (sum of all):", "data": None, "children": [
+                {"field": "L1d cache:", "data": "64 KiB (2 instances)"},
+                {"field": "L3 cache:", "data": "32 MiB (1 instance)"}]}]}]
+
+
+def test_the_machine_is_described(opened, monkeypatch, tmp_path):
+    compare = opened("compare")
+    (tmp_path / "cpuinfo").write_text(CPUINFO, encoding="utf-8")
+    assert compare.model_name(tmp_path / "cpuinfo") == "A CPU @ 2.00GHz \u00ae"
+    for said, found in ((json.dumps({"lscpu": LSCPU}), "The same CPU"), ("[]", None), ("", None),
+                        ('{"lscpu": null}', None)):
+        (tmp_path / "said").write_text(said)
+        system = compare.lscpu(["cat", tmp_path / "said"])
+        assert system.get("Model name") == found
+        for name in ("found_caches", "caches"):
+            monkeypatch.delattr(compare.cpu, name, raising=False)
+        assert compare.caches(system) == (
+            "L1d 64 KiB (2 instances), L3 32 MiB (1 instance)" if found else "")
+        monkeypatch.setattr(compare.cpu, "caches", lambda: (32 << 10, 0, 32 << 20), raising=False)
+        assert compare.caches(system) == "L1d 32 KiB, L3 32 MiB"
+
+
+def test_what_the_system_does_not_tell_is_unknown(opened, monkeypatch, tmp_path):
+    compare = opened("compare")
+    assert compare.model_name(tmp_path / "missing") == ""
+    assert compare.lscpu([tmp_path / "missing"]) == compare.lscpu(["false"]) == {}
+    for name, answer in (("lscpu", {}), ("model_name", "")):
+        monkeypatch.setattr(compare, name, lambda answer=answer: answer)
+    monkeypatch.setattr(compare.cpu, "found_caches", lambda: (0, 0, 0), raising=False)
+    machine = compare.machine(2, compare.peer("torch_gpt"))
+    assert machine["cpu"] == machine["caches"] == "unknown"
 
 
 @needs_c
@@ -123,12 +185,22 @@ def test_matmul(opened, monkeypatch, capsys):
     hurry(matmul, monkeypatch)
     matmul.main([*SMALL, "--seconds", "0", "--threads", "1"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:-1]] == ["small"] * 15 + ["dropped"] * 15
-    assert lines[-1].startswith("30 products: ")
+    assert "; caches " in lines[0] and lines[1].endswith("; the peak is the sustained one")
+    assert [line.split()[0] for line in lines[3:-1]] == ["small"] * 15 + ["dropped"] * 15
+    assert lines[-1].startswith("30 products: ") and " of a sustained peak of " in lines[-1]
+    milliseconds = itertools.cycle(range(1, 11))  # PyTorch's turn comes first; five turns
+    monkeypatch.setattr(matmul, "turn", lambda call: next(milliseconds) / 1e3)
     matmul.main(["small", "--layer", "head", "--seconds", "0", "--threads", "1", "--json"])
     rows = list(map(json.loads, capsys.readouterr().out.splitlines()))
     assert [(r["product"], r["R"], r["IN"], r["OUT"]) for r in rows] == [
         (product, 8, 8, 11) for product in ("y", "dx", "dW")]
+    for row in rows:
+        # quartiles of 2, 4, 6, 8, 10 ms, and of 1, 3, 5, 7, 9 ms
+        assert (*row["ms_quartiles"], row["ms"]) == pytest.approx((3, 9, 6))
+        assert (*row["torch_ms_quartiles"], row["torch_ms"]) == pytest.approx((2, 8, 5))
+        speed = 2 * row["R"] * row["IN"] * row["OUT"] / row["ms"] / 1e6
+        assert row["of_peak"] == pytest.approx(speed / row["sustained_gflops"])
+        assert_machine(row, matmul.peer("torch_gpt"))
 
 
 def hurry(matmul, monkeypatch):
@@ -233,18 +305,120 @@ def defined(node, prefix=""):
     return names
 
 
+@pytest.fixture
+def hurried(monkeypatch):
+    """Let `pygpt bench` measure small sizes, and no limits of the machine."""
+    def hurry(dropout=0.0):
+        shape = dict(batch_size=2, n_positions=4, n_layer=1, n_head=2, n_embd=8, vocab_size=11,
+                     dropout=dropout)
+        monkeypatch.setattr(own, "SHAPES", {name: shape for name in own.SHAPES})
+        monkeypatch.setattr(own, "machine", lambda seconds: {"gflops": 2.0, "gbytes": 1.0})
+        monkeypatch.setattr(own, "sustained_gflops", lambda step, seconds: 1.5)
+
+    return hurry
+
+
 @needs_c
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_pygpt_bench(monkeypatch, capsys, dropout):
-    shape = dict(batch_size=2, n_positions=4, n_layer=1, n_head=2, n_embd=8, vocab_size=11,
-                 dropout=dropout)
-    monkeypatch.setattr(own, "SHAPES", {name: shape for name in own.SHAPES})
-    monkeypatch.setattr(own, "machine", lambda seconds: {"gflops": 1.0, "gbytes": 1.0})
+def test_pygpt_bench(hurried, capsys, dropout):
+    hurried(dropout)
     assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001"]) == 0
     out = capsys.readouterr().out
-    for part in ("gpt2: batch_size=2", "dW = x^T dy", "head and loss, both", "gradient norm",
-                 "a training step", "Python"):
+    for part in ("gpt2: batch_size=2", "2 GFLOP/s of multiply-adds in a burst (the peak below)",
+                 "dW = x^T dy", "head and loss, both", "gradient norm",
+                 "inputs that make denormals", "gradients and moments of 1e-39",
+                 "a training step", "of the burst peak", "Python"):
         assert part in out
+    assert "sustained" not in out
+    assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["denormals"]
+    assert len({row["kernel"] for row in rows}) == len(rows) == 11
+    assert all(row["ratio"] == row["denormal_ms"] / row["ordinary_ms"] > 0 for row in rows)
+
+
+@needs_c
+@pytest.mark.parametrize("flags, kind, peak", [([], "burst", 2.0),
+                                               (["--sustained"], "sustained", 1.5)])
+def test_shares_are_of_the_peak_that_is_named(hurried, capsys, flags, kind, peak):
+    hurried()
+    assert main.main(["bench", "--seconds", "0.001", "--json", *flags]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["machine"]["peak"] == kind and result["machine"]["gflops"] == 2.0
+    assert result["machine"]["sustained_gflops"] == (1.5 if flags else None)
+    for row in (*result["kernels"], result["step"]):
+        assert row["of_peak"] == row["gflops"] / peak and row["of_burst"] == row["gflops"] / 2.0
+
+
+@needs_c
+def test_the_report_of_both_peaks(hurried, capsys):
+    hurried()
+    assert main.main(["bench", "--seconds", "0.001", "--sustained"]) == 0
+    out = capsys.readouterr().out
+    for part in ("2 GFLOP/s of multiply-adds sustained (the peak below), 2 in a burst", "% burst",
+                 "% of the sustained peak, ", "% of the burst's"):
+        assert part in out
+    percents = {line[:12]: line.count("%") for line in out.splitlines()}
+    assert percents["mlp fc: y = "] == 3
+
+
+def test_the_sustained_peak_is_measured_after_a_second_of_steps(monkeypatch):
+    """Give it a clock of its own, on which a step takes 0.4 s and a measurement 1 ms."""
+    events, clock = "", 0.0
+
+    def event(name, seconds, operations=None):
+        nonlocal events, clock
+        events, clock = events + name, clock + seconds
+        return operations
+
+    monkeypatch.setattr(own, "lib", types.SimpleNamespace(
+        pygpt_measure_fma=lambda rounds: event("peak ", 0.001, 2e6)))
+    monkeypatch.setattr(own, "time", types.SimpleNamespace(perf_counter=lambda: clock))
+    assert own.sustained_gflops(lambda: event("step ", 0.4), 0.0) == pytest.approx(2.0)
+    assert events == "peak " + 6 * "step step step peak "
+
+
+def test_inputs_that_make_denormals_do_and_ordinary_ones_do_not(monkeypatch):
+    """Run the pairs on the reference, which flushes nothing, and count denormals in the arrays."""
+    monkeypatch.setattr(kernels, "ffi", None)  # memory is Python's
+    monkeypatch.setattr(denormals, "lib", reference)
+    monkeypatch.setattr(denormals, "NULL", None)
+    cases, inputs = denormals.denormal_cases(dict(
+        batch_size=1, n_positions=64, n_layer=1, n_head=1, n_embd=8, vocab_size=50))
+    pairs = {label: pair for label, _, *pair in cases}
+    for label, pair in pairs.items():
+        counts = [denormals_after(call) for call in pair]
+        assert pair[0].func is pair[1].func and counts[0] == 0, label
+        if label not in ("attention forward", "attention backward", "cross entropy forward",
+                         "gelu forward", "gelu backward"):
+            assert counts[1] > 0, label
+    # in attention and the loss denormals arise on the way to a sum
+    assert (pairs["cross entropy forward"][1].args[2]
+            is pairs["cross entropy backward"][1].args[2])
+    assert share_that_vanishes(*pairs["attention forward"][0].args[1:3]) == 0
+    assert share_that_vanishes(*pairs["attention forward"][1].args[1:3]) > 0.4
+    # the reference's tanh rounds to -1, and its gelu to 0, where the formula gives x / (1 + e^-z)
+    for call, arg, share in zip(pairs["gelu forward"] + pairs["gelu backward"], (1, 1, 2, 2),
+                                (0, 1, 0, 1)):
+        tails = [x * math.exp(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))
+                 for x in call.args[arg]]
+        assert (sum(abs(y) < 2 ** -126 for y in tails) > 0.8 * len(tails)) == share
+
+
+def denormals_after(call):
+    call()
+    return sum(0 < abs(x) < 2 ** -126 for arg in call.args
+               if isinstance(arg, memoryview) and arg.format == "f" for x in arg)
+
+
+def share_that_vanishes(lse, qkv, T=64, C=8):
+    """Return how many of one head's probabilities, of those left of the diagonal, are below
+    e^-87."""
+    def score(i, j):
+        q, k = 3 * C * i, 3 * C * j + C
+        return sum(qkv[q + c] * qkv[k + c] for c in range(C)) / math.sqrt(C)
+
+    small = [score(i, j) - lse[i] < -87 for i in range(T) for j in range(i + 1)]
+    return sum(small) / len(small)
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")

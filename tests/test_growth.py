@@ -96,9 +96,10 @@ def test_the_command(monkeypatch, capsys):
 
 
 @needs_c
-def test_the_command_refuses_a_preset(capsys):
-    assert main.main(["bench", "--growth", "--preset", "char"]) == 2
-    assert "--preset" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", [["--preset", "char"], ["--sustained"]])
+def test_the_command_refuses_what_it_has_of_its_own(capsys, flag):
+    assert main.main(["bench", "--growth", *flag]) == 2
+    assert f"leave out {flag[0]}" in capsys.readouterr().err
 
 
 def test_the_reference_backend_is_not_measured(monkeypatch, capsys):

@@ -157,7 +157,7 @@ def compare(rows, cases):
 def report(result):
     """Return the dict of measure() as text."""
     lines = [f"whole training steps on {result['isa']}, {result['threads']} threads, "
-             f"{result['compiler']}; medians of turns"]
+             f"{result['compiler']}; medians of turns; the peak is measured between the steps"]
     for table in result["tables"]:
         lines += ["", f"{table['title']:38}{'ms':>9}  {'quartiles':17}{'us/token':>9}"
                   f"{'GFLOP/s':>9}{'% peak':>8}"]

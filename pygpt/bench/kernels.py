@@ -1,8 +1,12 @@
 """`pygpt bench`: measures the speed of each kernel and compares it with the machine's limits.
 
-It prints three tables: the machine's own multiply-add rate and read bandwidth, measured first;
-every kernel at the shapes of a preset; and a whole training step broken down by kernel, with
-Python's share.
+It prints four tables: the machine's own multiply-add rate and read bandwidth, measured first;
+every kernel at the shapes of a preset; kernels on inputs that make denormals, beside ordinary ones
+(bench/denormals.py); and a whole training step broken down by kernel, with Python's share.
+
+The multiply-add rate is measured in a burst, which a processor may run at a higher clock rate than
+it keeps up under load. With --sustained it is measured between training steps too, and the kernels
+are then compared with that rate.
 
 Machines are noisy, so every number is a median of runs that alternate with the other measurements,
 and the quartiles stand beside it.
@@ -19,6 +23,7 @@ from functools import partial
 from pygpt.autograd.replay import run
 from pygpt.backend import kernels
 from pygpt.backend.kernels import NULL, Memory, lib
+from pygpt.bench.denormals import denormal_cases
 from pygpt.config import PRESETS, GPTConfig
 from pygpt.model import GPT
 from pygpt.optim import AdamW
@@ -29,6 +34,9 @@ SHAPES = {name: dict(batch_size=p["batch_size"], n_positions=p["n_positions"],
                      n_layer=p["n_layer"], n_head=p["n_head"], n_embd=p["n_embd"],
                      vocab_size=VOCABULARIES[name], dropout=p.get("dropout", 0.0))
           for name, p in PRESETS.items()}
+
+ROUNDS = 2_000_000  # of multiply-adds, some 10 ms
+WORK = 1.0          # seconds of training steps before each measurement of the sustained peak
 
 
 def seconds_of(function):
@@ -60,15 +68,32 @@ def milliseconds(quartiles):
 # --------------------------------------------------------------------------------- the machine ---
 
 def machine(seconds=2.0):
-    """Measure {"gflops", "gbytes"}: multiply-adds in registers, and reads from memory, on all
-    threads."""
-    rounds, n = 2_000_000, 32 << 20
+    """Measure {"gflops", "gbytes"}: multiply-adds in registers, in a burst, and reads from memory,
+    on all threads."""
+    n = 32 << 20
     memory, out = _filled(n), Memory(4)
-    operations = lib.pygpt_measure_fma(rounds)
+    operations = lib.pygpt_measure_fma(ROUNDS)
     (_, fma, _), (_, read, _) = quartiles_in_turn([
-        partial(lib.pygpt_measure_fma, rounds),
+        partial(lib.pygpt_measure_fma, ROUNDS),
         partial(lib.pygpt_measure_read, out.pointer("f"), memory.pointer("f"), n)], seconds)
     return {"gflops": operations / fma / 1e9, "gbytes": 4 * n / read / 1e9}
+
+
+def sustained_gflops(step, seconds):
+    """Measure the rate of multiply-adds in registers beside real work, on all threads.
+
+    Each measurement begins at once after WORK seconds of training steps, and is too short for the
+    clock rate to recover from them.
+    """
+    def work():
+        end = time.perf_counter() + WORK
+        step()
+        while time.perf_counter() < end:
+            step()
+
+    operations = lib.pygpt_measure_fma(ROUNDS)
+    _, (_, fma, _) = quartiles_in_turn([work, partial(lib.pygpt_measure_fma, ROUNDS)], seconds)
+    return operations / fma / 1e9
 
 
 def _filled(n, value=0.5):
@@ -151,6 +176,20 @@ def kernel_cases(shape):
     return rows, memory
 
 
+def denormals(shape, seconds):
+    """Measure the pairs of denormal_cases for about this time; return a row for each.
+
+    The two calls of a pair take turns by themselves: each finds the caches as the other left them.
+    """
+    cases, inputs = denormal_cases(shape)  # the calls read the memory of inputs
+    rows = []
+    for label, how, *pair in cases:
+        (_, ordinary, _), (_, denormal, _) = quartiles_in_turn(pair, seconds / len(cases))
+        rows.append({"kernel": label, "inputs": how, "ordinary_ms": 1e3 * ordinary,
+                     "denormal_ms": 1e3 * denormal, "ratio": denormal / ordinary})
+    return rows
+
+
 # ------------------------------------------------------------------------------- a whole step ---
 
 class MeasuredStep:
@@ -211,33 +250,47 @@ class MeasuredStep:
 
 # ---------------------------------------------------------------------------------- the report ---
 
-def measure(preset, seconds=10.0):
-    """Measure all three tables; return them as one dict of plain values.
+def measure(preset, seconds=10.0, sustained=False):
+    """Measure all tables; return them as one dict of plain values.
+
+    Its "machine" names the peak, "burst" or "sustained", of which each "of_peak" is a share.
 
     Args:
         preset: a name in SHAPES.
         seconds: the approximate duration.
+        sustained: whether to measure the sustained peak, in another quarter of this time or at
+            least six seconds, and compare with that one.
     """
     shape = SHAPES[preset]
-    peak = machine(min(2.0, seconds / 4))
+    limits = machine(min(2.0, seconds / 4))
     cases, memory = kernel_cases(shape)
-    rows = []
-    for (label, _, operations, size), quartiles in zip(
-            cases, quartiles_in_turn([call for _, call, _, _ in cases], seconds / 2)):
-        gflops, gbytes = operations / quartiles[1] / 1e9, size / quartiles[1] / 1e9
-        rows.append({"kernel": label, **milliseconds(quartiles),
-                     "gflops": gflops, "of_peak": gflops / peak["gflops"],
-                     "gbytes": gbytes, "of_bandwidth": gbytes / peak["gbytes"]})
+    quartiles_of_kernels = quartiles_in_turn([call for _, call, _, _ in cases], 3 * seconds / 8)
+    kinds = [(label, *work) for label, _, *work in cases]
     del cases, memory
+    vanishing = denormals(shape, seconds / 8)
     step = MeasuredStep(shape)
     (_, once, _), = quartiles_in_turn([step], 0.0)
-    quartiles, parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
-    gflops = step.operations / quartiles[1] / 1e9
+    quartiles_of_step, parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
+    limits["sustained_gflops"] = sustained_gflops(step, seconds / 4) if sustained else None
+    limits["peak"] = "sustained" if sustained else "burst"
+    peak = limits["sustained_gflops"] or limits["gflops"]
+
+    def speed(operations, quartiles):
+        gflops = operations / quartiles[1] / 1e9
+        return {**milliseconds(quartiles), "gflops": gflops, "of_peak": gflops / peak,
+                "of_burst": gflops / limits["gflops"]}
+
+    rows = []
+    for (label, operations, size), quartiles in zip(kinds, quartiles_of_kernels):
+        gbytes = size / quartiles[1] / 1e9
+        rows.append({"kernel": label, **speed(operations, quartiles), "gbytes": gbytes,
+                     "of_bandwidth": gbytes / limits["gbytes"]})
     return {
-        "preset": preset, "shape": shape, "machine": peak, **kernels.info(), "kernels": rows,
-        "step": {**milliseconds(quartiles), "gflops": gflops, "of_peak": gflops / peak["gflops"],
+        "preset": preset, "shape": shape, "machine": limits, **kernels.info(), "kernels": rows,
+        "denormals": vanishing,
+        "step": {**speed(step.operations, quartiles_of_step),
                  "by_kernel_ms": {k: 1e3 * v for k, v in parts.items()},
-                 "python_share": python / quartiles[1]},
+                 "python_share": python / quartiles_of_step[1]},
     }
 
 
@@ -245,18 +298,30 @@ def report(result):
     """Return the dict of measure() as text."""
     m, s = result["machine"], result["step"]
     shape = " ".join(f"{k}={v}" for k, v in result["shape"].items())
+    both = m["peak"] == "sustained"  # are there two peaks to compare with?
+    peak = (f"{m['sustained_gflops']:.0f} GFLOP/s of multiply-adds sustained (the peak below), "
+            f"{m['gflops']:.0f} in a burst" if both else
+            f"{m['gflops']:.0f} GFLOP/s of multiply-adds in a burst (the peak below)")
     lines = [f"{result['preset']}: {shape}",
-             f"{result['isa']}, {result['threads']} threads, {result['compiler']}: "
-             f"{m['gflops']:.0f} GFLOP/s of multiply-adds, {m['gbytes']:.1f} GB/s of reads", "",
-             f"{'kernel':28}{'ms':>9}  {'quartiles':15}{'GFLOP/s':>8}{'% peak':>8}{'GB/s':>7}"
-             f"{'% read':>8}"]
+             f"{result['isa']}, {result['threads']} threads, {result['compiler']}:",
+             f"{peak}, {m['gbytes']:.1f} GB/s of reads", "",
+             f"{'kernel':28}{'ms':>9}  {'quartiles':15}{'GFLOP/s':>8}{'% peak':>8}"
+             + f"{'% burst':>8}" * both + f"{'GB/s':>7}{'% read':>8}"]
     for r in result["kernels"]:
         spread = f"{r['ms_low']:.3f}-{r['ms_high']:.3f}"
-        compute = (f"{r['gflops']:8.0f}{100 * r['of_peak']:7.0f}%" if r["gflops"] else " " * 16)
+        compute = f"{r['gflops']:8.0f}{100 * r['of_peak']:7.0f}%"
+        compute += f"{100 * r['of_burst']:7.0f}%" * both
+        if not r["gflops"]:
+            compute = " " * len(compute)
         lines.append(f"{r['kernel']:28}{r['ms']:9.3f}  {spread:15}{compute}{r['gbytes']:7.1f}"
                      f"{100 * r['of_bandwidth']:7.0f}%")
+    lines += ["", f"{'inputs that make denormals':60}{'ordinary ms':>12}{'ms':>9}{'ratio':>8}"]
+    for r in result["denormals"]:
+        lines.append(f"{r['kernel']:28}{r['inputs']:32}{r['ordinary_ms']:12.3f}"
+                     f"{r['denormal_ms']:9.3f}{r['ratio']:8.2f}")
     lines += ["", f"a training step: {s['ms']:.2f} ms ({s['ms_low']:.2f}-{s['ms_high']:.2f}), "
-              f"{s['gflops']:.0f} GFLOP/s, {100 * s['of_peak']:.0f}% of peak"]
+              f"{s['gflops']:.0f} GFLOP/s, {100 * s['of_peak']:.0f}% of the {m['peak']} peak"
+              + f", {100 * s['of_burst']:.0f}% of the burst's" * both]
     for name, ms in sorted(s["by_kernel_ms"].items(), key=lambda item: -item[1]):
         lines.append(f"  {name:32}{ms:9.3f} ms {100 * ms / s['ms']:6.1f}%")
     python = s["python_share"]
@@ -264,7 +329,7 @@ def report(result):
     return "\n".join(lines)
 
 
-def main(preset, seconds, as_json):
+def main(preset, seconds, as_json, sustained=False):
     """Measure and print."""
-    result = measure(preset, seconds)
+    result = measure(preset, seconds, sustained)
     print(json.dumps(result) if as_json else report(result))

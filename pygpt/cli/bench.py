@@ -14,6 +14,9 @@ def add_command(add):
     command.add_argument("--growth", action="store_true",
                          help="measure instead how a step's cost grows with length, width and "
                          "threads, and what awkward sizes cost")
+    command.add_argument("--sustained", action="store_true",
+                         help="compare with the rate of multiply-adds measured between training "
+                         "steps, not with that of a burst; takes a quarter longer, at least 6 s")
     command.add_argument("--seconds", type=real_number, metavar="X",
                          help="measure for about this many seconds (default 20; with --growth 60)")
     command.add_argument("--threads", type=whole_number, default=0, metavar="N",
@@ -28,6 +31,8 @@ def run(arguments):
         raise ConfigError(f"seconds={seconds:g} must be above 0")
     if arguments.growth and arguments.preset:
         raise ConfigError("--growth has sizes of its own: leave out --preset")
+    if arguments.growth and arguments.sustained:
+        raise ConfigError("--growth measures the peak between its steps: leave out --sustained")
     if not 0 <= arguments.threads <= 256:
         raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")
     from pygpt.backend import kernels
@@ -40,5 +45,5 @@ def run(arguments):
     if arguments.growth:
         growth.main(seconds, arguments.json)
     else:
-        bench.main(arguments.preset or "lesson", seconds, arguments.json)
+        bench.main(arguments.preset or "lesson", seconds, arguments.json, arguments.sustained)
     return 0

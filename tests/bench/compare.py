@@ -4,13 +4,16 @@
 
 A step is forward, backward, clipping at 1.0 and AdamW with decay on matrices only, on the same
 batch. The sides take turns of a fifth of a second until the time is up; the table gives medians,
-the quartiles of the ratio taken pair by pair, and each side's peak memory in a process of its own.
+the quartiles of our times and of PyTorch's best, those of the ratio taken pair by pair, and each
+side's peak memory in a process of its own. Above it stands the machine; --json has it in each row.
 It needs PyTorch (`pip install torch`, the CPU build).
 """
 
 import argparse
 import json
+import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -23,9 +26,10 @@ sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE)) if path no
 
 import pygpt  # noqa: E402
 from peers import peer  # noqa: E402
-from pygpt.backend import kernels  # noqa: E402
+from pygpt.backend import cpu, kernels  # noqa: E402
 
 TURN = 0.2  # seconds
+LEVELS = ("L1d", "L2", "L3")  # of caches, by lscpu's names
 # name: B, T, layers, heads, width, vocabulary, dropout
 CONFIGURATIONS = {
     "lesson": (16, 64, 4, 8, 64, 96, 0.0),
@@ -35,6 +39,58 @@ CONFIGURATIONS = {
     "gpt2": (4, 64, 12, 12, 768, 50257, 0.0),
     "gpt2-long": (1, 1024, 12, 12, 768, 50257, 0.0),
 }
+
+
+def machine(threads, torch_gpt):
+    """Describe the machine and both sides as a dict of plain values, "unknown" where the system
+    does not tell."""
+    system = lscpu()
+    return {"cpu": model_name() or system.get("Model name") or "unknown",
+            "caches": caches(system) or "unknown", "threads": threads, "isa": kernels.isa(),
+            "compiler": kernels.info()["compiler"], "torch": torch_gpt.VERSION,
+            "torch_capability": torch_gpt.CAPABILITY}
+
+
+def heading(m):
+    """Return the dict of machine() as two lines."""
+    return (f"{m['cpu']}; caches {m['caches']}; {m['threads']} threads\n"
+            f"pygpt on {m['isa']}, {m['compiler']}; {m['torch']}")
+
+
+def model_name(path="/proc/cpuinfo"):
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"^model name\s*:[ \t]*(.*?)\s*$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def lscpu(command=("lscpu", "-J")):
+    """Return what lscpu says, {field: value}; nothing where it is missing or fails."""
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10,
+                             env={**os.environ, "LC_ALL": "C"}).stdout
+        fields, found = list(json.loads(out)["lscpu"]), {}
+        while fields:  # newer versions nest the fields
+            field = fields.pop()
+            found[field["field"].rstrip(":")] = field.get("data")
+            fields += field.get("children", ())
+        return found
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def caches(system):
+    """Return the sizes of the caches as text: a core's own, if pygpt asks the system for them, or
+    else all cores' together, as lscpu gives them."""
+    ask = getattr(cpu, "found_caches", None) or getattr(cpu, "caches", None)
+    sizes = ask() if ask else ()
+    sizes = [size and (f"{size >> 10} KiB" if size % (1 << 20) else f"{size >> 20} MiB")
+             for size in sizes]
+    if not any(sizes):
+        sizes = [system.get(f"{level} cache") for level in LEVELS]
+    return ", ".join(f"{level} {size}" for level, size in zip(LEVELS, sizes) if size)
 
 
 def config_of(sizes):
@@ -115,6 +171,7 @@ def compare(name, threads, variants, seconds, memory):
         for variant, step in steps.items():
             times[variant] += timed(step, runs)
     medians = {variant: statistics.median(t) for variant, t in times.items()}
+    spread = {variant: statistics.quantiles(t, n=4)[::2] for variant, t in times.items()}
     best = min(variants, key=medians.get)
     ratios = sorted(b / a for a, b in zip(times["pygpt"], times[best]))
     quarter = len(ratios) // 4
@@ -122,6 +179,7 @@ def compare(name, threads, variants, seconds, memory):
     return {
         "name": name, "runs": len(ratios), "best": best,
         "ms": {variant: 1e3 * m for variant, m in medians.items()},
+        "ms_quartiles": {variant: [1e3 * t for t in ends] for variant, ends in spread.items()},
         "ratio": medians[best] / medians["pygpt"],
         "quartiles": (ratios[quarter], ratios[-1 - quarter]),
         "megabytes": {v: peak_memory(sizes, threads, v, path) for v in ("pygpt", best)
@@ -144,17 +202,19 @@ def main(arguments=None):
             parser.error(f"{name!r} is not one of {', '.join(CONFIGURATIONS)}")
     torch_gpt = peer("torch_gpt")
     variants = ["eager", "fused"] + ["compile"] * (not options.no_compile)
+    described = machine(options.threads, torch_gpt)
     if not options.json:
-        print(f"{torch_gpt.VERSION}; pygpt on {kernels.isa()}; {options.threads} threads; "
-              "milliseconds a step, medians of runs taken in turns")
-        print(f"{'':14}{'pygpt':>9}" + "".join(f"{v:>9}" for v in variants)
-              + f"{'ratio':>8}  {'quartiles':12}{'peak MB':>8}{'theirs':>8}")
+        print(f"{heading(described)}; milliseconds a step, medians of runs taken in turns")
+        print(f"{'':14}{'pygpt':>9}  {'quartiles':15}" + "".join(f"{v:>9}" for v in variants)
+              + f"  {'best quartiles':15}{'ratio':>8}  {'quartiles':12}{'peak MB':>8}{'theirs':>8}")
     for name in options.names:
         r = compare(name, options.threads, variants, options.seconds, not options.no_memory)
         if options.json:
-            print(json.dumps(r), flush=True)
+            print(json.dumps({**r, "machine": described}), flush=True)
             continue
-        print(f"{name:14}{r['ms']['pygpt']:9.1f}" + "".join(f"{r['ms'][v]:9.1f}" for v in variants)
+        ours, theirs = ("{:.1f}-{:.1f}".format(*r["ms_quartiles"][v]) for v in ("pygpt", r["best"]))
+        print(f"{name:14}{r['ms']['pygpt']:9.1f}  {ours:15}"
+              + "".join(f"{r['ms'][v]:9.1f}" for v in variants) + f"  {theirs:15}"
               + f"{r['ratio']:7.2f}x  {r['quartiles'][0]:.2f}-{r['quartiles'][1]:<7.2f}"
               + "".join(f"{r['megabytes'].get(v, 0):8}" for v in ("pygpt", r["best"])), flush=True)
 

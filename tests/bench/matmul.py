@@ -10,8 +10,10 @@ the same addresses except for the head's y, and their outputs are compared.
 
 A turn begins with calls that are not counted: the threads of the side that ran before may spin for
 a few milliseconds, and both sides then find the caches as their own calls left them. The table
-gives medians, and quartiles of the ratio taken turn by turn. The peak is the rate of multiply-adds
-in registers, which is measured in turns as well.
+gives medians and quartiles over the turns, and quartiles of the ratio taken turn by turn. The peak
+is the sustained one: the rate of multiply-adds in registers, measured at the end of each turn, when
+all cores have been busy with the products. Above the table stands the machine; --json has it in
+each row.
 
 PYGPT_ISA=avx2 measures AVX2 against the AVX2 peak, and restricts PyTorch to AVX2 too.
 It needs PyTorch (`pip install torch`, the CPU build).
@@ -29,7 +31,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE)) if path not in sys.path]
 
-from compare import CONFIGURATIONS  # noqa: E402
+from compare import CONFIGURATIONS, heading, machine  # noqa: E402
 from peers import peer  # noqa: E402
 
 from pygpt.backend import kernels  # noqa: E402
@@ -142,14 +144,17 @@ def measure(name, label, R, IN, OUT, seconds, torch_gpt):
             their_times.append(turn(theirs))
             our_times.append(turn(ours))
             peaks.append(peak_turn())
-        a, b = statistics.median(our_times), statistics.median(their_times)
+        (a_low, a, a_high), (b_low, b, b_high) = (
+            statistics.quantiles(times, n=4) for times in (our_times, their_times))
         low, _, high = statistics.quantiles(
             [theirs / ours for ours, theirs in zip(our_times, their_times)], n=4)
         work, peak = 2.0 * R * IN * OUT, statistics.median(peaks)
         rows.append({"name": name, "layer": label, "product": product, "R": R, "IN": IN,
                      "OUT": OUT, "turns": len(peaks), "ms": 1e3 * a, "torch_ms": 1e3 * b,
+                     "ms_quartiles": (1e3 * a_low, 1e3 * a_high),
+                     "torch_ms_quartiles": (1e3 * b_low, 1e3 * b_high),
                      "ratio": b / a, "quartiles": (low, high), "of_peak": work / a / peak,
-                     "torch_of_peak": work / b / peak, "peak_gflops": peak / 1e9,
+                     "torch_of_peak": work / b / peak, "sustained_gflops": peak / 1e9,
                      "slower": b / a < 1.0, "low": work >= LARGE and work / a / peak < ENOUGH})
     return rows
 
@@ -157,8 +162,9 @@ def measure(name, label, R, IN, OUT, seconds, torch_gpt):
 def line(row):
     shape = f"{row['R']} x {row['IN']} x {row['OUT']}"
     marks = "  slower" * row["slower"] + f"  under {100 * ENOUGH:.0f} %" * row["low"]
-    return (f"{row['name']:11}{row['layer']:12}{row['product']:3}{shape:>20}"
-            f"{row['ms']:10.3f}{row['torch_ms']:10.3f}{row['ratio']:8.2f}x  "
+    ours, theirs = ("{:.3f}-{:.3f}".format(*row[f"{side}ms_quartiles"]) for side in ("", "torch_"))
+    return (f"{row['name']:11}{row['layer']:12}{row['product']:3}{shape:>20}{row['ms']:10.3f}  "
+            f"{ours:15}{row['torch_ms']:10.3f}  {theirs:15}{row['ratio']:8.2f}x  "
             f"{row['quartiles'][0]:.2f}-{row['quartiles'][1]:<6.2f}"
             f"{100 * row['of_peak']:6.0f}%{100 * row['torch_of_peak']:7.0f}%{marks}")
 
@@ -178,22 +184,25 @@ def main(arguments=None):
     torch_gpt = peer("torch_gpt")
     torch_gpt.set_num_threads(options.threads)
     kernels.set_num_threads(options.threads)
+    described = machine(options.threads, torch_gpt)
     if not options.json:
-        print(f"{torch_gpt.VERSION}; pygpt on {kernels.isa()}; {options.threads} threads; "
-              "medians of turns")
-        print(f"{'':14}{'':12}{'R x IN x OUT':>20}{'pygpt ms':>10}{'torch ms':>10}{'ratio':>9}  "
-              f"{'quartiles':11}{'% peak':>7}{'theirs':>8}")
+        print(f"{heading(described)}; medians of turns; the peak is the sustained one")
+        print(f"{'':14}{'':12}{'R x IN x OUT':>20}{'pygpt ms':>10}  {'quartiles':15}"
+              f"{'torch ms':>10}  {'quartiles':15}{'ratio':>9}  {'quartiles':11}{'% peak':>7}"
+              f"{'theirs':>8}")
     rows = []
     for name in options.names:
         for label, R, IN, OUT in layers(name):
             if options.layer in (None, label):
                 for row in measure(name, label, R, IN, OUT, options.seconds, torch_gpt):
                     rows.append(row)
-                    print(json.dumps(row) if options.json else line(row), flush=True)
+                    print(json.dumps({**row, "machine": described}) if options.json else line(row),
+                          flush=True)
     if rows and not options.json:
         print(f"{len(rows)} products: {sum(r['slower'] for r in rows)} slower than PyTorch's, "
               f"{sum(r['low'] for r in rows)} large ones under {100 * ENOUGH:.0f} % of "
-              f"{statistics.median(r['peak_gflops'] for r in rows):.0f} GFLOP/s")
+              f"a sustained peak of {statistics.median(r['sustained_gflops'] for r in rows):.0f} "
+              "GFLOP/s")
 
 
 if __name__ == "__main__":

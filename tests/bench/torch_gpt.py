@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-VERSION = f"PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()})"
+CAPABILITY = torch.backends.cpu.get_cpu_capability()  # its instruction set, e.g. "AVX2"
+VERSION = f"PyTorch {torch.__version__} ({CAPABILITY})"
 set_num_threads = torch.set_num_threads
 
 

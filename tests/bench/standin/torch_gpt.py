@@ -7,6 +7,7 @@ from array import array
 
 import pygpt
 
+CAPABILITY = "none"
 VERSION = "PyTorch's stand-in"
 
 
