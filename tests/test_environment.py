@@ -75,11 +75,17 @@ print(float(ops.linear_cross_entropy(x, weight, ids)))
 ])
 def test_omp_num_threads(asked, outcome):
     code = "from pygpt.backend import kernels as k; print(k.get_num_threads(), k.logical_cpus(), " \
-           "k.physical_cores())"
+           "k.performance_cores())"
     result = python(code, OMP_NUM_THREADS=asked)
     threads, cpus, cores = result.stdout.split()
     assert threads == outcome.format(cpus=cpus, cores=cores, two=min(2, int(cpus)))
     assert ("ignored" in result.stderr) == (asked in ("nonsense", "0"))
+
+
+def test_a_hybrid_cpu_gets_threads_for_its_performance_cores_only(monkeypatch):
+    monkeypatch.setattr(kernels, "performance_cores", lambda: 3)
+    monkeypatch.setattr(kernels, "physical_cores", lambda: 7)
+    assert kernels._threads_at_start() == 3
 
 
 def test_a_forked_process_goes_on_with_one_thread():

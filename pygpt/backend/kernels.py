@@ -14,7 +14,8 @@ import os
 import struct
 import sys
 
-from pygpt.backend.cpu import logical_cpus, physical_cores
+from pygpt.backend import cpu
+from pygpt.backend.cpu import logical_cpus, performance_cores, physical_cores
 from pygpt.backend.installation import check_module, explained
 
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
@@ -186,14 +187,14 @@ _POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *"
 
 def _threads_at_start() -> int:
     """Return OMP_NUM_THREADS if it is positive, at most the number of hardware threads; otherwise
-    the number of physical cores."""
+    the number of physical cores, on a hybrid CPU that of the performance cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if asked.isdecimal() and int(asked) > 0:
         return min(int(asked), logical_cpus())
     if asked:
         print(f"pygpt: warning: OMP_NUM_THREADS={asked!r} is not a positive number; ignored",
               file=sys.stderr)
-    return physical_cores()
+    return performance_cores()
 
 
 _forked = False
