@@ -246,6 +246,31 @@ def _after_fork() -> None:
     lib.pygpt_set_num_threads(1)
 
 
+# -------------------------------------------------------------------------------------- caches ---
+
+def block_sizes() -> dict:
+    """Return the sizes of the blocks of a matrix product, by their names in csrc/pygpt.h, such as
+    "PANEL_COLUMNS"; the empty dict on the reference backend."""
+    if ffi is None:
+        return {}
+    names = ("TILE_ROWS", "TILE_COLUMNS", "PANEL_ROWS", "PANEL_COLUMNS", "PANEL_ROWS_ACROSS",
+             "PANEL_COLUMNS_ACROSS")
+    out = ffi.new("int64_t[]", lib.BLOCK_SIZES)
+    lib.pygpt_block_sizes(out)
+    return {name: out[getattr(lib, f"BLOCK_{name}")] for name in names}
+
+
+@contextlib.contextmanager
+def use_caches(l1: int, l2: int):
+    """Within the block, cut products into blocks as for these caches; after it, as for this
+    machine's. No result changes. For tests and measurements."""
+    lib.pygpt_set_caches(l1, l2)
+    try:
+        yield
+    finally:
+        lib.pygpt_set_caches(*cpu.caches()[:2])
+
+
 # ---------------------------------------------------------------------------- instruction sets ---
 
 def isa_names() -> list:
@@ -321,5 +346,6 @@ try:
 except ValueError as error:
     raise ImportError(f"PYGPT_ISA: {error}") from error
 if ffi is not None:
+    lib.pygpt_set_caches(*cpu.caches()[:2])
     set_num_threads(min(_threads_at_start(), MAX_THREADS))
     os.register_at_fork(after_in_child=_after_fork)
