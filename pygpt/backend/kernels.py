@@ -271,6 +271,26 @@ def use_caches(l1: int, l2: int):
         lib.pygpt_set_caches(*cpu.caches()[:2])
 
 
+def _described_caches():
+    sizes = zip((1, 2, 3), cpu.caches(), cpu.found_caches())
+    return [f"L{level} {cpu.binary_size(size)}{'' if found else ' (assumed)'}"
+            for level, size, found in sizes if size]
+
+
+def _described_pages():
+    size, huge = cpu.pages()
+    return [cpu.binary_size(size), *({"always": ["huge pages always"], "never": ["no huge pages"],
+                                      "madvise": ["huge pages on request"]}.get(huge, []))]
+
+
+def _described_blocks():
+    if not (blocks := block_sizes()):
+        return ["none"]
+    return [text.format(**blocks) for text in (
+        "tile {TILE_ROWS} x {TILE_COLUMNS}", "panel {PANEL_ROWS} x {PANEL_COLUMNS}",
+        "with A transposed {PANEL_ROWS_ACROSS} x {PANEL_COLUMNS_ACROSS}")]
+
+
 # ---------------------------------------------------------------------------- instruction sets ---
 
 def isa_names() -> list:
@@ -326,8 +346,8 @@ def use_isa(name: str):
 
 
 def info() -> dict:
-    """Return a dict of the settings in use: backend, compiler, isa, isas, threads, cores, and
-    openmp ("on" or "off")."""
+    """Return a dict of the settings in use: backend, compiler, isa, isas, threads, cores, openmp
+    ("on" or "off"), and lists of texts: caches, pages, and blocks (those of a matrix product)."""
     c = ffi is not None
     return {
         "backend": BACKEND,
@@ -337,6 +357,9 @@ def info() -> dict:
         "threads": get_num_threads(),
         "cores": physical_cores(),
         "openmp": "on" if c and lib.pygpt_openmp() else "off",
+        "caches": _described_caches(),
+        "pages": _described_pages(),
+        "blocks": _described_blocks(),
     }
 
 
