@@ -70,8 +70,8 @@ static int64_t floats_in_l2(int64_t l2) { return l2 / 4 * 3 / (int64_t)sizeof(fl
 
 int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns) {
     /* Each thread reads its whole panel again for every MR rows of A. With 256 columns on every CPU
-     * instead, eight products of the presets' widths were within 3 % of these columns' speed, either
-     * way, on one core of a Zen 3 (AVX2, 512 KB of L2). */
+     * instead, eight products of the presets' widths were up to 3 % slower or faster, on one core
+     * of a Zen 3 (AVX2, 512 KB of L2). */
     const int64_t fit = floats_in_l2(l2) / max64(1, rows);
     const int64_t strips = max64(LEAST_STRIPS, min64(fit, MOST_COLUMNS) / tile_columns);
     return strips * tile_columns;

@@ -121,7 +121,8 @@ def test_the_cores_and_caches_of_a_mac(mac):
 
 
 def test_the_cores_and_caches_of_a_mac_with_equal_cores(mac):
-    mac(hw_physicalcpu=6, hw_l1dcachesize=32 << 10, hw_l2cachesize=256 << 10, hw_l3cachesize=9 << 20)
+    mac(hw_physicalcpu=6, hw_l1dcachesize=32 << 10, hw_l2cachesize=256 << 10,
+        hw_l3cachesize=9 << 20)
     assert (cpu.performance_cores(), cpu.physical_cores()) == (6, 6)
     assert cpu.caches() == (32 << 10, 256 << 10, 9 << 20)
 
