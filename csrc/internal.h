@@ -120,6 +120,12 @@ typedef struct isa {
 /* The table in use (dispatch.c). */
 extern const isa *isa_in_use;
 
+/* The bytes of L1 and L2 that a thread has for itself, see pygpt_set_caches (runtime.c). */
+typedef struct caches {
+    int64_t l1, l2;
+} caches;
+extern caches caches_in_use;
+
 /* Take and give back scratch for one call. It is aligned to 64 bytes, its contents are undefined,
  * and it is NULL when there is no memory. A block that is given back is kept for a later call,
  * because fresh memory costs a page fault every 4 KB. */

@@ -35,14 +35,20 @@
 
 #include "internal.h"
 
-/* A panel of KC x NC floats stays in L2 beside the rows of A. Longer parts of K mean fewer passes
- * over C: KC = 384 lost a tenth of the speed at K = 1152. But if A is transposed, each k has a
- * cache line of its own, of which a tile takes MR floats, and KC_ACROSS such lines should stay in
- * L1 for the next tile. */
+/* The most rows of a panel. Longer parts of K mean fewer passes over C: KC = 384 lost a tenth of
+ * the speed at K = 1152 (Zen 5, AVX-512). But if A is transposed, each k has a cache line of its
+ * own, of which a tile takes MR floats, and KC_ACROSS such lines, 16 KB, should stay in L1 for the
+ * next tile.
+ *
+ * These two must not follow the caches. They decide where the sum over k is split, and with that
+ * its rounding, and two CPUs of one instruction set should give the same bits. */
 #define KC 768
 #define KC_ACROSS 256
-#define NC 256
-_Static_assert(KC * NC * sizeof(float) <= 1 << 20, "a panel fits in a megabyte of L2");
+/* The columns of a panel do follow the caches: see pygpt_panel_columns. The limits are chosen, not
+ * measured: more columns than the upper one save little, since A is then read only once for every
+ * 512 columns, and with one strip no row of A would be used twice while it is in L1. */
+#define MOST_COLUMNS 512
+#define LEAST_STRIPS 2
 /* The costs of a block besides its rows * columns of sums. Packing its panel costs as much as
  * PACKING rows (IN_PLACE where B is read in place), and reading its part of A as much as READING
  * columns. Waiting for the last block costs the part WAITING of a block, and twice that if the
@@ -57,6 +63,33 @@ _Static_assert(KC * NC * sizeof(float) <= 1 << 20, "a panel fits in a megabyte o
 /* A product of at most this many rows of A and a transposed B is computed as dot products: B is
  * read once, in place. */
 #define DOT_ROWS 4
+
+/* The floats of B that should stay in L2 while the rows of A pass. A quarter of L2 is left to those
+ * rows and to C. */
+static int64_t floats_in_l2(int64_t l2) { return l2 / 4 * 3 / (int64_t)sizeof(float); }
+
+int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns) {
+    /* Each thread reads its whole panel again for every MR rows of A. With 256 columns on every CPU
+     * instead, eight products of the presets' widths were up to 3 % slower or faster, on one core
+     * of a Zen 3 (AVX2, 512 KB of L2). */
+    const int64_t fit = floats_in_l2(l2) / max64(1, rows);
+    const int64_t strips = max64(LEAST_STRIPS, min64(fit, MOST_COLUMNS) / tile_columns);
+    return strips * tile_columns;
+}
+
+/* The most columns of a panel of `rows` rows, for the caches and the instruction set in use. */
+static int64_t panel_columns(int64_t rows) {
+    return pygpt_panel_columns(caches_in_use.l2, rows, isa_in_use->tile_columns);
+}
+
+void pygpt_block_sizes(int64_t *out) {
+    out[BLOCK_TILE_ROWS] = isa_in_use->tile_rows;
+    out[BLOCK_TILE_COLUMNS] = isa_in_use->tile_columns;
+    out[BLOCK_PANEL_ROWS] = KC;
+    out[BLOCK_PANEL_COLUMNS] = panel_columns(KC);
+    out[BLOCK_PANEL_ROWS_ACROSS] = KC_ACROSS;
+    out[BLOCK_PANEL_COLUMNS_ACROSS] = panel_columns(KC_ACROSS);
+}
 
 /* Returns the length of the equal parts into which K is split, at most KC or KC_ACROSS. */
 static int64_t k_block(const gemm *g) {
@@ -78,7 +111,7 @@ static int64_t panel_floats(const gemm *g, int64_t columns) {
  * is cheap if all of B stays in L2; otherwise each block fetches it again. */
 static int64_t packing_cost(const gemm *g, int64_t rows) {
     const int in_place = rows <= FEW_TILES * isa_in_use->tile_rows && g->b_col == 1;
-    return in_place && g->K * g->N <= KC * NC ? IN_PLACE : PACKING;
+    return in_place && g->K * g->N <= floats_in_l2(caches_in_use.l2) ? IN_PLACE : PACKING;
 }
 
 static int run_dots(const gemm *g) {
@@ -98,13 +131,14 @@ static int run_dots(const gemm *g) {
 static void choose_blocks(const gemm *g, int threads, int64_t *rows, int64_t *columns) {
     const int64_t MR = isa_in_use->tile_rows, NR = isa_in_use->tile_columns;
     const int64_t tiles = max64(1, (g->M + MR - 1) / MR);
-    const int64_t strips = max64(1, (g->N + NR - 1) / NR);
+    const int64_t strips = max64(1, (g->N + NR - 1) / NR), most = panel_columns(g->kc) / NR;
     *rows = tiles * MR;
-    *columns = min64(NC / NR, strips) * NR;
+    *columns = min64(most, strips) * NR;
     if (threads == 1) return;
     double least = INFINITY;
     int64_t width_before = 0;
-    for (int64_t most_strips = NC / NR; most_strips > 0; most_strips -= max64(1, most_strips / 4)) {
+    for (int64_t most_strips = most; most_strips > 0;
+         most_strips -= max64(1, most_strips / 4)) {
         int64_t across = (strips + most_strips - 1) / most_strips;
         const int64_t width = (strips + across - 1) / across * NR;
         if (width == width_before) continue;

@@ -31,8 +31,8 @@
  *     and none results from a computation (parallel.h says why). Copies and conversions keep it.
  *   - No result depends on an earlier call. Between calls the library keeps the number of threads,
  *     the switch of pygpt_share_all, the numbers that pygpt_sharing reports, the instruction set,
- *     the number of bytes refused, and up to eight scratch buffers, whose contents are never read
- *     again (runtime.c).
+ *     the sizes of the caches, the number of bytes refused, and up to eight scratch buffers, whose
+ *     contents are never read again (runtime.c).
  *   - No kernel prints or exits. It returns PYGPT_OK or one of the codes below; after an error the
  *     contents of the outputs are undefined.
  */
@@ -73,6 +73,12 @@ void pygpt_share_all(int on);
  * the job. */
 void pygpt_sharing(int *least, int *greatest);
 
+/* The bytes of L1 data cache and of L2 that one thread has for itself; before the first call 32 KB
+ * and 512 KB. The blocks of a matrix product follow L2, and with them its speed, but no bit of a
+ * result. (No block follows L1 so far: what has to fit there also decides how a sum is split.) It
+ * must not be called while a kernel runs. */
+void pygpt_set_caches(int64_t l1, int64_t l2);
+
 const char *pygpt_compiler(void);  /* e.g. "gcc 12.2.0" */
 int pygpt_openmp(void);            /* the OpenMP version date, 0 when built without */
 
@@ -99,6 +105,21 @@ int pygpt_isa_select(int i);
  * as (K,N), or as (N,K) when transpose_b. */
 int matmul(float *out, const float *a, const float *b, int64_t M, int64_t N, int64_t K,
            int transpose_a, int transpose_b, int accumulate);
+
+/* The order of the sizes that pygpt_block_sizes gives; BLOCK_SIZES is their number. A tile of the
+ * output is computed in registers. A panel is the part of B that a thread packs at a time. The last
+ * two sizes are those of a panel where A is transposed. */
+enum {
+    BLOCK_TILE_ROWS, BLOCK_TILE_COLUMNS, BLOCK_PANEL_ROWS, BLOCK_PANEL_COLUMNS,
+    BLOCK_PANEL_ROWS_ACROSS, BLOCK_PANEL_COLUMNS_ACROSS, BLOCK_SIZES
+};
+
+/* out (BLOCK_SIZES) = the sizes for the instruction set and the caches in use, where K is large. */
+void pygpt_block_sizes(int64_t *out);
+/* Returns the most columns of a panel of `rows` rows, for any L2 and any tile: the largest multiple
+ * of tile_columns with which the panel takes at most three quarters of l2 bytes; but at least two
+ * tiles, and at most 512 columns. */
+int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns);
 
 /* ------------------------------------------------------------------------ linear (linear.c) --- */
 

@@ -1,4 +1,5 @@
-/* runtime.c: allocates memory, counts threads, and tells how the library was built. */
+/* runtime.c: allocates memory, counts threads, holds the sizes of the caches, and tells how the
+ * library was built. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #ifdef __linux__
@@ -165,6 +166,13 @@ int64_t chunk_for(int64_t total, int64_t least, int threads) {
     int64_t chunk = threads == 1 ? total : (total + 4 * threads - 1) / (4 * threads);
     return max64(max64(chunk, least), 1);
 }
+
+/* ------------------------------------------------------------------------------- the caches --- */
+
+/* Until Python has asked the system (pygpt/backend/cpu.py), sizes that nearly every CPU has. */
+caches caches_in_use = {32 << 10, 512 << 10};
+
+void pygpt_set_caches(int64_t l1, int64_t l2) { caches_in_use = (caches){l1, l2}; }
 
 /* -------------------------------------------------------------------------------- the build --- */
 

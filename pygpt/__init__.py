@@ -40,6 +40,7 @@ def __dir__():
 
 
 def info():
-    """Returns a dict: version, backend, compiler, isa, isas, threads, cores, openmp."""
+    """Returns a dict: version, backend, compiler, isa, isas, threads, cores, openmp, caches, pages,
+    blocks."""
     from pygpt.backend import kernels
     return {"version": __version__, **kernels.info()}

@@ -25,6 +25,26 @@ def test_an_unknown_choice_is_one_line(env, message):
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("backend, blocks", [
+    ("c", r"tile \d+ x \d+, panel \d+ x \d+, with A transposed \d+ x \d+"),
+    ("reference", "none")])
+def test_info_shows_caches_pages_and_blocks(backend, blocks):
+    if backend == "c" and kernels.BACKEND != "c":
+        pytest.skip("the C library is not in use")
+    lines = dict(line.split(":", 1) for line in run("info", PYGPT_BACKEND=backend)
+                 .stdout.splitlines())
+    size = r"[\d.]+ [KM]B"
+    assert re.fullmatch(rf" +L1 {size}( \(assumed\))?, L2 {size}( \(assumed\))?(, L3 {size})?",
+                        lines["caches"])
+    assert re.fullmatch(rf" +{size}(, (no )?huge pages.*)?", lines["pages"])
+    assert re.fullmatch(f" +{blocks}", lines["blocks"])
+
+
+def test_a_cache_size_that_is_assumed_is_marked(monkeypatch):
+    monkeypatch.setattr(kernels.cpu, "found_caches", lambda root="/": (48 << 10, 0, 0))
+    assert kernels.info()["caches"] == ["L1 48 KB", "L2 512 KB (assumed)"]
+
+
 def test_an_instruction_set_that_this_cpu_lacks_is_named(monkeypatch):
     class Lacking:
         def __getattr__(self, name):
@@ -75,11 +95,17 @@ print(float(ops.linear_cross_entropy(x, weight, ids)))
 ])
 def test_omp_num_threads(asked, outcome):
     code = "from pygpt.backend import kernels as k; print(k.get_num_threads(), k.logical_cpus(), " \
-           "k.physical_cores())"
+           "k.performance_cores())"
     result = python(code, OMP_NUM_THREADS=asked)
     threads, cpus, cores = result.stdout.split()
     assert threads == outcome.format(cpus=cpus, cores=cores, two=min(2, int(cpus)))
     assert ("ignored" in result.stderr) == (asked in ("nonsense", "0"))
+
+
+def test_a_hybrid_cpu_gets_threads_for_its_performance_cores_only(monkeypatch):
+    monkeypatch.setattr(kernels, "performance_cores", lambda: 3)
+    monkeypatch.setattr(kernels, "physical_cores", lambda: 7)
+    assert kernels._threads_at_start() == 3
 
 
 def test_a_forked_process_goes_on_with_one_thread():

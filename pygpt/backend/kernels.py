@@ -14,7 +14,8 @@ import os
 import struct
 import sys
 
-from pygpt.backend.cpu import logical_cpus, physical_cores
+from pygpt.backend import cpu
+from pygpt.backend.cpu import logical_cpus, performance_cores, physical_cores
 from pygpt.backend.installation import check_module, explained
 
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
@@ -187,14 +188,14 @@ _POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *"
 
 def _threads_at_start() -> int:
     """Return OMP_NUM_THREADS if it is positive, at most the number of hardware threads; otherwise
-    the number of physical cores."""
+    the number of physical cores, on a hybrid CPU that of the performance cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if asked.isdecimal() and int(asked) > 0:
         return min(int(asked), logical_cpus())
     if asked:
         print(f"pygpt: warning: OMP_NUM_THREADS={asked!r} is not a positive number; ignored",
               file=sys.stderr)
-    return physical_cores()
+    return performance_cores()
 
 
 _forked = False
@@ -244,6 +245,51 @@ def _after_fork() -> None:
     global _forked
     _forked = True
     lib.pygpt_set_num_threads(1)
+
+
+# -------------------------------------------------------------------------------------- caches ---
+
+def block_sizes() -> dict:
+    """Return the sizes of the blocks of a matrix product, by their names in csrc/pygpt.h, such as
+    "PANEL_COLUMNS"; the empty dict on the reference backend."""
+    if ffi is None:
+        return {}
+    names = ("TILE_ROWS", "TILE_COLUMNS", "PANEL_ROWS", "PANEL_COLUMNS", "PANEL_ROWS_ACROSS",
+             "PANEL_COLUMNS_ACROSS")
+    out = ffi.new("int64_t[]", lib.BLOCK_SIZES)
+    lib.pygpt_block_sizes(out)
+    return {name: out[getattr(lib, f"BLOCK_{name}")] for name in names}
+
+
+@contextlib.contextmanager
+def use_caches(l1: int, l2: int):
+    """Within the block, cut products into blocks as for these caches; after it, as for this
+    machine's. No result changes. For tests and measurements."""
+    lib.pygpt_set_caches(l1, l2)
+    try:
+        yield
+    finally:
+        lib.pygpt_set_caches(*cpu.caches()[:2])
+
+
+def _described_caches():
+    sizes = zip((1, 2, 3), cpu.caches(), cpu.found_caches())
+    return [f"L{level} {cpu.binary_size(size)}{'' if found else ' (assumed)'}"
+            for level, size, found in sizes if size]
+
+
+def _described_pages():
+    size, huge = cpu.pages()
+    return [cpu.binary_size(size), *({"always": ["huge pages always"], "never": ["no huge pages"],
+                                      "madvise": ["huge pages on request"]}.get(huge, []))]
+
+
+def _described_blocks():
+    if not (blocks := block_sizes()):
+        return ["none"]
+    return [text.format(**blocks) for text in (
+        "tile {TILE_ROWS} x {TILE_COLUMNS}", "panel {PANEL_ROWS} x {PANEL_COLUMNS}",
+        "with A transposed {PANEL_ROWS_ACROSS} x {PANEL_COLUMNS_ACROSS}")]
 
 
 # ---------------------------------------------------------------------------- instruction sets ---
@@ -301,8 +347,8 @@ def use_isa(name: str):
 
 
 def info() -> dict:
-    """Return a dict of the settings in use: backend, compiler, isa, isas, threads, cores, and
-    openmp ("on" or "off")."""
+    """Return a dict of the settings in use: backend, compiler, isa, isas, threads, cores, openmp
+    ("on" or "off"), and lists of texts: caches, pages, and blocks (those of a matrix product)."""
     c = ffi is not None
     return {
         "backend": BACKEND,
@@ -312,6 +358,9 @@ def info() -> dict:
         "threads": get_num_threads(),
         "cores": physical_cores(),
         "openmp": "on" if c and lib.pygpt_openmp() else "off",
+        "caches": _described_caches(),
+        "pages": _described_pages(),
+        "blocks": _described_blocks(),
     }
 
 
@@ -321,5 +370,6 @@ try:
 except ValueError as error:
     raise ImportError(f"PYGPT_ISA: {error}") from error
 if ffi is not None:
+    lib.pygpt_set_caches(*cpu.caches()[:2])
     set_num_threads(min(_threads_at_start(), MAX_THREADS))
     os.register_at_fork(after_in_child=_after_fork)

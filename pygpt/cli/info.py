@@ -1,9 +1,9 @@
-"""Shows the version, the compiler, the instruction sets and the threads: `pygpt info`."""
+"""Shows the version, how the library was built and what the machine offers: `pygpt info`."""
 
 
 def add_command(add):
     """Add the command."""
-    add("info", run, "show the version, the compiler, the instruction sets and the threads")
+    add("info", run, "show the version, how the library was built and what the machine offers")
 
 
 def run(arguments):
