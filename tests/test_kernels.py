@@ -256,10 +256,18 @@ def test_each_parallel_region_says_among_how_many_threads_it_is_shared_out():
     """Find a region that does not, as it could run on one thread in every test."""
     for path in sorted(HEADER.parent.glob("*.c")):
         text = path.read_text(encoding="utf-8")
-        regions = text.count("#pragma omp parallel")
+        regions = text.count("#pragma omp parallel") + text.count("PARALLEL(")
         told = len(re.findall(r"= threads_for\(|^ +note_sharing\(", text, re.MULTILINE))
         if path.name not in ("machine.c", "runtime.c"):
             assert regions == told, f"{path.name}: {regions} parallel regions, {told} of them tell"
+
+
+def test_each_region_that_computes_flushes_denormals():
+    """PARALLEL sets the mode. What opens a region otherwise moves numbers, draws them or measures."""
+    for path in sorted(HEADER.parent.glob("*.c")):
+        if "#pragma omp parallel" in path.read_text(encoding="utf-8"):
+            assert path.name in ("convert.c", "machine.c", "random.c"), (
+                f"{path.name} opens a parallel region without PARALLEL (csrc/parallel.h)")
 
 
 @needs_threads
