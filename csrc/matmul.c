@@ -76,9 +76,14 @@ static int64_t panel_floats(const gemm *g, int64_t columns) {
 
 /* Returns the cost of packing B for a block of `rows`. A block of few rows reads B in place, which
  * is cheap if all of B stays in L2; otherwise each block fetches it again. */
-static int64_t packing_cost(const gemm *g, int64_t rows) {
-    const int in_place = rows <= FEW_TILES * isa_in_use->tile_rows && g->b_col == 1;
+static int64_t packing_cost(const gemm *g, int64_t rows, int64_t MR) {
+    const int in_place = rows <= FEW_TILES * MR && g->b_col == 1;
     return in_place && g->K * g->N <= KC * NC ? IN_PLACE : PACKING;
+}
+
+/* Returns the cost of a block in sums over K. */
+static double block_cost(int64_t rows, int64_t packing, int64_t columns) {
+    return (double)((rows + packing) * (columns + READING));
 }
 
 static int run_dots(const gemm *g) {
@@ -95,8 +100,8 @@ static int run_dots(const gemm *g) {
  * One bound of the time is the work of all blocks, shared out evenly. The other is the largest
  * number of blocks of about full size that a thread gets: nine equal blocks take two threads as
  * long as ten. */
-static void choose_blocks(const gemm *g, int threads, int64_t *rows, int64_t *columns) {
-    const int64_t MR = isa_in_use->tile_rows, NR = isa_in_use->tile_columns;
+static void choose_blocks(const gemm *g, int64_t MR, int64_t NR, int threads, int64_t *rows,
+                          int64_t *columns) {
     const int64_t tiles = max64(1, (g->M + MR - 1) / MR);
     const int64_t strips = max64(1, (g->N + NR - 1) / NR);
     *rows = tiles * MR;
@@ -113,8 +118,8 @@ static void choose_blocks(const gemm *g, int threads, int64_t *rows, int64_t *co
         for (int64_t parts = 1; parts <= tiles; parts += 1 + parts / 8) {
             const int64_t height = (tiles + parts - 1) / parts * MR;
             const int64_t down = (tiles * MR + height - 1) / height;
-            const int64_t packing = packing_cost(g, height);
-            const double block = (double)((height + packing) * (width + READING));
+            const int64_t packing = packing_cost(g, height, MR);
+            const double block = block_cost(height, packing, width);
             const double all = (double)(g->M + down * packing) * (double)(g->N + across * READING);
             const int64_t full = (g->M + height / 4) / height * ((g->N + width / 4) / width);
             const double uneven = block * (double)((full + threads - 1) / threads);
@@ -131,6 +136,28 @@ static void choose_blocks(const gemm *g, int threads, int64_t *rows, int64_t *co
     }
 }
 
+/* The part of a gemm that the choice of blocks depends on. */
+static gemm shape_of(int64_t M, int64_t N, int64_t K, int transpose_a, int transpose_b) {
+    return (gemm){
+        .M = M, .N = N, .K = K,
+        .a_row = transpose_a ? 1 : K, .a_col = transpose_a ? M : 1,
+        .b_row = transpose_b ? 1 : N, .b_col = transpose_b ? K : 1,
+    };
+}
+
+void pygpt_product_blocks(int64_t *rows, int64_t *columns, int64_t M, int64_t N, int64_t K,
+                          int transpose_a, int transpose_b, int threads, int64_t tile_rows,
+                          int64_t tile_columns) {
+    const gemm g = shape_of(M, N, K, transpose_a, transpose_b);
+    choose_blocks(&g, tile_rows, tile_columns, threads, rows, columns);
+}
+
+double pygpt_block_cost(int64_t rows, int64_t columns, int64_t N, int64_t K, int transpose_b,
+                        int64_t tile_rows) {
+    const gemm g = shape_of(rows, N, K, 0, transpose_b);
+    return (double)K * block_cost(rows, packing_cost(&g, rows, tile_rows), columns);
+}
+
 int gemm_run(gemm g) {
     if (g.M <= DOT_ROWS && g.b_row == 1 && g.b_col != 1 && g.a_col == 1 && !g.addend && !g.bias &&
         !g.pre && !g.slope_of && !g.column_sum)
@@ -139,7 +166,7 @@ int gemm_run(gemm g) {
 
     int threads = worth_threads((double)g.M * g.N * max64(g.K, 1));
     int64_t rows, columns;
-    choose_blocks(&g, threads, &rows, &columns);
+    choose_blocks(&g, isa_in_use->tile_rows, isa_in_use->tile_columns, threads, &rows, &columns);
     const int64_t down = max64(1, (g.M + rows - 1) / rows);
     const int64_t blocks = down * ((g.N + columns - 1) / columns);
     const int64_t panel = (panel_floats(&g, columns) + 15) / 16 * 16;
