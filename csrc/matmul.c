@@ -45,15 +45,17 @@
 _Static_assert(KC * NC * sizeof(float) <= 1 << 20, "a panel fits in a megabyte of L2");
 /* The costs of a block besides its rows * columns of sums. Packing its panel costs as much as
  * PACKING rows (IN_PLACE where B is read in place), and reading its part of A as much as READING
- * columns. Waiting for the last block costs the part WAITING of a block, and twice that if the
- * threads do not get the same number of blocks. All were found by trial on shapes of widths 64 to
- * 768, on AVX-512 and AVX2. */
+ * columns. Waiting for the last block costs the part WAITING of a block, because no thread is as
+ * fast as the others all the time. All were found by trial on shapes of widths 64 to 768, on
+ * AVX-512 and AVX2 with two threads. */
 #define PACKING 16
 #define IN_PLACE 8
 #define READING 16
 #define WAITING 0.25
 /* With this many blocks for each thread, smaller blocks gain nothing. */
 #define BLOCKS_PER_THREAD 8
+/* A block of this part of the full size takes a round of its own, as a full one does. */
+#define NEARLY_FULL 0.75
 /* A product of at most this many rows of A and a transposed B is computed as dot products: B is
  * read once, in place. */
 #define DOT_ROWS 4
@@ -96,10 +98,25 @@ static int run_dots(const gemm *g) {
     return PYGPT_OK;
 }
 
+/* Returns the time, in full blocks, until the last of `threads` threads is done with down * across
+ * blocks, of which the last row's have `low` of the full size and the last column's `narrow`. Nine
+ * full blocks take two threads as long as ten. In the last round, a thread that gets no full block
+ * takes as many small ones as fit; those that are left take more time at the end. */
+static double rounds_of(int64_t down, int64_t across, double low, double narrow, int threads) {
+    const double size = low > narrow ? low : narrow; /* of the largest small block */
+    const int64_t blocks = down * across;
+    const int64_t full = size < NEARLY_FULL
+                             ? (down - (low > 0)) * (across - (narrow > 0)) : blocks;
+    const int64_t rounds = (full + threads - 1) / threads;
+    if (full == blocks) return (double)rounds;
+    const int64_t fit = (rounds * threads - full) * (int64_t)(1.0 / size);
+    const int64_t left = max64(0, blocks - full - fit);
+    return (double)rounds + size * (double)((left + threads - 1) / threads);
+}
+
 /* Chooses the rows and columns of a block, multiples of the tile, that should take the least time.
- * One bound of the time is the work of all blocks, shared out evenly. The other is the largest
- * number of blocks of about full size that a thread gets: nine equal blocks take two threads as
- * long as ten. */
+ * One bound of the time is the work of all blocks, shared out evenly. The other is the time of the
+ * thread that is done last. */
 static void choose_blocks(const gemm *g, int64_t MR, int64_t NR, int threads, int64_t *rows,
                           int64_t *columns) {
     const int64_t tiles = max64(1, (g->M + MR - 1) / MR);
@@ -115,17 +132,19 @@ static void choose_blocks(const gemm *g, int64_t MR, int64_t NR, int threads, in
         if (width == width_before) continue;
         width_before = width;
         across = (strips * NR + width - 1) / width;
-        for (int64_t parts = 1; parts <= tiles; parts += 1 + parts / 8) {
+        for (int64_t parts = 1; parts <= tiles; parts += 1 + parts / 16) {
             const int64_t height = (tiles + parts - 1) / parts * MR;
             const int64_t down = (tiles * MR + height - 1) / height;
             const int64_t packing = packing_cost(g, height, MR);
             const double block = block_cost(height, packing, width);
             const double all = (double)(g->M + down * packing) * (double)(g->N + across * READING);
-            const int64_t full = (g->M + height / 4) / height * ((g->N + width / 4) / width);
-            const double uneven = block * (double)((full + threads - 1) / threads);
+            const int64_t last_rows = g->M % height, last_columns = g->N % width;
+            const double low = last_rows ? (double)(last_rows + packing) / (height + packing) : 0;
+            const double narrow =
+                last_columns ? (double)(last_columns + READING) / (width + READING) : 0;
+            const double uneven = block * rounds_of(down, across, low, narrow, threads);
             const double even = all / threads;
-            const double waiting = down * across % threads ? 2 * WAITING : WAITING;
-            const double cost = (even > uneven ? even : uneven) + waiting * block;
+            const double cost = (even > uneven ? even : uneven) + WAITING * block;
             if (cost < least) {
                 least = cost;
                 *rows = height;
@@ -134,6 +153,20 @@ static void choose_blocks(const gemm *g, int64_t MR, int64_t NR, int threads, in
             if (down * across >= BLOCKS_PER_THREAD * threads) break;
         }
     }
+}
+
+/* Sets `part` to the rows m0..m1 and columns n0..n1 of block i. The blocks are numbered column by
+ * column, but the last row of blocks comes at the end if it is lower than the others: short blocks
+ * then fill the time of threads that are done before the others. */
+void pygpt_product_block(int64_t *part, int64_t i, int64_t rows, int64_t columns, int64_t M,
+                         int64_t N) {
+    const int64_t across = (N + columns - 1) / columns, full = M / rows;
+    const int is_last = i >= full * across;
+    const int64_t m = is_last ? full : i % full, n = is_last ? i - full * across : i / full;
+    part[0] = m * rows;
+    part[1] = min64((m + 1) * rows, M);
+    part[2] = n * columns;
+    part[3] = min64((n + 1) * columns, N);
 }
 
 /* The part of a gemm that the choice of blocks depends on. */
@@ -179,8 +212,9 @@ int gemm_run(gemm g) {
         float *mine = panels + panel * thread_number();
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < blocks; block++) {
-            int64_t m = block % down * rows, n = block / down * columns;
-            isa_in_use->gemm_block(&g, m, min64(m + rows, g.M), n, min64(n + columns, g.N), mine);
+            int64_t part[4];
+            pygpt_product_block(part, block, rows, columns, g.M, g.N);
+            isa_in_use->gemm_block(&g, part[0], part[1], part[2], part[3], mine);
         }
     }
     scratch_give(panels);

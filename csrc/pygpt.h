@@ -86,6 +86,10 @@ int64_t pygpt_chunk(int64_t total, int64_t least, int threads);
 void pygpt_product_blocks(int64_t *rows, int64_t *columns, int64_t M, int64_t N, int64_t K,
                           int transpose_a, int transpose_b, int threads, int64_t tile_rows,
                           int64_t tile_columns);
+/* part (4) = the first row of block i, the end of its rows, and the same of its columns. Blocks are
+ * computed in this order. */
+void pygpt_product_block(int64_t *part, int64_t i, int64_t rows, int64_t columns, int64_t M,
+                         int64_t N);
 /* The cost of such a block in multiply-adds, packing and reading its operands included. */
 double pygpt_block_cost(int64_t rows, int64_t columns, int64_t N, int64_t K, int transpose_b,
                         int64_t tile_rows);
