@@ -230,6 +230,19 @@ def test_the_table(schedule, capsys):
     assert 1 < table["step"]["2"] <= 2
 
 
+def test_what_splitting_long_sums_would_bring(schedule):
+    """The head of gpt2 sums over 50257 tokens into 128 x 768 elements: few blocks for 128 threads.
+    A single group of rows is the product as it is."""
+    machine = schedule.Machine.named("baseline")
+    shape = 128, 768, 50257
+    now, = schedule.whole(machine, 128, *shape)
+    groups, joined = schedule.split(machine, 128, *shape)
+    assert schedule.makespan(groups) < schedule.makespan(now)
+    assert sum(joined.costs) == 11 * 128 * 768  # ten groups are read, one result is written
+    shape = 128, 768, 600
+    assert schedule.split(machine, 128, *shape) == schedule.whole(machine, 128, *shape)
+
+
 @pytest.mark.parametrize("wrong", [["lessons"], ["--isa", "mmx"], ["--threads", "0"]])
 def test_a_wrong_argument_is_refused(schedule, capsys, wrong):
     with pytest.raises(SystemExit) as refused:

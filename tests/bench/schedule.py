@@ -285,23 +285,28 @@ def step(machine, threads, calls):
             for label, (n, tasks, work, longest, time) in rows.items()}, total
 
 
-# -------------------------------------------------------------------------- dW, with K split too --
+# ---------------------------------------------------------------------- if K were split as well --
 
 SPLIT_ROWS = 512           # rows of K in a group, at least
 SPLIT_FLOATS = 2 ** 20     # floats that the groups' sums take together, at most
 
 
-def split_weight(machine, threads, M, N, K):
-    """Return the Regions of dW if K were split into groups, whose sums are added in order.
+def whole(machine, threads, M, N, K):
+    """Return the Regions of a product A^T B as the library computes it."""
+    return [product(machine, threads, M, N, K, 1, 0)]
+
+
+def split(machine, threads, M, N, K):
+    """Return the Regions of A^T B if K were split into groups, whose sums are added in order.
 
     This is not what the library does. It computes an element's whole sum in one thread, so a small
-    dW has few blocks, however long K is. Groups of rows that depend on the shape alone would give
-    bits that are equal for any number of threads, but others than today's. They take memory for one
-    more dW each, and a pass that adds them up.
+    result has few blocks, however long K is. Groups of rows that depend on the shape alone would
+    give bits that are equal for any number of threads, but others than today's. They take memory
+    for one more result each, and a pass that adds them up.
     """
     groups = max(1, min(K // SPLIT_ROWS, SPLIT_FLOATS // (M * N)))
     if groups == 1:
-        return [product(machine, threads, M, N, K, 1, 0)]
+        return whole(machine, threads, M, N, K)
     parts = [product(machine, math.ceil(threads / groups), M, N, k, 1, 0)
              for k in chunks(K, math.ceil(K / groups))]
     shared = lib.pygpt_threads_for(M * N * K, 2, threads)
@@ -310,15 +315,27 @@ def split_weight(machine, threads, M, N, K):
             Region([(groups + 1) * n for n in lengths], "floats", shared, True)]
 
 
-def weight_products(machine, threads, calls, rule):
-    """Return the seconds of all dW of a step whose Regions `rule` gives."""
-    return sum(seconds(region, machine) for kernel, sizes in calls
-               if kernel == "linear_backward_weight"
-               for region in rule(machine, threads, sizes[1], sizes[2], sizes[0]))
+def long_sums(machine, calls):
+    """Return {label: [(M, N, K)]} of the products of a step that sum over many rows: dW of the
+    layers, and dx of the head, whose K is the vocabulary."""
+    shapes = {"all dW": [], "head dx": []}
+    rows, part = ffi.new("int64_t *"), ffi.new("int64_t *")
+    for kernel, sizes in calls:
+        R, IN, OUT, *_ = (*sizes, 0, 0)
+        if kernel == "linear_backward_weight":
+            shapes["all dW"].append((IN, OUT, R))
+        elif kernel == "linear_cross_entropy_backward":
+            lib.pygpt_head_chunk(rows, part, R, OUT, machine.tile_columns)
+            shapes["head dx"] += [(n, IN, OUT) for n in chunks(R, rows[0])]
+    return shapes
 
 
-def whole_weight(machine, threads, M, N, K):
-    return [product(machine, threads, M, N, K, 1, 0)]
+def gain(machine, threads, shapes, rule):
+    """Return how many times as fast as one thread does now `threads` threads compute products."""
+    def total(threads, rule):
+        return sum(seconds(region, machine) for shape in shapes
+                   for region in rule(machine, threads, *shape))
+    return total(1, whole) / total(threads, rule)
 
 
 # ---------------------------------------------------------------------------------- the report ---
@@ -326,21 +343,21 @@ def whole_weight(machine, threads, M, N, K):
 def model(machine, name, threads):
     """Return the table of a configuration as a dict of plain values."""
     calls = calls_of(CONFIGURATIONS[name])
-    alone, whole = step(machine, 1, calls)
-    kernels = [{"kernel": label, "calls": n, "share": time / whole, "at": {}}
+    alone, total_alone = step(machine, 1, calls)
+    kernels = [{"kernel": label, "calls": n, "share": time / total_alone, "at": {}}
                for label, (n, _, _, time) in alone.items()]
-    result = {"name": name, "isa": machine.isa, "ms": 1e3 * whole, "kernels": kernels,
-              "step": {}, "weights": {}}
+    result = {"name": name, "isa": machine.isa, "ms": 1e3 * total_alone, "kernels": kernels,
+              "step": {}, "whole": {}, "split": {}}
     for t in threads:
         rows, total = step(machine, t, calls)
         for row in kernels:
             _, tasks, even, time = rows[row["kernel"]]
             row["at"][t] = {"tasks": tasks, "balance": even,
                             "speed_up": alone[row["kernel"]][3] / time}
-        result["step"][t] = whole / total
-        one, now, split = (weight_products(machine, n, calls, rule) for n, rule in (
-            (1, whole_weight), (t, whole_weight), (t, split_weight)))
-        result["weights"][t] = {"speed_up": one / now, "split_speed_up": one / split}
+        result["step"][t] = total_alone / total
+    for label, shapes in long_sums(machine, calls).items():
+        for key, rule in (("whole", whole), ("split", split)):
+            result[key][label] = {t: gain(machine, t, shapes, rule) for t in threads}
     return result
 
 
@@ -357,10 +374,10 @@ def report(result):
         lines.append(f"{row['kernel']:26}{row['calls']:5}{100 * row['share']:5.1f}%" + "".join(
             f"{at['tasks']:6}{100 * at['balance']:4.0f}%{at['speed_up']:6.1f}"
             for at in row["at"].values()))
-    lines += [line("the whole step", [f"{x:.1f}" for x in result["step"].values()]),
-              line("all dW", [f"{x['speed_up']:.1f}" for x in result["weights"].values()]),
-              line("all dW, if K were split as well",
-                   [f"{x['split_speed_up']:.1f}" for x in result["weights"].values()])]
+    lines.append(line("the whole step", [f"{x:.1f}" for x in result["step"].values()]))
+    for label in result["whole"]:
+        for key, text in (("whole", label), ("split", f"{label}, if K were split as well")):
+            lines.append(line(text, [f"{x:.1f}" for x in result[key][label].values()]))
     return "\n".join(lines)
 
 
