@@ -176,6 +176,30 @@ def test_the_blocks_cover_a_product(schedule, M, N, K, transposed, threads):
         assert found == expected
 
 
+@needs_threads
+@pytest.mark.parametrize("shape", [(100, 70, 600), (385, 130, 40), (7, 300, 9)], ids=str)
+@pytest.mark.parametrize("transposed", [(0, 0), (0, 1), (1, 0)], ids=str)
+def test_more_threads_than_cores_change_no_bit_of_a_product(shape, transposed):
+    M, N, K = shape
+    seed, operands = kernels.Memory(8), [kernels.Memory(4 * n) for n in (M * K, K * N)]
+    seed.view[:] = bytes(8)
+    for stream, memory in enumerate(operands):
+        kernels.lib.random_normal(memory.pointer("f"), 1.0, seed.pointer("Q"), stream,
+                                  len(memory.view) // 4)
+    for isa in kernels.isa_names():
+        results = set()
+        for threads in (1, 5, 40):
+            out = kernels.Memory(4 * M * N)
+            out.view[:] = b"\xff" * (4 * M * N)  # NaN wherever no block is computed
+            with kernels.use_isa(isa), kernels.use_threads(threads), small_jobs_shared():
+                a, b = (memory.pointer("f") for memory in operands)
+                assert kernels.lib.matmul(out.pointer("f"), a, b, M, N, K, *transposed, 0) == 0
+            values = out.view.cast("f")
+            assert all(x == x for x in values[:M * N])
+            results.add(bytes(out.view))
+        assert len(results) == 1
+
+
 @pytest.mark.parametrize("name", ["lesson", "char-small", "char-dropout", "gpt2", "gpt2-long"])
 def test_no_balance_is_above_1_and_all_work_is_counted(schedule, machine, name):
     for kernel, sizes in set(schedule.calls_of(schedule.CONFIGURATIONS[name])):
