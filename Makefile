@@ -39,6 +39,9 @@ compare: build  ## training steps beside PyTorch's (install torch in the environ
 compare-matmul: build  ## each matrix product of a step beside PyTorch's
 	@$(PY) tests/bench/matmul.py
 
+schedule: build  ## how a step is shared out among 1 to 128 threads: a model, no measurement
+	@$(PY) tests/bench/schedule.py
+
 growth: build  ## how a step's cost grows with its sizes, and what awkward ones cost
 	@$(PY) -m pygpt bench --growth
 
@@ -60,4 +63,4 @@ $(VENV)/.installed-test: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
 	@touch $@
 
-.PHONY: build train test test-install info clean help bench growth ladder compare compare-matmul
+.PHONY: build train test test-install info clean help bench growth ladder compare compare-matmul schedule

@@ -10,6 +10,8 @@
 
 #define SPAN 16384 /* elements; fixed, so that sums do not depend on the number of threads */
 
+int64_t pygpt_adamw_span(void) { return SPAN; }
+
 int adamw_step(float *param, float *m, float *v, const float *grad, const float *settings,
                int64_t n, int64_t n_decay) {
     int threads = threads_for(10.0 * n, (n + SPAN - 1) / SPAN);

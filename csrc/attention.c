@@ -36,8 +36,18 @@
 /* Heads are divided into blocks of queries where a thread would get fewer parts than this. */
 #define PARTS_PER_THREAD 4
 
-static int64_t query_blocks(int64_t T) {
-    return (T + isa_in_use->tile_columns - 1) / isa_in_use->tile_columns;
+/* Returns the number of parts of an attention kernel. `tile_columns` queries are a block.
+ *
+ * Backward, a whole head takes 5 products; its dQ alone takes 3 and its dK and dV 4, because both
+ * need p and dp. So heads are divided where whole heads would leave more than 2/7 of the time
+ * idle. */
+int64_t pygpt_attention_parts(int64_t B, int64_t T, int64_t NH, int backward, int threads,
+                              int64_t tile_columns) {
+    const int64_t heads = B * NH, blocks = (T + tile_columns - 1) / tile_columns;
+    if (!backward)
+        return heads < PARTS_PER_THREAD * threads && threads > 1 ? heads * blocks : heads;
+    const int64_t rounds = (heads + threads - 1) / threads;
+    return blocks > 1 && 7 * heads < 5 * rounds * threads ? 2 * heads * blocks : heads;
 }
 
 /* Multiply-adds of one head: two products of T^2/2 x HS, and an exponential for each score. */
@@ -58,8 +68,8 @@ static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,
 /* Part i of `parts` of the forward pass: a head, or where there are more parts than heads a block of
  * queries of a head. Blocks with many keys come first, so that the last parts are short. */
 static attention_part forward_part(const attention_shape *s, int64_t heads, int64_t parts,
-                                   int64_t i) {
-    const int64_t QB = isa_in_use->tile_columns, head = i % heads;
+                                   int64_t i, int64_t QB) {
+    const int64_t head = i % heads;
     attention_part part = {.b = head / s->NH, .h = head % s->NH, .i1 = s->T, .j1 = s->T};
     if (parts == heads) return part;
     part.i0 = (parts - 1 - i) / heads * QB;
@@ -70,9 +80,9 @@ static attention_part forward_part(const attention_shape *s, int64_t heads, int6
 int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
                       int64_t NH, float dropout, const uint64_t *seed, uint64_t stream) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
-    const int64_t heads = B * NH, blocks = query_blocks(T);
+    const int64_t heads = B * NH, QB = isa_in_use->tile_columns;
     int threads = worth_threads(heads * head_cost(T, s.HS));
-    const int64_t parts = heads < PARTS_PER_THREAD * threads && threads > 1 ? heads * blocks : heads;
+    const int64_t parts = pygpt_attention_parts(B, T, NH, 0, threads, QB);
     if (parts < 2) threads = 1;
     note_sharing(threads, parts);
     const int64_t each = isa_in_use->attention_scratch(&s);
@@ -81,7 +91,7 @@ int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < parts; i++)
-        isa_in_use->attention_forward(&s, out, lse, qkv, forward_part(&s, heads, parts, i),
+        isa_in_use->attention_forward(&s, out, lse, qkv, forward_part(&s, heads, parts, i, QB),
                                       scratch + each * thread_number());
     scratch_give(scratch);
     return PYGPT_OK;
@@ -90,14 +100,14 @@ int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64
 /* Part i of `parts` of the backward pass: a head; or, where there are more parts than heads, dK and
  * dV of a block of keys, or dQ of a block of queries, of a head. Long parts come first. */
 static attention_part backward_part(const attention_shape *s, int64_t heads, int64_t parts,
-                                    int64_t i) {
-    const int64_t QB = isa_in_use->tile_columns, T = s->T, head = i % heads;
+                                    int64_t i, int64_t QB) {
+    const int64_t T = s->T, head = i % heads;
     attention_part part = {.b = head / s->NH, .h = head % s->NH, .i1 = T, .j1 = T};
     if (parts == heads) {
         part.of_queries = part.of_keys = 1;
         return part;
     }
-    const int64_t rank = i / heads / 2, blocks = query_blocks(T);
+    const int64_t rank = i / heads / 2, blocks = (T + QB - 1) / QB;
     if (i / heads % 2 == 0) {
         part.of_keys = 1; /* keys from j0 on are seen by queries from j0 on */
         part.i0 = part.j0 = rank * QB;
@@ -110,18 +120,23 @@ static attention_part backward_part(const attention_shape *s, int64_t heads, int
     return part;
 }
 
+void pygpt_attention_part(int64_t *part, int64_t i, int64_t parts, int64_t B, int64_t T, int64_t NH,
+                          int backward, int64_t tile_columns) {
+    const attention_shape s = {.T = T, .NH = NH};
+    const attention_part p = backward ? backward_part(&s, B * NH, parts, i, tile_columns)
+                                      : forward_part(&s, B * NH, parts, i, tile_columns);
+    const int64_t all[6] = {p.i0, p.i1, p.j0, p.j1, p.of_queries, p.of_keys};
+    for (int k = 0; k < 6; k++) part[k] = all[k];
+}
+
 /* ds_ij = p_ij (dp_ij - D_i) with dp_ij = dO_i . v_j and D_i = dO_i . O_i; from it dQ and dK. */
 int attention_backward(float *dqkv, const float *dout, const float *qkv, const float *out,
                        const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
                        float dropout, const uint64_t *seed, uint64_t stream) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
-    const int64_t heads = B * NH, blocks = query_blocks(T);
+    const int64_t heads = B * NH, QB = isa_in_use->tile_columns;
     int threads = worth_threads(2.5 * heads * head_cost(T, s.HS));
-    /* A whole head takes 5 products; its dQ alone takes 3 and its dK and dV 4, because both need p
-     * and dp. So heads are divided where whole heads would leave more than 2/7 of the time idle. */
-    const int64_t rounds = (heads + threads - 1) / threads;
-    const int divide = blocks > 1 && 7 * heads < 5 * rounds * threads;
-    const int64_t parts = divide ? 2 * heads * blocks : heads;
+    const int64_t parts = pygpt_attention_parts(B, T, NH, 1, threads, QB);
     if (parts < 2) threads = 1;
     note_sharing(threads, parts);
     const int64_t each = isa_in_use->attention_scratch(&s);
@@ -131,7 +146,7 @@ int attention_backward(float *dqkv, const float *dout, const float *qkv, const f
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < parts; i++)
         isa_in_use->attention_backward(&s, dqkv, dout, qkv, out, lse,
-                                       backward_part(&s, heads, parts, i),
+                                       backward_part(&s, heads, parts, i, QB),
                                        scratch + each * thread_number());
     scratch_give(scratch);
     return PYGPT_OK;

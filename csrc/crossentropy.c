@@ -115,6 +115,12 @@ static int softmax_of_chunk(float *losses, float *logits, const int32_t *targets
     return PYGPT_OK;
 }
 
+void pygpt_head_chunk(int64_t *rows, int64_t *part, int64_t R, int64_t V, int64_t tile_columns) {
+    const int64_t fit = min64(CHUNK_ROWS, CHUNK_FLOATS / max64(V, 1)) / tile_columns * tile_columns;
+    *rows = min64(max64(tile_columns, fit), max64(R, 1));
+    *part = PART_ROWS;
+}
+
 /* Computes the losses of all rows, and with dloss also dinp = dlogits weight and
  * dweight = dlogits^T inp, where they are not NULL. */
 static int chunked(float *loss, float *losses, float *dinp, float *dweight, const float *dloss,
@@ -123,9 +129,8 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
                    int accumulate_weight) {
     const int64_t N = rows_counted(targets, R, V, ignore_index);
     if (N < 0) return PYGPT_ERANGE;
-    const int64_t lanes = isa_in_use->tile_columns;
-    int64_t chunk = max64(lanes, min64(CHUNK_ROWS, CHUNK_FLOATS / max64(V, 1)) / lanes * lanes);
-    chunk = min64(chunk, max64(R, 1));
+    int64_t chunk, part;
+    pygpt_head_chunk(&chunk, &part, R, V, isa_in_use->tile_columns);
     float *logits = scratch_take(chunk * V); /* (V, rows) */
     if (!logits) return PYGPT_ENOMEM;
     const float factor = dloss ? *dloss / (float)max64(N, 1) : 0.0f;

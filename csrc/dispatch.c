@@ -45,6 +45,12 @@ const char *pygpt_isa_name(int i) { return i >= 0 && i < BUILT ? built[i].table-
 
 int pygpt_isa_supported(int i) { return i >= 0 && i < BUILT && built[i].supported(); }
 
+void pygpt_tile(int64_t *rows, int64_t *columns, int i) {
+    const isa *set = i >= 0 && i < BUILT ? built[i].table : isa_in_use;
+    *rows = set->tile_rows;
+    *columns = set->tile_columns;
+}
+
 int pygpt_isa_select(int i) {
     if (i < 0) {
         for (i = 0; !built[i].supported(); i++) {}

@@ -33,6 +33,10 @@ int embedding_forward(float *out, const int32_t *ids, const float *wte, const fl
     return PYGPT_OK;
 }
 
+int64_t pygpt_embedding_chunk(int64_t C, int threads) {
+    return max64(16, (C / threads + 15) / 16 * 16);
+}
+
 /* dwte_v = the sum of dout over the places with id v;  dwpe_t = sum_b dout_bt. */
 int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_t *ids, int64_t B,
                        int64_t T, int64_t C, int64_t V, int64_t P, int accumulate_wte,
@@ -40,8 +44,9 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
     if (!ids_in_range(ids, B * T, V)) return PYGPT_ERANGE;
     if (dwte && !accumulate_wte) memset(dwte, 0, sizeof(float) * (size_t)(V * C));
     if (dwte) {
-        int threads = threads_for((double)B * T * C, (C + 15) / 16);
-        int64_t chunk = max64(16, (C / threads + 15) / 16 * 16);
+        int threads = C > 16 ? worth_threads((double)B * T * C) : 1;
+        int64_t chunk = pygpt_embedding_chunk(C, threads);
+        note_sharing(threads, (C + chunk - 1) / chunk);
         PARALLEL(threads)
 #pragma omp for schedule(static)
         for (int64_t c = 0; c < C; c += chunk)

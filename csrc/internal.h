@@ -39,6 +39,11 @@ typedef struct gemm {
 /* A block that is at most this many tiles high uses B too rarely to repay packing it. */
 #define FEW_TILES 4
 
+/* Whether a block of this many rows reads B where it lies, instead of packing it first. */
+static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_rows) {
+    return rows <= FEW_TILES * tile_rows && g->b_col == 1;
+}
+
 /* This many rows of a transposed A are packed at a time: 8 tiles of 6, three cache lines wide. */
 #define A_ROWS 48
 

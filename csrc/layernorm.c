@@ -18,6 +18,8 @@
 #define GROUP_ROWS 32
 #define GROUPS 128 /* there are at most this many */
 
+int64_t pygpt_layernorm_group(int64_t R) { return max64(GROUP_ROWS, (R + GROUPS - 1) / GROUPS); }
+
 int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, const float *weight,
                       const float *bias, int64_t R, int64_t C, float eps) {
     int threads = threads_for(COST * R * C, R);
@@ -35,7 +37,7 @@ int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, co
 int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *dout,
                        const float *inp, const float *weight, const float *mean, const float *rstd,
                        int64_t R, int64_t C, int accumulate_input, int accumulate_params) {
-    const int64_t group = max64(GROUP_ROWS, (R + GROUPS - 1) / GROUPS);
+    const int64_t group = pygpt_layernorm_group(R);
     const int64_t groups = (R + group - 1) / group;
     float *partial = scratch_take(2 * C * groups);
     if (!partial) return PYGPT_ENOMEM;

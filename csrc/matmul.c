@@ -51,15 +51,17 @@
 #define LEAST_STRIPS 2
 /* The costs of a block besides its rows * columns of sums. Packing its panel costs as much as
  * PACKING rows (IN_PLACE where B is read in place), and reading its part of A as much as READING
- * columns. Waiting for the last block costs the part WAITING of a block, and twice that if the
- * threads do not get the same number of blocks. All were found by trial on shapes of widths 64 to
- * 768, on AVX-512 and AVX2. */
+ * columns. Waiting for the last block costs the part WAITING of a block, because no thread is as
+ * fast as the others all the time. All were found by trial on shapes of widths 64 to 768, on
+ * AVX-512 and AVX2 with two threads. */
 #define PACKING 16
 #define IN_PLACE 8
 #define READING 16
 #define WAITING 0.25
 /* With this many blocks for each thread, smaller blocks gain nothing. */
 #define BLOCKS_PER_THREAD 8
+/* A block of this part of the full size takes a round of its own, as a full one does. */
+#define NEARLY_FULL 0.75
 /* A product of at most this many rows of A and a transposed B is computed as dot products: B is
  * read once, in place. */
 #define DOT_ROWS 4
@@ -78,17 +80,17 @@ int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns) {
 }
 
 /* The most columns of a panel of `rows` rows, for the caches and the instruction set in use. */
-static int64_t panel_columns(int64_t rows) {
-    return pygpt_panel_columns(caches_in_use.l2, rows, isa_in_use->tile_columns);
+static int64_t panel_columns(int64_t rows, int64_t NR) {
+    return pygpt_panel_columns(caches_in_use.l2, rows, NR);
 }
 
 void pygpt_block_sizes(int64_t *out) {
     out[BLOCK_TILE_ROWS] = isa_in_use->tile_rows;
     out[BLOCK_TILE_COLUMNS] = isa_in_use->tile_columns;
     out[BLOCK_PANEL_ROWS] = KC;
-    out[BLOCK_PANEL_COLUMNS] = panel_columns(KC);
+    out[BLOCK_PANEL_COLUMNS] = panel_columns(KC, isa_in_use->tile_columns);
     out[BLOCK_PANEL_ROWS_ACROSS] = KC_ACROSS;
-    out[BLOCK_PANEL_COLUMNS_ACROSS] = panel_columns(KC_ACROSS);
+    out[BLOCK_PANEL_COLUMNS_ACROSS] = panel_columns(KC_ACROSS, isa_in_use->tile_columns);
 }
 
 /* Returns the length of the equal parts into which K is split, at most KC or KC_ACROSS. */
@@ -109,9 +111,14 @@ static int64_t panel_floats(const gemm *g, int64_t columns) {
 
 /* Returns the cost of packing B for a block of `rows`. A block of few rows reads B in place, which
  * is cheap if all of B stays in L2; otherwise each block fetches it again. */
-static int64_t packing_cost(const gemm *g, int64_t rows) {
-    const int in_place = rows <= FEW_TILES * isa_in_use->tile_rows && g->b_col == 1;
-    return in_place && g->K * g->N <= floats_in_l2(caches_in_use.l2) ? IN_PLACE : PACKING;
+static int64_t packing_cost(const gemm *g, int64_t rows, int64_t MR) {
+    const int is_cached = g->K * g->N <= floats_in_l2(caches_in_use.l2);
+    return reads_b_in_place(g, rows, MR) && is_cached ? IN_PLACE : PACKING;
+}
+
+/* Returns the cost of a block in sums over K. */
+static double block_cost(int64_t rows, int64_t packing, int64_t columns) {
+    return (double)((rows + packing) * (columns + READING));
 }
 
 static int run_dots(const gemm *g) {
@@ -124,14 +131,29 @@ static int run_dots(const gemm *g) {
     return PYGPT_OK;
 }
 
+/* Returns the time, in full blocks, until the last of `threads` threads is done with down * across
+ * blocks, of which the last row's have `low` of the full size and the last column's `narrow`. Nine
+ * full blocks take two threads as long as ten. In the last round, a thread that gets no full block
+ * takes as many small ones as fit; those that are left take more time at the end. */
+static double rounds_of(int64_t down, int64_t across, double low, double narrow, int threads) {
+    const double size = low > narrow ? low : narrow; /* of the largest small block */
+    const int64_t blocks = down * across;
+    const int64_t full = size < NEARLY_FULL
+                             ? (down - (low > 0)) * (across - (narrow > 0)) : blocks;
+    const int64_t rounds = (full + threads - 1) / threads;
+    if (full == blocks) return (double)rounds;
+    const int64_t fit = (rounds * threads - full) * (int64_t)(1.0 / size);
+    const int64_t left = max64(0, blocks - full - fit);
+    return (double)rounds + size * (double)((left + threads - 1) / threads);
+}
+
 /* Chooses the rows and columns of a block, multiples of the tile, that should take the least time.
- * One bound of the time is the work of all blocks, shared out evenly. The other is the largest
- * number of blocks of about full size that a thread gets: nine equal blocks take two threads as
- * long as ten. */
-static void choose_blocks(const gemm *g, int threads, int64_t *rows, int64_t *columns) {
-    const int64_t MR = isa_in_use->tile_rows, NR = isa_in_use->tile_columns;
+ * One bound of the time is the work of all blocks, shared out evenly. The other is the time of the
+ * thread that is done last. */
+static void choose_blocks(const gemm *g, int64_t MR, int64_t NR, int threads, int64_t *rows,
+                          int64_t *columns) {
     const int64_t tiles = max64(1, (g->M + MR - 1) / MR);
-    const int64_t strips = max64(1, (g->N + NR - 1) / NR), most = panel_columns(g->kc) / NR;
+    const int64_t strips = max64(1, (g->N + NR - 1) / NR), most = panel_columns(g->kc, NR) / NR;
     *rows = tiles * MR;
     *columns = min64(most, strips) * NR;
     if (threads == 1) return;
@@ -144,17 +166,19 @@ static void choose_blocks(const gemm *g, int threads, int64_t *rows, int64_t *co
         if (width == width_before) continue;
         width_before = width;
         across = (strips * NR + width - 1) / width;
-        for (int64_t parts = 1; parts <= tiles; parts += 1 + parts / 8) {
+        for (int64_t parts = 1; parts <= tiles; parts += 1 + parts / 16) {
             const int64_t height = (tiles + parts - 1) / parts * MR;
             const int64_t down = (tiles * MR + height - 1) / height;
-            const int64_t packing = packing_cost(g, height);
-            const double block = (double)((height + packing) * (width + READING));
+            const int64_t packing = packing_cost(g, height, MR);
+            const double block = block_cost(height, packing, width);
             const double all = (double)(g->M + down * packing) * (double)(g->N + across * READING);
-            const int64_t full = (g->M + height / 4) / height * ((g->N + width / 4) / width);
-            const double uneven = block * (double)((full + threads - 1) / threads);
+            const int64_t last_rows = g->M % height, last_columns = g->N % width;
+            const double low = last_rows ? (double)(last_rows + packing) / (height + packing) : 0;
+            const double narrow =
+                last_columns ? (double)(last_columns + READING) / (width + READING) : 0;
+            const double uneven = block * rounds_of(down, across, low, narrow, threads);
             const double even = all / threads;
-            const double waiting = down * across % threads ? 2 * WAITING : WAITING;
-            const double cost = (even > uneven ? even : uneven) + waiting * block;
+            const double cost = (even > uneven ? even : uneven) + WAITING * block;
             if (cost < least) {
                 least = cost;
                 *rows = height;
@@ -165,6 +189,43 @@ static void choose_blocks(const gemm *g, int threads, int64_t *rows, int64_t *co
     }
 }
 
+/* Sets `part` to the rows m0..m1 and columns n0..n1 of block i. The blocks are numbered column by
+ * column, but the last row of blocks comes at the end if it is lower than the others: short blocks
+ * then fill the time of threads that are done before the others. */
+void pygpt_product_block(int64_t *part, int64_t i, int64_t rows, int64_t columns, int64_t M,
+                         int64_t N) {
+    const int64_t across = (N + columns - 1) / columns, full = M / rows;
+    const int is_last = i >= full * across;
+    const int64_t m = is_last ? full : i % full, n = is_last ? i - full * across : i / full;
+    part[0] = m * rows;
+    part[1] = min64((m + 1) * rows, M);
+    part[2] = n * columns;
+    part[3] = min64((n + 1) * columns, N);
+}
+
+/* The part of a gemm that the choice of blocks depends on. */
+static gemm shape_of(int64_t M, int64_t N, int64_t K, int transpose_a, int transpose_b) {
+    return (gemm){
+        .M = M, .N = N, .K = K,
+        .a_row = transpose_a ? 1 : K, .a_col = transpose_a ? M : 1,
+        .b_row = transpose_b ? 1 : N, .b_col = transpose_b ? K : 1,
+    };
+}
+
+void pygpt_product_blocks(int64_t *rows, int64_t *columns, int64_t M, int64_t N, int64_t K,
+                          int transpose_a, int transpose_b, int threads, int64_t tile_rows,
+                          int64_t tile_columns) {
+    gemm g = shape_of(M, N, K, transpose_a, transpose_b);
+    g.kc = k_block(&g);
+    choose_blocks(&g, tile_rows, tile_columns, threads, rows, columns);
+}
+
+double pygpt_block_cost(int64_t rows, int64_t columns, int64_t N, int64_t K, int transpose_b,
+                        int64_t tile_rows) {
+    const gemm g = shape_of(rows, N, K, 0, transpose_b);
+    return (double)K * block_cost(rows, packing_cost(&g, rows, tile_rows), columns);
+}
+
 int gemm_run(gemm g) {
     if (g.M <= DOT_ROWS && g.b_row == 1 && g.b_col != 1 && g.a_col == 1 && !g.addend && !g.bias &&
         !g.pre && !g.slope_of && !g.column_sum)
@@ -173,7 +234,7 @@ int gemm_run(gemm g) {
 
     int threads = worth_threads((double)g.M * g.N * max64(g.K, 1));
     int64_t rows, columns;
-    choose_blocks(&g, threads, &rows, &columns);
+    choose_blocks(&g, isa_in_use->tile_rows, isa_in_use->tile_columns, threads, &rows, &columns);
     const int64_t down = max64(1, (g.M + rows - 1) / rows);
     const int64_t blocks = down * ((g.N + columns - 1) / columns);
     const int64_t panel = (panel_floats(&g, columns) + 15) / 16 * 16;
@@ -186,8 +247,9 @@ int gemm_run(gemm g) {
         float *mine = panels + panel * thread_number();
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < blocks; block++) {
-            int64_t m = block % down * rows, n = block / down * columns;
-            isa_in_use->gemm_block(&g, m, min64(m + rows, g.M), n, min64(n + columns, g.N), mine);
+            int64_t part[4];
+            pygpt_product_block(part, block, rows, columns, g.M, g.N);
+            isa_in_use->gemm_block(&g, part[0], part[1], part[2], part[3], mine);
         }
     }
     scratch_give(panels);

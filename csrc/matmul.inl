@@ -172,7 +172,7 @@ static void strip_sums(const gemm *g, const float *strip, int64_t kc, int64_t n,
  * A_ROWS packed rows of a transposed A. */
 static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
                        float *panel) {
-    const int in_place = m1 - m0 <= FEW_TILES * MR && g->b_col == 1;
+    const int in_place = reads_b_in_place(g, m1 - m0, MR);
     const int64_t strips = (n1 - n0 + NR - 1) / NR;
     const int pack_a = g->a_col != 1 && strips >= FEW_STRIPS;
     float *packed = panel + strips * NR * g->kc;

@@ -79,6 +79,45 @@ void pygpt_sharing(int *least, int *greatest);
  * must not be called while a kernel runs. */
 void pygpt_set_caches(int64_t l1, int64_t l2);
 
+/* For tests and models: how kernels share out their work, without computing anything. Each of these
+ * functions gives the very rule that a kernel follows, so that a model of a machine with more cores
+ * (tests/bench/schedule.py) need not state it a second time. `threads` is the number that a job
+ * uses, and a tile is the tile of an instruction set (pygpt_tile). */
+
+/* The tile of the i-th instruction set that is built in, even if this CPU cannot run it. */
+void pygpt_tile(int64_t *rows, int64_t *columns, int isa);
+/* The number of threads that a job uses when `threads` are set: 1 where it is too small. */
+int pygpt_threads_for(double operations, int64_t parts, int threads);
+/* The length of the chunks of a job that is shared out by rows or by elements. */
+int64_t pygpt_chunk(int64_t total, int64_t least, int threads);
+/* The rows and columns of the blocks of a matrix product. */
+void pygpt_product_blocks(int64_t *rows, int64_t *columns, int64_t M, int64_t N, int64_t K,
+                          int transpose_a, int transpose_b, int threads, int64_t tile_rows,
+                          int64_t tile_columns);
+/* part (4) = the first row of block i, the end of its rows, and the same of its columns. Blocks are
+ * computed in this order. */
+void pygpt_product_block(int64_t *part, int64_t i, int64_t rows, int64_t columns, int64_t M,
+                         int64_t N);
+/* The cost of such a block in multiply-adds, packing and reading its operands included. */
+double pygpt_block_cost(int64_t rows, int64_t columns, int64_t N, int64_t K, int transpose_b,
+                        int64_t tile_rows);
+/* The number of parts of an attention kernel, forward or backward. */
+int64_t pygpt_attention_parts(int64_t B, int64_t T, int64_t NH, int backward, int threads,
+                              int64_t tile_columns);
+/* part (6) = of part i of these: the first query and the end of the queries, the same of the keys,
+ * and whether a backward part computes dQ, and dK and dV. */
+void pygpt_attention_part(int64_t *part, int64_t i, int64_t parts, int64_t B, int64_t T, int64_t NH,
+                          int backward, int64_t tile_columns);
+/* The rows of the groups in which layernorm_backward sums dweight and dbias. */
+int64_t pygpt_layernorm_group(int64_t R);
+/* linear_cross_entropy: the rows of R that are computed at a time, and the rows of V in one part of
+ * their softmax. A part is tile_columns rows of R wide. */
+void pygpt_head_chunk(int64_t *rows, int64_t *part, int64_t R, int64_t V, int64_t tile_columns);
+/* The channels of dwte that one thread adds up. */
+int64_t pygpt_embedding_chunk(int64_t C, int threads);
+/* The elements in one part of adamw_step and of sum_squares. */
+int64_t pygpt_adamw_span(void);
+
 const char *pygpt_compiler(void);  /* e.g. "gcc 12.2.0" */
 int pygpt_openmp(void);            /* the OpenMP version date, 0 when built without */
 

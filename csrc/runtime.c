@@ -136,8 +136,14 @@ void pygpt_sharing(int *least, int *greatest) {
     *greatest = atomic_exchange(&most, 0);
 }
 
-int worth_threads(double operations) {
-    return operations < WORTH_THREADS && !atomic_load(&share_all) ? 1 : pygpt_get_num_threads();
+static int worth(double operations, int threads) {
+    return operations < WORTH_THREADS && !atomic_load(&share_all) ? 1 : threads;
+}
+
+int worth_threads(double operations) { return worth(operations, pygpt_get_num_threads()); }
+
+int pygpt_threads_for(double operations, int64_t parts, int threads) {
+    return parts < 2 ? 1 : worth(operations, threads);
 }
 
 void note_sharing(int threads, int64_t parts) {
@@ -149,7 +155,7 @@ void note_sharing(int threads, int64_t parts) {
 }
 
 int threads_for(double operations, int64_t parts) {
-    const int threads = parts < 2 ? 1 : worth_threads(operations);
+    const int threads = pygpt_threads_for(operations, parts, pygpt_get_num_threads());
     note_sharing(threads, parts);
     return threads;
 }
@@ -165,6 +171,10 @@ int thread_number(void) {
 int64_t chunk_for(int64_t total, int64_t least, int threads) {
     int64_t chunk = threads == 1 ? total : (total + 4 * threads - 1) / (4 * threads);
     return max64(max64(chunk, least), 1);
+}
+
+int64_t pygpt_chunk(int64_t total, int64_t least, int threads) {
+    return chunk_for(total, least, threads);
 }
 
 /* ------------------------------------------------------------------------------- the caches --- */
