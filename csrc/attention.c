@@ -65,8 +65,8 @@ static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,
     };
 }
 
-/* Part i of `parts` of the forward pass: a head, or where there are more parts than heads a block of
- * queries of a head. Blocks with many keys come first, so that the last parts are short. */
+/* Part i of `parts` of the forward pass: a head, or where there are more parts than heads, a block
+ * of queries of a head. Blocks with many keys come first, so that the last parts are short. */
 static attention_part forward_part(const attention_shape *s, int64_t heads, int64_t parts,
                                    int64_t i, int64_t QB) {
     const int64_t head = i % heads;
@@ -168,9 +168,9 @@ int attention_cached(float *out, float *keys, float *values, const float *qkv, i
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < B * T * NH; i++) {
-        int64_t b = i / (T * NH), t = i / NH % T, at = i % NH * HS;
-        isa_in_use->attention_cached(out + (b * T + t) * C + at, qkv + (b * T + t) * 3 * C + at,
-                                     keys + b * P * C + at, values + b * P * C + at, past + t + 1,
+        int64_t b = i / (T * NH), t = i / NH % T, c = i % NH * HS;
+        isa_in_use->attention_cached(out + (b * T + t) * C + c, qkv + (b * T + t) * 3 * C + c,
+                                     keys + b * P * C + c, values + b * P * C + c, past + t + 1,
                                      C, HS, scores + length * thread_number());
     }
     scratch_give(scores);

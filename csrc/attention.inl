@@ -14,7 +14,7 @@
 
 /* One head's part of a tensor's rows: its first element, and the distance between rows. */
 typedef struct head_rows {
-    const float *at;
+    const float *first;
     int64_t ld;
 } head_rows;
 
@@ -35,7 +35,7 @@ static void rows_to_lanes(float *dst, head_rows rows, int64_t n, int64_t HS, flo
             vf square[VW];
             for (int64_t r = 0; r < VW; r++)
                 square[r] =
-                    i + r < n ? vload_n(rows.at + (i + r) * rows.ld + c, channels) : vzero();
+                    i + r < n ? vload_n(rows.first + (i + r) * rows.ld + c, channels) : vzero();
             vtranspose(square);
             for (int64_t r = 0; r < channels; r++)
                 vstore(dst + (c + r) * QB + i, square[r] * factor);
@@ -64,7 +64,7 @@ static void rows_to_strip(float *dst, head_rows rows, int64_t n, int64_t HS, flo
     for (int64_t i = 0; i < padded(n); i++)
         for (int64_t c = 0; c < HS; c += VW)
             vstore(dst + i * padded(HS) + c,
-                   i < n ? factor * vload_n(rows.at + i * rows.ld + c, min64(VW, HS - c))
+                   i < n ? factor * vload_n(rows.first + i * rows.ld + c, min64(VW, HS - c))
                          : vzero());
 }
 
@@ -75,7 +75,7 @@ static void keys_by_lanes(float *s, head_rows keys, int64_t n, const float *lane
     for (int64_t j = 0; j < n; j += MR) {
         int64_t vec = diagonal ? j / VW : 0;
         tile_any(min64(MR, n - j), vecs - vec, s + j * QB + vec * VW, QB, HS,
-                 keys.at + j * keys.ld, keys.ld, 1, lanes + vec * VW, QB, 0);
+                 keys.first + j * keys.ld, keys.ld, 1, lanes + vec * VW, QB, 0);
     }
 }
 
@@ -87,8 +87,8 @@ static void sum_over_keys(float *dst, head_rows keys, int64_t n, const float *p,
         const int64_t group = min64(most, vecs - vec);
         int64_t bound = diagonal ? min64(n, (vec + group) * VW) : n;
         for (int64_t c = 0; c < HS; c += MR)
-            tile_any(min64(MR, HS - c), group, dst + c * QB + vec * VW, QB, bound, keys.at + c, 1,
-                     keys.ld, p + vec * VW, QB, 1);
+            tile_any(min64(MR, HS - c), group, dst + c * QB + vec * VW, QB, bound,
+                     keys.first + c, 1, keys.ld, p + vec * VW, QB, 1);
     }
 }
 
@@ -273,8 +273,8 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
                 const int64_t seen = keys_seen(keys, vec, diagonal);
                 const vf lse_i = vload(row_lse + vec * VW), D_i = vload(D + vec * VW);
                 for (int64_t j = 0; j < seen; j++) {
-                    const int64_t at = j * QB + vec * VW;
-                    vf p_ij = vexp(vload(p + at) - lse_i), dp_ij = vload(ds + at);
+                    const int64_t element = j * QB + vec * VW;
+                    vf p_ij = vexp(vload(p + element) - lse_i), dp_ij = vload(ds + element);
                     if (diagonal && j >= vec * VW) p_ij = mask_lanes(p_ij, j, vec, vzero());
                     vf zp_ij = p_ij;
                     if (shape->drop) {
@@ -282,8 +282,8 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
                         zp_ij = dropout_apply(p_ij, bits, shape->drop, shape->keep_scale);
                         dp_ij = dropout_apply(dp_ij, bits, shape->drop, shape->keep_scale);
                     }
-                    vstore(p + at, zp_ij);
-                    vstore(ds + at, p_ij * (dp_ij - D_i));
+                    vstore(p + element, zp_ij);
+                    vstore(ds + element, p_ij * (dp_ij - D_i));
                 }
                 if (diagonal) {
                     clear_unseen(p, keys, vec);

@@ -13,9 +13,10 @@
  *   |  A  |  |  C  |                              tile: MR x NR sums over kc        (registers)
  *   +-----+  +-----+ m1
  *
- * A is read in place: a tile broadcasts single floats of it, for which any stride will do, with one
- * exception (see ALIAS). B is read a row of the tile at a time, so it is packed: copied into one
- * piece, and transposed back if it is stored transposed. Each thread has its own panel, so that it
+ * A is read in place, because a tile broadcasts single floats of it. A transposed A is packed,
+ * A_ROWS rows at a time: in place, each k of a tile would be on another cache line and often on
+ * another page, of which the tile uses MR floats. B is read a row of the tile at a time, so it is
+ * packed: copied into one piece, and transposed back if it is stored transposed. Each thread has its own panel, so that it
  * needs no barrier and keeps the panel in its own L2.
  *
  * A layer needs three products, which differ only in their strides (weight is (IN,OUT)):
@@ -26,19 +27,20 @@
  * Threads share out blocks of C. One thread computes the whole sum over k of an element, in the
  * order of k, split at the same multiples of kc. The limits of the blocks do not change a bit.
  *
- * These were tried on AVX-512 and dropped: prefetching the next tile's rows of A, or the next panel
- * of B (no gain); packing the rows of a transposed A (4 to 18 % slower); prefetching the lines of C
- * that a tile will store to (1 to 11 % slower); finishing a tile with a GELU four vectors at a time
- * (no gain); KC 384 (a tenth slower at K = 1152) and KC 1536 (no faster).
+ * These were tried on a Zen 5 (AVX-512) and dropped: prefetching the next tile's rows of A, or the
+ * next panel of B (no gain); packing a transposed A one tile at a time (4 to 18 % slower, as each
+ * cache line is then fetched for every tile that lies on it); prefetching the lines of C that a
+ * tile will store to (1 to 11 % slower); finishing a tile with a GELU four vectors at a time (no
+ * gain); KC 384 (a tenth slower at K = 1152) and KC 1536 (no faster). On a Zen 3 (AVX2): computing
+ * dx and dW of a layer in one parallel region (no gain beyond the noise, 1 to 2 %).
  */
 #include <math.h>
 
 #include "internal.h"
 
 /* The most rows of a panel. Longer parts of K mean fewer passes over C: KC = 384 lost a tenth of
- * the speed at K = 1152 (Zen 5, AVX-512). But if A is transposed, each k has a cache line of its
- * own, of which a tile takes MR floats, and KC_ACROSS such lines, 16 KB, should stay in L1 for the
- * next tile.
+ * the speed at K = 1152 (Zen 5, AVX-512). A transposed A takes shorter parts, because its packed
+ * rows lie beside the panel in L2.
  *
  * These two must not follow the caches. They decide where the sum over k is split, and with that
  * its rounding, and two CPUs of one instruction set should give the same bits. */
@@ -100,7 +102,7 @@ static int64_t k_block(const gemm *g) {
     /* gelu' multiplies the complete sum: if that is added to other values, K must be one part. */
     if (g->slope_of && (g->accumulate || g->addend)) parts = 1;
     if (g->slope_of && g->slope_of == g->c) parts = 1; /* no partial sum may overwrite it */
-    if (g->pre && g->addend == g->c) parts = 1;
+    if (g->pre && g->addend == g->c) parts = 1; /* the addend in c is added last, after the GELU */
     return max64(1, (g->K + parts - 1) / parts);
 }
 

@@ -19,7 +19,7 @@ from sharing import needs_threads, sharing, small_jobs_shared
 
 import pygpt
 from pygpt.autograd.launch import calling
-from pygpt.backend import cpu, kernels
+from pygpt.backend import kernels
 
 BENCH = Path(__file__).parent / "bench"
 pytestmark = pytest.mark.skipif(kernels.ffi is None, reason="asks the C library")
@@ -45,10 +45,8 @@ def schedule():
 @pytest.fixture(params=["avx512", "avx2", "neon", "baseline"])
 def machine(schedule, request):
     """The blocks follow the caches, so those of one machine are set: 48 KB of L1, 1 MB of L2."""
-    caches = cpu.caches()
-    kernels.lib.pygpt_set_caches(48 << 10, 1 << 20)
-    yield schedule.Machine.named(request.param) or pytest.skip("the set is not built in")
-    kernels.lib.pygpt_set_caches(*caches[:2])
+    with kernels.use_caches(48 << 10, 1 << 20):
+        yield schedule.Machine.named(request.param) or pytest.skip("the set is not built in")
 
 
 def predicted(schedule, kernel, sizes):
