@@ -2,9 +2,9 @@
  *
  * The runtime lets a waiting thread spin for a number of rounds before it sleeps. A round reads
  * the awaited place and, on x86, executes PAUSE, which takes from 10 to some 140 cycles by
- * processor. So a number of rounds is not a time. The runtime reads the number once, when it is loaded. A time can
- * therefore be turned into rounds only before that, by a module that is apart from the kernels and
- * does not use OpenMP. */
+ * processor. So a number of rounds is not a time. The runtime reads the number once, when it is
+ * loaded. A time can therefore be turned into rounds only before that, by a module that is apart
+ * from the kernels and does not use OpenMP. */
 #define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
