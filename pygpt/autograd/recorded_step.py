@@ -198,6 +198,11 @@ class TrainingStep:
             self._lent = weakref.ref(loss.node)
         return loss
 
+    def lent_loss_backward(self, dout):
+        """Run the backward pass of the lent loss, after which the step is free."""
+        self._lent = None
+        self.backward(dout.array.flat()[0])
+
 
 class LossNode(Node):
     """The node of a lent loss, whose backward pass is the backward pass of its step."""
@@ -205,13 +210,11 @@ class LossNode(Node):
     __slots__ = ("_step",)
 
     def __init__(self, step):
-        super().__init__((), (), self._backward)
+        # The function belongs to the step. One of the node's own would make a cycle, and a loss
+        # that is dropped would keep its step in use until the garbage collector runs.
+        super().__init__((), (), step.lent_loss_backward)
         self._step = step
 
     def refuse_if_stale(self, computed_at):
         super().refuse_if_stale(computed_at)
         self._step.refuse_stale()
-
-    def _backward(self, dout):
-        self._step._lent = None
-        self._step.backward(dout.array.flat()[0])
