@@ -4,6 +4,7 @@ A TypeError names the argument that is not a Tensor; a ValueError names the shap
 that does not fit. The file also holds the small helpers that ops share.
 """
 
+from itertools import combinations
 from math import prod
 
 from pygpt.autograd.arrays import DTYPES
@@ -52,11 +53,11 @@ def check_same_shape(op, name, a, other, b):
           b.shape, other)
 
 
-def refuse_twice(op, *tensors):
+def refuse_twice(op, **tensors):
     """Refuse the same trained tensor twice: the kernel writes their gradients at the same time."""
-    nodes = [t.node for t in tensors if t.node is not None]
-    check(len(set(map(id, nodes))) == len(nodes),
-          "{}: a tensor is given twice; it can be used in one place only", op)
+    for (name, a), (other, b) in combinations(tensors.items(), 2):
+        check(a.node is None or a.node is not b.node,
+              "{}: {} and {} are the same trained tensor", op, name, other)
 
 
 def rows_of(op, name, x):

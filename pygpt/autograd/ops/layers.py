@@ -147,7 +147,7 @@ def layernorm(x, weight, bias, eps=1e-5):
     check(weight.shape == (C,) and bias.shape == (C,),
           "layernorm: x {} does not fit weight {} and bias {}", x.shape, weight.shape, bias.shape)
     eps = in_float32("layernorm: eps", eps, 0.0)
-    refuse_twice("layernorm", x, weight, bias)
+    refuse_twice("layernorm", x=x, weight=weight, bias=bias)
     out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
 
     def normalise(out):
@@ -279,7 +279,7 @@ def embedding(ids, wte, wpe=None, past=0):
               "embedding: wte {} and wpe {} do not fit", wte.shape, wpe.shape)
         P = wpe.shape[0]
         check(past + T <= P, "embedding: {} positions are more than n_positions={}", past + T, P)
-        refuse_twice("embedding", wte, wpe)
+        refuse_twice("embedding", wte=wte, wpe=wpe)
         check(not (past and wpe.requires_grad and grad_enabled()),
               "embedding: wpe has no gradient with past={}; call it within no_grad()", past)
     out = Tensor.empty((B, T, C))

@@ -1,7 +1,7 @@
 """Defines the loss: the cross-entropy of logits, or of a linear head that computes them."""
 
 from pygpt.autograd.launch import launch
-from pygpt.autograd.ops.checks import (check, check_floats, check_ids, refuse_twice, rows_of)
+from pygpt.autograd.ops.checks import check, check_floats, check_ids, refuse_twice, rows_of
 from pygpt.autograd.tape import attach
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, lib
@@ -51,7 +51,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
           "linear_cross_entropy: x {} does not fit weight {}", x.shape, weight.shape)
     V = weight.shape[0]
     check(targets.size == R, "linear_cross_entropy: {} targets for {} rows", targets.size, R)
-    refuse_twice("linear_cross_entropy", x, weight)
+    refuse_twice("linear_cross_entropy", x=x, weight=weight)
     ignored = _ignored("linear_cross_entropy", ignore_index)
     loss, losses = Tensor.empty(()), Tensor.empty((R,))
     launch(lib.linear_cross_entropy_forward, loss.ptr, losses.ptr, x.ptr, weight.ptr, targets.ptr,
