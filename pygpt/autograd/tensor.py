@@ -66,8 +66,8 @@ class Tensor(Array, Exporter):
         """The type of the values: "float32" or "int32"."""
         return DTYPES[self.code]
 
-    def save_for_backward(self):
-        """Return a function that gives this tensor to the backward pass. If the op that made the
+    def getter_for_backward(self):
+        """Return a function that returns this tensor in the backward pass. If the op that made the
         tensor has set `rebuild`, this is that function: it computes the values again, so that
         nothing keeps them until then.
         """

@@ -34,30 +34,30 @@ def linear(x, weight, bias=None):
                array_pointer(residual), R, IN, OUT)
 
     out = Tensor.deferrable((*x.shape[:-1], OUT), compute)
-    nodes, saved_x = (x.node, weight.node, node_of(bias)), x.save_for_backward()
+    nodes, get_x = (x.node, weight.node, node_of(bias)), x.getter_for_backward()
 
     def backward(dout):
-        _linear_backward(dout.array, saved_x, weight, nodes, R, IN, OUT)
+        _linear_backward(dout.array, get_x, weight, nodes, R, IN, OUT)
 
     return attach(out, (x, weight, bias), backward)
 
 
-def _linear_backward(dout, saved_x, weight, nodes, R, IN, OUT):
-    """Compute dW = x^T dout and db = the sum of dout's rows, then dx = dout W^T. saved_x is a
-    function that gives x; nodes are the nodes of x, weight and bias."""
+def _linear_backward(dout, get_x, weight, nodes, R, IN, OUT):
+    """Compute dW and db, then dx. get_x is a function that returns x; nodes are the nodes of x,
+    weight and bias."""
     x_node, *weight_and_bias = nodes
-    _linear_backward_weight(dout, saved_x, weight_and_bias, R, IN, OUT)
+    _linear_backward_weight(dout, get_x, weight_and_bias, R, IN, OUT)
     give_gradient(x_node, lambda dx, acc: launch(
         lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr, NULL, R, IN, OUT, acc))
 
 
-def _linear_backward_weight(dout, saved_x, nodes, R, IN, OUT):
+def _linear_backward_weight(dout, get_x, nodes, R, IN, OUT):
     weight_node, bias_node = nodes
     if weight_node is None:  # at most the bias has a gradient: a sum over rows, with IN = 0
         give_gradient(bias_node, lambda db, acc: launch(
             lib.linear_backward_weight, NULL, db, NULL, dout.ptr, R, 0, OUT, acc))
         return
-    x = saved_x()
+    x = get_x()
     give_gradients(nodes, lambda places, acc: launch(
         lib.linear_backward_weight, *places, x.ptr, dout.ptr, R, IN, OUT, acc))
 
@@ -91,19 +91,18 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
                    proj_bias.ptr, array_pointer(_part(residual, rows)), n, H, C)
         saved_pre[:] = [pre]
 
-    out, saved_x = Tensor.deferrable(x.shape, compute), x.save_for_backward()
+    out, get_x = Tensor.deferrable(x.shape, compute), x.getter_for_backward()
     fc_nodes = x.node, fc_weight.node, fc_bias.node
     proj_nodes = proj_weight.node, proj_bias.node
 
     def backward(dout):
-        get_x = saved_x
         if saved_pre:
-            pre = saved_pre.pop()
+            pre, get_same_x = saved_pre.pop(), get_x
         else:  # compute() never ran, as in the second run of tape.recomputed, but pre is needed
-            x, pre = saved_x(), Tensor.empty((R, H))
+            x, pre = get_x(), Tensor.empty((R, H))
             launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
                    H)
-            get_x = lambda: x
+            get_same_x = x.getter_for_backward()  # get_x might compute it once more
         # The gradient of pre overwrites pre, which is read here for the last time. The same kernel
         # computes the GELU of pre once more, into hidden.
         hidden = Tensor.empty((parts[0].stop, H))
@@ -111,9 +110,9 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
             d, h = _part(dout.array, rows), _part(pre, rows)
             launch(lib.linear_backward_input, h.ptr, hidden.ptr, d.ptr, proj_weight.ptr, h.ptr,
                    len(rows), H, C, 0)
-            _linear_backward_weight(d, lambda: hidden, proj_nodes, len(rows), H, C)
+            _linear_backward_weight(d, hidden.getter_for_backward(), proj_nodes, len(rows), H, C)
         del hidden
-        _linear_backward(pre, get_x, fc_weight, fc_nodes, R, C, H)
+        _linear_backward(pre, get_same_x, fc_weight, fc_nodes, R, C, H)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias), backward)
 
