@@ -161,7 +161,8 @@ class Tensor(Array, Exporter):
     def _set_leaf(self, wanted):
         if self.leaf is None:
             self.leaf = Leaf(self.shape)
-        self.node, self.leaf.valid = self.leaf if wanted else None, False
+        self.node = self.leaf if wanted else None
+        self.leaf.valid = False
 
     @property
     def grad(self):

@@ -28,19 +28,22 @@ def check(ok, message, *values):
         raise ValueError(message.format(*values))
 
 
-def _dtype_check(code):
-    """Make a function that checks that named arguments of an op are Tensors of one dtype."""
-    def check_dtype(op, **tensors):
-        for name, tensor in tensors.items():
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{op}: {name} is of type {type(tensor).__name__}, not Tensor")
-            if tensor.code != code:
-                raise ValueError(f"{op}: {name} is a tensor of {tensor.dtype}, not of "
-                                 f"{DTYPES[code]}")
-    return check_dtype
+def check_floats(op, **tensors):
+    """Check that the named arguments of an op are Tensors of float32."""
+    _check_dtype(op, tensors, "f")
 
 
-check_floats, check_ids = _dtype_check("f"), _dtype_check("i")
+def check_ids(op, **tensors):
+    """Check that the named arguments of an op are Tensors of int32."""
+    _check_dtype(op, tensors, "i")
+
+
+def _check_dtype(op, tensors, code):
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} is of type {type(tensor).__name__}, not Tensor")
+        if tensor.code != code:
+            raise ValueError(f"{op}: {name} is a tensor of {tensor.dtype}, not of {DTYPES[code]}")
 
 
 def check_whole_number(op, name, value, least):
