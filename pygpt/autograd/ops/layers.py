@@ -2,8 +2,8 @@
 and dropout.
 
 In the calls of the kernels, Python's n_head is C's NH (glossary: csrc/pygpt.h). Each backward
-stands directly under its forward. Its formula is in the kernel's contract in that header, and its
-derivation in the kernel's .c file.
+stands directly under its forward, below the formula of its gradients. The derivation is in the
+kernel's .c file.
 """
 
 from pygpt.autograd.launch import launch
@@ -36,6 +36,7 @@ def linear(x, weight, bias=None):
     out = Tensor.deferrable((*x.shape[:-1], OUT), compute)
     nodes, get_x = (x.node, weight.node, node_of(bias)), x.getter_for_backward()
 
+    # dx = dout W^T, dW = x^T dout, db = the sum of the rows of dout
     def backward(dout):
         _linear_backward(dout.array, get_x, weight, nodes, R, IN, OUT)
 
@@ -95,6 +96,9 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
     fc_nodes = x.node, fc_weight.node, fc_bias.node
     proj_nodes = proj_weight.node, proj_bias.node
 
+    # With pre = x W1 + b1 and hidden = gelu(pre):
+    #   dW2 = hidden^T dout, db2 = the sum of the rows of dout, dpre = (dout W2^T) gelu'(pre)
+    #   dW1 = x^T dpre,      db1 = the sum of the rows of dpre, dx = dpre W1^T
     def backward(dout):
         if saved_pre:
             pre, get_same_x = saved_pre.pop(), get_x
@@ -158,6 +162,9 @@ def layernorm(x, weight, bias, eps=1e-5):
     out.rebuild = lambda: normalise(Tensor.empty(x.shape))
     node, weight_nodes = x.node, (weight.node, bias.node)
 
+    # With xhat = (x - mean) rstd and dxhat = dout weight:
+    #   dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)), with means over the last axis
+    #   dweight = the sum of the rows of dout xhat, dbias = the sum of the rows of dout
     def backward(dout):
         # The kernel writes all three gradients; those that are not needed go to scratch memory.
         scratch_x = Tensor.empty((R, C)) if node is None else None
@@ -183,6 +190,7 @@ def gelu(x):
     out, node = Tensor.empty(x.shape), x.node
     launch(lib.gelu_forward, out.ptr, x.ptr, x.size)
 
+    # dx = dout gelu'(x)
     def backward(dout):
         dx, acc = node.target()
         launch(lib.gelu_backward, dx, dout.array.ptr, x.ptr, x.size, acc)
@@ -198,6 +206,7 @@ def softmax(x):
     launch(lib.softmax_forward, out.ptr, x.ptr, R, C)
     p = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)  # out without its node
 
+    # dx = p (dout - sum_j dout_j p_j)
     def backward(dout):
         dx, acc = node.target()
         launch(lib.softmax_backward, dx, dout.array.ptr, p.ptr, R, C, acc)
@@ -219,6 +228,10 @@ def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
     node = qkv.node
     y = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)
 
+    # In each head, with y_i = sum_j z_ij p_ij v_j, c = 1 / sqrt(C / n_head) and the mask z of the
+    # dropout (1 without it):
+    #   dv_j = sum_i z_ij p_ij dout_i,  ds_ij = p_ij (z_ij dout_i . v_j - dout_i . y_i)
+    #   dq_i = c sum_j ds_ij k_j,       dk_j = c sum_i ds_ij q_i
     def backward(dout):
         dqkv = Tensor.empty(qkv.shape)
         launch(lib.attention_backward, dqkv.ptr, dout.array.ptr, qkv.ptr, y.ptr, lse.ptr, B, T, C,
@@ -285,6 +298,7 @@ def embedding(ids, wte, wpe=None, past=0):
     launch(lib.embedding_forward, out.ptr, ids.ptr, wte.ptr, array_pointer(wpe), B, T, C, V, past)
     tokens, positions = wte.node, node_of(wpe)
 
+    # dwte[ids[b,t]] += dout[b,t],  dwpe[t] += sum_b dout[b,t]
     def backward(dout):
         dwte, acc_wte = tokens.target() if tokens else (NULL, 0)
         dwpe, acc_wpe = positions.target() if positions else (NULL, 0)
@@ -345,6 +359,7 @@ def dropout(x, dropout, seed, stream=0):
 
     out, node = Tensor.deferrable(x.shape, compute), x.node
 
+    # dx = z dout, with the mask z of the forward pass: 0, or 1 / (1 - dropout)
     def backward(dout):
         dx, acc = node.target()
         launch(lib.dropout_backward, dx, dout.array.ptr, R, C, p, array_pointer(seed), stream,

@@ -23,6 +23,8 @@ def cross_entropy(logits, targets, ignore_index=IGNORED):
     loss, losses, node = Tensor.empty(()), Tensor.empty((R,)), logits.node
     launch(lib.cross_entropy_forward, loss.ptr, losses.ptr, logits.ptr, targets.ptr, R, V, ignored)
 
+    # dlogits = (softmax(logits) - onehot(target)) dout / N, with N rows in the mean; the rows that
+    # are left out get 0
     def backward(dout):
         dlogits, acc = node.target()
         launch(lib.cross_entropy_backward, dlogits, dout.array.ptr, logits.ptr, targets.ptr, R, V,
@@ -59,6 +61,8 @@ def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
     value = Tensor.empty((), memory=loss.memory)
     node, weights = x.node, weight.node
 
+    # dlogits as in cross_entropy, a block of rows at a time; dx = dlogits weight,
+    # dweight = dlogits^T x
     def backward(dout):
         dx, acc_x = node.target() if node else (NULL, 0)
         dw, acc_w = weights.target() if weights else (NULL, 0)
