@@ -8,7 +8,7 @@ from functools import partial
 from pygpt.autograd import forward_pass, ops
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import next_serial, recomputed
-from pygpt.backend.kernels import check, in_float32, lib
+from pygpt.backend.kernels import check_status, in_float32, lib
 from pygpt.parameters import Gradients, Layout, Parameter, fill
 
 _PLAIN = {int, float, bool, str, type(None)}  # types of attributes that contain no module
@@ -137,7 +137,7 @@ class Module:
                 fill(p.ptr, p.size, p.fill)
             else:
                 std = in_float32("std", p.std, 0.0)
-                check(lib.random_normal(p.ptr, std, cell.ptr, stream, p.size))
+                check_status(lib.random_normal(p.ptr, std, cell.ptr, stream, p.size))
             p.leaf.changed_at = next_serial()
         return self
 

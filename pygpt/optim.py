@@ -14,7 +14,7 @@ import math
 import numbers
 from array import array
 
-from pygpt.backend.kernels import Memory, check, in_float32, lib
+from pygpt.backend.kernels import Memory, check_status, in_float32, lib
 from pygpt.autograd.launch import one_at_a_time
 
 OPTIMIZERS = {}  # {class name in small letters: the class} of every derived class
@@ -105,8 +105,8 @@ class Optimizer:
         gradients, squares = self._gradients, 0.0
         gradients.apply_factor()
         for start, n, _ in self.layout.trained_spans():
-            check(lib.sum_squares(self._sum.pointer("d"), gradients.memory.pointer("f", 4 * start),
-                                  n))
+            check_status(lib.sum_squares(
+                self._sum.pointer("d"), gradients.memory.pointer("f", 4 * start), n))
             squares += self._sum.view.cast("d")[0]
         norm = math.sqrt(squares)
         if norm > max_norm:
@@ -191,5 +191,5 @@ class AdamW(Optimizer):
             gradients.factor]))
         memories = self.layout.values, self.m, self.v, gradients.memory
         for start, n, n_decay in self.layout.trained_spans():
-            check(lib.adamw_step(*(memory.pointer("f", 4 * start) for memory in memories),
-                                 scalars.pointer("f"), n, n_decay))
+            check_status(lib.adamw_step(*(memory.pointer("f", 4 * start) for memory in memories),
+                                        scalars.pointer("f"), n, n_decay))

@@ -15,7 +15,7 @@ from math import prod
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import Leaf, next_serial
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import Memory, check, lib
+from pygpt.backend.kernels import Memory, check_status, lib
 
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 
@@ -79,7 +79,7 @@ class Parameter(Tensor):
 def fill(pointer, n, value):
     """Set each of the n floats at pointer to `value`."""
     cell = Tensor(value)
-    check(lib.sum_backward(pointer, cell.ptr, n, 0))  # this kernel copies one number to all places
+    check_status(lib.sum_backward(pointer, cell.ptr, n, 0))  # it copies one number to all places
 
 
 def _padded(n):
@@ -196,4 +196,4 @@ class Gradients:
             return
         cell, self.factor = Tensor(self.factor), 1.0
         flat = self.memory.pointer("f")
-        check(lib.scale_forward(flat, flat, cell.ptr, self.layout.n, 0))
+        check_status(lib.scale_forward(flat, flat, cell.ptr, self.layout.n, 0))

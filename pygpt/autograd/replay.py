@@ -16,7 +16,7 @@ import functools
 
 from pygpt.autograd.launch import is_recording, new_block, recording
 from pygpt.autograd.tape import AccumulateFlag
-from pygpt.backend.kernels import check
+from pygpt.backend.kernels import check_status
 
 
 SLAB = 16 << 20  # bytes, a size that the system backs with huge pages
@@ -207,4 +207,4 @@ def run(calls):
     for call in calls:
         status = call()
         if status:
-            check(status)
+            check_status(status)

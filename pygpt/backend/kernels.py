@@ -76,7 +76,7 @@ else:
     raise ImportError(f"PYGPT_BACKEND={BACKEND!r} is neither 'c' nor 'reference'")
 
 
-def check(status: int) -> None:
+def check_status(status: int) -> None:
     """Raise the exception that a kernel's status stands for; PYGPT_OK passes."""
     if status == ENOMEM:
         refused = lib.pygpt_refused_bytes()  # 0 where C's malloc refused

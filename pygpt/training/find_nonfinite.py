@@ -11,7 +11,7 @@ import math
 import weakref
 
 from pygpt.backend import reference
-from pygpt.backend.kernels import Memory, address, check, lib
+from pygpt.backend.kernels import Memory, address, check_status, lib
 from pygpt.autograd.forward_pass import calling_modules
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import entering_nodes, next_serial
@@ -30,7 +30,7 @@ def first_nonfinite(memory, n, offset=0):
         offset: the place of the first one, in bytes.
     """
     total = Memory(8)
-    check(lib.sum_squares(total.pointer("d"), memory.pointer("f", offset), n))
+    check_status(lib.sum_squares(total.pointer("d"), memory.pointer("f", offset), n))
     if math.isfinite(total.view.cast("d")[0]):  # a double holds the sum for any finite floats
         return None
     values = memory.view[offset : offset + 4 * n].cast("f")
@@ -127,7 +127,7 @@ class _Watch:
 
     def call(self, kernel, args):
         """Calls a kernel, and raises NonFiniteFound if it left a number that is not finite."""
-        check(kernel(*args))
+        check_status(kernel(*args))
         for place, argument in enumerate(args):
             block = self._block_at(address(argument))
             if block is None:
