@@ -217,7 +217,7 @@ def test_tensors_that_do_not_fit_are_refused(model_dir):
          "transformer.wte.weight is I16; only F32, F16, BF16 are read"),
         ([(name, "F32", shape, values) for name, shape, values in model_tensors()
           if name != "transformer.h.1.ln_1.bias"],
-         'h.1.ln_1.bias is missing (without biases, config.json says "bias": false)'),
+         'h.1.ln_1.bias is missing (a model without biases has "bias": false in its config.json)'),
     ]:
         safetensors.write(model_dir / "model.safetensors", tensors, {})
         with pytest.raises(CheckpointError) as error:

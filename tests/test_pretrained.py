@@ -68,7 +68,8 @@ def test_no_biases_are_biases_of_zero(tmp_path):
     model.save_pretrained(tmp_path / "saved")
     assert logits(GPT.from_pretrained(tmp_path / "saved")) == expected
     write(directory, bare, NANOGPT_CONFIG)
-    assert 'is missing (without biases, config.json says "bias": false)' in refusal(directory)
+    hint = '(a model without biases has "bias": false in its config.json)'
+    assert f"is missing {hint}" in refusal(directory)
     write(directory, nanogpt(), NANOGPT_CONFIG | {"bias": False})
     assert ".bias' is not a tensor of the model that config.json describes" in refusal(directory)
     write(directory, bare, NANOGPT_CONFIG | {"bias": False, "n_embd": 10 ** 30})
