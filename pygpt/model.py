@@ -5,8 +5,9 @@
 
 Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Names are GPT-2's.
 These lines show the equations alone. autograd/ does the rest: arrays.py lets the kernel of a
-product also add the sum that follows it; forward_pass.py holds the dropout seed and the cache where
-a layer finds them; recorded_step.py records the kernel calls of a training step and replays them.
+product also add the residual, the x of x + ...; forward_pass.py holds the dropout seed and the
+cache where a layer finds them; recorded_step.py records the kernel calls of a training step and
+replays them.
 """
 
 import copy
@@ -17,10 +18,10 @@ from functools import cached_property
 
 from pygpt import generate, nn
 from pygpt.autograd import ops
-from pygpt.autograd.forward_pass import PassSettings, current_cache, past_positions
+from pygpt.autograd.forward_pass import PassSettings, current_pass, past_positions, shares_in_force
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.launch import calls_are_intercepted, one_at_a_time
-from pygpt.autograd.recorded_step import StepCache, dropout_shares
+from pygpt.autograd.recorded_step import StepCache
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import in_float32
@@ -48,8 +49,10 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y))                               # (B, T, C)
 
     def attend(self, qkv):
-        """Compute softmax(q k^T / sqrt(C / n_head)) v in each head. A cache adds its positions."""
-        cache = current_cache()
+        """Compute softmax(q k^T / sqrt(C / n_head)) v in each head. A query sees the keys up to its
+        own position. In generation, the keys and values of earlier positions come from the cache.
+        """
+        cache = current_pass().cache
         if cache is not None:
             return ops.attention_cached(qkv, *cache.next_layer(), self.n_head)
         return ops.attention(qkv, self.n_head, *self.attn_dropout.in_progress())
@@ -356,8 +359,8 @@ class GPT(nn.Module):
         return None
 
     def dropout_shares(self):
-        """Return the dropout shares in force, one for each Dropout module, or () if all are 0."""
-        return dropout_shares(self.transformer.dropouts())
+        """Return the share of each Dropout module, as shares_in_force() does."""
+        return shares_in_force(self.transformer.dropouts())
 
     def next_seed(self):
         """Return a new seed for each forward pass, made from dropout_seed and forward_passes."""

@@ -43,8 +43,8 @@ class Module:
         """Return forward(*inputs). If the pass recomputes this module, the backward pass runs it
         again.
         """
-        current = forward_pass.current()
-        if current is not None and id(self) in current.recomputed:
+        current = forward_pass.current_pass()
+        if id(self) in current.recomputed:
             run = partial(self._run_unchanged, dependencies(self, with_places=False))
             return recomputed(partial(current.resume, run), *inputs)
         return forward_pass.call_forward(self, inputs)
@@ -314,9 +314,7 @@ class Dropout(Module):
 
     def in_progress(self):
         """Return (share, seed, stream) of the forward pass in progress; without one, share is 0."""
-        current = forward_pass.current()
-        if current is None:
-            return 0.0, None, self.stream
+        current = forward_pass.current_pass()
         return current.shares.get(id(self), 0.0), current.seed, self.stream
 
     def forward(self, x):

@@ -17,6 +17,7 @@ import weakref
 from typing import NamedTuple
 
 from pygpt.autograd import ops
+from pygpt.autograd.forward_pass import shares_in_force
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.replay import Program, run
 from pygpt.autograd.tape import Node, grad_enabled, next_serial, refuse_stale, run_backward
@@ -34,14 +35,8 @@ class Key(NamedTuple):
     T: int
     ignore_index: int
     gradients: bool        # whether there will be a backward pass
-    dropout_shares: tuple  # the shares in force, () if all are 0
+    dropout_shares: tuple  # as shares_in_force() returns them
     recompute: bool
-
-
-def dropout_shares(dropouts):
-    """Return the shares in force, one for each Dropout module, or () if all are 0."""
-    shares = tuple([module.share if module.training else 0.0 for module in dropouts])
-    return shares if any(shares) else ()
 
 
 class StepCache:
@@ -63,7 +58,7 @@ class StepCache:
         if (B, T) != (target_B, target_T):
             raise ValueError(f"targets of shape {(target_B, target_T)} for ids of shape {(B, T)}")
         self._forget_if_changed(model)
-        key = Key(B, T, ignore_index, grad_enabled(), dropout_shares(self._dropouts),
+        key = Key(B, T, ignore_index, grad_enabled(), shares_in_force(self._dropouts),
                   grad_enabled() and model.recompute)
         step = self._free_step(model, key)
         try:
