@@ -118,30 +118,6 @@ class Transformer(nn.Module):
         return self.ln_f(x)                                                     # (B, T, C)
 
 
-class Cache:
-    """Holds the keys and values of earlier positions, so that generation computes only new ones.
-
-    Attributes:
-        past: the number of positions in it, 0..n_positions.
-    """
-
-    def __init__(self, config):
-        self._shape = (1, config.n_positions, config.n_embd)
-        self.past, self._layers, self._next = 0, [], 0
-
-    def from_first_layer(self):
-        """Go back to the first layer, for a new forward pass; return the cache."""
-        self._next = 0
-        return self
-
-    def next_layer(self):
-        """Return (keys, values, past) of the next layer in this pass."""
-        if self._next == len(self._layers):
-            self._layers.append((Tensor.empty(self._shape), Tensor.empty(self._shape)))
-        self._next += 1
-        return (*self._layers[self._next - 1], self.past)
-
-
 @nn.recordable
 class GPT(nn.Module):
     """The whole model.
@@ -163,7 +139,7 @@ class GPT(nn.Module):
             have drawn some. Every pass gets a seed of its own from these two (next_seed).
     """
 
-    _steps = cached_property(StepCache)
+    _steps = cached_property(StepCache)  # made by StepCache(self) for the first loss
     _not_copied = {"_gradients", "_steps"}
 
     def __init__(self, config, seed=1337):
@@ -172,6 +148,16 @@ class GPT(nn.Module):
         self._build(config)
         self.initialise(seed)
         self.dropout_seed = seed
+
+    def forward(self, ids):
+        """Return the logits (B, T, V) of ids, an int32 Tensor (B, T)."""
+        x = self.transformer(ids)                                               # (B, T, C)
+        return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
+
+    def forward_loss(self, ids, targets, ignore_index=ops.IGNORED):
+        """Return cross_entropy(forward(ids), targets), by an op that never holds all logits."""
+        x = self.transformer(ids)                                               # (B, T, C)
+        return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
 
     def _build(self, config):
         self.config = config
@@ -241,17 +227,7 @@ class GPT(nn.Module):
         ids = token_ids("end_of_text", value, self.config.vocab_size)
         return ids[0] if is_whole_number(value) else ids or None
 
-    # ------------------------------------------------------------------------------- forward ---
-
-    def forward(self, ids):
-        """Return the logits (B, T, V) of ids, an int32 Tensor (B, T)."""
-        x = self.transformer(ids)                                               # (B, T, C)
-        return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
-
-    def forward_loss(self, ids, targets, ignore_index=ops.IGNORED):
-        """Return cross_entropy(forward(ids), targets), by an op that never holds all logits."""
-        x = self.transformer(ids)                                               # (B, T, C)
-        return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
+    # -------------------------------------------------------------------------- forward passes ---
 
     def pass_settings(self, seed=None):
         """Return the PassSettings within which forward() or forward_loss() is to be called. The
@@ -353,10 +329,11 @@ class GPT(nn.Module):
         """List all that recorded steps depend on: the ops and nn.dependencies of the transformer.
         Return None if steps must run op by op: the transformer has something that cannot be
         compared, forward_loss is not this class's own, or launch.calling is in force."""
-        if nn.is_as_written(type(self), "forward_loss") and not calls_are_intercepted():
-            found = nn.dependencies(self.transformer)
-            return found and [*map(vars(ops).get, ops.__all__), *found]
-        return None
+        is_known = nn.is_as_written(type(self), "forward_loss") and not calls_are_intercepted()
+        found = nn.dependencies(self.transformer) if is_known else None
+        if found is None:
+            return None
+        return [*map(vars(ops).get, ops.__all__), *found]
 
     def dropout_shares(self):
         """Return the share of each Dropout module, as shares_in_force() does."""
@@ -369,6 +346,30 @@ class GPT(nn.Module):
 
     def _seed(self):
         return ops.Seed(self.next_seed()) if self.dropout_shares() else None
+
+
+class Cache:
+    """Holds the keys and values of earlier positions, so that generation computes only new ones.
+
+    Attributes:
+        past: the number of positions in it, 0..n_positions.
+    """
+
+    def __init__(self, config):
+        self._shape = (1, config.n_positions, config.n_embd)
+        self.past, self._layers, self._next = 0, [], 0
+
+    def from_first_layer(self):
+        """Go back to the first layer, for a new forward pass; return the cache."""
+        self._next = 0
+        return self
+
+    def next_layer(self):
+        """Return (keys, values, past) of the next layer in this pass."""
+        if self._next == len(self._layers):
+            self._layers.append((Tensor.empty(self._shape), Tensor.empty(self._shape)))
+        self._next += 1
+        return (*self._layers[self._next - 1], self.past)
 
 
 def parameter_shapes(config):
