@@ -47,11 +47,12 @@ class StepCache:
         self._by_key = {}     # {Key: steps}, in the order of last use
         self._dependencies = None  # the model's, when all these steps were recorded
         self._dropouts = ()   # the model's Dropout modules
-        self._has_gradients = False  # whether the parameters' gradients lie in flat buffers
+        self._gradients_made = False  # whether the parameters' gradients have a flat buffer
 
     @contextlib.contextmanager
     def take(self, ids, targets, ignore_index):
-        """Within the block, give a free step that holds this batch; errors name bad ids."""
+        """Yield a free step with this batch in its memory. An IdRangeError in the block becomes a
+        ValueError that names the id."""
         model = self._model()
         B, T, id_bytes = as_int32("ids", ids, model.config.n_positions)
         target_B, target_T, target_bytes = as_int32("targets", targets, model.config.n_positions)
@@ -74,9 +75,9 @@ class StepCache:
     def _forget_if_changed(self, model):
         """Forget the steps if the model has changed since they were recorded."""
         found = model.step_dependencies()
-        if grad_enabled() and not (self._has_gradients and self._were_recorded_from(found)):
+        if grad_enabled() and not (self._gradients_made and self._were_recorded_from(found)):
             model.gradients()  # this may move the parameters to flat buffers
-            found, self._has_gradients = model.step_dependencies(), True
+            found, self._gradients_made = model.step_dependencies(), True
         if not self._were_recorded_from(found):
             self._by_key, self._dependencies = {}, found
             self._dropouts = model.transformer.dropouts()
@@ -125,7 +126,7 @@ class TrainingStep:
         self.busy, self.program, self.loss = False, None, None
         self._model, self._key, self._is_recorded = weakref.ref(model), key, is_recorded
         self._graph = self._lent = None
-        self._has_gradients, self._computed_at = False, 0
+        self._is_differentiable, self._computed_at = False, 0
 
     def is_free(self):
         return not self.busy and (self._lent is None or self._lent() is None)
@@ -135,7 +136,7 @@ class TrainingStep:
         the backward pass repeats."""
         self._computed_at = next_serial()
         program = self.program
-        if program is None or not program.is_replayable():
+        if program is None or program.pool.is_touched:  # a replay leaves out Python's own work
             self._compute()
         elif in_training and program.recorded:
             run(program.forward_in_training)
@@ -145,7 +146,7 @@ class TrainingStep:
     def forward_backward(self, scale):
         """Run both passes."""
         self.forward(in_training=True)
-        if self._has_gradients:
+        if self._is_differentiable:
             self.backward(scale)
 
     def _compute(self):
@@ -155,7 +156,7 @@ class TrainingStep:
               model.pass_settings(self.seed)):
             graph = model.forward_loss(self.ids, self.targets, self._key.ignore_index)
         self.program, self._graph = program, graph
-        self._has_gradients = graph.node is not None
+        self._is_differentiable = graph.node is not None
         self.loss = Tensor.empty((), memory=graph.memory)
 
     def backward(self, scale):
@@ -188,7 +189,7 @@ class TrainingStep:
         """Return a copy of the loss, which later runs of the step do not change. The step counts as
         in use while the copy's node lives."""
         loss = Tensor(float(self.loss))
-        if self._has_gradients:
+        if self._is_differentiable:
             loss.node = LossNode(self)
             self._lent = weakref.ref(loss.node)
         return loss

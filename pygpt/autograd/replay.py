@@ -138,18 +138,13 @@ class Program:
     @contextlib.contextmanager
     def record_backward(self):
         """Within the block, record kernel calls as the backward pass."""
-        with recording(lambda kernel, args, _: self._backward.append((kernel, args)), self.pool):
+        with recording(self._backward_call, self.pool):
             yield
         self.leaves = tuple(dict.fromkeys(
             leaf for _, args in self._backward for flag in args
             if type(flag) is AccumulateFlag for leaf in flag.leaves))
         self._places = [leaf.memory for leaf in self.leaves]
         self.recorded = True
-
-    def is_replayable(self):
-        """Whether a replay repeats the recorded passes. It does not if Python read or wrote a
-        tensor of the pool meanwhile, because a replay leaves that out."""
-        return not self.pool.is_touched
 
     def refuse_if_moved(self):
         """Check that the gradients still lie where the recorded calls write them.
@@ -196,6 +191,9 @@ class Program:
         self.forward.append(call)
         if not also_in_backward:
             self.forward_in_training.append(call)
+
+    def _backward_call(self, kernel, args, also_in_backward):
+        self._backward.append((kernel, args))
 
 
 def run(calls):
