@@ -18,7 +18,8 @@ def _walk(owner, prefix, seen):
     """Yield (dotted name, Parameter or Module) for all that lies in a module or a container, each
     once. `seen` holds the id()s of the objects met before: a container may contain itself."""
     items = vars(owner) if isinstance(owner, Module) else owner
-    for key, item in items.items() if isinstance(items, dict) else enumerate(items):
+    named = items.items() if isinstance(items, dict) else enumerate(items)
+    for key, item in named:
         if id(item) in seen or not isinstance(item, (Parameter, Module, list, tuple, dict)):
             continue
         seen.add(id(item))
@@ -61,12 +62,15 @@ class Module:
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         state = copy.deepcopy(self.__getstate__(), memo)
-        twin.__setstate__(state) if hasattr(twin, "__setstate__") else vars(twin).update(state)
+        twin.__setstate__(state)
         return twin
 
     def __getstate__(self):
         """Return the attributes that a copy of the module gets: all except `_not_copied`."""
         return {name: value for name, value in vars(self).items() if name not in self._not_copied}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
 
     def named_parameters(self, prefix=""):
         """Yield (dotted name, Parameter), in the order in which attributes were set."""
@@ -85,8 +89,10 @@ class Module:
             seen.add(id(value))
             if isinstance(value, Parameter):
                 found.add(id(value))
-            elif isinstance(value, (Module, dict)):
-                waiting.extend((value if isinstance(value, dict) else vars(value)).values())
+            elif isinstance(value, Module):
+                waiting.extend(vars(value).values())
+            elif isinstance(value, dict):
+                waiting.extend(value.values())
             elif isinstance(value, (list, tuple)):
                 waiting.extend(value)
         return found
@@ -186,8 +192,9 @@ class Module:
                     f"{type(self).__name__}: its parameter {name!r} lies in the flat buffers of a "
                     "larger model; give the optimizer that whole model, not a part of it")
         layout = Layout(self, named)
-        for _, p, offset in layout.entries if keeps_values else ():
-            layout.values.view[offset:offset + 4 * p.size] = p.flat().cast("B")
+        if keeps_values:
+            for _, p, offset in layout.entries:
+                layout.values.view[offset:offset + 4 * p.size] = p.flat().cast("B")
         for _, p, offset in layout.entries:
             p.place(layout.values, offset, layout)
         return layout
@@ -211,7 +218,8 @@ def recordable(cls):
 
 
 def is_as_written(cls, name):
-    """Return whether a class has its function of this name from a recordable class, unreplaced."""
+    """Return whether cls.name is still the function that a recordable class defined: no subclass
+    overrides it and nobody has replaced it."""
     return any(written.get(name) is getattr(cls, name) and vars(home).get(name) is written[name]
                for home, written in _RECORDABLE.items() if issubclass(cls, home))
 
@@ -242,7 +250,8 @@ def dependencies(module, with_places=True):
             found += kind, len(value)
             if id(value) not in seen:  # it may contain itself
                 seen.add(id(value))
-                waiting += itertools.chain(*value.items()) if kind is dict else value
+                members = itertools.chain(*value.items()) if kind is dict else value
+                waiting.extend(members)
         elif isinstance(value, Module):
             if kind not in known:
                 known[kind] = kind in _RECORDABLE and all(

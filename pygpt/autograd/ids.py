@@ -56,7 +56,8 @@ def named_bad_ids(vocab_size, ids, targets=None, ignore_index=None):
         yield
     except IdRangeError:
         for name, tensor in ("ids", ids), ("targets", targets):
-            for value in tensor.flat() if tensor is not None else ():
+            values = () if tensor is None else tensor.flat()
+            for value in values:
                 if not 0 <= value < vocab_size and (name, value) != ("targets", ignore_index):
                     ignored = f"; {ignore_index} is ignored" if name == "targets" else ""
                     raise ValueError(f"{name}: {value} is outside 0..{vocab_size - 1} "

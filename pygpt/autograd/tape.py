@@ -162,9 +162,10 @@ class AccumulateFlag(int):
     def zero_missing(self):
         """Where the flag is 1, set the gradient of each leaf that holds none to 0, so that the
         kernel can add to all of them."""
-        for leaf in self.leaves if self else ():
-            if not leaf.valid:
-                leaf.gradient().flat()[:] = memoryview(bytes(4 * leaf.size())).cast("f")
+        if self:
+            for leaf in self.leaves:
+                if not leaf.valid:
+                    leaf.gradient().flat()[:] = memoryview(bytes(4 * leaf.size())).cast("f")
 
 
 class Leaf(Node):

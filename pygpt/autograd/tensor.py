@@ -155,10 +155,8 @@ class Tensor(Array, Exporter):
         if wanted and self.code != "f":
             raise ValueError(f"requires_grad=True on a tensor of {self.dtype}: only float32 has "
                              "gradients")
-        if bool(wanted) != self.requires_grad:
-            self._set_leaf(wanted)
-
-    def _set_leaf(self, wanted):
+        if bool(wanted) == self.requires_grad:
+            return
         if self.leaf is None:
             self.leaf = Leaf(self.shape)
         self.node = self.leaf if wanted else None
