@@ -245,7 +245,8 @@ class GPT(nn.Module):
                 in 0..vocab_size-1.
         """
         ids = self._ids(ids)
-        with named_bad_ids(self.config.vocab_size, ids), self.pass_settings(self._seed()):
+        seed = ops.Seed(self.next_seed()) if self.dropout_shares() else None
+        with named_bad_ids(self.config.vocab_size, ids), self.pass_settings(seed):
             return self.forward(ids)
 
     @one_at_a_time
@@ -343,9 +344,6 @@ class GPT(nn.Module):
         """Return a new seed for each forward pass, made from dropout_seed and forward_passes."""
         self.forward_passes += 1
         return (self.dropout_seed * 0x9E3779B97F4A7C15 + self.forward_passes) % 2 ** 64
-
-    def _seed(self):
-        return ops.Seed(self.next_seed()) if self.dropout_shares() else None
 
 
 class Cache:

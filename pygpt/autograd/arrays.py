@@ -51,7 +51,7 @@ class Array:
     __slots__ = ("shape", "size", "code", "memory", "offset", "ptr", "deferred", "__weakref__")
 
     def __new__(cls, *args, **kwargs):
-        return object.__new__(cls)  # Tensor has Exporter, a base written in C, beside this one
+        return object.__new__(cls)  # Tensor also derives from _buffer.Exporter, written in C
 
     @classmethod
     def empty(cls, shape, code="f", memory=None, offset=0):

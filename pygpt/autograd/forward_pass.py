@@ -23,8 +23,8 @@ class PassSettings:
 
     def __init__(self, seed=None, dropouts=(), cache=None, recomputed=()):
         self.seed, self.cache = seed, cache
-        self.shares = {} if seed is None else dict(zip(map(id, dropouts),
-                                                       shares_in_force(dropouts)))
+        shares = () if seed is None else shares_in_force(dropouts)
+        self.shares = dict(zip(map(id, dropouts), shares))
         self.recomputed = set(map(id, recomputed))
         self._blocks = contextlib.ExitStack()
 

@@ -175,16 +175,13 @@ class Program:
         gradient when the pass begins, so there is one list of calls for each such state."""
         state = tuple(leaf.valid for leaf in self.leaves)
         if state not in self._calls_by_state:
-            self._calls_by_state[state] = self._calls_with_new_flags()
+            calls, flags = [], []
+            for kernel, args in self._backward:
+                args = [AccumulateFlag(a.leaves) if type(a) is AccumulateFlag else a for a in args]
+                flags += [a for a in args if type(a) is AccumulateFlag]
+                calls.append(functools.partial(kernel, *args))
+            self._calls_by_state[state] = calls, flags
         return self._calls_by_state[state]
-
-    def _calls_with_new_flags(self):
-        calls, flags = [], []
-        for kernel, args in self._backward:
-            args = [AccumulateFlag(a.leaves) if type(a) is AccumulateFlag else a for a in args]
-            flags += [a for a in args if type(a) is AccumulateFlag]
-            calls.append(functools.partial(kernel, *args))
-        return calls, flags
 
     def _forward_call(self, kernel, args, also_in_backward):
         call = functools.partial(kernel, *args)

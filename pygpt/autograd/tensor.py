@@ -155,12 +155,10 @@ class Tensor(Array, Exporter):
         if wanted and self.code != "f":
             raise ValueError(f"requires_grad=True on a tensor of {self.dtype}: only float32 has "
                              "gradients")
-        if bool(wanted) == self.requires_grad:
-            return
-        if self.leaf is None:
-            self.leaf = Leaf(self.shape)
-        self.node = self.leaf if wanted else None
-        self.leaf.valid = False
+        if bool(wanted) != self.requires_grad:
+            self.leaf = self.leaf or Leaf(self.shape)
+            self.leaf.valid = False
+            self.node = self.leaf if wanted else None
 
     @property
     def grad(self):

@@ -17,7 +17,6 @@ gives the algorithm a vocabulary, special tokens, long texts and files.
 
 import os
 from collections import Counter
-from itertools import chain
 from pathlib import Path
 
 from pygpt.files import errors_begin_with, read_json_object, shown
@@ -241,8 +240,7 @@ class BPETokenizer(Tokenizer):
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
         """Return the ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
         blocks = (text[start:start + BLOCK] for start in range(0, len(text), BLOCK))
-        parts_ids = self.encode_parts(blocks, allowed_special, disallowed_special)
-        return list(chain.from_iterable(parts_ids))
+        return list(self.encode_iterable(blocks, allowed_special, disallowed_special))
 
     def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
         """Encode a text that comes in chunks, as Tokenizer.encode_parts.
