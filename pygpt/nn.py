@@ -98,9 +98,8 @@ class Module:
         return found
 
     def modules(self):
-        """Yield this module and those inside it, each once."""
-        for _, module in self.named_modules():
-            yield module
+        """Iterate over this module and those inside it, each once."""
+        return (module for _, module in self.named_modules())
 
     def named_modules(self, prefix=""):
         """Yield (dotted name, Module) of this module, whose name is the prefix, and those inside
@@ -236,7 +235,7 @@ def dependencies(module, with_places=True):
         whose class is not recordable or has had a function replaced, or an attribute that is
         neither a module, a parameter, a plain value nor a list, tuple or dict of these.
     """
-    found, known, seen, waiting = [], {}, set(), [module]
+    found, unchanged, seen, waiting = [], set(), set(), [module]
     while waiting:
         value = waiting.pop()
         kind = type(value)
@@ -253,12 +252,11 @@ def dependencies(module, with_places=True):
                 members = itertools.chain(*value.items()) if kind is dict else value
                 waiting.extend(members)
         elif isinstance(value, Module):
-            if kind not in known:
-                known[kind] = kind in _RECORDABLE and all(
-                    vars(kind).get(name) is written
-                    for name, written in _RECORDABLE[kind].items())
-            if not known[kind]:
-                return None
+            if kind not in unchanged:
+                written = _RECORDABLE.get(kind)
+                if written is None or any(vars(kind).get(n) is not f for n, f in written.items()):
+                    return None
+                unchanged.add(kind)
             found.append(value)
             if id(value) not in seen:
                 seen.add(id(value))

@@ -65,9 +65,7 @@ def _shape_of(data):
     shape = []
     while isinstance(data, (list, tuple)):
         shape.append(len(data))
-        if not data:
-            break
-        data = data[0]
+        data = data[0] if data else None
     return tuple(shape)
 
 

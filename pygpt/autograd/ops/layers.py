@@ -333,11 +333,9 @@ def _dropout_arguments(op, dropout, seed, stream):
     dropout = in_float32(f"{op}: dropout", dropout, 0.0, 1.0)
     check(isinstance(stream, int) and 0 <= stream < 2 ** 64,
           "{}: stream={!r} is not a whole number in [0, 2^64)", op, stream)
-    if not dropout:
-        return 0.0, None
-    check(isinstance(seed, Seed),
+    check(not dropout or isinstance(seed, Seed),
           "{}: dropout={} needs a seed, an ops.Seed; it is {}", op, dropout, type(seed).__name__)
-    return dropout, seed
+    return dropout, seed if dropout else None
 
 
 def dropout(x, dropout, seed, stream=0):
