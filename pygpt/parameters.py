@@ -168,7 +168,8 @@ class Gradients:
         for _, parameter, offset in layout.entries:
             leaf = parameter.leaf
             if leaf.valid:  # a gradient was computed before this buffer was made
-                self.memory.view[offset:offset + 4 * parameter.size] = leaf.result().flat().cast("B")
+                gradient = leaf.result().flat().cast("B")
+                self.memory.view[offset:offset + len(gradient)] = gradient
             leaf.memory, leaf.offset, leaf.before_use = self.memory, offset, self.apply_factor
 
     def complete(self):
