@@ -15,8 +15,8 @@ BELOW_MODEL = {"config", "files", "backend", "autograd", "parameters", "nn", "op
                "generate"}
 LAW = {
     "files": set(),
-    "config": set(),
     "backend": set(),
+    "config": {"backend"},
     "autograd": {"backend"},
     "parameters": {"backend", "autograd"},
     "nn": {"backend", "autograd", "parameters"},
