@@ -21,7 +21,7 @@ PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a ba
 
 
 def peak_flops(seconds=0.05):
-    """Measures the floating-point operations per second of all threads in use.
+    """Measure the floating-point operations per second of all threads in use.
 
     A multiply-add counts as two.
 
@@ -45,7 +45,7 @@ def peak_flops(seconds=0.05):
 
 
 def flops_per_token(config, T):
-    """Counts the floating-point operations that training on one token takes.
+    """Count the floating-point operations that training on one token takes.
 
     Each weight of a matrix takes one multiply-add forward and two backward: 6 operations. A
     position attends to T/2 positions on average, and each of them takes 2 multiply-adds forward and
@@ -72,7 +72,7 @@ class _NoMemory:
 
 
 def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
-    """Predicts the bytes that training takes.
+    """Predict the bytes that training takes.
 
     The prediction is exact for the model and its steps, and adds an allowance for the process. A
     step is recorded, forward and backward, with memory that is counted but not allocated. With more
@@ -126,7 +126,7 @@ def _recorded(config, B, T, recompute):
 
 
 def check_memory(config, model_config, optimizer, has_fixed_width):
-    """Checks that a run fits into this machine.
+    """Check that a run fits into this machine.
 
     Args:
         config: the TrainConfig of the run.

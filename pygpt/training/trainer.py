@@ -44,7 +44,7 @@ class TrainResult:
 
 
 def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimizer="adamw"):
-    """Trains a model, and saves checkpoints in config.out.
+    """Train a model, and save checkpoints in config.out.
 
     The first Ctrl-C or SIGTERM (in the main thread) ends the run after the current step. The run
     then saves a checkpoint, but it does not validate, for that may take minutes. A second signal
@@ -82,7 +82,7 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimiz
 
 
 def evaluate(model, batches, is_stopped=lambda: False):
-    """Computes the mean loss of a model over batches, in nats per token, without dropout.
+    """Compute the mean loss of a model over batches, in nats per token, without dropout.
 
     Args:
         model: a GPT. Its training flag is restored afterwards.
@@ -110,7 +110,7 @@ class _Run(PreparedRun):
     signals = ()  # the numbers of the signals that asked the run to end
 
     def train(self):
-        """Takes steps until max_steps, until a signal, or until a callback asks the run to end."""
+        """Take steps until max_steps, until a signal, or until a callback asks the run to end."""
         self.validate_and_sample()  # a signal may have interrupted this step's validation
         while not self.is_done() and not self.is_stopped():
             self.take_step()
@@ -131,7 +131,7 @@ class _Run(PreparedRun):
         return self.is_end_requested or bool(self.signals)
 
     def validate_and_sample(self):
-        """Validates, saves and writes samples, each if it is due at this step."""
+        """Validate, save and write samples, each if it is due at this step."""
         config, step = self.config, self.step
         if self.val_step != step and (self.is_done() or _is_multiple(step, config.eval_interval)):
             is_best = self.validate()
@@ -144,7 +144,7 @@ class _Run(PreparedRun):
             self.sample()
 
     def take_step(self):
-        """Updates the parameters with the mean gradient over the step's batches."""
+        """Update the parameters with the mean gradient over the step's batches."""
         batches, forward_passes = self.batches_of_step(), self.model.forward_passes
         learning_rate = self.optimizer.lr = self.config.learning_rate_at(self.step)
         loss = 0.0
@@ -173,7 +173,7 @@ class _Run(PreparedRun):
                   seconds_left=self.clock.seconds_left(self.step))
 
     def fail(self, problem):
-        """Ends the run with an error that names the first number that is not finite."""
+        """End the run with an error that names the first number that is not finite."""
         batches = self.batches_of_step()
         self.optimizer.zero_grad()
         where = find_nonfinite.locate(self.model, batches, 1 / len(batches))
@@ -183,7 +183,7 @@ class _Run(PreparedRun):
             f"{self.optimizer.lr:g} may help")
 
     def validate(self):
-        """Measures the validation loss.
+        """Measure the validation loss.
 
         Returns:
             Whether it is the lowest so far, or None when a signal or a callback interrupted it.

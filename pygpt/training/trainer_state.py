@@ -49,7 +49,7 @@ class TrainerState:
 
 
 def save(directory, state, optimizer):
-    """Writes the two files into a checkpoint's directory.
+    """Write the two files into a checkpoint's directory.
 
     Raises:
         OSError: they cannot be written.
@@ -59,7 +59,7 @@ def save(directory, state, optimizer):
 
 
 def check_readable(optimizer):
-    """Checks, before a run spends hours, that its optimizer's state file will be readable.
+    """Check, before a run spends hours, that its optimizer's state file will be readable.
 
     That file has the longest header of a checkpoint.
 
@@ -76,7 +76,7 @@ def _buffers(optimizer):
 
 
 def find_last(out):
-    """Finds the checkpoint that a run in an output directory continues from.
+    """Find the checkpoint that a run in an output directory continues from.
 
     Returns:
         The path of `last`. If that is missing, the path of the newest complete checkpoint, if
@@ -89,7 +89,7 @@ def find_last(out):
 
 
 def _is_whole(directory):
-    """Whether a run can continue from a directory; an interrupted copy is incomplete."""
+    """Return whether a run can continue from a directory; an interrupted copy is incomplete."""
     try:
         load(directory)
         safetensors.read(os.path.join(directory, OPTIMIZER_FILE))
@@ -99,7 +99,7 @@ def _is_whole(directory):
 
 
 def last_settings(out):
-    """Reads the settings of the run in an output directory from its last checkpoint, as a dict.
+    """Read the settings of the run in an output directory from its last checkpoint, as a dict.
 
     Raises:
         OSError, CheckpointError: there is no such checkpoint, or it is damaged.
@@ -112,7 +112,7 @@ def last_settings(out):
 
 
 def load_optimizer(directory, optimizer, steps):
-    """Gives an optimizer the state that a checkpoint holds.
+    """Give an optimizer the state that a checkpoint holds.
 
     Raises:
         OSError: the file cannot be read.
@@ -135,7 +135,7 @@ def load_optimizer(directory, optimizer, steps):
 
 
 def load(directory):
-    """Reads a checkpoint's trainer.json, and checks it.
+    """Read a checkpoint's trainer.json, and check it.
 
     Raises:
         OSError: it cannot be read, for example because no training wrote the checkpoint.
@@ -152,7 +152,7 @@ def load(directory):
 
 
 def _state(path, document):
-    """Makes a TrainerState of the object in trainer.json, and checks the types of its fields."""
+    """Make a TrainerState of the object in trainer.json, and check the types of its fields."""
     known = {f.name: f for f in fields(TrainerState)}
     needed = {name for name, f in known.items() if f.default is MISSING}
     for name in sorted(needed - document.keys() | document.keys() - known.keys()):
@@ -163,7 +163,7 @@ def _state(path, document):
 
 
 def _config(path, settings):
-    """Makes and checks the TrainConfig that trainer.json holds."""
+    """Make and check the TrainConfig that trainer.json holds."""
     check_names(path, settings)
     try:
         config = TrainConfig(**settings)
@@ -180,7 +180,7 @@ _NOUNS = {int: "an integer", float: "a number", float | None: "a number or null"
 
 
 def _checked(path, field, value):
-    """Converts a value to the type of its field in trainer.json; refuses NaN and infinity."""
+    """Convert a value to the type of its field in trainer.json; refuse NaN and infinity."""
     kind = field.type
     is_float = kind in (float, float | None)
     if isinstance(value, bool) or not isinstance(value, kind | int if is_float else kind):
@@ -193,7 +193,7 @@ def _checked(path, field, value):
 
 
 def _check_ranges(path, state):
-    """Refuses numbers that no run can reach; C takes two of them as uint64_t."""
+    """Refuse numbers that no run can reach; C takes two of them as uint64_t."""
     step = state.step
     least = min(step, 1)
     for name, low, high, must_be in (
@@ -208,7 +208,7 @@ def _check_ranges(path, state):
 
 
 def settings_file(path):
-    """Reads a settings file, TOML or JSON. A run writes one, and --config reads one.
+    """Read a settings file, TOML or JSON. A run writes one, and --config reads one.
 
     Args:
         path: its path. The file is TOML if its name ends in .toml, else JSON.
@@ -244,7 +244,7 @@ def _read_toml(path):
 
 
 def check_names(path, settings):
-    """Checks that each key of a dict names a setting.
+    """Check that each key of a dict names a setting.
 
     Raises:
         ValueError: some keys do not; the message names them.
@@ -256,7 +256,7 @@ def check_names(path, settings):
 
 
 def check_settings_readable(config):
-    """Checks, before a run begins, that settings_file will be able to read its TrainConfig.
+    """Check, before a run begins, that settings_file will be able to read its TrainConfig.
 
     Raises:
         ConfigError: it is too long as JSON, for example because of a hundred thousand paths.
@@ -272,7 +272,7 @@ def check_settings_readable(config):
 
 
 def write_settings(path, config):
-    """Writes a TrainConfig as a file that settings_file can read.
+    """Write a TrainConfig as a file that settings_file can read.
 
     Raises:
         OSError: the file cannot be written.
