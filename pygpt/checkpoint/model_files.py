@@ -76,13 +76,13 @@ def find_model(directory):
                                   "merge it into the weights, and remove this file")
         if os.path.exists(os.path.join(candidate, CONFIG_FILE)):
             return candidate
-    if newest := saved.newest(directory, is_whole):
+    if newest := saved.newest(directory, is_complete):
         return newest
     problem = f"no {CONFIG_FILE} in it" if os.path.isdir(directory) else "no such directory"
     raise FileNotFoundError(f"{given}: {problem}")
 
 
-def is_whole(directory):
+def is_complete(directory):
     """Return whether the model in a directory can be read; an incomplete copy cannot."""
     try:
         read_config(directory)

@@ -23,6 +23,7 @@ from pygpt.training import cost, events, resume as resuming, trainer_state
 from pygpt.training.clock import Clock
 from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
 from pygpt.training.run_log import RunLog, rewind
+from pygpt.training.settings import check_settings_readable, write_settings
 
 
 class PreparedRun:
@@ -130,7 +131,7 @@ class PreparedRun:
         needed, free, problems, remedy = cost.check_memory(config, model_config,
                                                            self.optimizer_class, bool(base))
         self._refuse_or_warn(problems, MemoryError, "{}: " + remedy)
-        trainer_state.check_settings_readable(config)
+        check_settings_readable(config)
         shape = config.batch_size, config.n_positions
         self.batches = TrainingBatches(self.dataset.train, *shape, config.seed)
         self.val_batches = validation_batches(self.dataset.val, *shape, config.eval_batches)
@@ -195,7 +196,7 @@ class PreparedRun:
             rewind(log, self.step)
             self.directory.restore_links()
         self.dataset.keep()
-        trainer_state.write_settings(self.directory.file(SETTINGS_FILE), self.config)
+        write_settings(self.directory.file(SETTINGS_FILE), self.config)
         self.log = RunLog(log, self.config.log_interval)
         self.callbacks.insert(0, self.log)
         return earlier

@@ -51,7 +51,7 @@ class RunDirectory:
     def __init__(self, path, keep=0):
         """Make the directory, or check that an existing one can be written.
 
-        It also removes the unfinished files that a killed process left.
+        Also remove the unfinished files that a killed process left.
 
         Args:
             path: the path of the directory.

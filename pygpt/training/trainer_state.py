@@ -6,8 +6,7 @@
                                 settings, and the kernels that took the steps
 
 The position in the data and the learning rate are functions of the step and the settings, so they
-are not stored. resume.py says which settings a resumed run may change. A settings file (train.json,
---config) is read and written here too.
+are not stored. resume.py says which settings a resumed run may change.
 """
 
 import errno
@@ -17,14 +16,13 @@ import sys
 from dataclasses import MISSING, asdict, dataclass, fields
 
 from pygpt.checkpoint import model_files, safetensors, saved
-from pygpt.config import SHAPE, ConfigError, TrainConfig
-from pygpt.files import (MOST_JSON_BYTES, json_bytes, read_bytes, read_json_object, shown,
-                         write_json_object)
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.checkpoint.saved import STATE_FILE
+from pygpt.config import SHAPE, ConfigError, TrainConfig
+from pygpt.files import read_json_object, shown, write_json_object
+from pygpt.training.settings import check_names
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-MOST_SETTINGS_BYTES = MOST_JSON_BYTES - (1 << 12)  # trainer.json holds numbers too
 
 
 @dataclass
@@ -85,17 +83,17 @@ def find_last(out):
     last = saved.named(out, "last")
     if os.path.isdir(last):
         return last
-    return saved.newest(out, _is_whole) or last
+    return saved.newest(out, _is_complete) or last
 
 
-def _is_whole(directory):
+def _is_complete(directory):
     """Return whether a run can continue from a directory; an interrupted copy is incomplete."""
     try:
         load(directory)
         safetensors.read(os.path.join(directory, OPTIMIZER_FILE))
     except (OSError, ValueError):
         return False
-    return model_files.is_whole(directory)
+    return model_files.is_complete(directory)
 
 
 def last_settings(out):
@@ -205,77 +203,3 @@ def _check_ranges(path, state):
             ("seconds", 0, math.inf, "at least 0")):
         if not low <= getattr(state, name) <= high:
             raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
-
-
-def settings_file(path):
-    """Read a settings file, TOML or JSON. A run writes one, and --config reads one.
-
-    Args:
-        path: its path. The file is TOML if its name ends in .toml, else JSON.
-    Returns:
-        {name of a TrainConfig field: value}.
-    Raises:
-        OSError: it cannot be read.
-        ConfigError: it is neither TOML nor JSON, or one of its keys is not a setting.
-    """
-    path = os.fspath(path)
-    try:
-        document = (_read_toml(path) if path.endswith(".toml")
-                    else read_json_object(path, is_pipe_allowed=True))  # --config <(...)
-        check_names(path, document)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return document
-
-
-def _read_toml(path):
-    try:
-        import tomllib
-    except ImportError:
-        raise ValueError(f"{path}: TOML needs Python 3.11 or later; with this one, use JSON"
-                         ) from None
-    data = read_bytes(path, MOST_JSON_BYTES, is_pipe_allowed=True)
-    try:
-        return tomllib.loads(str(data, "utf-8"))
-    except RecursionError:
-        raise ValueError(f"{path}: is nested too deeply") from None
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise ValueError(f"{path}: is not TOML: {error}") from None
-
-
-def check_names(path, settings):
-    """Check that each key of a dict names a setting.
-
-    Raises:
-        ValueError: some keys do not; the message names them.
-    """
-    unknown = settings.keys() - {f.name for f in fields(TrainConfig)}
-    if unknown:
-        are = "are not settings" if len(unknown) > 1 else "is not a setting"
-        raise ValueError(f"{path}: {', '.join(map(shown, sorted(unknown)))} {are} of a run")
-
-
-def check_settings_readable(config):
-    """Check, before a run begins, that settings_file will be able to read its TrainConfig.
-
-    Raises:
-        ConfigError: it is too long as JSON, for example because of a hundred thousand paths.
-    """
-    try:
-        json_bytes(asdict(config), MOST_SETTINGS_BYTES, indent=1)
-    except ValueError as error:
-        longest = max(("data", "val_data", "sample_prompts"),
-                      key=lambda name: sum(map(len, getattr(config, name))))
-        raise ConfigError(f"the run's settings: their text {error}; {longest} has "
-                          f"{len(getattr(config, longest))} entries: name a directory or a "
-                          "pattern instead of each file") from None
-
-
-def write_settings(path, config):
-    """Write a TrainConfig as a file that settings_file can read.
-
-    Raises:
-        OSError: the file cannot be written.
-        ValueError: the file could not be read again, for example because it is too long.
-    """
-    write_json_object(path, asdict(config), MOST_SETTINGS_BYTES, indent=1)
