@@ -40,8 +40,8 @@ BENCH, LEARN = parser_of("bench"), parser_of("tokenizer", "train", "--out", "x")
     ('tokenizer="it\'s" is', "--tokenizer 'it'\"'\"'s' is"),
     ("recompute=True or recompute=False.", "--recompute or --no-recompute."),
     ("recompute (47 MB), a smaller batch_size with grad_accumulation_steps, n_positions or n_embd "
-     "needs less (force: try)", "--recompute (47 MB), a smaller --batch-size with "
-     "--grad-accumulation-steps, --n-positions or --n-embd needs less (--force: try)"),
+     "needs less (force=True continues anyway)", "--recompute (47 MB), a smaller --batch-size with "
+     "--grad-accumulation-steps, --n-positions or --n-embd needs less (--force continues anyway)"),
     ("bad.txt: is not UTF-8 (errors=replace goes on)",
      "bad.txt: is not UTF-8 (--errors replace goes on)"),
     ("learning_rate=nan must be", "--learning-rate nan must be"),

@@ -99,6 +99,6 @@ def narrowed(name, values, dtype):
     status = getattr(lib, kernel)(narrow.pointer("H"), Memory(4 * n, values).pointer("f"), n)
     if status == EOVERFLOW:
         found = next(x for x in values.cast("f") if too_large <= abs(x) < inf)
-        raise ValueError(f"{name}: holds {found:.6g}, but {dtype} ends at {largest:.6g}")
+        raise ValueError(f"{name}: holds {found:.6g}; the largest {dtype} is {largest:.6g}")
     check(status)
     return narrow.view

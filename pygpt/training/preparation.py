@@ -105,7 +105,7 @@ class PreparedRun:
     def _refuse_or_warn(self, problems, kind, sentence):
         """Refuse all problems in one sentence, or with force add a warning for each."""
         if problems and not self.force:
-            raise kind(sentence.format(", ".join(problems)) + " (force: continue anyway)")
+            raise kind(sentence.format(", ".join(problems)) + " (force=True continues anyway)")
         self.warnings += [f"{problem}; forced to continue anyway" for problem in problems]
 
     def _load_finished(self):
