@@ -77,7 +77,7 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimiz
                 with first_signal_is_noted() as run.signals:
                     run.train()
     return TrainResult(run.model, run.tokenizer, run.step, run.val_loss, run.best_val_loss,
-                       interrupted=not run.is_done(),
+                       interrupted=not run.has_taken_all_steps(),
                        signal=run.signals[0] if run.signals else None)
 
 
@@ -112,7 +112,7 @@ class _Run(PreparedRun):
     def train(self):
         """Take steps until max_steps, until a signal, or until a callback asks the run to end."""
         self.validate_and_sample()  # a signal may have interrupted this step's validation
-        while not self.is_done() and not self.is_stopped():
+        while not self.has_taken_all_steps() and not self.is_stopped():
             self.take_step()
             self.validate_and_sample()
         if self.saved_step != self.step:
@@ -122,9 +122,9 @@ class _Run(PreparedRun):
     def tell_end(self, seconds):
         val_loss = self.val_loss if self.val_step == self.step else None
         self.tell("end", val_loss=val_loss, best_val_loss=self.best_val_loss,
-                  interrupted=not self.is_done(), seconds=seconds, out=self.config.out)
+                  interrupted=not self.has_taken_all_steps(), seconds=seconds, out=self.config.out)
 
-    def is_done(self):
+    def has_taken_all_steps(self):
         return self.step >= self.config.max_steps
 
     def is_stopped(self):
@@ -132,12 +132,12 @@ class _Run(PreparedRun):
 
     def validate_and_sample(self):
         """Validate, save and write samples, each if it is due at this step."""
-        config, step = self.config, self.step
-        if self.val_step != step and (self.is_done() or _is_multiple(step, config.eval_interval)):
+        config, step, is_last = self.config, self.step, self.has_taken_all_steps()
+        if self.val_step != step and (is_last or _is_multiple(step, config.eval_interval)):
             is_best = self.validate()
             if is_best is not None:
                 self.save(is_best)
-                if (config.sample_interval and self.is_done()
+                if (config.sample_interval and is_last
                         or _is_multiple(step, config.sample_interval)):
                     self.sample()
         elif self.saved_step != step and _is_multiple(step, config.sample_interval):
@@ -224,7 +224,7 @@ class _Run(PreparedRun):
             init=self.init), self.optimizer)
 
     def sample(self):
-        length = self.config.sample_length * (4 if self.is_done() else 1)
+        length = self.config.sample_length * (4 if self.has_taken_all_steps() else 1)
         tokenizer = self.tokenizer
         for prompt, ids in self.dataset.prompts:
             new = generate(self.model, ids, length, seed=self.config.seed,
