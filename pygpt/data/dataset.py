@@ -7,13 +7,13 @@
 import os
 
 from pygpt.config import ConfigError
-from pygpt.data.corpus import Corpus, DataError
 from pygpt.data.batches import check_length, split
+from pygpt.data.corpus import Corpus, DataError
 from pygpt.data.stream_copies import Streams
+from pygpt.data.token_file import IN_MEMORY, TokenFiles, fingerprint, tokenizer_beside
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.tokenizer.base import prompt_ids
 from pygpt.tokenizer.choice import choose, parse
-from pygpt.data.token_file import IN_MEMORY, TokenFiles, fingerprint, tokenizer_beside
 
 MOST_BPE_TEXT = 64 << 20  # a BPE is learned from at most this many characters
 

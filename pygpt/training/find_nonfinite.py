@@ -10,11 +10,11 @@ import inspect
 import math
 import weakref
 
-from pygpt.backend import reference
-from pygpt.backend.kernels import Memory, address, check, lib
 from pygpt.autograd.forward_pass import calling_modules
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import entering_nodes, next_serial
+from pygpt.backend import reference
+from pygpt.backend.kernels import Memory, address, check, lib
 
 
 class NonFiniteFound(Exception):

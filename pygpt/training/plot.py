@@ -13,8 +13,8 @@ import math
 import os
 
 from pygpt.files import replacing
-from pygpt.training.run_log import read_log
 from pygpt.training.plot_page import PAGE
+from pygpt.training.run_log import read_log
 
 POINTS = 500                             # of a curve; longer curves are averaged
 WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's units

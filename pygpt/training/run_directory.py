@@ -28,9 +28,9 @@ except ImportError:  # on such a system nothing prevents two runs at once
     fcntl = None
 
 from pygpt.checkpoint import saved
-from pygpt.files import is_temporary_name, replacing, sync_directory, temporary_path
 from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
+from pygpt.files import is_temporary_name, replacing, sync_directory, temporary_path
 
 SETTINGS_FILE, LOG_FILE = "train.json", "log.jsonl"
 RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
@@ -132,9 +132,10 @@ class RunDirectory:
                   and saved.is_directory(path)):
                 shutil.rmtree(path, ignore_errors=True)
         tokens = self.file("tokens")
-        for name in os.listdir(tokens) if saved.is_directory(tokens) else ():
-            if is_temporary_name(name, TEMPORARY_TOKENS):
-                _remove_file(os.path.join(tokens, name))
+        if saved.is_directory(tokens):
+            for name in os.listdir(tokens):
+                if is_temporary_name(name, TEMPORARY_TOKENS):
+                    _remove_file(os.path.join(tokens, name))
 
     def _check_writable(self):
         probe = self.file(".writable")
