@@ -9,7 +9,6 @@ import operator
 import os
 import reprlib
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import get_args
 
 from pygpt.backend.single_precision import rounded
@@ -79,7 +78,7 @@ def check_settings(config, are_for_kernels=True):
             must_be = describe_range(within) if number != math.inf else "finite"
             raise refusal(f.name, value, f"must be {must_be}")
         if kind is float and are_for_kernels:
-            rounded(f.name, number, partial(_is_within, within=within), ConfigError)
+            rounded(f.name, number, lambda x: _is_within(x, within), ConfigError)
 
 
 def is_whole_number(value):

@@ -142,7 +142,7 @@ def test_a_model_is_read_back(model_dir):
     assert config == CONFIG
     for name, shape, values in model_tensors():
         assert tensors[name].entry.dtype == "F32" and tensors[name].shape == shape
-        assert tensors[name].buffer.cast("f") == values
+        assert tensors[name].entry.buffer.cast("f") == values
     assert len(tensors) == len(model_tensors())
 
 

@@ -36,14 +36,9 @@ class Stored(NamedTuple):
         return self.entry.shape[::-1] if self.is_transposed else self.entry.shape
 
     @property
-    def buffer(self):
-        """Return its bytes in the file."""
-        return self.entry.buffer
-
-    @property
     def size(self):
         """Return the number of its elements."""
-        return len(self.buffer) // BYTES_OF_DTYPE[self.entry.dtype]
+        return len(self.entry.buffer) // BYTES_OF_DTYPE[self.entry.dtype]
 
     @property
     def is_used_in_place(self):

@@ -19,11 +19,10 @@ from pygpt.data.dataset import Dataset
 from pygpt.model import GPT
 from pygpt.optim import OPTIMIZERS
 from pygpt.tokenizer import Tokenizer
-from pygpt.training import cost, events, resume as resuming, trainer_state
+from pygpt.training import cost, events, resume as resuming, settings, trainer_state
 from pygpt.training.clock import Clock
 from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
 from pygpt.training.run_log import RunLog, rewind
-from pygpt.training.settings import check_settings_readable, write_settings
 
 
 class PreparedRun:
@@ -55,7 +54,10 @@ class PreparedRun:
         if resume:
             state = self._load_state()
             if self.is_finished():
-                self._load_finished()
+                self.model = GPT.from_pretrained(self.last)
+                self.model.recompute = self.config.recompute
+                self.model.train()
+                self.tokenizer = Tokenizer.from_pretrained(self.last)
                 return
         try:
             self._prepare(state)
@@ -108,12 +110,6 @@ class PreparedRun:
             raise kind(sentence.format(", ".join(problems)) + " (force=True continues anyway)")
         self.warnings += [f"{problem}; forced to continue anyway" for problem in problems]
 
-    def _load_finished(self):
-        self.model = GPT.from_pretrained(self.last)
-        self.model.recompute = self.config.recompute
-        self.model.train()
-        self.tokenizer = Tokenizer.from_pretrained(self.last)
-
     def _prepare(self, state):
         base_config = None
         if base := self.last or self.config.init:
@@ -131,7 +127,7 @@ class PreparedRun:
         needed, free, problems, remedy = cost.check_memory(config, model_config,
                                                            self.optimizer_class, bool(base))
         self._refuse_or_warn(problems, MemoryError, "{}: " + remedy)
-        check_settings_readable(config)
+        settings.check_settings_readable(config)
         shape = config.batch_size, config.n_positions
         self.batches = TrainingBatches(self.dataset.train, *shape, config.seed)
         self.val_batches = validation_batches(self.dataset.val, *shape, config.eval_batches)
@@ -196,7 +192,7 @@ class PreparedRun:
             rewind(log, self.step)
             self.directory.restore_links()
         self.dataset.keep()
-        write_settings(self.directory.file(SETTINGS_FILE), self.config)
+        settings.write_settings(self.directory.file(SETTINGS_FILE), self.config)
         self.log = RunLog(log, self.config.log_interval)
         self.callbacks.insert(0, self.log)
         return earlier

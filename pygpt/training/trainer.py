@@ -158,19 +158,16 @@ class _Run(PreparedRun):
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.tell_step(loss, learning_rate, grad_norm)
-
-    def batches_of_step(self):
-        k = self.config.grad_accumulation_steps
-        return [self.batches[index] for index in range(self.step * k, self.step * k + k)]
-
-    def tell_step(self, loss, learning_rate, grad_norm):
         self.clock.step_taken()
         speed = self.clock.tokens_per_second
         self.tell("step", loss=loss, learning_rate=learning_rate, grad_norm=grad_norm,
                   tokens_per_second=speed,
                   peak_share=self.peak_tokens and speed / self.peak_tokens,
                   seconds_left=self.clock.seconds_left(self.step))
+
+    def batches_of_step(self):
+        k = self.config.grad_accumulation_steps
+        return [self.batches[index] for index in range(self.step * k, self.step * k + k)]
 
     def fail(self, problem):
         """End the run with an error that names the first number that is not finite."""
