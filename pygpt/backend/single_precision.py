@@ -1,7 +1,7 @@
 """Rounds numbers to single precision, in which the kernels compute."""
 
 import math
-import struct
+from array import array
 
 
 def rounded(name, number, is_within, error=ValueError):
@@ -13,14 +13,14 @@ def rounded(name, number, is_within, error=ValueError):
         is_within: a function that returns whether a number is in the range.
         error: the class of the exception.
     Raises:
-        error: the rounded number is not in the range, or is 0 and the given one is not. The message
-            has name and number.
+        error: the rounded number is infinite or not in the range, or it is 0 and the given one is
+            not. The message has name and number.
     """
     try:
-        result = struct.unpack("f", struct.pack("f", number))[0]
-    except OverflowError:
+        result = array("f", [number])[0]
+    except OverflowError:  # an integer of more than 308 digits
         result = math.inf
-    if not is_within(result) or number and not result:
+    if not math.isfinite(result) or not is_within(result) or number and not result:
         raise error(f"{name}={number!r} becomes {result:g} in single precision, in which the "
                     "kernels compute")
     return result
