@@ -39,9 +39,8 @@ class Dataset:
             last: the checkpoint directory that the run continues from, or None.
             model_config: the GPTConfig of the model that the run starts from, or None.
             open_directory: called before the first file is written to config.out.
-            watch: called while a long text is read, with the purpose of the reading ("encoding",
-                "vocabulary", "tokens", "integrity" or "fingerprint"; trainer.py explains them), the
-                bytes read so far and all bytes to read.
+            watch: called while a long text is read, with the purpose of the reading (see "prepare"
+                in training/events.py), the bytes read so far and all bytes to read.
         Raises:
             OSError: a file cannot be read or written.
             ValueError: a text or a setting cannot be used.

@@ -87,9 +87,8 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
         {"weights": bytes, "gradients": bytes, "state": bytes of the optimizer's buffers,
         "activations": bytes, "total": bytes}.
     """
-    L, C = config.n_layer, config.n_embd
-    if L > MOST_LAYERS:
-        activations = 4 * B * T * C * L * (1 if recompute else 10)
+    if config.n_layer > MOST_LAYERS:
+        activations = 4 * B * T * config.n_embd * config.n_layer * (1 if recompute else 10)
     else:
         activations = _recorded(config, B, T, recompute)
     flat = _flat_bytes(config)

@@ -77,8 +77,7 @@ class PreparedRun:
 
     def tell(self, event, **fields):
         """Call the callbacks with a record of an event."""
-        if events.tell(self.callbacks, event, self.step, **fields):
-            self.is_end_requested = True
+        self.is_end_requested |= events.tell(self.callbacks, event, self.step, **fields)
 
     def _load_state(self):
         """Load the state of the run to resume, and check the settings and kernels against it."""
