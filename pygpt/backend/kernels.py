@@ -282,17 +282,6 @@ def select_isa(name=None) -> None:
     _isa = name
 
 
-@contextlib.contextmanager
-def use_isa(name: str):
-    """Within the block, use the named instruction set."""
-    before = _isa
-    select_isa(name)
-    try:
-        yield
-    finally:
-        select_isa(before)
-
-
 def info() -> dict:
     """Return a dict of the settings in use: backend, compiler, isa, isas, threads, cores, and
     openmp ("on" or "off")."""
