@@ -40,6 +40,6 @@ def __dir__():
 
 
 def info():
-    """Returns a dict: version, backend, compiler, isa, isas, threads, cores, openmp."""
+    """Return a dict: version, backend, compiler, isa, isas, threads, cores, openmp."""
     from pygpt.backend import kernels
     return {"version": __version__, **kernels.info()}

@@ -82,7 +82,7 @@ def fill(pointer, n, value):
     check_status(lib.sum_backward(pointer, cell.ptr, n, 0))  # it copies one number to all places
 
 
-def _padded(n):
+def padded(n):
     """Return the number of floats that n floats take with the gap after them."""
     return -(-n // ALIGN) * ALIGN
 
@@ -108,7 +108,7 @@ class Layout:
         self.entries, self.n, self.n_decay = [], 0, 0
         for name, parameter in sorted(named, key=lambda item: _is_vector(item[1])):
             self.entries.append((name, parameter, 4 * self.n))
-            self.n += _padded(parameter.size)
+            self.n += padded(parameter.size)
             if not _is_vector(parameter):
                 self.n_decay = self.n
         self.values, self.gradients, self.current = self.buffer(), None, True
@@ -128,7 +128,7 @@ class Layout:
         """List (first float, number of floats, number of floats in matrices) of each stretch of the
         buffers that holds no frozen parameter."""
         spans, start = [], 0
-        edges = [(offset // 4, offset // 4 + _padded(p.size))
+        edges = [(offset // 4, offset // 4 + padded(p.size))
                  for _, p, offset in self.entries if not p.requires_grad]
         for frozen, after in [*edges, (self.n, self.n)]:
             if frozen > start:

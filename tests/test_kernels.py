@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from isas import use_isa
 from kernelcases import CASES, EDGES, LINEAR_LARGE
 from kernelcheck import (HEADER, KERNELS, SERIAL, Bound, CCall, accumulate_flag, assert_within,
                          flag_settings, run_everywhere, run_reference)
@@ -205,7 +206,7 @@ def test_an_id_out_of_range_is_refused(kernels, case, name, bad, data):
         run_reference(case.kernel, args)
     call = CCall(kernels, case.kernel, args)
     for isa in kernels.isa_names():
-        with kernels.use_isa(isa):
+        with use_isa(isa):
             assert call.run({})[0] == kernels.lib.PYGPT_ERANGE
 
 

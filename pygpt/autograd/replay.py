@@ -20,6 +20,7 @@ from pygpt.backend.kernels import check_status
 
 
 SLAB = 16 << 20  # bytes, a size that the system backs with huge pages
+LINE = 64        # bytes: a cache line and the widest vector; every range begins at a multiple
 
 
 class Pool:
@@ -49,7 +50,7 @@ class Pool:
 
     def take(self, nbytes):
         """Lend nbytes of memory for as long as the Loan lives."""
-        nbytes = -(-nbytes // 64) * 64
+        nbytes = -(-nbytes // LINE) * LINE
         while self._returned:
             self._join(*self._returned.pop())
         fitting = [entry for entry in self._free if entry[0] >= nbytes]

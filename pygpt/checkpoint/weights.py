@@ -36,14 +36,9 @@ class Stored(NamedTuple):
         return self.entry.shape[::-1] if self.is_transposed else self.entry.shape
 
     @property
-    def buffer(self):
-        """Return its bytes in the file."""
-        return self.entry.buffer
-
-    @property
     def size(self):
         """Return the number of its elements."""
-        return len(self.buffer) // BYTES_OF_DTYPE[self.entry.dtype]
+        return len(self.entry.buffer) // BYTES_OF_DTYPE[self.entry.dtype]
 
     @property
     def is_used_in_place(self):
@@ -99,6 +94,6 @@ def narrowed(name, values, dtype):
     status = getattr(lib, kernel)(narrow.pointer("H"), Memory(4 * n, values).pointer("f"), n)
     if status == EOVERFLOW:
         found = next(x for x in values.cast("f") if too_large <= abs(x) < inf)
-        raise ValueError(f"{name}: holds {found:.6g}, but {dtype} ends at {largest:.6g}")
+        raise ValueError(f"{name}: holds {found:.6g}; the largest {dtype} is {largest:.6g}")
     check_status(status)
     return narrow.view
