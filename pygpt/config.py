@@ -8,9 +8,10 @@ import math
 import operator
 import os
 import reprlib
-from array import array
 from dataclasses import dataclass, field, fields, replace
 from typing import get_args
+
+from pygpt.backend.single_precision import rounded
 
 
 class ConfigError(ValueError):
@@ -77,10 +78,7 @@ def check_settings(config, are_for_kernels=True):
             must_be = describe_range(within) if number != math.inf else "finite"
             raise refusal(f.name, value, f"must be {must_be}")
         if kind is float and are_for_kernels:
-            rounded = array("f", [number])[0]
-            if not _is_within(rounded, within) or number and not rounded:
-                raise ConfigError(f"{f.name}={number!r} becomes {rounded:g} in single precision, "
-                                  "in which the kernels compute")
+            rounded(f.name, number, lambda x: _is_within(x, within), ConfigError)
 
 
 def is_whole_number(value):

@@ -10,6 +10,7 @@ A model is anything with `config.n_positions`, `config.vocab_size`, `new_cache()
 """
 
 import heapq
+import itertools
 import math
 import random
 
@@ -165,9 +166,7 @@ def keep_top_p(tokens, weights, settings, context):
     """Keep the fewest likeliest tokens whose probabilities reach the sum top_p."""
     if settings.top_p < 1.0:
         enough = settings.top_p * math.fsum(weights)
-        reached = 0.0
-        for count, weight in enumerate(weights, 1):
-            reached += weight
+        for count, reached in enumerate(itertools.accumulate(weights), 1):
             if reached >= enough:
                 return tokens[:count], weights[:count]
     return tokens, weights

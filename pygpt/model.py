@@ -5,8 +5,9 @@
 
 Shapes in the comments: B batch, T time, C = n_embd channels, V = vocab_size. Names are GPT-2's.
 These lines show the equations alone. autograd/ does the rest: arrays.py lets the kernel of a
-product also add the sum that follows it; forward_pass.py holds the dropout seed and the cache where
-a layer finds them; recorded_step.py records the kernel calls of a training step and replays them.
+product also add the residual, the x of x + ...; forward_pass.py holds the dropout seed and the
+cache where a layer finds them; recorded_step.py records the kernel calls of a training step and
+replays them.
 """
 
 import copy
@@ -17,10 +18,10 @@ from functools import cached_property
 
 from pygpt import generate, nn
 from pygpt.autograd import ops
-from pygpt.autograd.forward_pass import PassSettings, current_cache, past_positions
+from pygpt.autograd.forward_pass import PassSettings, current_pass, past_positions, shares_in_force
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.launch import calls_are_intercepted, one_at_a_time
-from pygpt.autograd.recorded_step import StepCache, dropout_shares
+from pygpt.autograd.recorded_step import StepCache
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import in_float32
@@ -48,8 +49,10 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y))                               # (B, T, C)
 
     def attend(self, qkv):
-        """Compute softmax(q k^T / sqrt(C / n_head)) v in each head. A cache adds its positions."""
-        cache = current_cache()
+        """Compute softmax(q k^T / sqrt(C / n_head)) v in each head. A query sees the keys up to its
+        own position. In generation, the keys and values of earlier positions come from the cache.
+        """
+        cache = current_pass().cache
         if cache is not None:
             return ops.attention_cached(qkv, *cache.next_layer(), self.n_head)
         return ops.attention(qkv, self.n_head, *self.attn_dropout.in_progress())
@@ -115,30 +118,6 @@ class Transformer(nn.Module):
         return self.ln_f(x)                                                     # (B, T, C)
 
 
-class Cache:
-    """Holds the keys and values of earlier positions, so that generation computes only new ones.
-
-    Attributes:
-        past: the number of positions in it, 0..n_positions.
-    """
-
-    def __init__(self, config):
-        self._shape = (1, config.n_positions, config.n_embd)
-        self.past, self._layers, self._next = 0, [], 0
-
-    def from_first_layer(self):
-        """Go back to the first layer, for a new forward pass; return the cache."""
-        self._next = 0
-        return self
-
-    def next_layer(self):
-        """Return (keys, values, past) of the next layer in this pass."""
-        if self._next == len(self._layers):
-            self._layers.append((Tensor.empty(self._shape), Tensor.empty(self._shape)))
-        self._next += 1
-        return (*self._layers[self._next - 1], self.past)
-
-
 @nn.recordable
 class GPT(nn.Module):
     """The whole model.
@@ -160,7 +139,7 @@ class GPT(nn.Module):
             have drawn some. Every pass gets a seed of its own from these two (next_seed).
     """
 
-    _steps = cached_property(StepCache)
+    _steps = cached_property(StepCache)  # made by StepCache(self) for the first loss
     _not_copied = {"_gradients", "_steps"}
 
     def __init__(self, config, seed=1337):
@@ -169,6 +148,16 @@ class GPT(nn.Module):
         self._build(config)
         self.initialise(seed)
         self.dropout_seed = seed
+
+    def forward(self, ids):
+        """Return the logits (B, T, V) of ids, an int32 Tensor (B, T)."""
+        x = self.transformer(ids)                                               # (B, T, C)
+        return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
+
+    def forward_loss(self, ids, targets, ignore_index=ops.IGNORED):
+        """Return cross_entropy(forward(ids), targets), by an op that never holds all logits."""
+        x = self.transformer(ids)                                               # (B, T, C)
+        return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
 
     def _build(self, config):
         self.config = config
@@ -238,17 +227,7 @@ class GPT(nn.Module):
         ids = token_ids("end_of_text", value, self.config.vocab_size)
         return ids[0] if is_whole_number(value) else ids or None
 
-    # ------------------------------------------------------------------------------- forward ---
-
-    def forward(self, ids):
-        """Return the logits (B, T, V) of ids, an int32 Tensor (B, T)."""
-        x = self.transformer(ids)                                               # (B, T, C)
-        return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
-
-    def forward_loss(self, ids, targets, ignore_index=ops.IGNORED):
-        """Return cross_entropy(forward(ids), targets), by an op that never holds all logits."""
-        x = self.transformer(ids)                                               # (B, T, C)
-        return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
+    # -------------------------------------------------------------------------- forward passes ---
 
     def pass_settings(self, seed=None):
         """Return the PassSettings within which forward() or forward_loss() is to be called. The
@@ -266,7 +245,8 @@ class GPT(nn.Module):
                 in 0..vocab_size-1.
         """
         ids = self._ids(ids)
-        with named_bad_ids(self.config.vocab_size, ids), self.pass_settings(self._seed()):
+        seed = ops.Seed(self.next_seed()) if self.dropout_shares() else None
+        with named_bad_ids(self.config.vocab_size, ids), self.pass_settings(seed):
             return self.forward(ids)
 
     @one_at_a_time
@@ -350,22 +330,44 @@ class GPT(nn.Module):
         """List all that recorded steps depend on: the ops and nn.dependencies of the transformer.
         Return None if steps must run op by op: the transformer has something that cannot be
         compared, forward_loss is not this class's own, or launch.calling is in force."""
-        if nn.is_as_written(type(self), "forward_loss") and not calls_are_intercepted():
-            found = nn.dependencies(self.transformer)
-            return found and [*map(vars(ops).get, ops.__all__), *found]
-        return None
+        is_known = nn.is_as_written(type(self), "forward_loss") and not calls_are_intercepted()
+        found = nn.dependencies(self.transformer) if is_known else None
+        if found is None:
+            return None
+        return [*map(vars(ops).get, ops.__all__), *found]
 
     def dropout_shares(self):
-        """Return the dropout shares in force, one for each Dropout module, or () if all are 0."""
-        return dropout_shares(self.transformer.dropouts())
+        """Return the share of each Dropout module, as shares_in_force() does."""
+        return shares_in_force(self.transformer.dropouts())
 
     def next_seed(self):
         """Return a new seed for each forward pass, made from dropout_seed and forward_passes."""
         self.forward_passes += 1
         return (self.dropout_seed * 0x9E3779B97F4A7C15 + self.forward_passes) % 2 ** 64
 
-    def _seed(self):
-        return ops.Seed(self.next_seed()) if self.dropout_shares() else None
+
+class Cache:
+    """Holds the keys and values of earlier positions, so that generation computes only new ones.
+
+    Attributes:
+        past: the number of positions in it, 0..n_positions.
+    """
+
+    def __init__(self, config):
+        self._shape = (1, config.n_positions, config.n_embd)
+        self.past, self._layers, self._next = 0, [], 0
+
+    def from_first_layer(self):
+        """Go back to the first layer, for a new forward pass; return the cache."""
+        self._next = 0
+        return self
+
+    def next_layer(self):
+        """Return (keys, values, past) of the next layer in this pass."""
+        if self._next == len(self._layers):
+            self._layers.append((Tensor.empty(self._shape), Tensor.empty(self._shape)))
+        self._next += 1
+        return (*self._layers[self._next - 1], self.past)
 
 
 def parameter_shapes(config):

@@ -8,7 +8,7 @@ from functools import partial
 from pygpt.autograd import forward_pass, ops
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import next_serial, recomputed
-from pygpt.backend.kernels import check, in_float32, lib
+from pygpt.backend.kernels import check_status, in_float32, lib
 from pygpt.parameters import Gradients, Layout, Parameter, fill
 
 _PLAIN = {int, float, bool, str, type(None)}  # types of attributes that contain no module
@@ -18,7 +18,8 @@ def _walk(owner, prefix, seen):
     """Yield (dotted name, Parameter or Module) for all that lies in a module or a container, each
     once. `seen` holds the id()s of the objects met before: a container may contain itself."""
     items = vars(owner) if isinstance(owner, Module) else owner
-    for key, item in items.items() if isinstance(items, dict) else enumerate(items):
+    named = items.items() if isinstance(items, dict) else enumerate(items)
+    for key, item in named:
         if id(item) in seen or not isinstance(item, (Parameter, Module, list, tuple, dict)):
             continue
         seen.add(id(item))
@@ -43,8 +44,8 @@ class Module:
         """Return forward(*inputs). If the pass recomputes this module, the backward pass runs it
         again.
         """
-        current = forward_pass.current()
-        if current is not None and id(self) in current.recomputed:
+        current = forward_pass.current_pass()
+        if id(self) in current.recomputed:
             run = partial(self._run_unchanged, dependencies(self, with_places=False))
             return recomputed(partial(current.resume, run), *inputs)
         return forward_pass.call_forward(self, inputs)
@@ -61,12 +62,15 @@ class Module:
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         state = copy.deepcopy(self.__getstate__(), memo)
-        twin.__setstate__(state) if hasattr(twin, "__setstate__") else vars(twin).update(state)
+        twin.__setstate__(state)
         return twin
 
     def __getstate__(self):
         """Return the attributes that a copy of the module gets: all except `_not_copied`."""
         return {name: value for name, value in vars(self).items() if name not in self._not_copied}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
 
     def named_parameters(self, prefix=""):
         """Yield (dotted name, Parameter), in the order in which attributes were set."""
@@ -85,16 +89,17 @@ class Module:
             seen.add(id(value))
             if isinstance(value, Parameter):
                 found.add(id(value))
-            elif isinstance(value, (Module, dict)):
-                waiting.extend((value if isinstance(value, dict) else vars(value)).values())
+            elif isinstance(value, Module):
+                waiting.extend(vars(value).values())
+            elif isinstance(value, dict):
+                waiting.extend(value.values())
             elif isinstance(value, (list, tuple)):
                 waiting.extend(value)
         return found
 
     def modules(self):
-        """Yield this module and those inside it, each once."""
-        for _, module in self.named_modules():
-            yield module
+        """Iterate over this module and those inside it, each once."""
+        return (module for _, module in self.named_modules())
 
     def named_modules(self, prefix=""):
         """Yield (dotted name, Module) of this module, whose name is the prefix, and those inside
@@ -137,7 +142,7 @@ class Module:
                 fill(p.ptr, p.size, p.fill)
             else:
                 std = in_float32("std", p.std, 0.0)
-                check(lib.random_normal(p.ptr, std, cell.ptr, stream, p.size))
+                check_status(lib.random_normal(p.ptr, std, cell.ptr, stream, p.size))
             p.leaf.changed_at = next_serial()
         return self
 
@@ -186,8 +191,9 @@ class Module:
                     f"{type(self).__name__}: its parameter {name!r} lies in the flat buffers of a "
                     "larger model; give the optimizer that whole model, not a part of it")
         layout = Layout(self, named)
-        for _, p, offset in layout.entries if keeps_values else ():
-            layout.values.view[offset:offset + 4 * p.size] = p.flat().cast("B")
+        if keeps_values:
+            for _, p, offset in layout.entries:
+                layout.values.view[offset:offset + 4 * p.size] = p.flat().cast("B")
         for _, p, offset in layout.entries:
             p.place(layout.values, offset, layout)
         return layout
@@ -211,7 +217,8 @@ def recordable(cls):
 
 
 def is_as_written(cls, name):
-    """Return whether a class has its function of this name from a recordable class, unreplaced."""
+    """Return whether cls.name is still the function that a recordable class defined: no subclass
+    overrides it and nobody has replaced it."""
     return any(written.get(name) is getattr(cls, name) and vars(home).get(name) is written[name]
                for home, written in _RECORDABLE.items() if issubclass(cls, home))
 
@@ -228,7 +235,7 @@ def dependencies(module, with_places=True):
         whose class is not recordable or has had a function replaced, or an attribute that is
         neither a module, a parameter, a plain value nor a list, tuple or dict of these.
     """
-    found, known, seen, waiting = [], {}, set(), [module]
+    found, unchanged, seen, waiting = [], set(), set(), [module]
     while waiting:
         value = waiting.pop()
         kind = type(value)
@@ -242,14 +249,14 @@ def dependencies(module, with_places=True):
             found += kind, len(value)
             if id(value) not in seen:  # it may contain itself
                 seen.add(id(value))
-                waiting += itertools.chain(*value.items()) if kind is dict else value
+                members = itertools.chain(*value.items()) if kind is dict else value
+                waiting.extend(members)
         elif isinstance(value, Module):
-            if kind not in known:
-                known[kind] = kind in _RECORDABLE and all(
-                    vars(kind).get(name) is written
-                    for name, written in _RECORDABLE[kind].items())
-            if not known[kind]:
-                return None
+            if kind not in unchanged:
+                written = _RECORDABLE.get(kind)
+                if written is None or any(vars(kind).get(n) is not f for n, f in written.items()):
+                    return None
+                unchanged.add(kind)
             found.append(value)
             if id(value) not in seen:
                 seen.add(id(value))
@@ -314,9 +321,7 @@ class Dropout(Module):
 
     def in_progress(self):
         """Return (share, seed, stream) of the forward pass in progress; without one, share is 0."""
-        current = forward_pass.current()
-        if current is None:
-            return 0.0, None, self.stream
+        current = forward_pass.current_pass()
         return current.shares.get(id(self), 0.0), current.seed, self.stream
 
     def forward(self, x):

@@ -14,7 +14,7 @@ import math
 import numbers
 from array import array
 
-from pygpt.backend.kernels import Memory, check, in_float32, lib
+from pygpt.backend.kernels import Memory, check_status, in_float32, lib
 from pygpt.autograd.launch import one_at_a_time
 
 OPTIMIZERS = {}  # {class name in small letters: the class} of every derived class
@@ -100,13 +100,13 @@ class Optimizer:
             raise ValueError(f"clip_grad_norm: max_norm={max_norm!r} is not a number above 0")
         if max_norm < math.inf:
             in_float32("clip_grad_norm: max_norm", max_norm, 0.0)
-        if not self._has_gradients():
+        if not self._complete_gradients():
             return 0.0
         gradients, squares = self._gradients, 0.0
         gradients.apply_factor()
         for start, n, _ in self.layout.trained_spans():
-            check(lib.sum_squares(self._sum.pointer("d"), gradients.memory.pointer("f", 4 * start),
-                                  n))
+            check_status(lib.sum_squares(
+                self._sum.pointer("d"), gradients.memory.pointer("f", 4 * start), n))
             squares += self._sum.view.cast("d")[0]
         norm = math.sqrt(squares)
         if norm > max_norm:
@@ -121,7 +121,7 @@ class Optimizer:
             ValueError: lr or another setting is now out of range, or the model has parameters that
                 it did not have when the optimizer was made.
         """
-        settings, has_gradients = self.checked_settings(), self._has_gradients()
+        settings, has_gradients = self.checked_settings(), self._complete_gradients()
         if not self.layout.holds(self.model):
             raise ValueError(f"{type(self).__name__}: the model has parameters that it did not "
                              "have when the optimizer was made; make a new optimizer")
@@ -135,7 +135,12 @@ class Optimizer:
         """Forget the gradients: the next backward pass overwrites them instead of adding."""
         self._gradients.forget()
 
-    def _has_gradients(self):
+    def _complete_gradients(self):
+        """Set missing gradients to 0; return whether there are any others (Gradients.complete).
+
+        Raises:
+            ValueError: the parameters no longer lie in this optimizer's layout.
+        """
         if not self.layout.current:
             raise ValueError(f"{type(self).__name__}: the model's parameters have moved to other "
                              "memory, as when it became part of a larger model; make a new "
@@ -191,5 +196,5 @@ class AdamW(Optimizer):
             gradients.factor]))
         memories = self.layout.values, self.m, self.v, gradients.memory
         for start, n, n_decay in self.layout.trained_spans():
-            check(lib.adamw_step(*(memory.pointer("f", 4 * start) for memory in memories),
-                                 scalars.pointer("f"), n, n_decay))
+            check_status(lib.adamw_step(*(memory.pointer("f", 4 * start) for memory in memories),
+                                        scalars.pointer("f"), n, n_decay))

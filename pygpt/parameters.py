@@ -15,7 +15,7 @@ from math import prod
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import Leaf, next_serial
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import Memory, check, lib
+from pygpt.backend.kernels import Memory, check_status, lib
 
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 
@@ -79,10 +79,10 @@ class Parameter(Tensor):
 def fill(pointer, n, value):
     """Set each of the n floats at pointer to `value`."""
     cell = Tensor(value)
-    check(lib.sum_backward(pointer, cell.ptr, n, 0))  # this kernel copies one number to all places
+    check_status(lib.sum_backward(pointer, cell.ptr, n, 0))  # it copies one number to all places
 
 
-def _padded(n):
+def padded(n):
     """Return the number of floats that n floats take with the gap after them."""
     return -(-n // ALIGN) * ALIGN
 
@@ -108,7 +108,7 @@ class Layout:
         self.entries, self.n, self.n_decay = [], 0, 0
         for name, parameter in sorted(named, key=lambda item: _is_vector(item[1])):
             self.entries.append((name, parameter, 4 * self.n))
-            self.n += _padded(parameter.size)
+            self.n += padded(parameter.size)
             if not _is_vector(parameter):
                 self.n_decay = self.n
         self.values, self.gradients, self.current = self.buffer(), None, True
@@ -128,7 +128,7 @@ class Layout:
         """List (first float, number of floats, number of floats in matrices) of each stretch of the
         buffers that holds no frozen parameter."""
         spans, start = [], 0
-        edges = [(offset // 4, offset // 4 + _padded(p.size))
+        edges = [(offset // 4, offset // 4 + padded(p.size))
                  for _, p, offset in self.entries if not p.requires_grad]
         for frozen, after in [*edges, (self.n, self.n)]:
             if frozen > start:
@@ -168,7 +168,8 @@ class Gradients:
         for _, parameter, offset in layout.entries:
             leaf = parameter.leaf
             if leaf.valid:  # a gradient was computed before this buffer was made
-                self.memory.view[offset:offset + 4 * leaf.size()] = leaf.result().flat().cast("B")
+                gradient = leaf.result().flat().cast("B")
+                self.memory.view[offset:offset + len(gradient)] = gradient
             leaf.memory, leaf.offset, leaf.before_use = self.memory, offset, self.apply_factor
 
     def complete(self):
@@ -196,4 +197,4 @@ class Gradients:
             return
         cell, self.factor = Tensor(self.factor), 1.0
         flat = self.memory.pointer("f")
-        check(lib.scale_forward(flat, flat, cell.ptr, self.layout.n, 0))
+        check_status(lib.scale_forward(flat, flat, cell.ptr, self.layout.n, 0))

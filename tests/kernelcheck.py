@@ -11,6 +11,7 @@ from array import array
 from collections import namedtuple
 from pathlib import Path
 
+from isas import use_isa
 from pygpt.backend import reference
 from sharing import HAS_THREADS, sharing, small_jobs_shared
 
@@ -173,7 +174,7 @@ def run_everywhere(kernels, call, flags, large=False):
     be shared out by itself, in each of its jobs.
     """
     for isa in kernels.isa_names():
-        with kernels.use_isa(isa):
+        with use_isa(isa):
             outputs = None
             for threads in THREADS:
                 kernels.set_num_threads(threads)

@@ -9,7 +9,7 @@ from pygpt.autograd import ops
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import ONE, no_grad
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import Memory, address, check
+from pygpt.backend.kernels import Memory, address, check_status
 
 
 def test_a_tensor_used_twice_gets_both_gradients():
@@ -79,7 +79,7 @@ def test_a_gradient_nobody_wants_goes_to_memory_of_its_own(loss, shapes, wanted,
         spans = [(address(memory.pointer("f")), memory.nbytes) for memory in alive]
         assert all(any(start <= a < start + n for start, n in spans)
                    for a in map(address, args) if a)
-        check(kernel(*args))
+        check_status(kernel(*args))
 
     for module in "launch", "tape":
         monkeypatch.setattr(f"pygpt.autograd.{module}.Memory", Watched)

@@ -4,6 +4,7 @@ Needs the built library.
 """
 
 import pytest
+from isas import use_isa
 
 from kernelcases import CASES
 from kernelcheck import CCall, flag_settings, run_everywhere
@@ -61,7 +62,7 @@ def test_the_blocks_in_use_are_those_of_the_instruction_set_and_the_caches(kerne
     tiles = {"avx512": (6, 64), "avx2": (6, 16), "neon": (6, 16), "baseline": (6, 8)}
     for isa in kernels.isa_names():
         for _, l2 in CACHES:
-            with kernels.use_isa(isa), kernels.use_caches(32 * KB, l2):
+            with use_isa(isa), kernels.use_caches(32 * KB, l2):
                 blocks = kernels.block_sizes()
                 assert (blocks["TILE_ROWS"], blocks["TILE_COLUMNS"]) == tiles[isa]
                 for name, rows in (("", ROWS), ("_ACROSS", ACROSS)):

@@ -19,6 +19,7 @@ from pygpt.training import trainer_state
 from pygpt.config import GPTConfig
 from pygpt.model import parameter_shapes
 from pygpt.training.run_directory import RunDirectory
+from pygpt.training.settings import read_settings
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.checkpoint.shards import read_tensors
 
@@ -130,7 +131,7 @@ def test_settings_may_come_from_a_pipe(tmp_path):
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_text, args=('{"max_steps": 3}',), daemon=True)
     writer.start()
-    assert trainer_state.settings_file(path) == {"max_steps": 3}
+    assert read_settings(path) == {"max_steps": 3}
     writer.join()
 
 
@@ -141,7 +142,7 @@ def test_a_model_is_read_back(model_dir):
     assert config == CONFIG
     for name, shape, values in model_tensors():
         assert tensors[name].entry.dtype == "F32" and tensors[name].shape == shape
-        assert tensors[name].buffer.cast("f") == values
+        assert tensors[name].entry.buffer.cast("f") == values
     assert len(tensors) == len(model_tensors())
 
 
@@ -217,7 +218,7 @@ def test_tensors_that_do_not_fit_are_refused(model_dir):
          "transformer.wte.weight is I16; only F32, F16, BF16 are read"),
         ([(name, "F32", shape, values) for name, shape, values in model_tensors()
           if name != "transformer.h.1.ln_1.bias"],
-         'h.1.ln_1.bias is missing (without biases, config.json says "bias": false)'),
+         'h.1.ln_1.bias is missing (a model without biases has "bias": false in its config.json)'),
     ]:
         safetensors.write(model_dir / "model.safetensors", tensors, {})
         with pytest.raises(CheckpointError) as error:

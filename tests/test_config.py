@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pygpt.backend.single_precision import rounded
 from pygpt.config import (PRESETS, ConfigError, GPTConfig, SampleConfig, TrainConfig,
                           describe_range)
 
@@ -132,3 +133,10 @@ def test_the_learning_rate_stays_in_its_range(max_steps, warmup_steps):
     assert all(0 < rate <= 1 for rate in rates)
     assert all(rate >= 0.1 - 1e-12 for rate in rates[warmup_steps:])
     assert rates[warmup_steps:] == sorted(rates[warmup_steps:], reverse=True)
+
+
+@pytest.mark.parametrize("number, result", [(-1e39, "-inf"), (1e39, "inf"), (10 ** 400, "inf"),
+                                            (-1e-50, "-0")])
+def test_a_number_that_single_precision_lacks_is_refused(number, result):
+    with pytest.raises(ValueError, match=f"^x=.* becomes {result} in single precision"):
+        rounded("x", number, lambda x: True)

@@ -97,4 +97,4 @@ def test_a_finite_number_that_becomes_infinite_is_told(kernels, name, last, firs
     assert status == kernels.EOVERFLOW and got[-2] == infinity | 0x8000
     assert in_python(f"to_{name}", bad[-2:]) == (reference.EOVERFLOW, got[-2:])
     with pytest.raises(OverflowError, match="too large"):
-        kernels.check(status)
+        kernels.check_status(status)

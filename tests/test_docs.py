@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md",
-         ROOT / "pygpt" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+         ROOT / "pygpt" / "README.md", ROOT / "csrc" / "README.md",
+         *sorted((ROOT / "docs").glob("*.md"))]
 CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"`((?:pygpt|csrc|tests|docs)/[\w/.]*)`")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -19,6 +20,14 @@ def test_every_file_that_a_page_names_exists(page):
     for name in NAMED.findall(text):
         if "NAME" not in name:
             assert (ROOT / name).exists(), f"{page.name} names {name}, which does not exist"
+
+
+def test_every_c_file_that_the_page_of_csrc_names_exists():
+    page = ROOT / "csrc" / "README.md"
+    names = re.findall(r"`([\w/]+\.(?:c|h|inl))`", page.read_text(encoding="utf-8"))
+    assert names
+    for name in names:
+        assert (page.parent / name).exists(), f"csrc/README.md names {name}, which does not exist"
 
 
 @each_page

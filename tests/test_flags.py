@@ -40,8 +40,8 @@ BENCH, LEARN = parser_of("bench"), parser_of("tokenizer", "train", "--out", "x")
     ('tokenizer="it\'s" is', "--tokenizer 'it'\"'\"'s' is"),
     ("recompute=True or recompute=False.", "--recompute or --no-recompute."),
     ("recompute (47 MB), a smaller batch_size with grad_accumulation_steps, n_positions or n_embd "
-     "needs less (force: try)", "--recompute (47 MB), a smaller --batch-size with "
-     "--grad-accumulation-steps, --n-positions or --n-embd needs less (--force: try)"),
+     "needs less (force=True continues anyway)", "--recompute (47 MB), a smaller --batch-size with "
+     "--grad-accumulation-steps, --n-positions or --n-embd needs less (--force continues anyway)"),
     ("bad.txt: is not UTF-8 (errors=replace goes on)",
      "bad.txt: is not UTF-8 (--errors replace goes on)"),
     ("learning_rate=nan must be", "--learning-rate nan must be"),
@@ -272,8 +272,10 @@ def test_help_imports_nothing_that_takes_time():
         modules = set(result.stdout.rpartition("MODULES")[2].split())
         assert "pygpt.cli" in modules
         ours = {name for name in modules if name.startswith("pygpt.")}
-        assert ours == {"pygpt.config", "pygpt.cli", *(f"pygpt.cli.{name}" for name in (
-            "main flags messages streams train sample export bench plot tokenizer info").split())}
+        assert ours == {
+            "pygpt.config", "pygpt.backend", "pygpt.backend.single_precision", "pygpt.cli",
+            *(f"pygpt.cli.{name}" for name in ("main flags messages streams train sample export "
+                                               "bench plot tokenizer info").split())}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from isas import use_isa
 from kernelcases import CASES, EDGES, LINEAR_LARGE
 from kernelcheck import (HEADER, KERNELS, SERIAL, Bound, CCall, accumulate_flag, assert_within,
                          flag_settings, run_everywhere, run_reference)
@@ -185,7 +186,7 @@ def test_a_divided_head_has_the_bits_of_a_whole_one(kernels, T):
         args = case.chosen({"B": 1, "NH": 1, "T": T, "HS": 10, "dropout": 0.2})
         call = CCall(kernels, kernel, args)
         for isa in kernels.isa_names():
-            with kernels.use_isa(isa):
+            with use_isa(isa):
                 kernels.set_num_threads(1)
                 _, whole = call.run({})
                 with shared_among(7) if T == 150 else small_jobs_shared():
@@ -247,7 +248,7 @@ def test_an_id_out_of_range_is_refused(kernels, case, name, bad, data):
         run_reference(case.kernel, args)
     call = CCall(kernels, case.kernel, args)
     for isa in kernels.isa_names():
-        with kernels.use_isa(isa):
+        with use_isa(isa):
             assert call.run({})[0] == kernels.lib.PYGPT_ERANGE
 
 

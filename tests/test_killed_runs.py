@@ -20,6 +20,7 @@ from pygpt.model import GPT
 from pygpt.tokenizer import Tokenizer
 from pygpt.training import trainer_state
 from pygpt.training.run_directory import RunDirectory
+from pygpt.training.settings import write_settings
 from pygpt.training.trainer import train
 
 ONE_THREAD = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
@@ -162,7 +163,7 @@ def command(config, *flags):
 def test_a_killed_run_leaves_a_whole_checkpoint(tiny, tmp_path):
     """Send SIGKILL at random moments of a run that mostly saves, and resume it each time."""
     out, rng, inside_a_save, resumed = tmp_path / "out", random.Random(4), 0, 0
-    trainer_state.write_settings(tmp_path / "config.json", tiny(
+    write_settings(tmp_path / "config.json", tiny(
         max_steps=100_000, eval_interval=1, eval_batches=1, n_embd=64, keep=1))
     for kill in range(KILLS):
         flags = ["--resume"] if (out / "last").exists() else []
@@ -188,7 +189,7 @@ def test_a_file_size_limit_leaves_the_checkpoint_whole(tiny, tmp_path):
     """Leave no room for the weights: the error names the checkpoint, and the previous one stays."""
     train(tiny(n_embd=64), [stop_after(5)])
     before = checkpoint_files(tmp_path / "out" / "last")
-    trainer_state.write_settings(tmp_path / "config.json", tiny(n_embd=64))
+    write_settings(tmp_path / "config.json", tiny(n_embd=64))
     result = subprocess.run(
         command(tmp_path / "config.json", "--resume"), env=ONE_THREAD, capture_output=True,
         text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (99_999, 99_999)))

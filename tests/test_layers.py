@@ -1,11 +1,12 @@
 """Checks the law of imports: arrows between the rooms of the package point one way.
 
 Each room may import itself and the rooms that LAW names, anywhere in its files, inside functions as
-well. The same law stands as a picture in pygpt/README.md.
+well. pygpt/README.md shows the rooms as a picture, in which each imports from lower rows only.
 """
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -15,8 +16,8 @@ BELOW_MODEL = {"config", "files", "backend", "autograd", "parameters", "nn", "op
                "generate"}
 LAW = {
     "files": set(),
-    "config": set(),
     "backend": set(),
+    "config": {"backend"},
     "autograd": {"backend"},
     "parameters": {"backend", "autograd"},
     "nn": {"backend", "autograd", "parameters"},
@@ -66,6 +67,19 @@ def test_the_law_has_no_circle():
         lowest = {room for room, below in left.items() if not below & left.keys()}
         assert lowest, f"a circle among {sorted(left)}"
         left = {room: below for room, below in left.items() if room not in lowest}
+
+
+def test_the_picture_in_the_readme_shows_the_law():
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    (picture,) = [block for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+                  if "autograd" in block]
+    row_of = {room: row for row, line in enumerate(picture.splitlines()) for room in line.split()}
+    assert sum(len(line.split()) for line in picture.splitlines()) == len(row_of), "a room twice"
+    assert row_of.keys() == LAW.keys()
+    for room, below in LAW.items():
+        for other in below:
+            assert row_of[room] < row_of[other], (
+                f"{room} may import {other}, but pygpt/README.md does not draw {other} below it")
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name != "__main__.py"],

@@ -3,6 +3,7 @@
 Small models on the public interface."""
 
 import copy
+import gc
 import math
 import random
 from array import array
@@ -278,6 +279,17 @@ def test_steps_of_many_shapes_are_forgotten():
         for B in (1, 2, 3):
             model.loss([[1] * T] * B, [[1] * T] * B)
     assert len(list(model._steps)) <= 8
+
+
+def test_a_loss_that_is_dropped_gives_its_step_back_at_once():
+    model = tiny()
+    gc.disable()  # the step must not wait for the collector of cycles
+    try:
+        for _ in range(3):
+            model.loss([[1, 2]], [[2, 3]])
+        assert len(list(model._steps)) == 1
+    finally:
+        gc.enable()
 
 
 def losses_of_a_run(threads, dropout=0.1):

@@ -26,6 +26,7 @@ from pygpt.training.run_log import read_log, rewind
 from pygpt.model import GPT, parameter_shapes
 from pygpt.optim import AdamW
 from pygpt.training.plot import page, plot
+from pygpt.training.settings import read_settings, write_settings
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.training.trainer import train
 from pygpt.training.trainer_state import last_settings
@@ -168,7 +169,7 @@ def test_any_moments_are_read_or_refused(run, tmp_path, changes):
 
 def settings_error(path):
     try:
-        TrainConfig(**trainer_state.settings_file(path))
+        TrainConfig(**read_settings(path))
     except (ValueError, OSError) as error:
         return error
 
@@ -304,9 +305,9 @@ def test_any_file_in_the_place_of_a_link_is_followed_or_passed_over(run, tmp_pat
 def test_twenty_thousand_files_make_settings_that_are_read(tmp_path):
     config = TrainConfig(data=[f"/a/long/name/of/a/file/of/some/corpus/{number:040}"
                                for number in range(20_000)], out=tmp_path / "out")
-    trainer_state.write_settings(tmp_path / "train.json", config)
+    write_settings(tmp_path / "train.json", config)
     assert (tmp_path / "train.json").stat().st_size > 1 << 20
-    assert TrainConfig(**trainer_state.settings_file(tmp_path / "train.json")) == config
+    assert TrainConfig(**read_settings(tmp_path / "train.json")) == config
 
 
 def test_a_run_of_many_files_is_resumed(tmp_path, tiny):
@@ -321,7 +322,7 @@ def test_settings_that_could_not_be_read_are_refused_before_anything_is_written(
                                                                                monkeypatch):
     train(tiny(max_steps=1))
     before = sorted(os.listdir(tmp_path / "out"))
-    monkeypatch.setattr(trainer_state, "MOST_SETTINGS_BYTES", 5000)
+    monkeypatch.setattr("pygpt.training.settings.MOST_SETTINGS_BYTES", 5000)
     with pytest.raises(ConfigError, match="data has 300 entries: name a directory or a pattern"):
         train(tiny(data=[str(tmp_path / "text")] * 300))
     assert sorted(os.listdir(tmp_path / "out")) == before

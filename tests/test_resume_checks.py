@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conftest import TEXT
+from isas import use_isa
 from runs import FROM_INIT, numbers, records_of, snapshot, stop_after, warnings_of
 
 from pygpt.backend import kernels
@@ -106,7 +107,7 @@ def test_other_kernels_are_refused_by_name(tiny, tmp_path, name, other, way_out)
 def test_a_run_does_not_go_on_with_other_instructions(tiny, tmp_path):
     if len(kernels.isa_names()) < 2:
         pytest.skip("this CPU has one instruction set")
-    with kernels.use_isa(kernels.isa_names()[-1]):
+    with use_isa(kernels.isa_names()[-1]):
         train(tiny(), [stop_after(5)])
     with pytest.raises(ConfigError, match="begun on other kernels: isa="):
         train(tiny(), resume=True)

@@ -20,6 +20,7 @@ from pygpt.checkpoint.model_files import read_config
 from pygpt.cli.main import main
 from pygpt.config import PRESETS, ConfigError, GPTConfig, TrainConfig
 from pygpt.training.run_log import read_log
+from pygpt.training.settings import read_settings, write_settings
 from pygpt.model import GPT
 from pygpt.autograd.tape import no_grad
 from pygpt.training.trainer import TrainingError, train
@@ -34,7 +35,7 @@ def tiny(tiny):
 
 def started(tiny, tmp_path, **options):
     """Start a process that trains for very long; return it after its first step."""
-    trainer_state.write_settings(tmp_path / "c.json", tiny(max_steps=10**6, eval_interval=10**6))
+    write_settings(tmp_path / "c.json", tiny(max_steps=10**6, eval_interval=10**6))
     process = subprocess.Popen([*COMMAND, "train", "--config", str(tmp_path / "c.json")], text=True,
                                env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                **options)
@@ -262,7 +263,7 @@ def test_flops_per_token_counts_every_multiply_add():
 def test_the_settings_a_run_leaves_reproduce_it(tiny, tmp_path):
     train(tiny(dropout=0.1))
     path = tmp_path / "out" / "train.json"
-    assert TrainConfig(**trainer_state.settings_file(path)) == tiny(dropout=0.1)
+    assert TrainConfig(**read_settings(path)) == tiny(dropout=0.1)
     assert pygpt("train", "--config", path, "--out", tmp_path / "again").returncode == 0
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert ((tmp_path / "again" / "last" / name).read_bytes()
@@ -273,7 +274,7 @@ def test_settings_files(tmp_path):
     (tmp_path / "a.json").write_text('{"n_layer": 3, "data": ["x"]}')
     (tmp_path / "a.toml").write_text('# a comment\nn_layer = 3\ndata = ["x"]\n')
     for name in ("a.json", *(["a.toml"] if sys.version_info >= (3, 11) else [])):
-        assert trainer_state.settings_file(tmp_path / name) == dict(n_layer=3, data=["x"])
+        assert read_settings(tmp_path / name) == dict(n_layer=3, data=["x"])
     for name, text, part in (("b.json", '{"n_layers": 3, "x": 1}',
                               "'n_layers', 'x' are not settings"),
                              ("b.json", "[]", "is not a JSON object"),
@@ -281,7 +282,7 @@ def test_settings_files(tmp_path):
                              ("b.toml", "n_layer 3", "TOML")):
         (tmp_path / name).write_text(text)
         with pytest.raises(ConfigError, match=part):
-            trainer_state.settings_file(tmp_path / name)
+            read_settings(tmp_path / name)
     for bad in (dict(out=5), dict(data=5), dict(errors="ignore"), dict(sample_prompts=[1])):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             TrainConfig(**bad)
@@ -290,9 +291,9 @@ def test_settings_files(tmp_path):
 def test_a_switch_in_a_settings_file_is_turned_either_way_by_a_flag(tiny, tmp_path):
     for stored, flags, expected in ((True, [], True), (True, ["--no-recompute"], False),
                                     (False, ["--recompute"], True)):
-        trainer_state.write_settings(tmp_path / "c.json", tiny(max_steps=1, recompute=stored))
+        write_settings(tmp_path / "c.json", tiny(max_steps=1, recompute=stored))
         assert main(["train", "--config", str(tmp_path / "c.json"), *flags]) == 0
-        left = trainer_state.settings_file(tmp_path / "out" / "train.json")
+        left = read_settings(tmp_path / "out" / "train.json")
         assert left["recompute"] is expected
 
 

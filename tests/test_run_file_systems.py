@@ -15,6 +15,7 @@ from pygpt.cli.main import main
 from pygpt.training import preparation, run_directory, trainer_state
 from pygpt.training.run_directory import RunDirectory
 from pygpt.training.run_log import read_log
+from pygpt.training.settings import write_settings
 from pygpt.training.trainer import train
 
 
@@ -81,7 +82,7 @@ def test_without_locks_a_run_warns_and_works(tiny, tmp_path, monkeypatch, number
 
 def test_a_warning_is_printed(tiny, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(run_directory, "fcntl", None)
-    trainer_state.write_settings(tmp_path / "c.json", tiny(max_steps=1))
+    write_settings(tmp_path / "c.json", tiny(max_steps=1))
     assert main(["train", "--config", str(tmp_path / "c.json")]) == 0
     assert "warning: " in capsys.readouterr().out
 

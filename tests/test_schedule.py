@@ -12,6 +12,7 @@ from itertools import product as pairs
 from pathlib import Path
 
 import pytest
+from isas import use_isa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import draw_ids
@@ -92,7 +93,7 @@ def test_each_kernel_of_a_step_is_shared_out_as_the_model_says(schedule, sizes, 
                 wrong.append((name, whole_numbers(args), now, expected))
 
     for isa in kernels.isa_names():
-        with kernels.use_isa(isa), kernels.use_threads(threads):
+        with use_isa(isa), kernels.use_threads(threads):
             model, ids = pygpt.GPT(schedule.config_of(sizes)), ids_of(sizes)
             with calling(call):
                 if shared:
@@ -193,7 +194,7 @@ def test_more_threads_than_cores_change_no_bit_of_a_product(shape, transposed):
         for threads in (1, 5, 40):
             out = kernels.Memory(4 * M * N)
             out.view[:] = b"\xff" * (4 * M * N)  # NaN wherever no block is computed
-            with kernels.use_isa(isa), kernels.use_threads(threads), small_jobs_shared():
+            with use_isa(isa), kernels.use_threads(threads), small_jobs_shared():
                 a, b = (memory.pointer("f") for memory in operands)
                 assert kernels.lib.matmul(out.pointer("f"), a, b, M, N, K, *transposed, 0) == 0
             values = out.view.cast("f")

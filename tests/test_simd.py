@@ -11,6 +11,7 @@ from array import array
 
 import pytest
 
+from isas import use_isa
 from kernelcheck import UNIT, Guarded
 
 # Near x = -10, where exp(-u2) leaves the floats, the gate below the smallest normal float becomes
@@ -22,7 +23,7 @@ FLOOR = 256 * 2.0 ** -126
 def isa(request, kernels):
     if request.param not in kernels.isa_names():
         pytest.skip(f"no {request.param} here")
-    with kernels.use_isa(request.param):
+    with use_isa(request.param):
         yield request.param
 
 

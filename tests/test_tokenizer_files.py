@@ -117,7 +117,7 @@ def edit(document, path, value):
     (("model", "byte_fallback"), True, "model.byte_fallback"),
     (("model", "vocab"), [1], "model.vocab: is not an object"),
     (("model", "vocab", "a"), 1.5, "vocab: the id 1.5 of 'a' is not in 0..299"),
-    (("model", "vocab", "a"), 98, "vocab: two tokens have the id 98"),
+    (("model", "vocab", "a"), 98, "vocab: the id 98 belongs to both"),
     (("model", "vocab", "a"), 1 << 70, "vocab: the id 1180591620717411303424 of 'a'"),
     (("model", "vocab", "zz"), 301, "vocab: the id 301 of 'zz' is not in 0..300"),
     (("model", "vocab", "z z"), 300, r"the token 'z z' \(id 300\) holds a character that"),
@@ -156,7 +156,7 @@ def test_a_merge_that_comes_twice_is_refused(saved):
 @pytest.mark.parametrize("name, old, new, complaint", [
     ("vocab.json", b'"a": 97', b'"a": "x"', "vocab: the id 'x' of 'a'"),
     ("vocab.json", b'"a": 97', b'"a": 300', r"vocab: the id 300 of 'a' is not in 0\.\.299"),
-    ("vocab.json", b'"a": 97', b'"a": 98', "vocab: two tokens have the id 98"),
+    ("vocab.json", b'"a": 97', b'"a": 98', "vocab: the id 98 belongs to both"),
     ("vocab.json", b'"a": 97', b'"qq": 97', "vocab: the byte 0x61 has no token"),
     ("vocab.json", b'"a": 97', b'"a": 97, "a": 97', "holds the key 'a' twice"),
     ("vocab.json", b"\n}", b"", "is not JSON"),

@@ -147,7 +147,7 @@ def test_an_earlier_run_is_kept(tiny):
     assert events["start"][0]["earlier"] == os.path.join(config.out, "earlier-1")
     first = read_model(os.path.join(config.out, "earlier-1", "last"), parameter_shapes)[1]
     second = read_model(os.path.join(config.out, "last"), parameter_shapes)[1]
-    assert all(first[name].buffer == second[name].buffer for name in first)
+    assert all(first[name].entry.buffer == second[name].entry.buffer for name in first)
 
 
 def test_an_interrupt_ends_the_step_and_saves(tiny):
@@ -186,7 +186,7 @@ def test_numbers_that_are_not_finite_end_the_run(tiny):
     with pytest.raises(TrainingError, match=r"step \d+: the .*loss is .* a lower learning rate"):
         train(config, resume=True, force=True)
     _, tensors, _ = read_model(os.path.join(config.out, "last"), parameter_shapes)
-    assert all(math.isfinite(x) for t in tensors.values() for x in t.buffer.cast("f"))
+    assert all(math.isfinite(x) for t in tensors.values() for x in t.entry.buffer.cast("f"))
 
 
 def test_trouble_is_found_before_anything_is_written(tiny, tmp_path):

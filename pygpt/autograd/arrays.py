@@ -51,7 +51,7 @@ class Array:
     __slots__ = ("shape", "size", "code", "memory", "offset", "ptr", "deferred", "__weakref__")
 
     def __new__(cls, *args, **kwargs):
-        return object.__new__(cls)  # needed by a subclass that also has a base written in C
+        return object.__new__(cls)  # Tensor also derives from _buffer.Exporter, written in C
 
     @classmethod
     def empty(cls, shape, code="f", memory=None, offset=0):
@@ -109,7 +109,8 @@ def deferring(completely=True):
     waiting = []
     with _settings.set(waiting=waiting):
         yield
-        for reference in waiting if completely else ():
-            array = reference()
-            if array is not None and array.deferred is not None:
-                array._compute()
+        if completely:
+            for reference in waiting:
+                array = reference()
+                if array is not None and array.deferred is not None:
+                    array._compute()

@@ -65,9 +65,7 @@ def _shape_of(data):
     shape = []
     while isinstance(data, (list, tuple)):
         shape.append(len(data))
-        if not data:
-            break
-        data = data[0]
+        data = data[0] if data else None
     return tuple(shape)
 
 
@@ -84,6 +82,10 @@ def _flatten(data, shape, number):
 
 
 def _float(value):
+    """Return value as a float; use __index__ where there is no __float__; refuse texts, which
+    float() would parse."""
+    if type(value) is float:
+        return value
     if isinstance(value, (str, bytes, bytearray)) or not hasattr(value, "__float__"):
         try:
             return value.__index__()

@@ -10,14 +10,6 @@ from pygpt.autograd.arrays import deferring
 from pygpt.autograd.thread_settings import ThreadSettings
 
 
-class _Settings(ThreadSettings):
-    forward_pass = None  # the PassSettings in force
-    call_module = None   # the function of calling_modules()
-
-
-_settings = _Settings()
-
-
 class PassSettings:
     """Gives layers their settings in one forward pass: all that they use besides their input.
 
@@ -31,8 +23,8 @@ class PassSettings:
 
     def __init__(self, seed=None, dropouts=(), cache=None, recomputed=()):
         self.seed, self.cache = seed, cache
-        self.shares = {} if seed is None else {
-            id(module): module.share for module in dropouts if module.training}
+        shares = () if seed is None else shares_in_force(dropouts)
+        self.shares = dict(zip(map(id, dropouts), shares))
         self.recomputed = set(map(id, recomputed))
         self._blocks = contextlib.ExitStack()
 
@@ -51,8 +43,23 @@ class PassSettings:
             return function(x)
 
 
-def current():
-    """Return the PassSettings of the forward pass in progress in this thread, or None."""
+class _Settings(ThreadSettings):
+    forward_pass = PassSettings()  # outside all passes: no dropout, no cache
+    call_module = None             # the function of calling_modules()
+
+
+_settings = _Settings()
+
+
+def shares_in_force(dropouts):
+    """Return the share of each Dropout module, which is 0 after eval(); or () if all are 0."""
+    shares = tuple([module.share if module.training else 0.0 for module in dropouts])
+    return shares if any(shares) else ()
+
+
+def current_pass():
+    """Return the PassSettings in force in this thread. Without a forward pass in progress, they are
+    those of a pass without dropout and cache."""
     return _settings.forward_pass
 
 
@@ -62,15 +69,9 @@ def call_forward(module, inputs):
     return module.forward(*inputs) if call is None else call(module, inputs)
 
 
-def current_cache():
-    """Return the cache of the forward pass in progress, or None."""
-    settings = current()
-    return None if settings is None else settings.cache
-
-
 def past_positions():
     """Return the number of positions before those of the forward pass in progress."""
-    cache = current_cache()
+    cache = current_pass().cache
     return 0 if cache is None else cache.past
 
 

@@ -44,9 +44,8 @@ def _int32_of_buffer(name, ids):
     if view.format not in ("i", "l") or view.itemsize != 4 or view.ndim != 2:
         raise ValueError(f"{name}: a buffer of {8 * view.itemsize}-bit items of format "
                          f"{view.format!r} and {view.ndim} dimensions is not int32 of shape (B, T)")
-    if 0 in view.shape:
-        return (*view.shape, b"")
-    return (*view.shape, view.cast("B") if view.c_contiguous else view.tobytes())
+    is_castable = view.c_contiguous and 0 not in view.shape
+    return (*view.shape, view.cast("B") if is_castable else view.tobytes())
 
 
 @contextlib.contextmanager
@@ -56,7 +55,8 @@ def named_bad_ids(vocab_size, ids, targets=None, ignore_index=None):
         yield
     except IdRangeError:
         for name, tensor in ("ids", ids), ("targets", targets):
-            for value in tensor.flat() if tensor is not None else ():
+            values = () if tensor is None else tensor.flat()
+            for value in values:
                 if not 0 <= value < vocab_size and (name, value) != ("targets", ignore_index):
                     ignored = f"; {ignore_index} is ignored" if name == "targets" else ""
                     raise ValueError(f"{name}: {value} is outside 0..{vocab_size - 1} "

@@ -13,7 +13,7 @@ import os
 import threading
 
 from pygpt.autograd.thread_settings import ThreadSettings
-from pygpt.backend.kernels import Memory, check
+from pygpt.backend.kernels import Memory, check_status
 
 _lock = threading.RLock()  # the thread whose public call is computing holds it
 
@@ -53,7 +53,7 @@ def launch(kernel, *args, also_in_backward=False):
 
 def _call(kernel, args):
     with _lock:  # no kernel reads weights while an optimizer writes them
-        check(kernel(*args))
+        check_status(kernel(*args))
 
 
 class _Settings(ThreadSettings):

@@ -17,6 +17,7 @@ import weakref
 from typing import NamedTuple
 
 from pygpt.autograd import ops
+from pygpt.autograd.forward_pass import shares_in_force
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.replay import Program, run
 from pygpt.autograd.tape import Node, grad_enabled, next_serial, refuse_stale, run_backward
@@ -34,14 +35,8 @@ class Key(NamedTuple):
     T: int
     ignore_index: int
     gradients: bool        # whether there will be a backward pass
-    dropout_shares: tuple  # the shares in force, () if all are 0
+    dropout_shares: tuple  # as shares_in_force() returns them
     recompute: bool
-
-
-def dropout_shares(dropouts):
-    """Return the shares in force, one for each Dropout module, or () if all are 0."""
-    shares = tuple([module.share if module.training else 0.0 for module in dropouts])
-    return shares if any(shares) else ()
 
 
 class StepCache:
@@ -52,18 +47,19 @@ class StepCache:
         self._by_key = {}     # {Key: steps}, in the order of last use
         self._dependencies = None  # the model's, when all these steps were recorded
         self._dropouts = ()   # the model's Dropout modules
-        self._has_gradients = False  # whether the parameters' gradients lie in flat buffers
+        self._gradients_made = False  # whether the parameters' gradients have a flat buffer
 
     @contextlib.contextmanager
     def take(self, ids, targets, ignore_index):
-        """Within the block, give a free step that holds this batch; errors name bad ids."""
+        """Yield a free step with this batch in its memory. An IdRangeError in the block becomes a
+        ValueError that names the id."""
         model = self._model()
         B, T, id_bytes = as_int32("ids", ids, model.config.n_positions)
         target_B, target_T, target_bytes = as_int32("targets", targets, model.config.n_positions)
         if (B, T) != (target_B, target_T):
             raise ValueError(f"targets of shape {(target_B, target_T)} for ids of shape {(B, T)}")
         self._forget_if_changed(model)
-        key = Key(B, T, ignore_index, grad_enabled(), dropout_shares(self._dropouts),
+        key = Key(B, T, ignore_index, grad_enabled(), shares_in_force(self._dropouts),
                   grad_enabled() and model.recompute)
         step = self._free_step(model, key)
         try:
@@ -79,9 +75,9 @@ class StepCache:
     def _forget_if_changed(self, model):
         """Forget the steps if the model has changed since they were recorded."""
         found = model.step_dependencies()
-        if grad_enabled() and not (self._has_gradients and self._were_recorded_from(found)):
+        if grad_enabled() and not (self._gradients_made and self._were_recorded_from(found)):
             model.gradients()  # this may move the parameters to flat buffers
-            found, self._has_gradients = model.step_dependencies(), True
+            found, self._gradients_made = model.step_dependencies(), True
         if not self._were_recorded_from(found):
             self._by_key, self._dependencies = {}, found
             self._dropouts = model.transformer.dropouts()
@@ -130,7 +126,7 @@ class TrainingStep:
         self.busy, self.program, self.loss = False, None, None
         self._model, self._key, self._is_recorded = weakref.ref(model), key, is_recorded
         self._graph = self._lent = None
-        self._has_gradients, self._computed_at = False, 0
+        self._is_differentiable, self._computed_at = False, 0
 
     def is_free(self):
         return not self.busy and (self._lent is None or self._lent() is None)
@@ -140,7 +136,7 @@ class TrainingStep:
         the backward pass repeats."""
         self._computed_at = next_serial()
         program = self.program
-        if program is None or not program.is_replayable():
+        if program is None or program.pool.is_touched:  # a replay leaves out Python's own work
             self._compute()
         elif in_training and program.recorded:
             run(program.forward_in_training)
@@ -150,7 +146,7 @@ class TrainingStep:
     def forward_backward(self, scale):
         """Run both passes."""
         self.forward(in_training=True)
-        if self._has_gradients:
+        if self._is_differentiable:
             self.backward(scale)
 
     def _compute(self):
@@ -160,7 +156,7 @@ class TrainingStep:
               model.pass_settings(self.seed)):
             graph = model.forward_loss(self.ids, self.targets, self._key.ignore_index)
         self.program, self._graph = program, graph
-        self._has_gradients = graph.node is not None
+        self._is_differentiable = graph.node is not None
         self.loss = Tensor.empty((), memory=graph.memory)
 
     def backward(self, scale):
@@ -193,10 +189,15 @@ class TrainingStep:
         """Return a copy of the loss, which later runs of the step do not change. The step counts as
         in use while the copy's node lives."""
         loss = Tensor(float(self.loss))
-        if self._has_gradients:
+        if self._is_differentiable:
             loss.node = LossNode(self)
             self._lent = weakref.ref(loss.node)
         return loss
+
+    def lent_loss_backward(self, dout):
+        """Run the backward pass of the lent loss, after which the step is free."""
+        self._lent = None
+        self.backward(dout.array.flat()[0])
 
 
 class LossNode(Node):
@@ -205,13 +206,11 @@ class LossNode(Node):
     __slots__ = ("_step",)
 
     def __init__(self, step):
-        super().__init__((), (), self._backward)
+        # The function belongs to the step. One of the node's own would make a cycle, and a loss
+        # that is dropped would keep its step in use until the garbage collector runs.
+        super().__init__((), (), step.lent_loss_backward)
         self._step = step
 
     def refuse_if_stale(self, computed_at):
         super().refuse_if_stale(computed_at)
         self._step.refuse_stale()
-
-    def _backward(self, dout):
-        self._step._lent = None
-        self._step.backward(dout.array.flat()[0])

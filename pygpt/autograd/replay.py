@@ -16,10 +16,11 @@ import functools
 
 from pygpt.autograd.launch import is_recording, new_block, recording
 from pygpt.autograd.tape import AccumulateFlag
-from pygpt.backend.kernels import check
+from pygpt.backend.kernels import check_status
 
 
 SLAB = 16 << 20  # bytes, a size that the system backs with huge pages
+LINE = 64        # bytes: a cache line and the widest vector; every range begins at a multiple
 
 
 class Pool:
@@ -49,7 +50,7 @@ class Pool:
 
     def take(self, nbytes):
         """Lend nbytes of memory for as long as the Loan lives."""
-        nbytes = -(-nbytes // 64) * 64
+        nbytes = -(-nbytes // LINE) * LINE
         while self._returned:
             self._join(*self._returned.pop())
         fitting = [entry for entry in self._free if entry[0] >= nbytes]
@@ -138,18 +139,13 @@ class Program:
     @contextlib.contextmanager
     def record_backward(self):
         """Within the block, record kernel calls as the backward pass."""
-        with recording(lambda kernel, args, _: self._backward.append((kernel, args)), self.pool):
+        with recording(self._backward_call, self.pool):
             yield
         self.leaves = tuple(dict.fromkeys(
             leaf for _, args in self._backward for flag in args
             if type(flag) is AccumulateFlag for leaf in flag.leaves))
         self._places = [leaf.memory for leaf in self.leaves]
         self.recorded = True
-
-    def is_replayable(self):
-        """Whether a replay repeats the recorded passes. It does not if Python read or wrote a
-        tensor of the pool meanwhile, because a replay leaves that out."""
-        return not self.pool.is_touched
 
     def refuse_if_moved(self):
         """Check that the gradients still lie where the recorded calls write them.
@@ -180,22 +176,22 @@ class Program:
         gradient when the pass begins, so there is one list of calls for each such state."""
         state = tuple(leaf.valid for leaf in self.leaves)
         if state not in self._calls_by_state:
-            self._calls_by_state[state] = self._calls_with_new_flags()
+            calls, flags = [], []
+            for kernel, args in self._backward:
+                args = [AccumulateFlag(a.leaves) if type(a) is AccumulateFlag else a for a in args]
+                flags += [a for a in args if type(a) is AccumulateFlag]
+                calls.append(functools.partial(kernel, *args))
+            self._calls_by_state[state] = calls, flags
         return self._calls_by_state[state]
-
-    def _calls_with_new_flags(self):
-        calls, flags = [], []
-        for kernel, args in self._backward:
-            args = [AccumulateFlag(a.leaves) if type(a) is AccumulateFlag else a for a in args]
-            flags += [a for a in args if type(a) is AccumulateFlag]
-            calls.append(functools.partial(kernel, *args))
-        return calls, flags
 
     def _forward_call(self, kernel, args, also_in_backward):
         call = functools.partial(kernel, *args)
         self.forward.append(call)
         if not also_in_backward:
             self.forward_in_training.append(call)
+
+    def _backward_call(self, kernel, args, also_in_backward):
+        self._backward.append((kernel, args))
 
 
 def run(calls):
@@ -207,4 +203,4 @@ def run(calls):
     for call in calls:
         status = call()
         if status:
-            check(status)
+            check_status(status)

@@ -162,9 +162,11 @@ class AccumulateFlag(int):
     def zero_missing(self):
         """Where the flag is 1, set the gradient of each leaf that holds none to 0, so that the
         kernel can add to all of them."""
-        for leaf in self.leaves if self else ():
-            if not leaf.valid:
-                leaf.gradient().flat()[:] = memoryview(bytes(4 * leaf.size())).cast("f")
+        if self:
+            for leaf in self.leaves:
+                if not leaf.valid:
+                    values = leaf.gradient().flat().cast("B")
+                    values[:] = bytes(len(values))
 
 
 class Leaf(Node):
@@ -185,12 +187,9 @@ class Leaf(Node):
         self.valid, self.changed_at, self.before_use = False, 0, None
         self._last_pass = 0     # the last backward pass that brought a gradient
 
-    def size(self):
-        return prod(self.shape)
-
     def gradient(self):
         if self.memory is None:
-            self.memory = Memory(4 * self.size())
+            self.memory = Memory(4 * prod(self.shape))
         return Array.empty(self.shape, memory=self.memory, offset=self.offset)
 
     @one_at_a_time

@@ -66,8 +66,8 @@ class Tensor(Array, Exporter):
         """The type of the values: "float32" or "int32"."""
         return DTYPES[self.code]
 
-    def save_for_backward(self):
-        """Return a function that gives this tensor to the backward pass. If the op that made the
+    def getter_for_backward(self):
+        """Return a function that returns this tensor in the backward pass. If the op that made the
         tensor has set `rebuild`, this is that function: it computes the values again, so that
         nothing keeps them until then.
         """
@@ -156,12 +156,9 @@ class Tensor(Array, Exporter):
             raise ValueError(f"requires_grad=True on a tensor of {self.dtype}: only float32 has "
                              "gradients")
         if bool(wanted) != self.requires_grad:
-            self._set_leaf(wanted)
-
-    def _set_leaf(self, wanted):
-        if self.leaf is None:
-            self.leaf = Leaf(self.shape)
-        self.node, self.leaf.valid = self.leaf if wanted else None, False
+            self.leaf = self.leaf or Leaf(self.shape)
+            self.leaf.valid = False
+            self.node = self.leaf if wanted else None
 
     @property
     def grad(self):

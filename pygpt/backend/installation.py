@@ -54,7 +54,7 @@ def _path(name):
 
 
 def _is_truncated(path):
-    """Whether an ELF file is shorter than its header says. Its section table stands at the end."""
+    """Return whether an ELF file is shorter than its header says; its section table is last."""
     try:
         with open(path, "rb") as file:
             head, size = file.read(64), os.fstat(file.fileno()).st_size

@@ -14,7 +14,7 @@ import os
 import struct
 import sys
 
-from pygpt.backend import cpu
+from pygpt.backend import cpu, single_precision
 from pygpt.backend.cpu import logical_cpus, performance_cores, physical_cores
 from pygpt.backend.installation import check_module, explained
 
@@ -78,7 +78,7 @@ else:
     raise ImportError(f"PYGPT_BACKEND={BACKEND!r} is neither 'c' nor 'reference'")
 
 
-def check(status: int) -> None:
+def check_status(status: int) -> None:
     """Raise the exception that a kernel's status stands for; PYGPT_OK passes."""
     if status == ENOMEM:
         refused = lib.pygpt_refused_bytes()  # 0 where C's malloc refused
@@ -104,14 +104,7 @@ def in_float32(name, value, least, end=math.inf):
         ValueError: it does not, or it rounds to 0. The message has name and value.
     """
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and least <= value < end:
-        try:
-            rounded = struct.unpack("f", struct.pack("f", value))[0]
-        except OverflowError:
-            rounded = math.inf
-        if least <= rounded < end and (rounded or not value):
-            return rounded
-        raise ValueError(f"{name}={value!r} becomes {rounded:g} in single precision, in which "
-                         "kernels compute")
+        return single_precision.rounded(name, value, lambda number: least <= number < end)
     if end < math.inf:
         within = f"in [{least:g}, {end:g})"
     else:
@@ -333,17 +326,6 @@ def select_isa(name=None) -> None:
                          f"{', '.join(isa_names())}")
     lib.pygpt_isa_select(built[name])
     _isa = name
-
-
-@contextlib.contextmanager
-def use_isa(name: str):
-    """Within the block, use the named instruction set."""
-    before = _isa
-    select_isa(name)
-    try:
-        yield
-    finally:
-        select_isa(before)
 
 
 def info() -> dict:

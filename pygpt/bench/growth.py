@@ -10,7 +10,6 @@ The cases of a table run in turn, and the peak is measured in the same rounds. A
 rate therefore slows all of them alike.
 """
 
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -168,9 +167,3 @@ def report(result):
                          f"{row['us_per_token']:9.2f}{row['gflops']:9.0f}"
                          f"{100 * row['of_peak']:7.0f}%{beside}" + "  CLIFF" * row["cliff"])
     return "\n".join(lines)
-
-
-def main(seconds, as_json):
-    """Measure and print."""
-    result = measure(tables(kernels.get_num_threads()), seconds)
-    print(json.dumps(result) if as_json else report(result))

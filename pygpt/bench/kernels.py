@@ -12,7 +12,6 @@ Machines are noisy, so every number is a median of runs that alternate with the 
 and the quartiles stand beside it.
 """
 
-import json
 import random
 import statistics
 import time
@@ -24,7 +23,7 @@ from pygpt.autograd.replay import run
 from pygpt.backend import kernels
 from pygpt.backend.kernels import NULL, Memory, lib
 from pygpt.bench.denormals import denormal_cases
-from pygpt.config import PRESETS, GPTConfig
+from pygpt.config import PRESETS, TrainConfig
 from pygpt.model import GPT
 from pygpt.optim import AdamW
 from pygpt.training.cost import flops_per_token
@@ -196,11 +195,11 @@ class MeasuredStep:
     """Runs a training step of a preset's model, as a whole or call by call."""
 
     def __init__(self, shape):
-        B, T, V = (shape[k] for k in ("batch_size", "n_positions", "vocab_size"))
-        dropout = shape["dropout"]
-        self.model = GPT(GPTConfig(
-            vocab_size=V, n_positions=T, n_layer=shape["n_layer"], n_head=shape["n_head"],
-            n_embd=shape["n_embd"], embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout))
+        settings = dict(shape)
+        V = settings.pop("vocab_size")
+        config = TrainConfig(**settings)
+        B, T = config.batch_size, config.n_positions
+        self.model = GPT(config.model_config(V))
         self.optimizer, rng = AdamW(self.model), random.Random(0)
         ids = array("i", [rng.randrange(V) for _ in range(B * T)])
         self.ids = memoryview(ids).cast("B").cast("i", (B, T))
@@ -327,9 +326,3 @@ def report(result):
     python = s["python_share"]
     lines.append(f"  {'Python':32}{s['ms'] * python:9.3f} ms {100 * python:6.1f}%")
     return "\n".join(lines)
-
-
-def main(preset, seconds, as_json, sustained=False):
-    """Measure and print."""
-    result = measure(preset, seconds, sustained)
-    print(json.dumps(result) if as_json else report(result))

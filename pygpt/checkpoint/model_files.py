@@ -12,20 +12,20 @@ import os
 from dataclasses import asdict, fields
 from functools import partial
 
-from pygpt.checkpoint import names, safetensors, saved, shards
-from pygpt.config import GPTConfig
-from pygpt.files import read_json_object, shown, write_json_object
 from pygpt.backend.cpu import gigabytes, memory_limits
+from pygpt.checkpoint import names, safetensors, saved, shards
 from pygpt.checkpoint.safetensors import CheckpointError, as_checkpoint_error
 from pygpt.checkpoint.shards import WEIGHTS_FILE
 from pygpt.checkpoint.weights import DTYPES, narrowed
+from pygpt.config import GPTConfig
+from pygpt.files import read_json_object, shown, write_json_object
 
 CONFIG_FILE = "config.json"
-ADAPTER_FILE = "adapter_config.json"  # of peft, such as LoRA's
+ADAPTER_FILE = "adapter_config.json"  # written by peft, for example for LoRA
 END_KEY = "eos_token_id"
 
 # config.json keys that change what GPT-2 computes, and the values this implementation computes.
-# The first of each is written. The names of the GELU are four of one formula, the one with tanh.
+# The first of each is written. All four GELU names mean the formula with tanh.
 COMPUTED = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),
@@ -76,13 +76,13 @@ def find_model(directory):
                                   "merge it into the weights, and remove this file")
         if os.path.exists(os.path.join(candidate, CONFIG_FILE)):
             return candidate
-    if newest := saved.newest(directory, is_whole):
+    if newest := saved.newest(directory, is_complete):
         return newest
     problem = f"no {CONFIG_FILE} in it" if os.path.isdir(directory) else "no such directory"
     raise FileNotFoundError(f"{given}: {problem}")
 
 
-def is_whole(directory):
+def is_complete(directory):
     """Return whether the model in a directory can be read; an incomplete copy cannot."""
     try:
         read_config(directory)

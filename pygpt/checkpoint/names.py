@@ -19,7 +19,7 @@ PREFIX = "transformer."
 COMPILED = "_orig_mod."  # torch.compile's
 HEAD, EMBEDDING = "lm_head.weight", PREFIX + "wte.weight"
 FIRST = PREFIX + "h.0.attn.c_attn.weight"
-COMPARED_ROWS = 64  # of the head, with those of the embedding
+COMPARED_ROWS = 64  # the number of rows in which the head is compared with the embedding
 
 
 def stored_parameters(path, tensors, shapes, has_biases=True):
@@ -45,17 +45,21 @@ def stored_parameters(path, tensors, shapes, has_biases=True):
     stored = {}
     for name, shape in shapes.items():
         is_bias = name.endswith(".bias")
-        if is_bias and not has_biases:  # the weight before it has proved the size
+        if is_bias and not has_biases:
+            # shape[0] was checked against the weight just before, so a false config cannot ask for
+            # more memory than the file has
             zeros = memoryview(bytearray(4 * shape[0]))
             stored[name] = Stored(Entry("F32", shape, zeros, path, 0))
             continue
         if name not in tensors:
-            hint = ' (without biases, config.json says "bias": false)' if is_bias else ""
+            hint = (' (a model without biases has "bias": false in its config.json)'
+                    if is_bias else "")
             raise CheckpointError(f"{path}: {name} is missing{hint}")
         is_transposed = is_out_in and bool(re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name))
         _check(name, tensors[name], shape[::-1] if is_transposed else shape)
         stored[name] = Stored(tensors.pop(name), is_transposed)
-    for name, entry in tensors.items():
+    if tensors:
+        name, entry = next(iter(tensors.items()))
         raise CheckpointError(f"{entry.path}: {shown(name)} is not a tensor of the model that "
                               "config.json describes")
     if head is not None:
@@ -73,7 +77,7 @@ def renamed(tensors):
     """Return a file's tensors, without masks, under the names of GPT.named_parameters and HEAD.
 
     Raises:
-        CheckpointError: two tensors have the same name.
+        CheckpointError: two names in the file mean the same tensor.
     """
     ours, theirs = {}, {}
     for name, entry in tensors.items():

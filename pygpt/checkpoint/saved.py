@@ -34,19 +34,19 @@ def is_directory(path):
     return os.path.isdir(path) and not os.path.islink(path)
 
 
-def newest(out, is_whole):
+def newest(out, is_complete):
     """Return the path of the newest complete checkpoint, or None.
 
     Args:
         out: the path of the run's directory, which may be missing.
-        is_whole: a function of a checkpoint's path that returns whether it is complete.
+        is_complete: a function of a checkpoint's path that returns whether it is complete.
     """
     try:
         names = steps(out)
     except OSError:
         return None
     paths = (os.path.join(out, name) for name in reversed(names))
-    return next(filter(is_whole, paths), None)
+    return next(filter(is_complete, paths), None)
 
 
 def read_pointer(path):

@@ -11,8 +11,8 @@ import os
 import re
 
 from pygpt.checkpoint import safetensors
-from pygpt.files import read_json_object, shown
 from pygpt.checkpoint.safetensors import CheckpointError, as_checkpoint_error
+from pygpt.files import read_json_object, shown
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

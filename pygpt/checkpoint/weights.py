@@ -8,7 +8,7 @@ or bfloat16, transposed, or moved to an address that is a multiple of 4.
 from math import inf
 from typing import NamedTuple
 
-from pygpt.backend.kernels import EOVERFLOW, Memory, check, lib
+from pygpt.backend.kernels import EOVERFLOW, Memory, check_status, lib
 from pygpt.checkpoint.safetensors import BYTES_OF_DTYPE, Entry
 
 # The name in --dtype and in config.json's torch_dtype: the name in safetensors.
@@ -36,14 +36,9 @@ class Stored(NamedTuple):
         return self.entry.shape[::-1] if self.is_transposed else self.entry.shape
 
     @property
-    def buffer(self):
-        """Return its bytes in the file."""
-        return self.entry.buffer
-
-    @property
     def size(self):
         """Return the number of its elements."""
-        return len(self.buffer) // BYTES_OF_DTYPE[self.entry.dtype]
+        return len(self.entry.buffer) // BYTES_OF_DTYPE[self.entry.dtype]
 
     @property
     def is_used_in_place(self):
@@ -61,7 +56,7 @@ class Stored(NamedTuple):
             return memory
         R, C = self.entry.shape
         turned = Memory(memory.nbytes)
-        check(lib.transpose(turned.pointer("f"), memory.pointer("f"), R, C))
+        check_status(lib.transpose(turned.pointer("f"), memory.pointer("f"), R, C))
         return turned
 
 
@@ -74,7 +69,7 @@ def _as_float32(entry, n):
     if entry.dtype == "F32":
         return memory
     wide = Memory(4 * n)
-    check(getattr(lib, READ[entry.dtype])(wide.pointer("f"), memory.pointer("H"), n))
+    check_status(getattr(lib, READ[entry.dtype])(wide.pointer("f"), memory.pointer("H"), n))
     return wide
 
 
@@ -99,6 +94,6 @@ def narrowed(name, values, dtype):
     status = getattr(lib, kernel)(narrow.pointer("H"), Memory(4 * n, values).pointer("f"), n)
     if status == EOVERFLOW:
         found = next(x for x in values.cast("f") if too_large <= abs(x) < inf)
-        raise ValueError(f"{name}: holds {found:.6g}, but {dtype} ends at {largest:.6g}")
-    check(status)
+        raise ValueError(f"{name}: holds {found:.6g}; the largest {dtype} is {largest:.6g}")
+    check_status(status)
     return narrow.view

@@ -35,6 +35,8 @@ def run(arguments):
         raise ConfigError("--growth measures the peak between its steps: leave out --sustained")
     if not 0 <= arguments.threads <= 256:
         raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")
+    import json
+
     from pygpt.backend import kernels
     from pygpt.bench import growth, kernels as bench
 
@@ -43,7 +45,9 @@ def run(arguments):
     if arguments.threads:
         kernels.set_num_threads(arguments.threads)
     if arguments.growth:
-        growth.main(seconds, arguments.json)
+        module, result = growth, growth.measure(growth.tables(kernels.get_num_threads()), seconds)
     else:
-        bench.main(arguments.preset or "lesson", seconds, arguments.json, arguments.sustained)
+        module = bench
+        result = bench.measure(arguments.preset or "lesson", seconds, arguments.sustained)
+    print(json.dumps(result) if arguments.json else module.report(result))
     return 0

@@ -85,7 +85,6 @@ def _translated(message, parser, file, in_file):
 
     message = re.sub(rf"{_NOT_WITHIN}(?P<name>{names})=(?P<value>{_VALUE})", typed, message)
     for before, meant, after in (
-            (r"(?<=\()", names, r"(?=: )"),                # (force: ...)
             (r"^", names, r"(?=: (?:the|\d))"),            # data: the text is too short
             (_NOT_WITHIN, switches, r"(?= \()"),           # recompute (47 MB)
             (_NOT_WITHIN, long, r"(?![\w=/]|\.\w)")):

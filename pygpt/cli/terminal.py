@@ -10,8 +10,8 @@ import shutil
 import sys
 import time
 
-from pygpt.cli.invocation import command_line
 from pygpt.backend.cpu import gigabytes
+from pygpt.cli.invocation import command_line
 
 CLEAR_LINE = "\r\033[K"  # goes back to the start of a terminal's line, and clears it
 REDRAW_SECONDS = 0.1  # time between two states of the status line

@@ -46,10 +46,11 @@ def preset_table():
 
 def run(arguments):
     from pygpt.cli.terminal import Reporter
+    from pygpt.training.settings import read_settings
     from pygpt.training.trainer import train
-    from pygpt.training.trainer_state import last_settings, settings_file
+    from pygpt.training.trainer_state import last_settings
 
-    settings = settings_file(arguments.config) if arguments.config is not None else {}
+    settings = read_settings(arguments.config) if arguments.config is not None else {}
     flags = settings_of(arguments, TrainConfig)
     arguments.in_file = settings.keys() - flags.keys()
     settings = PRESETS.get(arguments.preset, {}) | settings | flags

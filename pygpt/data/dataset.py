@@ -7,13 +7,13 @@
 import os
 
 from pygpt.config import ConfigError
-from pygpt.data.corpus import Corpus, DataError
 from pygpt.data.batches import check_length, split
+from pygpt.data.corpus import Corpus, DataError
 from pygpt.data.stream_copies import Streams
+from pygpt.data.token_file import IN_MEMORY, TokenFiles, fingerprint, tokenizer_beside
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.tokenizer.base import prompt_ids
 from pygpt.tokenizer.choice import choose, parse
-from pygpt.data.token_file import IN_MEMORY, TokenFiles, fingerprint, tokenizer_beside
 
 MOST_BPE_TEXT = 64 << 20  # a BPE is learned from at most this many characters
 
@@ -39,9 +39,8 @@ class Dataset:
             last: the checkpoint directory that the run continues from, or None.
             model_config: the GPTConfig of the model that the run starts from, or None.
             open_directory: called before the first file is written to config.out.
-            watch: called while a long text is read, with the purpose of the reading ("encoding",
-                "vocabulary", "tokens", "integrity" or "fingerprint"; trainer.py explains them), the
-                bytes read so far and all bytes to read.
+            watch: called while a long text is read, with the purpose of the reading (see "prepare"
+                in training/events.py), the bytes read so far and all bytes to read.
         Raises:
             OSError: a file cannot be read or written.
             ValueError: a text or a setting cannot be used.

@@ -41,17 +41,17 @@ class Tokenizer(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """The number of different ids: 0..vocab_size-1."""
+        """Return the number of different ids: 0..vocab_size-1."""
         return len(self._tokens)
 
     @property
     def special_tokens(self) -> dict:
-        """The special tokens: a dict from string to id."""
+        """Return the special tokens: a dict from string to id."""
         return dict(self._special)
 
     @property
     def added_tokens(self) -> dict:
-        """The other strings that are one token wherever they occur: a dict from string to id."""
+        """Return the other strings that are one token wherever they occur, with their ids."""
         return dict(self._added)
 
     def _has_special(self, content):
@@ -60,7 +60,7 @@ class Tokenizer(ABC):
 
     @property
     def end_of_text(self) -> int | None:
-        """The id of the special token <|endoftext|>, or None when there is none."""
+        """Return the id of the special token <|endoftext|>, or None when there is none."""
         return self.special_tokens.get(END_OF_TEXT)
 
     # ----------------------------------------------------------------------------- text to ids ---

@@ -69,23 +69,24 @@ class BPETokenizer(Tokenizer):
         for byte in range(256):
             if bytes([byte]) not in vocab:
                 raise ValueError(f"vocab: the byte 0x{byte:02x} has no token")
-        codes = {}  # (left, right, result) ids: the number of the merge
+        codes, seen = [], set()  # the ids (left, right, result) of each merge; its pair
         for i, (left, right) in enumerate(self._merges):
             try:
-                codes[vocab[left], vocab[right], vocab[left + right]] = i
+                codes.append((vocab[left], vocab[right], vocab[left + right]))
             except KeyError as error:
                 raise ValueError(f"merges[{i}]: {show(error.args[0])} is not a token of the "
                                  "vocabulary") from None
-            if len(codes) <= i:
+            if (left, right) in seen:
                 raise ValueError(f"merges[{i}]: the pair {show(left)} {show(right)} comes twice")
-        made = {left + right for left, right in self._merges}
+            seen.add((left, right))
+        made = {left + right for left, right in seen}
         tokens = [b""] * self.vocab_size
         for token, index in vocab.items():
             if len(token) != 1 and token not in made:
                 raise ValueError(f"vocab: no merge makes the token {show(token)} (id {index})")
             tokens[index] = token
         self._algorithm = _backend()
-        self._codec = self._algorithm.Codec(tokens, list(codes))
+        self._codec = self._algorithm.Codec(tokens, codes)
 
     def __copy__(self):
         """Return a copy that shares the compiled table, which never changes."""
@@ -239,10 +240,7 @@ class BPETokenizer(Tokenizer):
     def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
         """Return the ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
         blocks = (text[start:start + BLOCK] for start in range(0, len(text), BLOCK))
-        ids = []
-        for more in self.encode_parts(blocks, allowed_special, disallowed_special):
-            ids += more
-        return ids
+        return list(self.encode_iterable(blocks, allowed_special, disallowed_special))
 
     def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
         """Encode a text that comes in chunks, as Tokenizer.encode_parts.
@@ -280,12 +278,14 @@ def _by_id(vocab, special_tokens, added_tokens):
     Raises:
         ValueError: the ids are not 0, 1, 2, ... or a special or added token is not text.
     """
-    for token in special_tokens.keys() & added_tokens.keys():
-        raise ValueError(f"added_tokens: {shown(token)} is a special token too")
-    own = vocabulary.check_added(
-        {token: AddedToken(index, None, False, field) for field, named in
-         (("special_tokens", special_tokens), ("added_tokens", added_tokens))
-         for token, index in named.items()}, vocab)
+    both = special_tokens.keys() & added_tokens.keys()
+    if both:
+        raise ValueError(f"added_tokens: {shown(next(iter(both)))} is a special token too")
+    own = {}
+    for field, named in ("special_tokens", special_tokens), ("added_tokens", added_tokens):
+        for token, index in named.items():
+            own[token] = AddedToken(index, None, False, field)
+    own = vocabulary.check_added(own, vocab)
     size = len(vocab) + len(own)
     tokens = {index: utf8(token) for token, index in own.items()}
     for token, index in vocab.items():
@@ -293,6 +293,7 @@ def _by_id(vocab, special_tokens, added_tokens):
             raise ValueError(f"vocab: the id {shown(index)} of {show(token)} is not in "
                              f"0..{size - 1}")
         if index in tokens:
-            raise ValueError(f"vocab: two tokens have the id {index}, {show(token)} is one")
+            raise ValueError(f"vocab: the id {index} belongs to both {show(tokens[index])} and "
+                             f"{show(token)}")
         tokens[index] = token
     return tokens

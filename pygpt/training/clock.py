@@ -7,7 +7,7 @@ class Clock:
     """Measures tokens per second, and estimates the time that a run has left."""
 
     def __init__(self, config, first_step, seconds_before):
-        """Starts, for a run that has already taken first_step steps in seconds_before seconds."""
+        """Start to measure a run that took first_step steps in seconds_before seconds so far."""
         self._first_step, self._seconds_before = first_step, seconds_before
         self._max_steps = config.max_steps
         self._tokens = config.batch_size * config.n_positions * config.grad_accumulation_steps
@@ -16,7 +16,7 @@ class Clock:
         self.tokens_per_second = 0.0
 
     def step_taken(self):
-        """Counts the time since the last step or pause as one step."""
+        """Count the time since the last step or pause as one step."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._steps += 1
@@ -26,14 +26,14 @@ class Clock:
         self.tokens_per_second = self._tokens / self._step_seconds
 
     def pause(self):
-        """Leaves the time since the last step out of the next one."""
+        """Leave the time since the last step out of the next one."""
         self._last = time.perf_counter()
 
     def seconds(self):
-        """Returns the seconds of the run so far, with those of its earlier parts."""
+        """Return the seconds of the run so far, with those of its earlier parts."""
         return self._seconds_before + time.perf_counter() - self._start
 
     def seconds_left(self, step):
-        """Estimates the seconds left from all the time so far, with validations and samples."""
+        """Estimate the seconds left from all the time so far, with validations and samples."""
         elapsed = time.perf_counter() - self._start
         return elapsed / (step - self._first_step) * (self._max_steps - step)

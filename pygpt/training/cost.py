@@ -1,15 +1,18 @@
 """Predicts a run's memory, counts its operations, and measures the speed of this machine."""
 
 import time
+from dataclasses import replace
+from math import prod
 
-from pygpt.backend.kernels import ffi, lib
-from pygpt.backend.cpu import gigabytes, memory_limits
-from pygpt.model import GPT
 from pygpt.autograd.launch import calling
 from pygpt.autograd.ops import IGNORED
 from pygpt.autograd.recorded_step import Key, TrainingStep
 from pygpt.autograd.tape import no_grad
+from pygpt.backend.cpu import gigabytes, memory_limits
+from pygpt.backend.kernels import ffi, lib
+from pygpt.model import GPT, parameter_shapes
 from pygpt.optim import AdamW
+from pygpt.parameters import padded
 
 MOST_LAYERS = 10_000      # deeper models are estimated, because recording them takes long
 PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a batch
@@ -18,7 +21,7 @@ PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a ba
 
 
 def peak_flops(seconds=0.05):
-    """Measures the floating-point operations per second of all threads in use.
+    """Measure the floating-point operations per second of all threads in use.
 
     A multiply-add counts as two.
 
@@ -42,7 +45,7 @@ def peak_flops(seconds=0.05):
 
 
 def flops_per_token(config, T):
-    """Counts the floating-point operations that training on one token takes.
+    """Count the floating-point operations that training on one token takes.
 
     Each weight of a matrix takes one multiply-add forward and two backward: 6 operations. A
     position attends to T/2 positions on average, and each of them takes 2 multiply-adds forward and
@@ -69,11 +72,11 @@ class _NoMemory:
 
 
 def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
-    """Predicts the bytes that training takes.
+    """Predict the bytes that training takes.
 
     The prediction is exact for the model and its steps, and adds an allowance for the process. A
     step is recorded, forward and backward, with memory that is counted but not allocated. With more
-    than MOST_LAYERS layers, the largest parts are estimated.
+    than MOST_LAYERS layers, the activations are estimated.
 
     Args:
         config: a GPTConfig.
@@ -84,20 +87,26 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
         {"weights": bytes, "gradients": bytes, "state": bytes of the optimizer's buffers,
         "activations": bytes, "total": bytes}.
     """
-    L, C = config.n_layer, config.n_embd
-    if L > MOST_LAYERS:
-        of_a_block = (4 * C + 2 * config.mlp_width + 13) * C
-        flat = 4 * (L * of_a_block + (config.vocab_size + config.n_positions + 2) * C)
-        activations = 4 * B * T * C * L * (1 if recompute else 10)
+    if config.n_layer > MOST_LAYERS:
+        activations = 4 * B * T * config.n_embd * config.n_layer * (1 if recompute else 10)
     else:
-        flat, activations = _recorded(config, B, T, recompute)
+        activations = _recorded(config, B, T, recompute)
+    flat = _flat_bytes(config)
     parts = {"weights": flat, "gradients": flat,
              "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations}
     return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
 
 
+def _flat_bytes(config):
+    """Return the bytes of a flat buffer of the parameters; all blocks are alike."""
+    shapes = parameter_shapes(replace(config, n_layer=1))
+    floats = {name: padded(prod(shape)) for name, shape in shapes.items()}
+    of_a_block = sum(n for name, n in floats.items() if ".h.0." in name)
+    return 4 * (sum(floats.values()) + (config.n_layer - 1) * of_a_block)
+
+
 def _recorded(config, B, T, recompute):
-    """Records a step, and returns the bytes of its weights and those of its activations."""
+    """Record a step, and return the bytes of its activations."""
     model = GPT.__new__(GPT)
     model._build(config)
     model.recompute = recompute
@@ -105,7 +114,6 @@ def _recorded(config, B, T, recompute):
     for _, parameter in model.named_parameters():
         parameter.place(no_memory)
         parameter.leaf.memory = no_memory
-    flat = 4 * sum(-(-p.size // 16) * 16 for _, p in model.named_parameters())
     with calling(lambda kernel, args: None, _NoMemory):
         shares = model.dropout_shares()
         training = TrainingStep(model, Key(B, T, IGNORED, True, shares, recompute))
@@ -113,11 +121,11 @@ def _recorded(config, B, T, recompute):
         with no_grad():
             evaluation = TrainingStep(model, Key(B, T, IGNORED, False, shares, False))
             evaluation.forward()
-    return flat, training.program.pool.nbytes + evaluation.program.pool.nbytes
+    return training.program.pool.nbytes + evaluation.program.pool.nbytes
 
 
 def check_memory(config, model_config, optimizer, has_fixed_width):
-    """Checks that a run fits into this machine.
+    """Check that a run fits into this machine.
 
     Args:
         config: the TrainConfig of the run.

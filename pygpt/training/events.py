@@ -33,7 +33,7 @@ Every record has "event" and "step", the number of steps taken so far. The other
 
 
 def tell(callbacks, event, step, **fields):
-    """Calls each callback with a new record of an event.
+    """Call each callback with a new record of an event.
 
     Args:
         callbacks: functions that take a record. A callback that returns True asks the run to end.

@@ -10,11 +10,11 @@ import inspect
 import math
 import weakref
 
-from pygpt.backend import reference
-from pygpt.backend.kernels import Memory, address, check, lib
 from pygpt.autograd.forward_pass import calling_modules
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import entering_nodes, next_serial
+from pygpt.backend import reference
+from pygpt.backend.kernels import Memory, address, check_status, lib
 
 
 class NonFiniteFound(Exception):
@@ -22,7 +22,7 @@ class NonFiniteFound(Exception):
 
 
 def first_nonfinite(memory, n, offset=0):
-    """Returns the index of the first of n floats that is not finite, or None.
+    """Return the index of the first of n floats that is not finite, or None.
 
     Args:
         memory: a kernels.Memory.
@@ -30,7 +30,7 @@ def first_nonfinite(memory, n, offset=0):
         offset: the place of the first one, in bytes.
     """
     total = Memory(8)
-    check(lib.sum_squares(total.pointer("d"), memory.pointer("f", offset), n))
+    check_status(lib.sum_squares(total.pointer("d"), memory.pointer("f", offset), n))
     if math.isfinite(total.view.cast("d")[0]):  # a double holds the sum for any finite floats
         return None
     values = memory.view[offset : offset + 4 * n].cast("f")
@@ -38,7 +38,7 @@ def first_nonfinite(memory, n, offset=0):
 
 
 def locate(model, batches, scale):
-    """Runs a step's batches forward and backward, and checks memory after every kernel call.
+    """Run a step's batches forward and backward, and check memory after every kernel call.
 
     Args:
         model: a GPT, with the weights and the random state from before the step. Its gradients are
@@ -90,7 +90,7 @@ class _Watch:
                            f"the gradient of {name}")
 
     def block(self, nbytes):
-        """Allocates memory for the step, and fills it with zeros."""
+        """Allocate memory for the step, and fill it with zeros."""
         memory = Memory(nbytes)
         memory.view[:] = bytes(nbytes)
         if nbytes:
@@ -103,7 +103,7 @@ class _Watch:
         self._blocks[start] = weak_memory, offset, n, name
 
     def _block_at(self, place):
-        """Returns the block that contains an address, or None."""
+        """Return the block that contains an address, or None."""
         if place is None:
             return None
         start = max((start for start in self._blocks if start <= place), default=None)
@@ -111,7 +111,7 @@ class _Watch:
         return self._blocks[start] if is_within else None
 
     def call_module(self, module, inputs):
-        """Calls a module, within which the kernels' calls are its own."""
+        """Call a module, within which the kernels' calls are its own."""
         before, self.scope = self.scope, self._names.get(id(module), "")
         self.phase, first = "forward", next_serial()
         out = module.forward(*inputs)
@@ -120,14 +120,14 @@ class _Watch:
         return out
 
     def enter_node(self, node):
-        """Notes that the backward pass has come to a node."""
+        """Note that the backward pass has come to a node."""
         self.phase = "backward"
         self.scope = next((name for first, end, name in self._module_calls
                            if first <= node.serial < end), "")
 
     def call(self, kernel, args):
-        """Calls a kernel, and raises NonFiniteFound if it left a number that is not finite."""
-        check(kernel(*args))
+        """Call a kernel, and raise NonFiniteFound if it left a number that is not finite."""
+        check_status(kernel(*args))
         for place, argument in enumerate(args):
             block = self._block_at(address(argument))
             if block is None:

@@ -15,7 +15,7 @@ ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
 
 @contextmanager
 def first_signal_is_noted():
-    """Yields a list to which the first of the ENDING signals is appended, as its number.
+    """Yield a list to which the first of the ENDING signals is appended, as its number.
 
     After that the former handlers are restored, so a second signal ends the process at once. A
     signal that the process ignores (nohup) stays ignored. Outside the main thread nothing is noted,

@@ -13,8 +13,8 @@ import math
 import os
 
 from pygpt.files import replacing
-from pygpt.training.run_log import read_log
 from pygpt.training.plot_page import PAGE
+from pygpt.training.run_log import read_log
 
 POINTS = 500                             # of a curve; longer curves are averaged
 WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's units
@@ -32,7 +32,7 @@ CHARTS = [  # (title, field of a step's record, unit)
 
 
 def plot(directories, target):
-    """Writes the page.
+    """Write the page.
 
     Args:
         directories: the output directories of the runs, each with a log.jsonl.
@@ -53,7 +53,7 @@ def plot(directories, target):
 
 
 def page(runs):
-    """Returns the HTML text of a page.
+    """Return the HTML text of a page.
 
     Args:
         runs: a sequence of (name, number, records).
@@ -72,31 +72,31 @@ def page(runs):
 
 
 def line_classes(number):
-    """Returns the CSS classes of a run's lines: one sets the color, the other the dashes."""
+    """Return the CSS classes of a run's lines: one sets the color, the other the dashes."""
     return f"c{number % COLORS} d{number % DASHES}"
 
 
 def summary(records):
-    """Describes a run in a few words."""
+    """Describe a run in a few words."""
     steps = [record["step"] for record in records if record["event"] == "step"]
     losses = [loss for _, loss in series(records, "eval", "val_loss")]
     return f"{steps[-1]:,} steps" + (f", best validation loss {min(losses):.4f}" if losses else "")
 
 
 def series(records, event, field):
-    """Lists the (step, value) pairs of a field whose values an axis can show."""
+    """List the (step, value) pairs of a field whose values an axis can show."""
     return [(record["step"], float(record[field])) for record in records
             if record["event"] == event and type(record.get(field)) in (int, float)
             and abs(record[field]) <= LARGEST]  # false for a NaN
 
 
 def group_size(points, most):
-    """Returns how many neighbours to average so that at most `most` points are left."""
+    """Return how many neighbours to average so that at most `most` points are left."""
     return -(-len(points) // most)
 
 
 def thinned(points, most=POINTS):
-    """Averages neighbouring points so that at most `most` points are left."""
+    """Average neighbouring points so that at most `most` points are left."""
     size = group_size(points, most)
     groups = [points[i : i + size] for i in range(0, len(points), size or 1)]
     return [(group[-1][0], math.fsum(value for _, value in group) / len(group))
@@ -104,7 +104,7 @@ def thinned(points, most=POINTS):
 
 
 def chart(index, title, field, unit, runs):
-    """Draws one chart.
+    """Draw one chart.
 
     Returns:
         (HTML text, data for the page's script: {"last": the last step on the axis, "lines": a list
@@ -148,7 +148,7 @@ def chart(index, title, field, unit, runs):
 
 
 def span(values, from_zero):
-    """Returns the lowest and the highest value that an axis shows.
+    """Return the lowest and the highest value that an axis shows.
 
     A few values far above the rest (a gradient's spikes) are cut off, for they would flatten the
     curve.
@@ -185,12 +185,12 @@ class Axis:
         self.low, self.high, self._start, self._end = low, high, start, end
 
     def place(self, value):
-        """Returns the place of a value."""
+        """Return the place of a value."""
         share = (value - self.low) / (self.high - self.low)
         return self._start + share * (self._end - self._start)
 
     def ticks(self):
-        """Lists (place, label) of each tick."""
+        """List (place, label) of each tick."""
         first = math.ceil(self.low / self.step - 1e-9)
         last = math.floor(self.high / self.step + 1e-9)
         return [(self.place(i * self.step), tick_label(i * self.step, self.step))
@@ -198,14 +198,14 @@ class Axis:
 
 
 def tick_step(length, count):
-    """Returns the round step (1, 2 or 5 times a power of 10) for about count ticks in a length."""
+    """Return the round step (1, 2 or 5 times a power of 10) for about count ticks in a length."""
     rough = length / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
 
 
 def tick_label(value, step):
-    """Formats a tick's value with enough digits for its step: "1,500", "0.002", "1.5e-4"."""
+    """Format a tick's value with enough digits for its step: "1,500", "0.002", "1.5e-4"."""
     if abs(value) < step / 2:
         return "0"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

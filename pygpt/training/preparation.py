@@ -19,7 +19,7 @@ from pygpt.data.dataset import Dataset
 from pygpt.model import GPT
 from pygpt.optim import OPTIMIZERS
 from pygpt.tokenizer import Tokenizer
-from pygpt.training import cost, events, resume as resuming, trainer_state
+from pygpt.training import cost, events, resume as resuming, settings, trainer_state
 from pygpt.training.clock import Clock
 from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
 from pygpt.training.run_log import RunLog, rewind
@@ -54,7 +54,10 @@ class PreparedRun:
         if resume:
             state = self._load_state()
             if self.is_finished():
-                self._load_finished()
+                self.model = GPT.from_pretrained(self.last)
+                self.model.recompute = self.config.recompute
+                self.model.train()
+                self.tokenizer = Tokenizer.from_pretrained(self.last)
                 return
         try:
             self._prepare(state)
@@ -63,22 +66,21 @@ class PreparedRun:
             raise
 
     def is_finished(self):
-        """Whether the run to resume has taken and validated its last step."""
+        """Return whether the run to resume has taken and validated its last step."""
         return self.val_step == self.step >= self.config.max_steps
 
     def close(self):
-        """Closes the files, and removes those that only the preparation needed."""
+        """Close the files, and remove those that only the preparation needed."""
         for part in (self.log, self.dataset, self.directory):
             if part is not None:
                 part.close()
 
     def tell(self, event, **fields):
-        """Calls the callbacks with a record of an event."""
-        if events.tell(self.callbacks, event, self.step, **fields):
-            self.is_end_requested = True
+        """Call the callbacks with a record of an event."""
+        self.is_end_requested |= events.tell(self.callbacks, event, self.step, **fields)
 
     def _load_state(self):
-        """Loads the state of the run to resume, and checks the settings and kernels against it."""
+        """Load the state of the run to resume, and check the settings and kernels against it."""
         self.last = trainer_state.find_last(self.config.out)
         state = trainer_state.load(self.last)
         self.step = self.saved_step = state.step
@@ -102,16 +104,10 @@ class PreparedRun:
         return state
 
     def _refuse_or_warn(self, problems, kind, sentence):
-        """Refuses all problems in one sentence, or with force adds a warning for each."""
+        """Refuse all problems in one sentence, or with force add a warning for each."""
         if problems and not self.force:
-            raise kind(sentence.format(", ".join(problems)) + " (force: continue anyway)")
+            raise kind(sentence.format(", ".join(problems)) + " (force=True continues anyway)")
         self.warnings += [f"{problem}; forced to continue anyway" for problem in problems]
-
-    def _load_finished(self):
-        self.model = GPT.from_pretrained(self.last)
-        self.model.recompute = self.config.recompute
-        self.model.train()
-        self.tokenizer = Tokenizer.from_pretrained(self.last)
 
     def _prepare(self, state):
         base_config = None
@@ -130,7 +126,7 @@ class PreparedRun:
         needed, free, problems, remedy = cost.check_memory(config, model_config,
                                                            self.optimizer_class, bool(base))
         self._refuse_or_warn(problems, MemoryError, "{}: " + remedy)
-        trainer_state.check_settings_readable(config)
+        settings.check_settings_readable(config)
         shape = config.batch_size, config.n_positions
         self.batches = TrainingBatches(self.dataset.train, *shape, config.seed)
         self.val_batches = validation_batches(self.dataset.val, *shape, config.eval_batches)
@@ -156,7 +152,7 @@ class PreparedRun:
         self.tell("prepare", purpose=purpose, bytes_read=bytes_read, bytes=nbytes)
 
     def _open_directory(self):
-        """Makes or opens config.out, and locks it, when it is first needed."""
+        """Make or open config.out, and lock it, when it is first needed."""
         if self.directory is None:
             self.directory = RunDirectory(self.config.out, self.config.keep)
             # Before the lock was taken, another run may have continued from the same checkpoint.
@@ -165,7 +161,7 @@ class PreparedRun:
                                       "directory; resume again", self.config.out)
 
     def _set_up_model(self, state):
-        """Makes the optimizer, and restores the state of a resumed run."""
+        """Make the optimizer, and restore the state of a resumed run."""
         model, config = self.model, self.config
         self.optimizer = self.optimizer_class.from_config(model, config)
         model.recompute = config.recompute
@@ -181,7 +177,7 @@ class PreparedRun:
             self.init = resuming.fingerprint_of_weights(model)
 
     def _begin_writing(self, is_new):
-        """Moves an earlier run aside, or removes the log's records that this run will repeat.
+        """Move an earlier run aside, or remove the log's records that this run will repeat.
 
         This is the first change to the directory. Every check that can refuse the run comes before.
 
@@ -195,7 +191,7 @@ class PreparedRun:
             rewind(log, self.step)
             self.directory.restore_links()
         self.dataset.keep()
-        trainer_state.write_settings(self.directory.file(SETTINGS_FILE), self.config)
+        settings.write_settings(self.directory.file(SETTINGS_FILE), self.config)
         self.log = RunLog(log, self.config.log_interval)
         self.callbacks.insert(0, self.log)
         return earlier

@@ -31,13 +31,13 @@ REMEDIES = {"backend": "set PYGPT_BACKEND={}", "isa": "set PYGPT_ISA={}",
 
 
 def with_shape_of(config, state):
-    """Returns the config with each shape setting that is None taken from the run to resume."""
+    """Return the config with each shape setting that is None taken from the run to resume."""
     return replace(config, **{name: state.config[name] for name in SHAPE
                               if getattr(config, name) is None})
 
 
 def changed_settings(config, state, last):
-    """Lists the changed settings that would make a resumed run take different steps.
+    """List the changed settings that would make a resumed run take different steps.
 
     Args:
         config: the TrainConfig of the resumed run.
@@ -71,7 +71,7 @@ def changed_settings(config, state, last):
 
 
 def new_schedule(config, state):
-    """Returns a sentence when the resumed run has another max_steps, else None."""
+    """Return a sentence when the resumed run has another max_steps, else None."""
     before = state.config["max_steps"]
     if config.max_steps == before:
         return None
@@ -80,7 +80,7 @@ def new_schedule(config, state):
 
 
 def changed_kernels(info, state):
-    """Lists how the kernels differ from those of the run to resume.
+    """List how the kernels differ from those of the run to resume.
 
     Other kernels round differently, so the steps would differ in their last bits.
 
@@ -98,7 +98,7 @@ def changed_kernels(info, state):
 
 
 def fingerprint_of_weights(model):
-    """Computes a hash of a model's weights, as hex digits; 1 GB takes about a second."""
+    """Compute a hash of a model's weights, as hex digits; 1 GB takes about a second."""
     hash = hashlib.blake2b(digest_size=16)
     for name, parameter in model.named_parameters():
         hash.update(name.encode())
@@ -107,7 +107,7 @@ def fingerprint_of_weights(model):
 
 
 def _is_tokenizer_of(choice, last):
-    """Whether the tokenizer setting names a directory that holds a checkpoint's tokenizer."""
+    """Return whether the tokenizer setting names a directory with a checkpoint's tokenizer."""
     if choice is None or parse(choice)[0] != "directory":
         return False
     return (Tokenizer.from_pretrained(choice)._document()
@@ -115,5 +115,5 @@ def _is_tokenizer_of(choice, last):
 
 
 def _is_init_of(init, state):
-    """Whether the model at the path init has the weights that the run started from."""
+    """Return whether the model at the path init has the weights that the run started from."""
     return state.init == fingerprint_of_weights(GPT.from_pretrained(find_model(init)))

@@ -28,9 +28,9 @@ except ImportError:  # on such a system nothing prevents two runs at once
     fcntl = None
 
 from pygpt.checkpoint import saved
-from pygpt.files import is_temporary_name, replacing, sync_directory, temporary_path
 from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
+from pygpt.files import is_temporary_name, replacing, sync_directory, temporary_path
 
 SETTINGS_FILE, LOG_FILE = "train.json", "log.jsonl"
 RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
@@ -49,9 +49,9 @@ class RunDirectory:
     """
 
     def __init__(self, path, keep=0):
-        """Makes the directory, or checks that an existing one can be written.
+        """Make the directory, or check that an existing one can be written.
 
-        It also removes the unfinished files that a killed process left.
+        Also remove the unfinished files that a killed process left.
 
         Args:
             path: the path of the directory.
@@ -77,11 +77,11 @@ class RunDirectory:
             raise
 
     def file(self, name):
-        """Returns the path of a file in the directory."""
+        """Return the path of a file in the directory."""
         return os.path.join(self.path, name)
 
     def close(self):
-        """Releases the lock, and removes the directories that were made if they are still empty."""
+        """Release the lock, and remove the directories that were made if they are still empty."""
         self._closing.close()
 
     __del__ = close
@@ -110,7 +110,7 @@ class RunDirectory:
                                  "nothing keeps a second run out of the directory")
 
     def _refuse_foreign_entries(self):
-        """Refuses entries that no run made but that this run would have to replace."""
+        """Refuse entries that no run made but that this run would have to replace."""
         for name in NAMES:
             saved.target(self.path, name)
         for name in [*RUN_FILES, *self._copied_streams()]:
@@ -132,9 +132,10 @@ class RunDirectory:
                   and saved.is_directory(path)):
                 shutil.rmtree(path, ignore_errors=True)
         tokens = self.file("tokens")
-        for name in os.listdir(tokens) if saved.is_directory(tokens) else ():
-            if is_temporary_name(name, TEMPORARY_TOKENS):
-                _remove_file(os.path.join(tokens, name))
+        if saved.is_directory(tokens):
+            for name in os.listdir(tokens):
+                if is_temporary_name(name, TEMPORARY_TOKENS):
+                    _remove_file(os.path.join(tokens, name))
 
     def _check_writable(self):
         probe = self.file(".writable")
@@ -160,7 +161,7 @@ class RunDirectory:
                 "are files that name a checkpoint")
 
     def set_aside(self):
-        """Moves an earlier run to a directory of its own, from which it can be resumed.
+        """Move an earlier run to a directory of its own, from which it can be resumed.
 
         The checkpoints, the log, the settings and the copies of streams are moved.
 
@@ -195,7 +196,7 @@ class RunDirectory:
         return earlier
 
     def restore_links(self):
-        """Turns `last` and `best` back into links if they are directories.
+        """Turn `last` and `best` back into links if they are directories.
 
         They are directories after a copy that followed the links. Each is renamed to its step, and
         a link to it is made. `last` is missing for an instant, in which its checkpoint is the
@@ -209,7 +210,7 @@ class RunDirectory:
                 self._make_link(path, name)
 
     def save(self, step, is_best, write):
-        """Saves a checkpoint, points `last` to it, and then removes the oldest checkpoints.
+        """Save a checkpoint, point `last` to it, and then remove the oldest checkpoints.
 
         Args:
             step: the number of steps that the run has taken.
@@ -241,17 +242,17 @@ class RunDirectory:
         return target
 
     def _free_checkpoint(self, step):
-        """Returns a new name for a checkpoint; a resumed run may save the same step again."""
+        """Return a new name for a checkpoint; a resumed run may save the same step again."""
         first = f"step-{step:08d}"
         numbered = (f"{first}-{number}" for number in itertools.count(2))
         return self._free_name(itertools.chain([first], numbered))
 
     def _free_name(self, names):
-        """Returns the first of the names that is not in use."""
+        """Return the first of the names that is not in use."""
         return next(name for name in names if not os.path.lexists(self.file(name)))
 
     def _make_link(self, path, name):
-        """Makes a link to a checkpoint beside it, or without links a file that names it."""
+        """Make a link to a checkpoint beside it, or without links a file that names it."""
         if not self._has_links:
             with replacing(path) as file:
                 file.write(name.encode() + b"\n")
@@ -275,7 +276,7 @@ class RunDirectory:
 
 
 def _missing_directories(path):
-    """Lists the directories that makedirs will make for a path, the innermost first."""
+    """List the directories that makedirs will make for a path, the innermost first."""
     made, path = [], os.path.abspath(path)
     while not os.path.lexists(path):
         made.append(path)
@@ -284,20 +285,20 @@ def _missing_directories(path):
 
 
 def _remove_empty(directories):
-    """Removes directories up to the first that is not empty."""
+    """Remove directories up to the first that is not empty."""
     with contextlib.suppress(OSError):
         for path in directories:
             os.rmdir(path)
 
 
 def _remove_file(path):
-    """Removes a file or a link, if there is one; leaves a directory in place."""
+    """Remove a file or a link, if there is one; leave a directory in place."""
     if os.path.lexists(path) and not saved.is_directory(path):
         os.unlink(path)
 
 
 def _link_or_copy(source, target):
-    """Links or copies a file; both are only ever replaced, never written to again."""
+    """Link or copy a file; both are only ever replaced, never written to again."""
     try:
         os.link(source, target)
     except (OSError, NotImplementedError, AttributeError):  # the file system has no links

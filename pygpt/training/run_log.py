@@ -20,7 +20,7 @@ class RunLog:
     """Appends the records of a run to a file; it is one of the run's callbacks."""
 
     def __init__(self, path, interval=1):
-        """Opens the file, and makes it if it is missing.
+        """Open the file, and make it if it is missing.
 
         Args:
             path: the path of the file.
@@ -32,7 +32,7 @@ class RunLog:
         self._file = open(path, "a", encoding="utf-8")
 
     def __call__(self, record):
-        """Writes one record."""
+        """Write one record."""
         if record["event"] == "step" and record["step"] % self._interval:
             return
         try:
@@ -43,17 +43,17 @@ class RunLog:
             raise
 
     def sync(self):
-        """Makes sure that the records written so far are on the disk."""
+        """Make sure that the records written so far are on the disk."""
         os.fsync(self._file.fileno())
 
     def close(self):
-        """Closes the file and ignores errors of the disk."""
+        """Close the file, and ignore errors of the disk."""
         with contextlib.suppress(OSError):
             self._file.close()
 
 
 def read_log(path):
-    """Reads the records of a log, without a last line that is incomplete.
+    """Read the records of a log, without a last line that is incomplete.
 
     Returns:
         A list of dicts. In each, "event" is a text and "step" an integer in [0, 2^63). The other
@@ -66,7 +66,7 @@ def read_log(path):
 
 
 def _lines(path):
-    """Yields pairs of a record and its line as bytes."""
+    """Yield pairs of a record and its line as bytes."""
     with open_regular(path) as file:
         for number, line in enumerate(file, 1):
             try:
@@ -82,7 +82,7 @@ def _lines(path):
 
 
 def rewind(path, step):
-    """Removes the records after a step from a log, for a run that continues from that step.
+    """Remove the records after a step from a log, for a run that continues from that step.
 
     Raises:
         OSError: the file cannot be read or written.

@@ -44,7 +44,7 @@ class TrainResult:
 
 
 def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimizer="adamw"):
-    """Trains a model, and saves checkpoints in config.out.
+    """Train a model, and save checkpoints in config.out.
 
     The first Ctrl-C or SIGTERM (in the main thread) ends the run after the current step. The run
     then saves a checkpoint, but it does not validate, for that may take minutes. A second signal
@@ -77,12 +77,12 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimiz
                 with first_signal_is_noted() as run.signals:
                     run.train()
     return TrainResult(run.model, run.tokenizer, run.step, run.val_loss, run.best_val_loss,
-                       interrupted=not run.is_done(),
+                       interrupted=not run.has_taken_all_steps(),
                        signal=run.signals[0] if run.signals else None)
 
 
 def evaluate(model, batches, is_stopped=lambda: False):
-    """Computes the mean loss of a model over batches, in nats per token, without dropout.
+    """Compute the mean loss of a model over batches, in nats per token, without dropout.
 
     Args:
         model: a GPT. Its training flag is restored afterwards.
@@ -110,9 +110,9 @@ class _Run(PreparedRun):
     signals = ()  # the numbers of the signals that asked the run to end
 
     def train(self):
-        """Takes steps until max_steps, until a signal, or until a callback asks the run to end."""
+        """Take steps until max_steps, until a signal, or until a callback asks the run to end."""
         self.validate_and_sample()  # a signal may have interrupted this step's validation
-        while not self.is_done() and not self.is_stopped():
+        while not self.has_taken_all_steps() and not self.is_stopped():
             self.take_step()
             self.validate_and_sample()
         if self.saved_step != self.step:
@@ -122,29 +122,29 @@ class _Run(PreparedRun):
     def tell_end(self, seconds):
         val_loss = self.val_loss if self.val_step == self.step else None
         self.tell("end", val_loss=val_loss, best_val_loss=self.best_val_loss,
-                  interrupted=not self.is_done(), seconds=seconds, out=self.config.out)
+                  interrupted=not self.has_taken_all_steps(), seconds=seconds, out=self.config.out)
 
-    def is_done(self):
+    def has_taken_all_steps(self):
         return self.step >= self.config.max_steps
 
     def is_stopped(self):
         return self.is_end_requested or bool(self.signals)
 
     def validate_and_sample(self):
-        """Validates, saves and writes samples, each if it is due at this step."""
-        config, step = self.config, self.step
-        if self.val_step != step and (self.is_done() or _is_multiple(step, config.eval_interval)):
+        """Validate, save and write samples, each if it is due at this step."""
+        config, step, is_last = self.config, self.step, self.has_taken_all_steps()
+        if self.val_step != step and (is_last or _is_multiple(step, config.eval_interval)):
             is_best = self.validate()
             if is_best is not None:
                 self.save(is_best)
-                if (config.sample_interval and self.is_done()
+                if (config.sample_interval and is_last
                         or _is_multiple(step, config.sample_interval)):
                     self.sample()
         elif self.saved_step != step and _is_multiple(step, config.sample_interval):
             self.sample()
 
     def take_step(self):
-        """Updates the parameters with the mean gradient over the step's batches."""
+        """Update the parameters with the mean gradient over the step's batches."""
         batches, forward_passes = self.batches_of_step(), self.model.forward_passes
         learning_rate = self.optimizer.lr = self.config.learning_rate_at(self.step)
         loss = 0.0
@@ -158,13 +158,6 @@ class _Run(PreparedRun):
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.tell_step(loss, learning_rate, grad_norm)
-
-    def batches_of_step(self):
-        k = self.config.grad_accumulation_steps
-        return [self.batches[index] for index in range(self.step * k, self.step * k + k)]
-
-    def tell_step(self, loss, learning_rate, grad_norm):
         self.clock.step_taken()
         speed = self.clock.tokens_per_second
         self.tell("step", loss=loss, learning_rate=learning_rate, grad_norm=grad_norm,
@@ -172,8 +165,12 @@ class _Run(PreparedRun):
                   peak_share=self.peak_tokens and speed / self.peak_tokens,
                   seconds_left=self.clock.seconds_left(self.step))
 
+    def batches_of_step(self):
+        k = self.config.grad_accumulation_steps
+        return [self.batches[index] for index in range(self.step * k, self.step * k + k)]
+
     def fail(self, problem):
-        """Ends the run with an error that names the first number that is not finite."""
+        """End the run with an error that names the first number that is not finite."""
         batches = self.batches_of_step()
         self.optimizer.zero_grad()
         where = find_nonfinite.locate(self.model, batches, 1 / len(batches))
@@ -183,7 +180,7 @@ class _Run(PreparedRun):
             f"{self.optimizer.lr:g} may help")
 
     def validate(self):
-        """Measures the validation loss.
+        """Measure the validation loss.
 
         Returns:
             Whether it is the lowest so far, or None when a signal or a callback interrupted it.
@@ -224,7 +221,7 @@ class _Run(PreparedRun):
             init=self.init), self.optimizer)
 
     def sample(self):
-        length = self.config.sample_length * (4 if self.is_done() else 1)
+        length = self.config.sample_length * (4 if self.has_taken_all_steps() else 1)
         tokenizer = self.tokenizer
         for prompt, ids in self.dataset.prompts:
             new = generate(self.model, ids, length, seed=self.config.seed,

@@ -6,8 +6,7 @@
                                 settings, and the kernels that took the steps
 
 The position in the data and the learning rate are functions of the step and the settings, so they
-are not stored. resume.py says which settings a resumed run may change. A settings file (train.json,
---config) is read and written here too.
+are not stored. resume.py says which settings a resumed run may change.
 """
 
 import errno
@@ -17,14 +16,13 @@ import sys
 from dataclasses import MISSING, asdict, dataclass, fields
 
 from pygpt.checkpoint import model_files, safetensors, saved
-from pygpt.config import SHAPE, ConfigError, TrainConfig
-from pygpt.files import (MOST_JSON_BYTES, json_bytes, read_bytes, read_json_object, shown,
-                         write_json_object)
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.checkpoint.saved import STATE_FILE
+from pygpt.config import SHAPE, ConfigError, TrainConfig
+from pygpt.files import read_json_object, shown, write_json_object
+from pygpt.training.settings import check_names
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-MOST_SETTINGS_BYTES = MOST_JSON_BYTES - (1 << 12)  # trainer.json holds numbers too
 
 
 @dataclass
@@ -49,7 +47,7 @@ class TrainerState:
 
 
 def save(directory, state, optimizer):
-    """Writes the two files into a checkpoint's directory.
+    """Write the two files into a checkpoint's directory.
 
     Raises:
         OSError: they cannot be written.
@@ -59,7 +57,7 @@ def save(directory, state, optimizer):
 
 
 def check_readable(optimizer):
-    """Checks, before a run spends hours, that its optimizer's state file will be readable.
+    """Check, before a run spends hours, that its optimizer's state file will be readable.
 
     That file has the longest header of a checkpoint.
 
@@ -76,7 +74,7 @@ def _buffers(optimizer):
 
 
 def find_last(out):
-    """Finds the checkpoint that a run in an output directory continues from.
+    """Find the checkpoint that a run in an output directory continues from.
 
     Returns:
         The path of `last`. If that is missing, the path of the newest complete checkpoint, if
@@ -85,21 +83,21 @@ def find_last(out):
     last = saved.named(out, "last")
     if os.path.isdir(last):
         return last
-    return saved.newest(out, _is_whole) or last
+    return saved.newest(out, _is_complete) or last
 
 
-def _is_whole(directory):
-    """Whether a run can continue from a directory; an interrupted copy is incomplete."""
+def _is_complete(directory):
+    """Return whether a run can continue from a directory; an interrupted copy is incomplete."""
     try:
         load(directory)
         safetensors.read(os.path.join(directory, OPTIMIZER_FILE))
     except (OSError, ValueError):
         return False
-    return model_files.is_whole(directory)
+    return model_files.is_complete(directory)
 
 
 def last_settings(out):
-    """Reads the settings of the run in an output directory from its last checkpoint, as a dict.
+    """Read the settings of the run in an output directory from its last checkpoint, as a dict.
 
     Raises:
         OSError, CheckpointError: there is no such checkpoint, or it is damaged.
@@ -112,7 +110,7 @@ def last_settings(out):
 
 
 def load_optimizer(directory, optimizer, steps):
-    """Gives an optimizer the state that a checkpoint holds.
+    """Give an optimizer the state that a checkpoint holds.
 
     Raises:
         OSError: the file cannot be read.
@@ -135,7 +133,7 @@ def load_optimizer(directory, optimizer, steps):
 
 
 def load(directory):
-    """Reads a checkpoint's trainer.json, and checks it.
+    """Read a checkpoint's trainer.json, and check it.
 
     Raises:
         OSError: it cannot be read, for example because no training wrote the checkpoint.
@@ -152,7 +150,7 @@ def load(directory):
 
 
 def _state(path, document):
-    """Makes a TrainerState of the object in trainer.json, and checks the types of its fields."""
+    """Make a TrainerState of the object in trainer.json, and check the types of its fields."""
     known = {f.name: f for f in fields(TrainerState)}
     needed = {name for name, f in known.items() if f.default is MISSING}
     for name in sorted(needed - document.keys() | document.keys() - known.keys()):
@@ -163,7 +161,7 @@ def _state(path, document):
 
 
 def _config(path, settings):
-    """Makes and checks the TrainConfig that trainer.json holds."""
+    """Make and check the TrainConfig that trainer.json holds."""
     check_names(path, settings)
     try:
         config = TrainConfig(**settings)
@@ -180,7 +178,7 @@ _NOUNS = {int: "an integer", float: "a number", float | None: "a number or null"
 
 
 def _checked(path, field, value):
-    """Converts a value to the type of its field in trainer.json; refuses NaN and infinity."""
+    """Convert a value to the type of its field in trainer.json; refuse NaN and infinity."""
     kind = field.type
     is_float = kind in (float, float | None)
     if isinstance(value, bool) or not isinstance(value, kind | int if is_float else kind):
@@ -193,7 +191,7 @@ def _checked(path, field, value):
 
 
 def _check_ranges(path, state):
-    """Refuses numbers that no run can reach; C takes two of them as uint64_t."""
+    """Refuse numbers that no run can reach; C takes two of them as uint64_t."""
     step = state.step
     least = min(step, 1)
     for name, low, high, must_be in (
@@ -205,77 +203,3 @@ def _check_ranges(path, state):
             ("seconds", 0, math.inf, "at least 0")):
         if not low <= getattr(state, name) <= high:
             raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
-
-
-def settings_file(path):
-    """Reads a settings file, TOML or JSON. A run writes one, and --config reads one.
-
-    Args:
-        path: its path. The file is TOML if its name ends in .toml, else JSON.
-    Returns:
-        {name of a TrainConfig field: value}.
-    Raises:
-        OSError: it cannot be read.
-        ConfigError: it is neither TOML nor JSON, or one of its keys is not a setting.
-    """
-    path = os.fspath(path)
-    try:
-        document = (_read_toml(path) if path.endswith(".toml")
-                    else read_json_object(path, is_pipe_allowed=True))  # --config <(...)
-        check_names(path, document)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return document
-
-
-def _read_toml(path):
-    try:
-        import tomllib
-    except ImportError:
-        raise ValueError(f"{path}: TOML needs Python 3.11 or later; with this one, use JSON"
-                         ) from None
-    data = read_bytes(path, MOST_JSON_BYTES, is_pipe_allowed=True)
-    try:
-        return tomllib.loads(str(data, "utf-8"))
-    except RecursionError:
-        raise ValueError(f"{path}: is nested too deeply") from None
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise ValueError(f"{path}: is not TOML: {error}") from None
-
-
-def check_names(path, settings):
-    """Checks that each key of a dict names a setting.
-
-    Raises:
-        ValueError: some keys do not; the message names them.
-    """
-    unknown = settings.keys() - {f.name for f in fields(TrainConfig)}
-    if unknown:
-        are = "are not settings" if len(unknown) > 1 else "is not a setting"
-        raise ValueError(f"{path}: {', '.join(map(shown, sorted(unknown)))} {are} of a run")
-
-
-def check_settings_readable(config):
-    """Checks, before a run begins, that settings_file will be able to read its TrainConfig.
-
-    Raises:
-        ConfigError: it is too long as JSON, for example because of a hundred thousand paths.
-    """
-    try:
-        json_bytes(asdict(config), MOST_SETTINGS_BYTES, indent=1)
-    except ValueError as error:
-        longest = max(("data", "val_data", "sample_prompts"),
-                      key=lambda name: sum(map(len, getattr(config, name))))
-        raise ConfigError(f"the run's settings: their text {error}; {longest} has "
-                          f"{len(getattr(config, longest))} entries: name a directory or a "
-                          "pattern instead of each file") from None
-
-
-def write_settings(path, config):
-    """Writes a TrainConfig as a file that settings_file can read.
-
-    Raises:
-        OSError: the file cannot be written.
-        ValueError: the file could not be read again, for example because it is too long.
-    """
-    write_json_object(path, asdict(config), MOST_SETTINGS_BYTES, indent=1)

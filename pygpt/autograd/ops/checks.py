@@ -4,6 +4,7 @@ A TypeError names the argument that is not a Tensor; a ValueError names the shap
 that does not fit. The file also holds the small helpers that ops share.
 """
 
+from itertools import combinations
 from math import prod
 
 from pygpt.autograd.arrays import DTYPES
@@ -27,19 +28,22 @@ def check(ok, message, *values):
         raise ValueError(message.format(*values))
 
 
-def _dtype_check(code):
-    """Make a function that checks that named arguments of an op are Tensors of one dtype."""
-    def check_dtype(op, **tensors):
-        for name, tensor in tensors.items():
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{op}: {name} is of type {type(tensor).__name__}, not Tensor")
-            if tensor.code != code:
-                raise ValueError(f"{op}: {name} is a tensor of {tensor.dtype}, not of "
-                                 f"{DTYPES[code]}")
-    return check_dtype
+def check_floats(op, **tensors):
+    """Check that the named arguments of an op are Tensors of float32."""
+    _check_dtype(op, tensors, "f")
 
 
-check_floats, check_ids = _dtype_check("f"), _dtype_check("i")
+def check_ids(op, **tensors):
+    """Check that the named arguments of an op are Tensors of int32."""
+    _check_dtype(op, tensors, "i")
+
+
+def _check_dtype(op, tensors, code):
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} is of type {type(tensor).__name__}, not Tensor")
+        if tensor.code != code:
+            raise ValueError(f"{op}: {name} is a tensor of {tensor.dtype}, not of {DTYPES[code]}")
 
 
 def check_whole_number(op, name, value, least):
@@ -52,11 +56,11 @@ def check_same_shape(op, name, a, other, b):
           b.shape, other)
 
 
-def refuse_twice(op, *tensors):
+def refuse_twice(op, **tensors):
     """Refuse the same trained tensor twice: the kernel writes their gradients at the same time."""
-    nodes = [t.node for t in tensors if t.node is not None]
-    check(len(set(map(id, nodes))) == len(nodes),
-          "{}: a tensor is given twice; it can be used in one place only", op)
+    for (name, a), (other, b) in combinations(tensors.items(), 2):
+        check(a.node is None or a.node is not b.node,
+              "{}: {} and {} are the same trained tensor", op, name, other)
 
 
 def rows_of(op, name, x):

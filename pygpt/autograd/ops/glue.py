@@ -2,7 +2,7 @@
 
 Each op checks its arguments, takes memory, launches its kernel, and leaves on the tape a function
 `backward(dout)` that launches the kernels of its gradient. Each backward stands directly under its
-forward, with its formula.
+forward, below the formula of its gradients.
 """
 
 from math import prod
@@ -16,9 +16,11 @@ from pygpt.backend.kernels import lib
 
 
 def add(a, b):
-    """Return a + b, of one shape. If a or b is deferred, its kernel adds the other."""
+    """Return a + b, of one shape."""
     check_floats("add", a=a, b=b)
     check_same_shape("add", "a", a, "b", b)
+    # If a is deferred and takes a residual, its kernel also adds b; otherwise the same for b;
+    # otherwise add_forward runs.
     residual, deferred = (b, a) if _takes_residual(a) else (a, b)
     if _takes_residual(deferred):
         compute = deferred.deferred.compute
@@ -28,6 +30,7 @@ def add(a, b):
         launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)
     nodes = [t.node for t in (a, b) if t.node is not None]
 
+    # da = dout, db = dout
     def backward(dout):
         for node in nodes:
             node.receive(dout)
@@ -46,6 +49,7 @@ def mul(a, b):
     out, n, node_a, node_b = Tensor.empty(a.shape), a.size, a.node, b.node
     launch(lib.mul_forward, out.ptr, a.ptr, b.ptr, n)
 
+    # da = dout b, db = dout a
     def backward(dout):
         for node, other in (node_a, b), (node_b, a):
             give_gradient(node, lambda da, acc: launch(
@@ -61,6 +65,7 @@ def scale(a, factor):
     check(c.item() or not factor, "scale: factor={!r} becomes 0 in single precision", factor)
     launch(lib.scale_forward, out.ptr, a.ptr, c.ptr, out.size, 0)
 
+    # da = dout factor
     def backward(dout):
         da, acc = node.target()
         launch(lib.scale_forward, da, dout.array.ptr, c.ptr, dout.array.size, acc)
@@ -74,7 +79,12 @@ def shift(a, offset):
     out, c, node = Tensor.empty(a.shape), Tensor(float(offset)), a.node
     launch(lib.sum_backward, out.ptr, c.ptr, out.size, 0)  # this kernel writes c everywhere
     launch(lib.add_forward, out.ptr, out.ptr, a.ptr, out.size)
-    return attach(out, (a,), lambda dout: node.receive(dout))
+
+    # da = dout
+    def backward(dout):
+        node.receive(dout)
+
+    return attach(out, (a,), backward)
 
 
 def sum(a):
@@ -83,6 +93,7 @@ def sum(a):
     out, node, n = Tensor.empty(()), a.node, a.size
     launch(lib.sum_forward, out.ptr, a.ptr, n)
 
+    # da_i = dout
     def backward(dout):
         da, acc = node.target()
         launch(lib.sum_backward, da, dout.array.ptr, n, acc)
@@ -100,6 +111,7 @@ def reshape(a, shape):
           a.shape, shape)
     out, node = Tensor.empty(shape, memory=a.memory, offset=a.offset), a.node
 
+    # da = dout, in the shape of a
     def backward(dout):
         node.receive(dout.viewed_as(node.shape))
 
@@ -119,9 +131,9 @@ def matmul(a, b, transpose_b=False):
     launch(lib.matmul, out.ptr, a.ptr, b.ptr, M, N, K, 0, int(transpose_b), 0)
     node_a, node_b = a.node, b.node
 
+    # da = dout b^T, db = a^T dout. With transpose_b: da = dout b, db = dout^T a.
     def backward(dout):
         d = dout.array.ptr
-        # da = dout b^T and db = a^T dout. With transpose_b, da = dout b and db = dout^T a.
         left, right, rows, columns = (d, a.ptr, N, K) if transpose_b else (a.ptr, d, K, N)
         give_gradient(node_a, lambda da, acc: launch(
             lib.matmul, da, d, b.ptr, M, K, N, 0, int(not transpose_b), acc))

@@ -2,8 +2,8 @@
 and dropout.
 
 In the calls of the kernels, Python's n_head is C's NH (glossary: csrc/pygpt.h). Each backward
-stands directly under its forward. Its formula is in the kernel's contract in that header, and its
-derivation in the kernel's .c file.
+stands directly under its forward, below the formula of its gradients. The derivation is in the
+kernel's .c file.
 """
 
 from pygpt.autograd.launch import launch
@@ -34,30 +34,31 @@ def linear(x, weight, bias=None):
                array_pointer(residual), R, IN, OUT)
 
     out = Tensor.deferrable((*x.shape[:-1], OUT), compute)
-    nodes, saved_x = (x.node, weight.node, node_of(bias)), x.save_for_backward()
+    nodes, get_x = (x.node, weight.node, node_of(bias)), x.getter_for_backward()
 
+    # dx = dout W^T, dW = x^T dout, db = the sum of the rows of dout
     def backward(dout):
-        _linear_backward(dout.array, saved_x, weight, nodes, R, IN, OUT)
+        _linear_backward(dout.array, get_x, weight, nodes, R, IN, OUT)
 
     return attach(out, (x, weight, bias), backward)
 
 
-def _linear_backward(dout, saved_x, weight, nodes, R, IN, OUT):
-    """Compute dW = x^T dout and db = the sum of dout's rows, then dx = dout W^T. saved_x is a
-    function that gives x; nodes are the nodes of x, weight and bias."""
+def _linear_backward(dout, get_x, weight, nodes, R, IN, OUT):
+    """Compute dW and db, then dx. get_x is a function that returns x; nodes are the nodes of x,
+    weight and bias."""
     x_node, *weight_and_bias = nodes
-    _linear_backward_weight(dout, saved_x, weight_and_bias, R, IN, OUT)
+    _linear_backward_weight(dout, get_x, weight_and_bias, R, IN, OUT)
     give_gradient(x_node, lambda dx, acc: launch(
         lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr, NULL, R, IN, OUT, acc))
 
 
-def _linear_backward_weight(dout, saved_x, nodes, R, IN, OUT):
+def _linear_backward_weight(dout, get_x, nodes, R, IN, OUT):
     weight_node, bias_node = nodes
     if weight_node is None:  # at most the bias has a gradient: a sum over rows, with IN = 0
         give_gradient(bias_node, lambda db, acc: launch(
             lib.linear_backward_weight, NULL, db, NULL, dout.ptr, R, 0, OUT, acc))
         return
-    x = saved_x()
+    x = get_x()
     give_gradients(nodes, lambda places, acc: launch(
         lib.linear_backward_weight, *places, x.ptr, dout.ptr, R, IN, OUT, acc))
 
@@ -91,19 +92,21 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
                    proj_bias.ptr, array_pointer(_part(residual, rows)), n, H, C)
         saved_pre[:] = [pre]
 
-    out, saved_x = Tensor.deferrable(x.shape, compute), x.save_for_backward()
+    out, get_x = Tensor.deferrable(x.shape, compute), x.getter_for_backward()
     fc_nodes = x.node, fc_weight.node, fc_bias.node
     proj_nodes = proj_weight.node, proj_bias.node
 
+    # With pre = x W1 + b1 and hidden = gelu(pre):
+    #   dW2 = hidden^T dout, db2 = the sum of the rows of dout, dpre = (dout W2^T) gelu'(pre)
+    #   dW1 = x^T dpre,      db1 = the sum of the rows of dpre, dx = dpre W1^T
     def backward(dout):
-        get_x = saved_x
         if saved_pre:
-            pre = saved_pre.pop()
+            pre, get_same_x = saved_pre.pop(), get_x
         else:  # compute() never ran, as in the second run of tape.recomputed, but pre is needed
-            x, pre = saved_x(), Tensor.empty((R, H))
+            x, pre = get_x(), Tensor.empty((R, H))
             launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
                    H)
-            get_x = lambda: x
+            get_same_x = x.getter_for_backward()  # get_x might compute it once more
         # The gradient of pre overwrites pre, which is read here for the last time. The same kernel
         # computes the GELU of pre once more, into hidden.
         hidden = Tensor.empty((parts[0].stop, H))
@@ -111,9 +114,9 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
             d, h = _part(dout.array, rows), _part(pre, rows)
             launch(lib.linear_backward_input, h.ptr, hidden.ptr, d.ptr, proj_weight.ptr, h.ptr,
                    len(rows), H, C, 0)
-            _linear_backward_weight(d, lambda: hidden, proj_nodes, len(rows), H, C)
+            _linear_backward_weight(d, hidden.getter_for_backward(), proj_nodes, len(rows), H, C)
         del hidden
-        _linear_backward(pre, get_x, fc_weight, fc_nodes, R, C, H)
+        _linear_backward(pre, get_same_x, fc_weight, fc_nodes, R, C, H)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias), backward)
 
@@ -147,7 +150,7 @@ def layernorm(x, weight, bias, eps=1e-5):
     check(weight.shape == (C,) and bias.shape == (C,),
           "layernorm: x {} does not fit weight {} and bias {}", x.shape, weight.shape, bias.shape)
     eps = in_float32("layernorm: eps", eps, 0.0)
-    refuse_twice("layernorm", x, weight, bias)
+    refuse_twice("layernorm", x=x, weight=weight, bias=bias)
     out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
 
     def normalise(out):
@@ -159,6 +162,9 @@ def layernorm(x, weight, bias, eps=1e-5):
     out.rebuild = lambda: normalise(Tensor.empty(x.shape))
     node, weight_nodes = x.node, (weight.node, bias.node)
 
+    # With xhat = (x - mean) rstd and dxhat = dout weight:
+    #   dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)), with means over the last axis
+    #   dweight = the sum of the rows of dout xhat, dbias = the sum of the rows of dout
     def backward(dout):
         # The kernel writes all three gradients; those that are not needed go to scratch memory.
         scratch_x = Tensor.empty((R, C)) if node is None else None
@@ -184,6 +190,7 @@ def gelu(x):
     out, node = Tensor.empty(x.shape), x.node
     launch(lib.gelu_forward, out.ptr, x.ptr, x.size)
 
+    # dx = dout gelu'(x)
     def backward(dout):
         dx, acc = node.target()
         launch(lib.gelu_backward, dx, dout.array.ptr, x.ptr, x.size, acc)
@@ -199,6 +206,7 @@ def softmax(x):
     launch(lib.softmax_forward, out.ptr, x.ptr, R, C)
     p = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)  # out without its node
 
+    # dx = p (dout - sum_j dout_j p_j)
     def backward(dout):
         dx, acc = node.target()
         launch(lib.softmax_backward, dx, dout.array.ptr, p.ptr, R, C, acc)
@@ -220,6 +228,10 @@ def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
     node = qkv.node
     y = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)
 
+    # In each head, with y_i = sum_j z_ij p_ij v_j, c = 1 / sqrt(C / n_head) and the mask z of the
+    # dropout (1 without it):
+    #   dv_j = sum_i z_ij p_ij dout_i,  ds_ij = p_ij (z_ij dout_i . v_j - dout_i . y_i)
+    #   dq_i = c sum_j ds_ij k_j,       dk_j = c sum_i ds_ij q_i
     def backward(dout):
         dqkv = Tensor.empty(qkv.shape)
         launch(lib.attention_backward, dqkv.ptr, dout.array.ptr, qkv.ptr, y.ptr, lse.ptr, B, T, C,
@@ -279,13 +291,14 @@ def embedding(ids, wte, wpe=None, past=0):
               "embedding: wte {} and wpe {} do not fit", wte.shape, wpe.shape)
         P = wpe.shape[0]
         check(past + T <= P, "embedding: {} positions are more than n_positions={}", past + T, P)
-        refuse_twice("embedding", wte, wpe)
+        refuse_twice("embedding", wte=wte, wpe=wpe)
         check(not (past and wpe.requires_grad and grad_enabled()),
               "embedding: wpe has no gradient with past={}; call it within no_grad()", past)
     out = Tensor.empty((B, T, C))
     launch(lib.embedding_forward, out.ptr, ids.ptr, wte.ptr, array_pointer(wpe), B, T, C, V, past)
     tokens, positions = wte.node, node_of(wpe)
 
+    # dwte[ids[b,t]] += dout[b,t],  dwpe[t] += sum_b dout[b,t]
     def backward(dout):
         dwte, acc_wte = tokens.target() if tokens else (NULL, 0)
         dwpe, acc_wpe = positions.target() if positions else (NULL, 0)
@@ -320,11 +333,9 @@ def _dropout_arguments(op, dropout, seed, stream):
     dropout = in_float32(f"{op}: dropout", dropout, 0.0, 1.0)
     check(isinstance(stream, int) and 0 <= stream < 2 ** 64,
           "{}: stream={!r} is not a whole number in [0, 2^64)", op, stream)
-    if not dropout:
-        return 0.0, None
-    check(isinstance(seed, Seed),
+    check(not dropout or isinstance(seed, Seed),
           "{}: dropout={} needs a seed, an ops.Seed; it is {}", op, dropout, type(seed).__name__)
-    return dropout, seed
+    return dropout, seed if dropout else None
 
 
 def dropout(x, dropout, seed, stream=0):
@@ -346,6 +357,7 @@ def dropout(x, dropout, seed, stream=0):
 
     out, node = Tensor.deferrable(x.shape, compute), x.node
 
+    # dx = z dout, with the mask z of the forward pass: 0, or 1 / (1 - dropout)
     def backward(dout):
         dx, acc = node.target()
         launch(lib.dropout_backward, dx, dout.array.ptr, R, C, p, array_pointer(seed), stream,

@@ -1,7 +1,7 @@
 """Defines the loss: the cross-entropy of logits, or of a linear head that computes them."""
 
 from pygpt.autograd.launch import launch
-from pygpt.autograd.ops.checks import (check, check_floats, check_ids, refuse_twice, rows_of)
+from pygpt.autograd.ops.checks import check, check_floats, check_ids, refuse_twice, rows_of
 from pygpt.autograd.tape import attach
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, lib
@@ -23,6 +23,8 @@ def cross_entropy(logits, targets, ignore_index=IGNORED):
     loss, losses, node = Tensor.empty(()), Tensor.empty((R,)), logits.node
     launch(lib.cross_entropy_forward, loss.ptr, losses.ptr, logits.ptr, targets.ptr, R, V, ignored)
 
+    # dlogits = (softmax(logits) - onehot(target)) dout / N, with N rows in the mean; the rows that
+    # are left out get 0
     def backward(dout):
         dlogits, acc = node.target()
         launch(lib.cross_entropy_backward, dlogits, dout.array.ptr, logits.ptr, targets.ptr, R, V,
@@ -51,7 +53,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
           "linear_cross_entropy: x {} does not fit weight {}", x.shape, weight.shape)
     V = weight.shape[0]
     check(targets.size == R, "linear_cross_entropy: {} targets for {} rows", targets.size, R)
-    refuse_twice("linear_cross_entropy", x, weight)
+    refuse_twice("linear_cross_entropy", x=x, weight=weight)
     ignored = _ignored("linear_cross_entropy", ignore_index)
     loss, losses = Tensor.empty(()), Tensor.empty((R,))
     launch(lib.linear_cross_entropy_forward, loss.ptr, losses.ptr, x.ptr, weight.ptr, targets.ptr,
@@ -59,6 +61,8 @@ def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
     value = Tensor.empty((), memory=loss.memory)
     node, weights = x.node, weight.node
 
+    # dlogits as in cross_entropy, a block of rows at a time; dx = dlogits weight,
+    # dweight = dlogits^T x
     def backward(dout):
         dx, acc_x = node.target() if node else (NULL, 0)
         dw, acc_w = weights.target() if weights else (NULL, 0)
