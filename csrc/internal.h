@@ -46,6 +46,8 @@ static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_row
 
 /* This many rows of a transposed A are packed at a time: 8 tiles of 6, three cache lines wide. */
 #define A_ROWS 48
+/* This many floats lie between its packed tiles, a cache line. */
+#define APART 16
 
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);

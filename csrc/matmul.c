@@ -108,7 +108,8 @@ static int64_t k_block(const gemm *g) {
 
 /* The floats that gemm_block needs for blocks of `columns`: a panel, and packed rows of A. */
 static int64_t panel_floats(const gemm *g, int64_t columns) {
-    return g->kc * (columns + (g->a_col == 1 ? 0 : A_ROWS));
+    const int64_t tiles = A_ROWS / isa_in_use->tile_rows;
+    return g->kc * columns + (g->a_col == 1 ? 0 : g->kc * A_ROWS + tiles * APART);
 }
 
 /* Returns the cost of packing B for a block of `rows`. A block of few rows reads B in place, which

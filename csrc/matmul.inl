@@ -141,14 +141,15 @@ static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int6
 
 /* Packs rows m..m+rows, columns k0..k0+kc of an A that is stored transposed: tile by tile, each as
  * (kc, MR), so that a tile then reads one contiguous piece. Each k is read once for all tiles, in
- * whole cache lines. */
+ * whole cache lines. The tiles are APART floats more than their size from one another: with kc 256
+ * or 512, the places of one k in all tiles would otherwise fall into two sets of L1 or one. */
 static void pack_rows(float *packed, const gemm *g, int64_t m, int64_t rows, int64_t k0,
                       int64_t kc) {
     const float *a = g->a + m + k0 * g->a_col;
     const int64_t full = rows / MR * MR;
     for (int64_t k = 0; k < kc; k++, a += g->a_col) {
         float *to = packed + k * MR;
-        for (int64_t i = 0; i < full; i += MR, to += kc * MR)
+        for (int64_t i = 0; i < full; i += MR, to += kc * MR + APART)
             memcpy(to, a + i, MR * sizeof(float));
         for (int64_t i = full; i < rows; i++) to[i - full] = a[i];
     }
@@ -199,7 +200,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
             if (pack_a) {
                 const int64_t row = (m - m0) % A_ROWS;
                 if (row == 0) pack_rows(packed, g, m, min64(A_ROWS, m1 - m), k0, kc);
-                a = packed + row * kc, a_row = 1, a_col = MR;
+                a = packed + row / MR * (kc * MR + APART), a_row = 1, a_col = MR;
             }
             for (int64_t n = n0; n < n1; n += NR) {
                 int64_t nr = min64(NR, n1 - n);

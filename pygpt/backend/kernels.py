@@ -20,7 +20,7 @@ from pygpt.backend.installation import check_module, explained
 
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
 
-SPIN_SECONDS = 30e-6  # TODO
+SPIN_SECONDS = 100e-6  # the longest gaps between the parallel regions of a step are about as long
 
 
 class IdRangeError(ValueError):
@@ -30,29 +30,34 @@ class IdRangeError(ValueError):
 def _load():
     """Import the C library, and let OpenMP put a waiting thread to sleep soon.
 
-    GCC's OpenMP lets a thread that waits at the end of a parallel region spin for milliseconds by
-    default. On a machine with other work to do, the spinning thread keeps the very core that the
-    thread it waits for needs. The lesson preset's training step on two cores, in ms, by spin count:
+    GCC's OpenMP lets a thread that waits at the end of a parallel region spin for 300,000 rounds,
+    milliseconds, by default. On a machine with other work to do, the spinning thread keeps the very
+    core that the thread it waits for needs: two busy processes beside it made the lesson preset's
+    step on two cores (Zen 5) twice as long as 1000 rounds did. If the thread sleeps too soon, it
+    must be woken for the next region, which takes longer than the region may. The step with two
+    threads on a Zen 3, a round being 25 ns, in times of the step with 1000 rounds (medians of 25
+    turns; with the two processes, of 12):
 
-        GOMP_SPINCOUNT                             300000 (default)   1000   300   100    0
-        two busy processes beside it, mean                     84.0   40           22    22
-        alone, median                                           8      9     10          12
+        rounds                           300    1000   2000   4000   12000   40000
+        lesson                           1.15   1      0.95   0.91   0.94    0.87
+        char-small                       1.06   1      0.99   0.90   0.90    0.88
+        lesson, two busy processes       0.99   1      0.90   0.96   0.80
 
-    A count of 1000 costs little on a free machine and halves the step on a busy one, so SPIN_COUNT
-    stays near it. The library reads the variable once, when it is loaded.
+    A round takes 10 to 140 cycles by processor, so it is measured (csrc/python/spin.c), and the
+    number of rounds follows. The library reads it once, when it is loaded.
     """
     chosen_by_user = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
-    from pygpt._spin import round_seconds
-    if not chosen_by_user:
-        os.environ["GOMP_SPINCOUNT"] = str(round(SPIN_SECONDS / round_seconds()))
     try:
+        if not chosen_by_user:
+            spin = importlib.import_module("pygpt._spin")
+            os.environ["GOMP_SPINCOUNT"] = str(round(SPIN_SECONDS / spin.round_seconds()))
         for module in MODULES:
             importlib.import_module(f"pygpt.{module}")
         from pygpt._kernels import ffi, lib
         return ffi, lib
     finally:
         if not chosen_by_user:
-            del os.environ["GOMP_SPINCOUNT"]
+            os.environ.pop("GOMP_SPINCOUNT", None)
 
 
 # The compiled modules. From 3.12 on, a Python class can export its memory without _buffer.
