@@ -16,7 +16,7 @@ int adamw_step(float *param, float *m, float *v, const float *grad, const float 
                int64_t n, int64_t n_decay) {
     int threads = threads_for(10.0 * n, (n + SPAN - 1) / SPAN);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < n; i += SPAN) {
         /* Elements i..k are decayed, elements k..end are not; either part may be empty. */
         const int64_t end = min64(i + SPAN, n), k = max64(i, min64(n_decay, end));
@@ -33,7 +33,7 @@ int sum_squares(double *out, const float *x, int64_t n) {
     if (!partial) return PYGPT_ENOMEM;
     int threads = threads_for(2.0 * n, spans);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < spans; i++)
         partial[i] = isa_in_use->sum_squares(x + i * SPAN, min64(SPAN, n - i * SPAN));
     *out = 0.0;

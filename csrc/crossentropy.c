@@ -47,7 +47,7 @@ int cross_entropy_forward(float *loss, float *losses, const float *logits, const
     int threads = threads_for(COST * R * V, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->cross_entropy_rows(losses, NULL, logits, targets, 0.0f, r, min64(r + chunk, R),
                                        V, ignore_index, 0);
@@ -65,7 +65,7 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
     int64_t chunk = chunk_for(R, 1, threads);
     const float factor = *dloss / (float)max64(N, 1);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->cross_entropy_rows(NULL, dlogits, logits, targets, factor, r,
                                        min64(r + chunk, R), V, ignore_index, accumulate);

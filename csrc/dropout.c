@@ -17,7 +17,7 @@ static int masked(float *out, const float *inp, const float *residual, int64_t R
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->dropout_rows(out, inp, residual, key, dropout, r, min64(r + chunk, R), C);
     return PYGPT_OK;

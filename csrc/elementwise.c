@@ -7,7 +7,7 @@ int add_forward(float *out, const float *a, const float *b, int64_t n) {
     int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->add(out + i, a + i, b + i, min64(chunk, n - i));
     return PYGPT_OK;
@@ -17,7 +17,7 @@ static int multiply(float *out, const float *a, const float *b, int64_t n, int a
     int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->mul(out + i, a + i, b + i, min64(chunk, n - i), accumulate);
     return PYGPT_OK;
@@ -36,7 +36,7 @@ int scale_forward(float *out, const float *inp, const float *factor, int64_t n, 
     int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->scale(out + i, inp + i, *factor, min64(chunk, n - i), accumulate);
     return PYGPT_OK;

@@ -21,7 +21,7 @@ int embedding_forward(float *out, const int32_t *ids, const float *wte, const fl
     int threads = threads_for((double)B * T * C, B * T);
     int64_t chunk = chunk_for(B * T, 1, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t r0 = 0; r0 < B * T; r0 += chunk)
         for (int64_t r = r0; r < min64(r0 + chunk, B * T); r++) {
             const float *token = wte + ids[r] * C;
@@ -48,7 +48,7 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
         int64_t chunk = pygpt_embedding_chunk(C, threads);
         note_sharing(threads, (C + chunk - 1) / chunk);
         PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < C; c += chunk)
             for (int64_t r = 0; r < B * T; r++) {
                 float *row = dwte + ids[r] * C + c;
@@ -58,7 +58,7 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
     if (dwpe) {
         int threads = threads_for((double)B * T * C, P);
         PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < P; t++) {
             if (!accumulate_wpe) memset(dwpe + t * C, 0, sizeof(float) * (size_t)C);
             for (int64_t b = 0; b < B && t < T; b++)

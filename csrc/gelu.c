@@ -14,7 +14,7 @@ int gelu_forward(float *out, const float *inp, int64_t n) {
     int threads = threads_for(COST * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->gelu_forward(out + i, inp + i, min64(chunk, n - i));
     return PYGPT_OK;
@@ -25,7 +25,7 @@ int gelu_backward(float *dinp, const float *dout, const float *inp, int64_t n, i
     int threads = threads_for(COST * n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < n; i += chunk)
         isa_in_use->gelu_backward(dinp + i, dout + i, inp + i, min64(chunk, n - i), accumulate);
     return PYGPT_OK;

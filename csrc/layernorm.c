@@ -25,7 +25,7 @@ int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, co
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->layernorm_forward(out, mean, rstd, inp, weight, bias, r, min64(r + chunk, R), C,
                                       eps);
@@ -44,7 +44,7 @@ int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *d
     memset(partial, 0, sizeof(float) * (size_t)(2 * C * groups));
     int threads = threads_for(2 * COST * R * C, groups);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < groups; i++)
         isa_in_use->layernorm_backward(dinp, partial + 2 * C * i, partial + 2 * C * i + C, dout,
                                        inp, weight, mean, rstd, i * group,

@@ -15,7 +15,7 @@ int softmax_forward(float *out, const float *inp, int64_t R, int64_t C) {
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->softmax_forward(out, inp, r, min64(r + chunk, R), C);
     return PYGPT_OK;
@@ -27,7 +27,7 @@ int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < R; r += chunk)
         isa_in_use->softmax_backward(dinp, dout, out, r, min64(r + chunk, R), C, accumulate);
     return PYGPT_OK;
