@@ -6,6 +6,10 @@ _Static_assert(MR * NV + NV + 1 <= REGISTERS, "the tile does not fit the registe
 #define NR (NV * VW)
 /* A block that meets fewer strips uses a row of A too little to repay packing it. */
 #define FEW_STRIPS 2
+/* Packing reads a line or a few of each row, and the next row often lies on another page, where the
+ * processor does not prefetch by itself. So the row this many rows ahead is prefetched. */
+#define PACK_AHEAD 8
+#define LINE 16 /* floats in a cache line */
 
 /* acc (mr x nv vectors) = the product of mr rows of A and K rows of B, `ldb` floats apart. mr and
  * nv are constants in every call, so that the loops unroll and acc stays in registers. Unrolled
@@ -107,8 +111,11 @@ static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int6
     if (g->b_col == 1) {
         const float *b = g->b + k0 * g->b_row + n;
         if (nr == NR) {
-            for (int64_t k = 0; k < kc; k++, b += g->b_row, strip += NR)
+            for (int64_t k = 0; k < kc; k++, b += g->b_row, strip += NR) {
+                for (int j = 0; j < NR; j += LINE)
+                    __builtin_prefetch(b + PACK_AHEAD * g->b_row + j);
                 UNROLL for (int j = 0; j < NV; j++) vstore(strip + j * VW, vload(b + j * VW));
+            }
             return;
         }
         for (int64_t k = 0; k < kc; k++, b += g->b_row, strip += NR)
@@ -149,6 +156,8 @@ static void pack_rows(float *packed, const gemm *g, int64_t m, int64_t rows, int
     const int64_t full = rows / MR * MR;
     for (int64_t k = 0; k < kc; k++, a += g->a_col) {
         float *to = packed + k * MR;
+        for (int64_t i = 0; i < A_ROWS; i += LINE)
+            __builtin_prefetch(a + PACK_AHEAD * g->a_col + i);
         for (int64_t i = 0; i < full; i += MR, to += kc * MR + APART)
             memcpy(to, a + i, MR * sizeof(float));
         for (int64_t i = full; i < rows; i++) to[i - full] = a[i];
