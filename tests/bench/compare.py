@@ -82,12 +82,10 @@ def lscpu(command=("lscpu", "-J")):
 
 
 def caches(system):
-    """Return the sizes of the caches as text: a core's own, if pygpt asks the system for them, or
-    else all cores' together, as lscpu gives them."""
-    ask = getattr(cpu, "found_caches", None) or getattr(cpu, "caches", None)
-    sizes = ask() if ask else ()
+    """Return the sizes of the caches as text: a core's own, or else all cores' together, as lscpu
+    gives them."""
     sizes = [size and (f"{size >> 10} KiB" if size % (1 << 20) else f"{size >> 20} MiB")
-             for size in sizes]
+             for size in cpu.found_caches()]
     if not any(sizes):
         sizes = [system.get(f"{level} cache") for level in LEVELS]
     return ", ".join(f"{level} {size}" for level, size in zip(LEVELS, sizes) if size)
