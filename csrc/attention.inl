@@ -230,7 +230,11 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
     uint32_t row_keys[QB];
     float scales[QB];
     for (int64_t i = 0; i < QB; i++) scales[i] = shape->scale;
-    if (part.of_keys) memset(dK, 0, sizeof(float) * (size_t)(2 * TP * HP));
+    if (part.of_keys) {
+        const size_t bytes = sizeof(float) * (size_t)((part.j1 - part.j0) * HP);
+        memset(dK + part.j0 * HP, 0, bytes);
+        memset(dV + part.j0 * HP, 0, bytes);
+    }
 
     for (int64_t i0 = part.i0; i0 < part.i1; i0 += QB) {
         const int64_t queries = min64(QB, T - i0), vecs = padded(queries) / VW;

@@ -84,8 +84,9 @@ static int softmax_of_chunk(float *losses, float *logits, const int32_t *targets
                             const float *factor, int64_t rows, int64_t V, int64_t ignore_index) {
     const int64_t width = isa_in_use->tile_columns, strips = (rows + width - 1) / width;
     const int64_t parts = (V + PART_ROWS - 1) / PART_ROWS;
-    float *top = scratch_take(2 * parts * rows), *sum = top + parts * rows;
+    float *top = scratch_take(2 * parts * rows); /* (parts, rows), and sum of the same shape */
     if (!top) return PYGPT_ENOMEM;
+    float *sum = top + parts * rows;
     for (int64_t r = 0; r < rows; r++)
         losses[r] = targets[r] == ignore_index ? 0.0f : logits[targets[r] * rows + r];
     int threads = threads_for(COST * rows * V, strips * parts);

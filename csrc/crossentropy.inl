@@ -74,6 +74,8 @@ static void cross_entropy_join(float *losses, float *top, const float *sum, floa
         for (int64_t k = 0; k < parts; k++)
             total += vload_n(sum + k * rows + i, lanes) *
                      vexp(vload_n(top + k * rows + i, lanes) - most);
+        /* Logits that are all -inf have no softmax: the row becomes NaN. */
+        total = vselect_lt(vset1(-MOST), most, total, vset1(NAN));
         vstore_n(losses + i, most - vload_n(losses + i, lanes) + vlog(total), lanes);
         const vf scale = factor / total;
         for (int64_t k = 0; k < parts; k++) {

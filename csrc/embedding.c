@@ -58,7 +58,7 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
     if (dwpe) {
         int threads = threads_for((double)B * T * C, P);
         PARALLEL(threads)
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
         for (int64_t t = 0; t < P; t++) {
             if (!accumulate_wpe) memset(dwpe + t * C, 0, sizeof(float) * (size_t)C);
             for (int64_t b = 0; b < B && t < T; b++)

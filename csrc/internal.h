@@ -16,7 +16,8 @@
 
 /* C (M,N) = [C or addend or 0] + bias + A B is the one matrix product behind every layer.
  * A and B are given by strides, so a transposed operand is only another pair of numbers:
- * A[i][k] = a[i*a_row + k*a_col], B[k][j] = b[k*b_row + j*b_col]; one of b_row, b_col is 1. */
+ * A[i][k] = a[i*a_row + k*a_col], B[k][j] = b[k*b_row + j*b_col]; one of b_row, b_col is 1,
+ * and so is one of a_row, a_col. */
 typedef struct gemm {
     int64_t M, N, K;
     const float *a;

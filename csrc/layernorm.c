@@ -16,6 +16,7 @@
 
 #define COST 4.0
 #define GROUP_ROWS 32
+#define COLUMNS 256 /* of dw and db that one task sums */
 #define GROUPS 128 /* there are at most this many */
 
 int64_t pygpt_layernorm_group(int64_t R) { return max64(GROUP_ROWS, (R + GROUPS - 1) / GROUPS); }
@@ -43,19 +44,25 @@ int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *d
     if (!partial) return PYGPT_ENOMEM;
     memset(partial, 0, sizeof(float) * (size_t)(2 * C * groups));
     int threads = threads_for(2 * COST * R * C, groups);
-    PARALLEL(threads)
+    PARALLEL(threads) {
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < groups; i++)
-        isa_in_use->layernorm_backward(dinp, partial + 2 * C * i, partial + 2 * C * i + C, dout,
-                                       inp, weight, mean, rstd, i * group,
-                                       min64((i + 1) * group, R), C, accumulate_input);
-    if (!accumulate_params) {
-        memset(dweight, 0, sizeof(float) * (size_t)C);
-        memset(dbias, 0, sizeof(float) * (size_t)C);
-    }
-    for (int64_t i = 0; i < groups; i++) {
-        isa_in_use->add(dweight, dweight, partial + 2 * C * i, C);
-        isa_in_use->add(dbias, dbias, partial + 2 * C * i + C, C);
+        for (int64_t i = 0; i < groups; i++)
+            isa_in_use->layernorm_backward(dinp, partial + 2 * C * i, partial + 2 * C * i + C, dout,
+                                           inp, weight, mean, rstd, i * group,
+                                           min64((i + 1) * group, R), C, accumulate_input);
+#pragma omp for schedule(dynamic)
+        for (int64_t c = 0; c < C; c += COLUMNS) {
+            const int64_t n = min64(COLUMNS, C - c);
+            if (!accumulate_params) {
+                memset(dweight + c, 0, sizeof(float) * (size_t)n);
+                memset(dbias + c, 0, sizeof(float) * (size_t)n);
+            }
+            for (int64_t i = 0; i < groups; i++) {
+                const float *sums = partial + 2 * C * i + c;
+                isa_in_use->add(dweight + c, dweight + c, sums, n);
+                isa_in_use->add(dbias + c, dbias + c, sums + C, n);
+            }
+        }
     }
     scratch_give(partial);
     return PYGPT_OK;

@@ -150,6 +150,7 @@ static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int6
  * (kc, MR), so that a tile then reads one contiguous piece. Each k is read once for all tiles, in
  * whole cache lines. The tiles are APART floats more than their size from one another: with kc 256
  * or 512, the places of one k in all tiles would otherwise fall into two sets of L1 or one. */
+_Static_assert(A_ROWS % MR == 0, "packed rows are whole tiles");
 static void pack_rows(float *packed, const gemm *g, int64_t m, int64_t rows, int64_t k0,
                       int64_t kc) {
     const float *a = g->a + m + k0 * g->a_col;

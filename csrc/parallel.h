@@ -9,7 +9,8 @@
 #define PARALLEL_H
 
 #include <stdint.h>
-#if defined(__x86_64__)
+#if defined(__x86_64__) || (defined(__i386__) && defined(__SSE__))
+#define HAS_MXCSR
 #include <xmmintrin.h>
 #endif
 
@@ -39,17 +40,20 @@ int64_t chunk_for(int64_t total, int64_t least, int threads);
  * batch that the model has memorised. Clamps would have to stand at each of these places. The
  * processor has a mode instead in which a denormal operand counts as 0 and a denormal result
  * becomes 0. Setting it takes some 20 cycles. It is set inside the region alone, so the caller's
- * own arithmetic, and the threads when other libraries use them, compute as before. */
-#define PARALLEL(threads)                                                     \
-    _Pragma("omp parallel num_threads(threads)")                              \
-    for (flushing f = flush_denormals(); f.is_on; f = restore_denormals(f))
+ * own arithmetic, and the threads when other libraries use them, compute as before. STATEMENT must
+ * not leave the block early. Arithmetic in it goes through isa_in_use, because a compiler may move
+ * its own past the setting of the mode. */
+#define PARALLEL(threads)                                                                   \
+    PARALLEL_PRAGMA(omp parallel num_threads(threads))                                      \
+    for (flushing mode_ = flush_denormals(); mode_.is_on; mode_ = restore_denormals(mode_))
+#define PARALLEL_PRAGMA(text) _Pragma(#text)
 
 typedef struct flushing {
     uint64_t before; /* the floating-point control register, to be restored */
     int is_on;
 } flushing;
 
-#if defined(__x86_64__)
+#ifdef HAS_MXCSR
 #define FLUSH 0x8040u /* MXCSR: denormal results are 0, denormal operands are 0 */
 static inline uint64_t control_register(void) { return _mm_getcsr(); }
 static inline void set_control_register(uint64_t bits) { _mm_setcsr((unsigned)bits); }
@@ -57,11 +61,11 @@ static inline void set_control_register(uint64_t bits) { _mm_setcsr((unsigned)bi
 #define FLUSH (1u << 24) /* FPCR.FZ: both */
 static inline uint64_t control_register(void) {
     uint64_t bits;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(bits));
+    __asm__ volatile("mrs %0, fpcr" : "=r"(bits) : : "memory");
     return bits;
 }
 static inline void set_control_register(uint64_t bits) {
-    __asm__ volatile("msr fpcr, %0" : : "r"(bits));
+    __asm__ volatile("msr fpcr, %0" : : "r"(bits) : "memory");
 }
 #else
 #define FLUSH 0u

@@ -138,6 +138,30 @@ def test_importing_leaves_the_environment_as_it_was():
     assert python(code).returncode == 0
 
 
+def test_a_waiting_thread_spins_for_a_time():
+    """OpenMP is given a number of rounds; it follows from how long a round takes."""
+    code = """
+import os, sys, types
+from pygpt._spin import round_seconds
+assert 0 < round_seconds() < 1
+class Watch:
+    def find_spec(self, name, path, target=None):
+        if name == "pygpt._kernels":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+spin = sys.modules["pygpt._spin"] = types.ModuleType("pygpt._spin")
+spin.round_seconds = lambda: 1e-7
+sys.meta_path.insert(0, Watch())
+import pygpt.backend.kernels
+"""
+    if kernels.ffi is None:
+        pytest.skip("the C library is not in use")
+    assert python(code).stdout == "1000\n"
+    for odd, rounds in (("1.0", 100), ("1e-15", 300_000)):  # a clock that does not tell the time
+        assert python(code.replace("1e-7", odd)).stdout == f"{rounds}\n"
+    assert python(code, GOMP_SPINCOUNT="7").stdout == "7\n"
+    assert python(code, OMP_WAIT_POLICY="passive").stdout == "None\n"
+
+
 def test_the_reference_backend_trains_without_the_c_library(tmp_path):
     data = tmp_path / "text"
     data.write_text("to be or not to be, that is the question. " * 20)

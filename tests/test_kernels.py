@@ -195,6 +195,23 @@ def test_a_divided_head_has_the_bits_of_a_whole_one(kernels, T):
                     assert divided[name].raw() == whole[name].raw(), f"{kernel} on {isa}: {name}"
 
 
+@pytest.mark.parametrize("V", (5, 300))
+def test_logits_that_are_all_minus_infinity_make_nan(kernels, V):
+    """An overflow must not look like a loss that can be trained on. One part of a vocabulary may be
+    -inf, and a target may be; the other row is not touched."""
+    case = next(case for case in CASES if case.kernel == "linear_cross_entropy_backward")
+    args = case.chosen({"R": 2, "C": 1, "V": V})
+    args.update(ignore_index=-100, targets=[V - 1, V - 1], dloss=[1.0], inp=[-1.0, 0.0],
+                weight=[math.inf] * V)  # logits: -inf, and 0 * inf, which is not a number
+    call = CCall(kernels, case.kernel, args, case.inout)
+    for isa, outputs in run_everywhere(kernels, call, flag_settings(case.kernel)[0]):
+        assert all(map(math.isnan, outputs["losses"].values())), isa
+    args.update(inp=[-1.0, -1.0], weight=[math.inf] * (V - 1) + [0.0])
+    call = CCall(kernels, case.kernel, args, case.inout)
+    for isa, outputs in run_everywhere(kernels, call, flag_settings(case.kernel)[0]):
+        assert list(outputs["losses"].values()) == [0.0, 0.0], isa  # the target has all of p
+
+
 def test_adamw_flushes_denormals(kernels):
     """To the bit: a parameter or moment below the smallest normal float becomes 0, one above it
     stays, and a step of learning rate 0 changes no such parameter."""

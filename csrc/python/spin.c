@@ -11,6 +11,8 @@
 #include <time.h>
 
 #define ROUNDS 500
+#define MOST_ROUNDS 1000000
+#define ENOUGH 10e-6 /* seconds */
 #define TRIES 5 /* the shortest counts, because an interrupt can only lengthen one */
 
 static void wait_a_little(void) {
@@ -31,11 +33,12 @@ static PyObject *round_seconds(PyObject *self, PyObject *unused) {
     (void)self, (void)unused;
     volatile int awaited = 0;
     double least = 1.0;
-    for (int i = 0; i < TRIES; i++) {
+    for (int i = 0, rounds = ROUNDS; i < TRIES && rounds < MOST_ROUNDS; i++) {
         const double start = now();
-        for (int k = 0; k < ROUNDS && !awaited; k++) wait_a_little();
-        const double taken = (now() - start) / ROUNDS;
-        if (taken < least) least = taken;
+        for (int k = 0; k < rounds && !awaited; k++) wait_a_little();
+        const double taken = now() - start;
+        if (taken >= ENOUGH && taken / rounds < least) least = taken / rounds;
+        if (taken < ENOUGH) rounds *= 2, i = -1; /* too short for a coarse clock */
     }
     return PyFloat_FromDouble(least);
 }

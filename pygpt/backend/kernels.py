@@ -21,6 +21,7 @@ from pygpt.backend.installation import check_module, explained
 BACKEND = os.environ.get("PYGPT_BACKEND") or "c"
 
 SPIN_SECONDS = 100e-6  # the longest gaps between the parallel regions of a step are about as long
+LEAST_ROUNDS, MOST_ROUNDS = 100, 300_000  # whatever the clock says; the latter is OpenMP's default
 
 
 class IdRangeError(ValueError):
@@ -50,7 +51,8 @@ def _load():
     try:
         if not chosen_by_user:
             spin = importlib.import_module("pygpt._spin")
-            os.environ["GOMP_SPINCOUNT"] = str(round(SPIN_SECONDS / spin.round_seconds()))
+            rounds = round(SPIN_SECONDS / spin.round_seconds())
+            os.environ["GOMP_SPINCOUNT"] = str(min(max(rounds, LEAST_ROUNDS), MOST_ROUNDS))
         for module in MODULES:
             importlib.import_module(f"pygpt.{module}")
         from pygpt._kernels import ffi, lib
