@@ -14,10 +14,11 @@
  *   +-----+  +-----+ m1
  *
  * A is read in place, because a tile broadcasts single floats of it. A transposed A is packed,
- * A_ROWS rows at a time, if its block is at least FEW_STRIPS strips wide: in place, each k of a tile would be on another cache line and often on
- * another page, of which the tile uses MR floats. B is read a row of the tile at a time, so it is
- * packed: copied into one piece, and transposed back if it is stored transposed. Each thread has
- * its own panel, so that it needs no barrier and keeps the panel in its own L2.
+ * A_ROWS rows at a time, if its block is at least FEW_STRIPS strips wide: in place, each k of a
+ * tile would be on another cache line and often on another page, of which the tile uses MR floats.
+ * B is read a row of the tile at a time, so it is packed: copied into one piece, and transposed
+ * back if it is stored transposed. Each thread has its own panel, so that it needs no barrier and
+ * keeps the panel in its own L2.
  *
  * A layer needs three products, which differ only in their strides (weight is (IN,OUT)):
  *   y  = x W       A = x,    B = W          (R,IN)(IN,OUT)

@@ -28,8 +28,8 @@
  *   - A NaN reaches every output that depends on it, except through a dropped element; in attention
  *     it may also reach earlier positions of the same block of 64.
  *   - A denormal number, one below 2^-126 in size, may count as 0 where a kernel computes with it,
- *     and on x86 and AArch64 no parallel part of a kernel makes one (parallel.h says why). Copies and
- *     conversions keep it.
+ *     and on x86 and AArch64 no parallel part of a kernel makes one (parallel.h says why). Copies
+ *     and conversions keep it.
  *   - No result depends on an earlier call. Between calls the library keeps the number of threads,
  *     the switch of pygpt_share_all, the numbers that pygpt_sharing reports, the instruction set,
  *     the sizes of the caches, the number of bytes refused, and up to eight scratch buffers, whose
