@@ -32,8 +32,8 @@ def performance_cores(root: str = "/") -> int:
     """Count the physical cores that this process may use, without the efficiency cores of a hybrid
     CPU.
 
-    Kernels share out work as if all cores were equally fast, and a kernel ends when its last thread
-    does. So an efficiency core would often keep the performance cores waiting.
+    A kernel ends when its last thread does. Threads take tasks as they get done with one, but a
+    small kernel has few tasks, and then an efficiency core keeps the performance cores waiting.
     """
     allowed = _allowed_cpus()
     if allowed is None:
