@@ -15,9 +15,10 @@
 #include "internal.h"
 
 #define COST 16.0
-/* The logits of a chunk have at most CHUNK_ROWS rows. They take at most 104 MB, which is 512 rows of
- * GPT-2's vocabulary. Each chunk reads the whole weight twice, and reads and writes dweight: with
- * 128 rows, a step of GPT-2 124M at 1 x 1024 took 3 to 5 % longer (Zen 3, AVX2, two threads). */
+/* The logits of a chunk have at most CHUNK_ROWS rows, and not more than CHUNK_FLOATS allows, but at
+ * least one tile's columns. 512 rows of GPT-2's vocabulary take 106 MB. Each chunk reads the whole
+ * weight twice, and reads and writes dweight: with 128 rows, a step of GPT-2 124M at 1 x 1024 took
+ * 3 to 5 % longer (Zen 3, AVX2, two threads). */
 #define CHUNK_FLOATS ((int64_t)104000000 / (int64_t)sizeof(float))
 #define CHUNK_ROWS 512
 #define LINE 16 /* floats in a cache line */
@@ -75,8 +76,8 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
     return PYGPT_OK;
 }
 
-/* logits (V, rows) of one chunk, ld floats between its rows: fills losses, and with a factor turns the logits into
- * factor * (p - y), in place.
+/* logits (V, rows) of one chunk, ld floats between its rows: fills losses, and with a factor turns
+ * the logits into factor * (p - y), in place.
  *
  * Threads share out parts of PART_ROWS rows of V, tile_columns columns wide, so that a large
  * vocabulary gives every thread work however few rows there are. A part finds its own maximum m_k
@@ -136,9 +137,9 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
     if (N < 0) return PYGPT_ERANGE;
     int64_t chunk, part;
     pygpt_head_chunk(&chunk, &part, R, V, isa_in_use->tile_columns);
-    /* (V, rows), an odd number of cache lines from row to row: an even one, a power of two above
-     * all, would put the same columns of all rows into few sets of a cache. */
-    const int64_t ld = ((chunk + LINE - 1) / LINE | 1) * LINE;
+    /* (V, rows), with long rows an odd number of cache lines apart: an even one, a power of two
+     * above all, would put the same columns of all rows into few sets of a cache. */
+    const int64_t ld = chunk < 4 * LINE ? chunk : ((chunk + LINE - 1) / LINE | 1) * LINE;
     float *logits = scratch_take(ld * V);
     if (!logits) return PYGPT_ENOMEM;
     const float factor = dloss ? *dloss / (float)max64(N, 1) : 0.0f;

@@ -99,3 +99,14 @@ def test_no_cache_changes_a_bit(kernels, case):
                             assert output.raw() == wanted[isa][name], (
                                 f"{case.kernel} on {isa}, {flags}: an L2 of {l2} bytes changes "
                                 f"{name}")
+
+
+@pytest.mark.parametrize("R, V, rows", [
+    (1024, 50257, 512),    # as many as CHUNK_ROWS
+    (1024, 65537, 384),    # the most multiples of 64 whose logits take 104 MB
+    (1024, 10 ** 7, 64),   # one tile's columns at least
+    (1, 50257, 1), (100, 65, 100)])
+def test_the_head_computes_so_many_rows_at_a_time(kernels, R, V, rows):
+    chunk, part = kernels.ffi.new("int64_t *"), kernels.ffi.new("int64_t *")
+    kernels.lib.pygpt_head_chunk(chunk, part, R, V, 64)
+    assert chunk[0] == rows
