@@ -32,8 +32,8 @@
  *     and conversions keep it.
  *   - No result depends on an earlier call. Between calls the library keeps the number of threads,
  *     the switch of pygpt_share_all, the numbers that pygpt_sharing reports, the instruction set,
- *     the sizes of the caches, the number of bytes refused, and up to eight scratch buffers, whose
- *     contents are never read again (runtime.c).
+ *     the sizes of the caches, the NUMA nodes, the number of bytes refused, and up to eight scratch
+ *     buffers, whose contents are never read again (runtime.c).
  *   - No kernel prints or exits. It returns PYGPT_OK or one of the codes below; after an error the
  *     contents of the outputs are undefined.
  */
@@ -79,6 +79,12 @@ void pygpt_sharing(int *least, int *greatest);
  * result. (No block follows L1 so far: what has to fit there also decides how a sum is split.) It
  * must not be called while a kernel runs. */
 void pygpt_set_caches(int64_t l1, int64_t l2);
+
+/* Names the NUMA nodes, one bit each, over which the pages of large blocks are spread from now on.
+ * Returns whether they will be: not with fewer than two nodes (the default), and not where the
+ * system forbids it or the user has set a policy; a page then lies where the system puts it. No
+ * result changes. It must not be called while another thread takes memory. */
+int pygpt_set_nodes(uint64_t mask);
 
 /* For tests and models: how kernels share out their work, without computing anything. Each of these
  * functions gives the very rule that a kernel follows, so that a model of a machine with more cores

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #ifdef __linux__
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #ifdef _OPENMP
 #include <omp.h>
@@ -14,6 +16,24 @@
 /* Blocks of this size and more are aligned to it, and the operating system is asked to back them
  * with huge pages: one entry of the TLB then covers as much memory as 512 entries did. */
 #define HUGE_PAGE ((int64_t)2 << 20)
+
+/* The NUMA nodes over which large blocks are spread, one bit each; 0: none are. */
+static unsigned long nodes;
+
+/* Spreads the pages of a block over the nodes in turn; returns 0 if the system does so. Without
+ * this a page lies on the node of the thread that writes to it first: weights are filled in by one
+ * thread, so one node's memory would serve all others. A thread takes any part of any tensor, so no
+ * node is the right one for a page. */
+static long spread(void *memory, int64_t bytes) {
+#ifdef SYS_mbind
+    const unsigned long MPOL_INTERLEAVE = 3;
+    return syscall(SYS_mbind, memory, (unsigned long)bytes, MPOL_INTERLEAVE, &nodes,
+                   8 * sizeof nodes + 1, 0UL);
+#else
+    (void)memory, (void)bytes;
+    return -1;
+#endif
+}
 
 /* The size of this thread's last allocation, if it failed and was not reported yet; else 0. */
 static _Thread_local int64_t refused;
@@ -30,6 +50,7 @@ void *pygpt_alloc(int64_t bytes) {
     int64_t huge_bytes = bytes / HUGE_PAGE * HUGE_PAGE;
     if (memory && align == HUGE_PAGE) madvise(memory, (size_t)huge_bytes, MADV_HUGEPAGE);
 #endif
+    if (memory && align == HUGE_PAGE && nodes) spread(memory, size);
     if (memory) refused = 0;
     return memory;
 }
@@ -41,6 +62,20 @@ int64_t pygpt_refused_bytes(void) {
 }
 
 void pygpt_free(void *memory) { free(memory); }
+
+int pygpt_set_nodes(uint64_t mask) {
+    int policy = -1; /* whoever has set one for this process (numactl) keeps it */
+#ifdef SYS_get_mempolicy
+    if (syscall(SYS_get_mempolicy, &policy, NULL, 0UL, NULL, 0UL) != 0) policy = -1;
+#endif
+    nodes = (unsigned long)mask;
+    if (policy != 0 || (nodes & (nodes - 1)) == 0) nodes = 0;
+    /* Try it: a container may forbid the call. */
+    void *block = nodes ? pygpt_alloc(HUGE_PAGE) : NULL;
+    if (block && spread(block, HUGE_PAGE) != 0) nodes = 0;
+    pygpt_free(block);
+    return nodes != 0;
+}
 
 /* ---------------------------------------------------------------------------------- scratch --- */
 

@@ -40,8 +40,8 @@ def count(default, help, unit=None, least=1):
 
 def threads_setting():
     """Make the field `threads`, which two dataclasses have."""
-    return setting(0, "threads to compute with; 0: one for each physical core but efficiency cores", "[0, 256]",
-                   "threads")
+    return setting(0, "threads to compute with; 0: one for each physical core except efficiency "
+                   "cores", "[0, 256]", "threads")
 
 
 def number_type(field):

@@ -1,5 +1,6 @@
-"""Tests which cores, caches and pages pygpt.backend.cpu finds in made-up /sys and /proc: four
-processors, two to a core, hybrid CPUs, and control groups of both versions. Needs nothing built.
+"""Tests which cores, caches, pages and nodes pygpt.backend.cpu finds in made-up /sys and /proc:
+four processors, two to a core, hybrid CPUs, and control groups of both versions. Needs nothing
+built.
 """
 
 import mmap
@@ -187,6 +188,23 @@ def test_the_caches_are_those_of_a_core_that_this_process_may_use(system, monkey
     root = system({**zen(0), **zen(3, "48K", "2M", l2_shared="1,3", l1_shared="1,3")})
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
     assert cpu.caches(root)[:2] == (48 * KB, 2 * MB)
+
+
+NODE = "sys/devices/system/node"
+
+
+@pytest.mark.parametrize("files, nodes", [
+    ({}, set()),                                                    # a system without nodes
+    ({f"{NODE}/has_memory": "0\n", f"{NODE}/node0/cpulist": "0-3\n"}, {0}),
+    ({f"{NODE}/has_memory": "0-1\n", f"{NODE}/node0/cpulist": "0,2\n",
+      f"{NODE}/node1/cpulist": "1,3\n"}, {0, 1}),
+    ({f"{NODE}/has_memory": "0-2\n", f"{NODE}/node0/cpulist": "0-3\n",
+      f"{NODE}/node1/cpulist": "4-7\n", f"{NODE}/node2/cpulist": "\n"}, {0}),  # others', nobody's
+    ({f"{NODE}/has_memory": "1\n", f"{NODE}/node0/cpulist": "0-3\n"}, set()),
+    ({f"{NODE}/has_memory": "some\n"}, set()),
+])
+def test_a_node_counts_if_it_has_memory_and_a_processor_of_this_process(system, files, nodes):
+    assert cpu.numa_nodes(system(files)) == nodes
 
 
 @pytest.mark.parametrize("text, huge", [

@@ -32,8 +32,8 @@ def performance_cores(root: str = "/") -> int:
     """Count the physical cores that this process may use, without the efficiency cores of a hybrid
     CPU.
 
-    A kernel ends when its last thread does. Threads take tasks as they get done with one, but a
-    small kernel has few tasks, and then an efficiency core keeps the performance cores waiting.
+    A kernel ends when its last thread does. A thread takes the next task when it has finished one,
+    but a small kernel has few tasks, and then an efficiency core keeps the others waiting.
     """
     allowed = _allowed_cpus()
     if allowed is None:
@@ -225,6 +225,18 @@ def found_caches(root: str = "/") -> tuple:
     sharing[3] = 1
     return tuple(sizes[level] // sharing[level] if sizes[level] <= LARGEST else 0
                  for level in sizes)
+
+
+def numa_nodes(root: str = "/") -> set:
+    """Return the numbers of the memory nodes that have a processor of this process. A processor
+    reads the memory of its own node faster than that of the others.
+
+    Returns the empty set if the system has no nodes or does not tell.
+    """
+    allowed, top = _allowed_cpus(), os.path.join(root, "sys/devices/system/node")
+    with_memory = _cpu_list(_read(f"{top}/has_memory"))
+    return {n for n in with_memory if allowed and allowed & _cpu_list(
+        _read(f"{top}/node{n}/cpulist"))}
 
 
 def _entries(directory):

@@ -280,8 +280,10 @@ def _described_caches():
 
 def _described_pages():
     size, huge = cpu.pages()
-    return [cpu.binary_size(size), *({"always": ["huge pages always"], "never": ["no huge pages"],
-                                      "madvise": ["huge pages on request"]}.get(huge, []))]
+    return [cpu.binary_size(size),
+            *{"always": ["huge pages always"], "never": ["no huge pages"],
+              "madvise": ["huge pages on request"]}.get(huge, []),
+            *([f"spread over {_nodes} NUMA nodes"] if _nodes else [])]
 
 
 def _described_blocks():
@@ -354,11 +356,14 @@ def info() -> dict:
 
 
 _isa = ""
+_nodes = 0  # the NUMA nodes over which large blocks of memory are spread
 try:
     select_isa(os.environ.get("PYGPT_ISA") or None)
 except ValueError as error:
     raise ImportError(f"PYGPT_ISA: {error}") from error
 if ffi is not None:
     lib.pygpt_set_caches(*cpu.caches()[:2])
+    _mask = sum(1 << node for node in cpu.numa_nodes() if node < 64)
+    _nodes = _mask.bit_count() if lib.pygpt_set_nodes(_mask) else 0
     set_num_threads(min(_threads_at_start(), MAX_THREADS))
     os.register_at_fork(after_in_child=_after_fork)

@@ -20,7 +20,7 @@ def add_command(add):
     command.add_argument("--seconds", type=real_number, metavar="X",
                          help="measure for about this many seconds (default 20; with --growth 60)")
     command.add_argument("--threads", type=whole_number, default=0, metavar="N",
-                         help="threads to compute with; 0: one for each physical core but "
+                         help="threads to compute with; 0: one for each physical core except "
                          "efficiency cores (default 0)")
     command.add_argument("--json", action="store_true", help="print one JSON object instead")
 
