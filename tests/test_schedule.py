@@ -263,7 +263,7 @@ def test_the_table(schedule, capsys):
 
 
 def test_what_splitting_long_sums_would_bring(schedule):
-    """The head of gpt2 sums over 50257 tokens into 128 x 768 elements: few blocks for 128 threads.
+    """dx of 128 rows of gpt2's head sums over 50257 tokens into 128 x 768 elements: few blocks.
     A single group of rows is the product as it is."""
     machine = schedule.Machine.named("baseline")
     shape = 128, 768, 50257

@@ -141,7 +141,7 @@ def blocks(machine, threads, M, N, K, transpose_a, transpose_b):
 def by_rows(threads, R, C, rule):
     threads = lib.pygpt_threads_for(rule.cost * R * C, R, threads)
     lengths = chunks(R, lib.pygpt_chunk(R, 1, threads))
-    return Region([rule.floats * C * rows for rows in lengths], "floats", threads, True)
+    return Region([rule.floats * C * rows for rows in lengths], "floats", threads)
 
 
 def attention(machine, threads, B, T, C, NH, backward):
@@ -186,7 +186,7 @@ def head(machine, threads, R, C, V):
 def embedding_backward(threads, B, T, C, P):
     shared = lib.pygpt_threads_for(B * T * C, math.ceil(C / 16), threads)
     chunk = lib.pygpt_embedding_chunk(C, shared)
-    yield "tokens", Region([3 * B * T * c for c in chunks(C, chunk)], "floats", shared, True, B * T)
+    yield "tokens", Region([3 * B * T * c for c in chunks(C, chunk)], "floats", shared, False, B * T)
     shared = lib.pygpt_threads_for(B * T * C, P, threads)
     yield "positions", Region([2 * B * C * (t < T) for t in range(P)], "floats", shared, True)
 
@@ -194,7 +194,7 @@ def embedding_backward(threads, B, T, C, P):
 def spans(threads, n, cost, floats):
     lengths = chunks(n, lib.pygpt_adamw_span())
     return Region([floats * length for length in lengths], "floats",
-                  lib.pygpt_threads_for(cost * n, len(lengths), threads), True)
+                  lib.pygpt_threads_for(cost * n, len(lengths), threads))
 
 
 @lru_cache(None)
