@@ -86,8 +86,8 @@ static void scale_scores(float *p, int64_t n, int64_t vecs, int diagonal, float 
             vstore(p + j * QB + vec * VW, vload(p + j * QB + vec * VW) * factor);
 }
 
-/* Returns a whole multiple of ln 2, up to one and a half above x; x itself where floats are too far
- * apart for that. */
+/* Returns a whole multiple of ln 2 that is 0.5 ln 2 to 1.5 ln 2 above x; x itself where floats are
+ * too far apart for that. */
 INLINE vf power_above(vf x) {
     const float LOG2E = 1.44269504088896341f, LN2 = 0.69314718055994531f, SHIFT = 12582912.0f;
     const vf n = (x * LOG2E + SHIFT) - SHIFT + 1.0f;

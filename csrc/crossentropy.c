@@ -15,8 +15,8 @@
 #include "internal.h"
 
 #define COST 16.0
-/* The logits of a chunk have at most CHUNK_ROWS rows. They take at most 104 MB, which is 512 rows of
- * GPT-2's vocabulary. Each chunk reads the whole weight twice, and reads and writes dweight: with
+/* The logits of a chunk have at most CHUNK_ROWS rows. They take at most 104 MB, which is 512 rows
+ * of GPT-2's vocabulary. Each chunk reads the whole weight twice, and reads and writes dweight: with
  * 128 rows, a step of GPT-2 124M at 1 x 1024 took 3 to 5 % longer (Zen 3, AVX2, two threads). */
 #define CHUNK_FLOATS ((int64_t)104000000 / (int64_t)sizeof(float))
 #define CHUNK_ROWS 512
@@ -75,8 +75,8 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
     return PYGPT_OK;
 }
 
-/* logits (V, rows) of one chunk, ld floats between its rows: fills losses, and with a factor turns the logits into
- * factor * (p - y), in place.
+/* logits (V, rows) of one chunk, ld floats between its rows: fills losses, and with a factor turns
+ * the logits into factor * (p - y), in place.
  *
  * Threads share out parts of PART_ROWS rows of V, tile_columns columns wide, so that a large
  * vocabulary gives every thread work however few rows there are. A part finds its own maximum m_k

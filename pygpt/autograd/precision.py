@@ -1,6 +1,6 @@
 """Holds the type to which matrix products round their operands: a setting of the thread.
 
-An op reads it when it is called, and its backward pass uses the same type.
+An op reads it when it is called, and its backward pass uses the same type, wherever it runs.
 """
 
 from pygpt.autograd.thread_settings import ThreadSettings
@@ -28,6 +28,12 @@ def computing_in(name):
         ValueError: the name is neither.
     """
     return _settings.set(dtype=COMPUTE_DTYPES[checked_dtype(name)])
+
+
+def computing_as(number):
+    """Within the block (and thread), let products round to the type with this number, as
+    operand_type() gave it."""
+    return _settings.set(dtype=number)
 
 
 def checked_dtype(name):
