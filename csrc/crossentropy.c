@@ -16,8 +16,9 @@
 
 #define COST 16.0
 /* The logits of a chunk have at most CHUNK_ROWS rows. They take at most 104 MB, which is 512 rows
- * of GPT-2's vocabulary. Each chunk reads the whole weight twice, and reads and writes dweight: with
- * 128 rows, a step of GPT-2 124M at 1 x 1024 took 3 to 5 % longer (Zen 3, AVX2, two threads). */
+ * of GPT-2's vocabulary. Each chunk reads the whole weight twice, and reads and writes dweight:
+ * with 128 rows, a step of GPT-2 124M at 1 x 1024 took 3 to 5 % longer (Zen 3, AVX2, two
+ * threads). */
 #define CHUNK_FLOATS ((int64_t)104000000 / (int64_t)sizeof(float))
 #define CHUNK_ROWS 512
 #define LINE 16 /* floats in a cache line */

@@ -287,7 +287,7 @@ def test_each_parallel_region_says_among_how_many_threads_it_is_shared_out():
 
 
 def test_each_region_that_computes_flushes_denormals():
-    """PARALLEL sets the mode. What opens a region otherwise moves numbers, draws them or measures."""
+    """PARALLEL sets the mode. What opens a region otherwise moves, draws or measures numbers."""
     for path in sorted(HEADER.parent.glob("*.c")):
         if "#pragma omp parallel" in path.read_text(encoding="utf-8"):
             assert path.name in ("convert.c", "machine.c", "random.c"), (
