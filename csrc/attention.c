@@ -25,6 +25,12 @@
  * Dropout multiplies p by a mask z after the softmax: z_ij is 1/(1-dropout) or 0. So dV uses z p,
  * dp becomes z dp, and D is still dO . O, because O was computed with z p.
  *
+ * With operands rounded to bfloat16, q, k, v and dO are rounded first, in a copy, and the weights
+ * and ds where they arise. Then m is not the largest score itself but a whole multiple of ln 2
+ * above it: exp(s - m) is exp(s) times a power of two, which moves no bit that rounding drops, so a
+ * weight is rounded alike whatever scores came before. The scale is applied to the sums, because q
+ * times the scale would be another number to round.
+ *
  * Threads own heads. Where there are too few heads for the threads, they own blocks of queries of
  * the output and of dQ, and blocks of keys of dK and dV. Each sum is one thread's, in the same
  * order either way: O_i and dQ_i over the blocks of keys, dK_j and dV_j over the blocks of queries.
@@ -54,7 +60,7 @@ int64_t pygpt_attention_parts(int64_t B, int64_t T, int64_t NH, int backward, in
 static double head_cost(int64_t T, int64_t HS) { return (double)T * T * (HS + 8); }
 
 static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,
-                                const uint64_t *seed, uint64_t stream) {
+                                const uint64_t *seed, uint64_t stream, int dtype) {
     int64_t HS = NH ? C / NH : 0;
     return (attention_shape){
         .T = T, .C = C, .NH = NH, .HS = HS,
@@ -62,6 +68,7 @@ static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,
         .drop = dropout_threshold(dropout),
         .keep_scale = 1.0f / (1.0f - dropout),
         .key = random_key(seed, stream),
+        .rounded = dtype == PYGPT_BFLOAT16,
     };
 }
 
@@ -77,9 +84,24 @@ static attention_part forward_part(const attention_shape *s, int64_t heads, int6
     return part;
 }
 
+#define LEAST 4096 /* elements in the smallest chunk that is worth a thread */
+
+/* Returns scratch with x (n) rounded to bfloat16; NULL when there is no memory. */
+static float *rounded_copy(const float *x, int64_t n) {
+    float *copy = scratch_take(n);
+    if (!copy) return NULL;
+    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
+    const int64_t chunk = chunk_for(n, LEAST, threads);
+    PARALLEL(threads)
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < n; i += chunk)
+        isa_in_use->round_span(copy + i, x + i, min64(chunk, n - i));
+    return copy;
+}
+
 int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
-                      int64_t NH, float dropout, const uint64_t *seed, uint64_t stream) {
-    const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
+                      int64_t NH, float dropout, const uint64_t *seed, uint64_t stream, int dtype) {
+    const attention_shape s = shape_of(T, C, NH, dropout, seed, stream, dtype);
     const int64_t heads = B * NH, QB = isa_in_use->tile_columns;
     int threads = worth_threads(heads * head_cost(T, s.HS));
     const int64_t parts = pygpt_attention_parts(B, T, NH, 0, threads, QB);
@@ -87,14 +109,17 @@ int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64
     note_sharing(threads, parts);
     const int64_t each = isa_in_use->attention_scratch(&s);
     float *scratch = scratch_take(each * threads);
-    if (!scratch) return PYGPT_ENOMEM;
+    float *rounded = s.rounded ? rounded_copy(qkv, B * T * 3 * C) : NULL;
+    const int has_memory = scratch && (rounded || !s.rounded);
+    if (s.rounded) qkv = rounded;
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < parts; i++)
+    for (int64_t i = 0; i < (has_memory ? parts : 0); i++)
         isa_in_use->attention_forward(&s, out, lse, qkv, forward_part(&s, heads, parts, i, QB),
                                       scratch + each * thread_number());
+    scratch_give(rounded);
     scratch_give(scratch);
-    return PYGPT_OK;
+    return has_memory ? PYGPT_OK : PYGPT_ENOMEM;
 }
 
 /* Part i of `parts` of the backward pass: a head; or, where there are more parts than heads, dK and
@@ -132,8 +157,8 @@ void pygpt_attention_part(int64_t *part, int64_t i, int64_t parts, int64_t B, in
 /* ds_ij = p_ij (dp_ij - D_i) with dp_ij = dO_i . v_j and D_i = dO_i . O_i; from it dQ and dK. */
 int attention_backward(float *dqkv, const float *dout, const float *qkv, const float *out,
                        const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
-                       float dropout, const uint64_t *seed, uint64_t stream) {
-    const attention_shape s = shape_of(T, C, NH, dropout, seed, stream);
+                       float dropout, const uint64_t *seed, uint64_t stream, int dtype) {
+    const attention_shape s = shape_of(T, C, NH, dropout, seed, stream, dtype);
     const int64_t heads = B * NH, QB = isa_in_use->tile_columns;
     int threads = worth_threads(2.5 * heads * head_cost(T, s.HS));
     const int64_t parts = pygpt_attention_parts(B, T, NH, 1, threads, QB);
@@ -141,19 +166,24 @@ int attention_backward(float *dqkv, const float *dout, const float *qkv, const f
     note_sharing(threads, parts);
     const int64_t each = isa_in_use->attention_scratch(&s);
     float *scratch = scratch_take(each * threads);
-    if (!scratch) return PYGPT_ENOMEM;
+    float *rounded = s.rounded ? rounded_copy(qkv, B * T * 3 * C) : NULL;
+    float *rounded_dout = s.rounded ? rounded_copy(dout, B * T * C) : NULL;
+    const int has_memory = scratch && ((rounded && rounded_dout) || !s.rounded);
+    if (s.rounded) qkv = rounded, dout = rounded_dout;
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < parts; i++)
+    for (int64_t i = 0; i < (has_memory ? parts : 0); i++)
         isa_in_use->attention_backward(&s, dqkv, dout, qkv, out, lse,
                                        backward_part(&s, heads, parts, i, QB),
                                        scratch + each * thread_number());
+    scratch_give(rounded_dout);
+    scratch_give(rounded);
     scratch_give(scratch);
-    return PYGPT_OK;
+    return has_memory ? PYGPT_OK : PYGPT_ENOMEM;
 }
 
 int attention_cached(float *out, float *keys, float *values, const float *qkv, int64_t B, int64_t T,
-                     int64_t C, int64_t NH, int64_t past, int64_t P) {
+                     int64_t C, int64_t NH, int64_t past, int64_t P, int dtype) {
     const int64_t HS = NH ? C / NH : 0, length = past + T;
     for (int64_t b = 0; b < B; b++)
         for (int64_t t = 0; t < T; t++)
@@ -171,7 +201,8 @@ int attention_cached(float *out, float *keys, float *values, const float *qkv, i
         int64_t b = i / (T * NH), t = i / NH % T, c = i % NH * HS;
         isa_in_use->attention_cached(out + (b * T + t) * C + c, qkv + (b * T + t) * 3 * C + c,
                                      keys + b * P * C + c, values + b * P * C + c, past + t + 1,
-                                     C, HS, scores + length * thread_number());
+                                     C, HS, dtype == PYGPT_BFLOAT16,
+                                     scores + length * thread_number());
     }
     scratch_give(scores);
     return PYGPT_OK;

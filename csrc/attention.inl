@@ -79,6 +79,21 @@ static void keys_by_lanes(float *s, head_rows keys, int64_t n, const float *lane
     }
 }
 
+/* p (keys, QB) *= factor, in the lanes that keys_by_lanes computed. */
+static void scale_scores(float *p, int64_t n, int64_t vecs, int diagonal, float factor) {
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t vec = diagonal ? j / MR * MR / VW : 0; vec < vecs; vec++)
+            vstore(p + j * QB + vec * VW, vload(p + j * QB + vec * VW) * factor);
+}
+
+/* Returns a whole multiple of ln 2 that is 0.5 ln 2 to 1.5 ln 2 above x; x itself where floats are
+ * too far apart for that. */
+INLINE vf power_above(vf x) {
+    const float LOG2E = 1.44269504088896341f, LN2 = 0.69314718055994531f, SHIFT = 12582912.0f;
+    const vf n = (x * LOG2E + SHIFT) - SHIFT + 1.0f;
+    return vselect_lt(x * x, vset1(1e12f), n * LN2, x);
+}
+
 /* dst (HS, QB) += rows^T p: the sum over n keys of a key's row times its weights p (keys, QB). */
 static void sum_over_keys(float *dst, head_rows keys, int64_t n, const float *p, int64_t vecs,
                           int64_t HS, int diagonal) {
@@ -143,6 +158,7 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
                                    const float *qkv, attention_part part, float *scratch) {
     const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const float *base = qkv + b * T * 3 * C + h * HS;
+    const float factor = shape->rounded ? 1.0f : shape->scale; /* of q; else of the scores */
     float *qT = scratch, *oT = qT + HS * QB, *p = oT + HS * QB;
     uint32_t row_keys[QB];
 
@@ -152,7 +168,7 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
         float m[QB], l[QB];
         for (int64_t i = 0; i < QB; i++) m[i] = -INFINITY, l[i] = 0.0f;
         memset(oT, 0, sizeof(float) * (size_t)(HS * QB));
-        rows_to_lanes(qT, (head_rows){base + i0 * 3 * C, 3 * C}, queries, HS, shape->scale);
+        rows_to_lanes(qT, (head_rows){base + i0 * 3 * C, 3 * C}, queries, HS, factor);
         mask_row_keys(row_keys, shape, b, h, i0);
 
         for (int64_t j0 = 0; j0 <= i0; j0 += QB) {
@@ -163,6 +179,7 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
 
             /* Scores: S^T = K Q^T, in the place of p. */
             keys_by_lanes(p, k, keys, qT, vecs, HS, diagonal);
+            if (shape->rounded) scale_scores(p, keys, vecs, diagonal, shape->scale);
 
             /* Update the softmax so far, down the columns. */
             for (int64_t vec = 0; vec < vecs; vec++) {
@@ -175,8 +192,9 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
                                mask_lanes(vload(column + j * QB), j, vec, vset1(-INFINITY)));
                 /* m = max(m, s). */
                 const vf m_old = vload(m + vec * VW);
-                vf m_new = m_old;
+                vf m_new = shape->rounded ? vset1(-INFINITY) : m_old;
                 for (int64_t j = 0; j < seen; j++) m_new = vmax(m_new, vload(column + j * QB));
+                if (shape->rounded) m_new = vmax(m_old, power_above(m_new));
                 /* p = exp(s - m), l = l exp(m_old - m) + sum p; then p becomes z p in place. */
                 const vf rescale = vexp(m_old - m_new);
                 vf l_new = vload(l + vec * VW) * rescale;
@@ -186,7 +204,7 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
                     if (shape->drop)
                         e = dropout_apply(e, mask_bits(row_keys, vec, j0 + j), shape->drop,
                                           shape->keep_scale);
-                    vstore(column + j * QB, e);
+                    vstore(column + j * QB, shape->rounded ? vbfloat16(e) : e);
                 }
                 if (diagonal) clear_unseen(p, keys, vec);
                 vstore(m + vec * VW, m_new);
@@ -228,6 +246,9 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
     float *ds = p + QB * QB, *q_rows = ds + QB * QB, *dO_rows = q_rows + QB * HP;
     float *dK = dO_rows + QB * HP, *dV = dK + TP * HP;
     uint32_t row_keys[QB];
+    /* The scale multiplies q, and the sums dQ; of rounded operands the sums S, dQ and dK. */
+    const float of_q = shape->rounded ? 1.0f : shape->scale;
+    const float of_dK = shape->rounded ? shape->scale : 1.0f;
     float scales[QB];
     for (int64_t i = 0; i < QB; i++) scales[i] = shape->scale;
     if (part.of_keys) {
@@ -256,8 +277,8 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
         }
 
         /* Set up a block of queries: scaled Q^T, scaled rows of q, rows of dO, dQ^T = 0. */
-        rows_to_lanes(qT, q, queries, HS, shape->scale);
-        rows_to_strip(q_rows, q, queries, HS, shape->scale);
+        rows_to_lanes(qT, q, queries, HS, of_q);
+        rows_to_strip(q_rows, q, queries, HS, of_q);
         rows_to_strip(dO_rows, dO, queries, HS, 1.0f);
         mask_row_keys(row_keys, shape, b, h, i0);
         memset(dQT, 0, sizeof(float) * (size_t)(HS * QB));
@@ -271,6 +292,7 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
             /* Scores again: S^T = K Q^T, in the place of p; dP^T = V dO^T, in the place of ds. */
             keys_by_lanes(p, k, keys, qT, vecs, HS, diagonal);
             keys_by_lanes(ds, v, keys, dOT, vecs, HS, diagonal);
+            if (shape->rounded) scale_scores(p, keys, vecs, diagonal, shape->scale);
 
             /* p = exp(s - lse) and ds = p (z dp - D), in place; then p becomes z p. */
             for (int64_t vec = 0; vec < vecs; vec++) {
@@ -286,8 +308,9 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
                         zp_ij = dropout_apply(p_ij, bits, shape->drop, shape->keep_scale);
                         dp_ij = dropout_apply(dp_ij, bits, shape->drop, shape->keep_scale);
                     }
-                    vstore(p + element, zp_ij);
-                    vstore(ds + element, p_ij * (dp_ij - D_i));
+                    const vf ds_ij = p_ij * (dp_ij - D_i);
+                    vstore(p + element, shape->rounded ? vbfloat16(zp_ij) : zp_ij);
+                    vstore(ds + element, shape->rounded ? vbfloat16(ds_ij) : ds_ij);
                 }
                 if (diagonal) {
                     clear_unseen(p, keys, vec);
@@ -312,28 +335,50 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
     for (int64_t j = part.j0; part.of_keys && j < part.j1; j++)
         for (int64_t c = 0; c < HS; c += VW) {
             int64_t n = min64(VW, HS - c);
-            vstore_n(dbase + C + j * 3 * C + c, vload(dK + j * HP + c), n);
+            vstore_n(dbase + C + j * 3 * C + c, vload(dK + j * HP + c) * of_dK, n);
             vstore_n(dbase + 2 * C + j * 3 * C + c, vload(dV + j * HP + c), n);
         }
 }
 
+/* scores (n): exp(s - m) rounded to bfloat16, with m as in attention_forward_part. Returns one over
+ * their sum before rounding. */
+static float rounded_weights(float *scores, int64_t n) {
+    const float m = vmax_lanes(power_above(vset1(row_max(scores, n))));
+    vf sums = vzero();
+    for (int64_t j = 0; j < n; j += VW) {
+        const int64_t lanes = min64(VW, n - j);
+        const vf e = vexp(vload_n(scores + j, lanes) - m);
+        vstore_n(scores + j, e, lanes);
+        sums += vload_n(scores + j, lanes);
+        vstore_n(scores + j, vbfloat16(e), lanes);
+    }
+    return 1.0f / vsum(sums);
+}
+
 /* Computes out (HS) for one query row and n cached keys. Rows of keys and values are C apart. */
 static void attention_cached_row(float *out, const float *q, const float *keys, const float *values,
-                                 int64_t n, int64_t C, int64_t HS, float *scores) {
+                                 int64_t n, int64_t C, int64_t HS, int rounded, float *scores) {
     const float scale = 1.0f / sqrtf((float)HS);
+    float factor = 1.0f;
+#define OPERAND(x) (rounded ? vbfloat16(x) : (x))
     for (int64_t j = 0; j < n; j++) {
         vf dot = vzero();
         for (int64_t c = 0; c < HS; c += VW) {
             int64_t lanes = min64(VW, HS - c);
-            dot += vload_n(q + c, lanes) * vload_n(keys + j * C + c, lanes);
+            dot += OPERAND(vload_n(q + c, lanes)) * OPERAND(vload_n(keys + j * C + c, lanes));
         }
         scores[j] = vsum(dot) * scale;
     }
-    softmax_forward_rows(scores, scores, 0, 1, n);
+    if (rounded)
+        factor = rounded_weights(scores, n);
+    else
+        softmax_forward_rows(scores, scores, 0, 1, n);
     for (int64_t c = 0; c < HS; c += VW) {
         int64_t lanes = min64(VW, HS - c);
         vf sum = vzero();
-        for (int64_t j = 0; j < n; j++) sum += vload_n(values + j * C + c, lanes) * scores[j];
-        vstore_n(out + c, sum, lanes);
+        for (int64_t j = 0; j < n; j++)
+            sum += OPERAND(vload_n(values + j * C + c, lanes)) * scores[j];
+        vstore_n(out + c, sum * factor, lanes);
     }
+#undef OPERAND
 }

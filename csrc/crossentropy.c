@@ -132,7 +132,7 @@ void pygpt_head_chunk(int64_t *rows, int64_t *part, int64_t R, int64_t V, int64_
 static int chunked(float *loss, float *losses, float *dinp, float *dweight, const float *dloss,
                    const float *inp, const float *weight, const int32_t *targets, int64_t R,
                    int64_t C, int64_t V, int64_t ignore_index, int accumulate_input,
-                   int accumulate_weight) {
+                   int accumulate_weight, int dtype) {
     const int64_t N = rows_counted(targets, R, V, ignore_index);
     if (N < 0) return PYGPT_ERANGE;
     int64_t chunk, part;
@@ -154,7 +154,7 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
             .M = V, .N = rows, .K = C,
             .a = weight, .a_row = C, .a_col = 1,
             .b = x, .b_row = 1, .b_col = C,
-            .c = logits, .ldc = ld,
+            .c = logits, .ldc = ld, .dtype = dtype,
         });
         if (status != PYGPT_OK) break;
         status = softmax_of_chunk(losses + r, logits, targets + r, dloss ? &factor : NULL, rows, ld,
@@ -166,6 +166,7 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
                 .a = logits, .a_row = 1, .a_col = ld,
                 .b = weight, .b_row = C, .b_col = 1,
                 .c = dinp + r * C, .ldc = C, .accumulate = accumulate_input,
+                .dtype = dtype,
             });
         if (status != PYGPT_OK) break;
         if (dweight)
@@ -174,6 +175,7 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
                 .a = logits, .a_row = ld, .a_col = 1,
                 .b = x, .b_row = C, .b_col = 1,
                 .c = dweight, .ldc = C, .accumulate = accumulate_weight || r > 0,
+                .dtype = dtype,
             });
     }
     scratch_give(logits);
@@ -183,16 +185,16 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
 
 int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
                                  const int32_t *targets, int64_t R, int64_t C, int64_t V,
-                                 int64_t ignore_index) {
+                                 int64_t ignore_index, int dtype) {
     return chunked(loss, losses, NULL, NULL, NULL, inp, weight, targets, R, C, V, ignore_index, 0,
-                   0);
+                   0, dtype);
 }
 
 int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
                                   const float *dloss, const float *inp, const float *weight,
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                   int64_t ignore_index, int accumulate_input,
-                                  int accumulate_weight) {
+                                  int accumulate_weight, int dtype) {
     return chunked(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V, ignore_index,
-                   accumulate_input, accumulate_weight);
+                   accumulate_input, accumulate_weight, dtype);
 }

@@ -34,6 +34,7 @@ typedef struct gemm {
     float *act;             /* (M,N): act = gelu(slope_of), or NULL */
     float *column_sum;      /* (N): [+]= sum over k of B[k][j], or NULL */
     int accumulate_sum;
+    int dtype;              /* A and B are rounded to it */
     int64_t kc;             /* rows of B packed at a time; set by gemm_run */
 } gemm;
 
@@ -42,7 +43,7 @@ typedef struct gemm {
 
 /* Whether a block of this many rows reads B where it lies, instead of packing it first. */
 static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_rows) {
-    return rows <= FEW_TILES * tile_rows && g->b_col == 1;
+    return rows <= FEW_TILES * tile_rows && g->b_col == 1 && g->dtype == PYGPT_FLOAT32;
 }
 
 /* This many rows of a transposed A are packed at a time: 8 tiles of 6, three cache lines wide. */
@@ -60,6 +61,7 @@ typedef struct attention_shape {
     uint32_t drop;     /* dropout * 2^24: 24-bit random numbers below this mean dropped weights */
     float keep_scale;  /* 1 / (1 - dropout) */
     uint64_t key;      /* the mask's key, see random.c */
+    int rounded;       /* the operands of products are rounded to bfloat16 */
 } attention_shape;
 
 /* One thread's share of an attention call: of head h in batch element b, the queries i0..i1 and the
@@ -88,7 +90,8 @@ typedef struct isa {
                                const float *qkv, const float *out, const float *lse,
                                attention_part part, float *scratch);
     void (*attention_cached)(float *out, const float *q, const float *keys, const float *values,
-                             int64_t n, int64_t C, int64_t HS, float *scores);
+                             int64_t n, int64_t C, int64_t HS, int rounded, float *scores);
+    void (*round_span)(float *out, const float *inp, int64_t n); /* to bfloat16 */
     void (*softmax_forward)(float *out, const float *inp, int64_t r0, int64_t r1, int64_t C);
     void (*softmax_backward)(float *dinp, const float *dout, const float *out, int64_t r0,
                              int64_t r1, int64_t C, int accumulate);

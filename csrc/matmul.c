@@ -96,9 +96,12 @@ void pygpt_block_sizes(int64_t *out) {
     out[BLOCK_PANEL_COLUMNS_ACROSS] = panel_columns(KC_ACROSS, isa_in_use->tile_columns);
 }
 
+/* Whether the rows of A are packed, where a block is wide enough. */
+static int packs_a(const gemm *g) { return g->a_col != 1 || g->dtype != PYGPT_FLOAT32; }
+
 /* Returns the length of the equal parts into which K is split, at most KC or KC_ACROSS. */
 static int64_t k_block(const gemm *g) {
-    const int64_t longest = g->a_col == 1 ? KC : KC_ACROSS;
+    const int64_t longest = packs_a(g) ? KC_ACROSS : KC;
     int64_t parts = max64(1, (g->K + longest - 1) / longest);
     /* gelu' multiplies the complete sum: if that is added to other values, K must be one part. */
     if (g->slope_of && (g->accumulate || g->addend)) parts = 1;
@@ -110,7 +113,7 @@ static int64_t k_block(const gemm *g) {
 /* The floats that gemm_block needs for blocks of `columns`: a panel, and packed rows of A. */
 static int64_t panel_floats(const gemm *g, int64_t columns) {
     const int64_t tiles = A_ROWS / isa_in_use->tile_rows;
-    return g->kc * columns + (g->a_col == 1 ? 0 : g->kc * A_ROWS + tiles * APART);
+    return g->kc * columns + (packs_a(g) ? g->kc * A_ROWS + tiles * APART : 0);
 }
 
 /* Returns the cost of packing B for a block of `rows`. A block of few rows reads B in place, which
@@ -261,11 +264,11 @@ int gemm_run(gemm g) {
 }
 
 int matmul(float *out, const float *a, const float *b, int64_t M, int64_t N, int64_t K,
-           int transpose_a, int transpose_b, int accumulate) {
+           int transpose_a, int transpose_b, int accumulate, int dtype) {
     return gemm_run((gemm){
         .M = M, .N = N, .K = K,
         .a = a, .a_row = transpose_a ? 1 : K, .a_col = transpose_a ? M : 1,
         .b = b, .b_row = transpose_b ? 1 : N, .b_col = transpose_b ? K : 1,
-        .c = out, .ldc = N, .accumulate = accumulate,
+        .c = out, .ldc = N, .accumulate = accumulate, .dtype = dtype,
     });
 }

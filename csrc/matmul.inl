@@ -165,6 +165,24 @@ static void pack_rows(float *packed, const gemm *g, int64_t m, int64_t rows, int
     }
 }
 
+/* Packs the same rows of an A that is stored as it is, in the same places. */
+static void pack_rows_across(float *packed, const gemm *g, int64_t m, int64_t rows, int64_t k0,
+                             int64_t kc) {
+    for (int64_t i = 0; i < rows; i++) {
+        const float *a = g->a + (m + i) * g->a_row + k0;
+        float *to = packed + i / MR * (kc * MR + APART) + i % MR;
+        for (int64_t k = 0; k < kc; k++) to[k * MR] = a[k];
+    }
+}
+
+/* out = inp (n), rounded to bfloat16. out may be inp. */
+static void round_span(float *out, const float *inp, int64_t n) {
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t lanes = min64(VW, n - i);
+        vstore_n(out + i, vbfloat16(vload_n(inp + i, lanes)), lanes);
+    }
+}
+
 /* column_sum[n..n+nr] [+]= the sums over the rows of a packed strip. */
 static void strip_sums(const gemm *g, const float *strip, int64_t kc, int64_t n, int64_t nr,
                        int first) {
@@ -185,7 +203,8 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                        float *panel) {
     const int in_place = reads_b_in_place(g, m1 - m0, MR);
     const int64_t strips = (n1 - n0 + NR - 1) / NR;
-    const int pack_a = g->a_col != 1 && strips >= FEW_STRIPS;
+    const int rounded = g->dtype == PYGPT_BFLOAT16; /* then both operands are packed and rounded */
+    const int pack_a = rounded || (g->a_col != 1 && strips >= FEW_STRIPS);
     float *packed = panel + strips * NR * g->kc;
     const int plain = !g->pre && !g->slope_of;
     int64_t k0 = 0;
@@ -200,6 +219,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
             if (!in_place || nr < NR || (g->column_sum && m0 == 0))
                 pack_strip(strip, g, k0, kc, n, nr);
             if (g->column_sum && m0 == 0) strip_sums(g, strip, kc, n, nr, first);
+            if (rounded) round_span(strip, strip, kc * NR);
         }
 
         /* Phase 2: for each MR rows of A, read in place or packed, and each strip: a tile. */
@@ -209,7 +229,11 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
             int64_t a_row = g->a_row, a_col = g->a_col;
             if (pack_a) {
                 const int64_t row = (m - m0) % A_ROWS;
-                if (row == 0) pack_rows(packed, g, m, min64(A_ROWS, m1 - m), k0, kc);
+                if (row == 0) {
+                    const int64_t rows = min64(A_ROWS, m1 - m), tiles = (rows + MR - 1) / MR;
+                    (g->a_col == 1 ? pack_rows_across : pack_rows)(packed, g, m, rows, k0, kc);
+                    if (rounded) round_span(packed, packed, tiles * (kc * MR + APART));
+                }
                 a = packed + row / MR * (kc * MR + APART), a_row = 1, a_col = MR;
             }
             for (int64_t n = n0; n < n1; n += NR) {
@@ -242,7 +266,8 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
 /* Computes columns n0..n1 of a product with few rows, both operands contiguous along k, as dot
  * products: four columns at a time, so that no sum waits. Generation needs it, where memory limits
  * the speed. */
-static void gemm_dots(const gemm *g, int64_t n0, int64_t n1) {
+INLINE void dots(const gemm *g, int64_t n0, int64_t n1, const int rounded) {
+#define OPERAND(x) (rounded ? vbfloat16(x) : (x))
     for (int64_t n = n0; n < n1; n += 4) {
         int64_t columns = min64(4, n1 - n);
         const float *b[4];
@@ -252,16 +277,24 @@ static void gemm_dots(const gemm *g, int64_t n0, int64_t n1) {
             vf sum[4] = {vzero(), vzero(), vzero(), vzero()};
             int64_t k = 0;
             for (; k + VW <= g->K; k += VW) {
-                vf x = vload(a + k);
-                UNROLL for (int j = 0; j < 4; j++) sum[j] = x * vload(b[j] + k) + sum[j];
+                vf x = OPERAND(vload(a + k));
+                UNROLL for (int j = 0; j < 4; j++)
+                    sum[j] = x * OPERAND(vload(b[j] + k)) + sum[j];
             }
             if (k < g->K) {
-                vf x = vload_n(a + k, g->K - k);
-                for (int j = 0; j < 4; j++) sum[j] += x * vload_n(b[j] + k, g->K - k);
+                vf x = OPERAND(vload_n(a + k, g->K - k));
+                for (int j = 0; j < 4; j++) sum[j] += x * OPERAND(vload_n(b[j] + k, g->K - k));
             }
             float *c = g->c + m * g->ldc + n;
             for (int64_t j = 0; j < columns; j++)
                 c[j] = (g->accumulate ? c[j] : 0.0f) + vsum(sum[j]);
         }
     }
+}
+#undef OPERAND
+static void gemm_dots(const gemm *g, int64_t n0, int64_t n1) {
+    if (g->dtype == PYGPT_BFLOAT16)
+        dots(g, n0, n1, 1);
+    else
+        dots(g, n0, n1, 0);
 }

@@ -145,12 +145,26 @@ int pygpt_isa_supported(int i);
  * in use. It must not be called while a kernel runs. */
 int pygpt_isa_select(int i);
 
+/* ---------------------------------------------------------------------------- operand types --- */
+
+/* The type to which a kernel rounds the operands of its matrix products, its argument `dtype`.
+ *
+ * With PYGPT_BFLOAT16 each operand is rounded to the nearest number of 8 bits (ties to even; from
+ * 2^128 (1 - 2^-9) on to infinity) before it is multiplied. All else is as with PYGPT_FLOAT32:
+ * products are added up in float32, and inputs and outputs are float32 in memory. The operands are
+ *   matmul, linear_*   inp, weight and dout; not a bias, its gradient or a residual
+ *   attention_*        q, k, v and dout; 2^n exp(s) times dropout's factor in the sum over v, with
+ *                      any whole number n; p times that factor in dv; ds. The scale 1 / sqrt(HS)
+ *                      multiplies the sums. D uses the rounded dout.
+ *   linear_cross_*     inp, weight and dlogits */
+enum { PYGPT_FLOAT32, PYGPT_BFLOAT16 };
+
 /* ------------------------------------------------------------------- matmul (matmul.c/.inl) --- */
 
 /* out (M,N) = A @ B, A (M,K), B (K,N). a holds A as (M,K), or as (K,M) when transpose_a; b holds B
  * as (K,N), or as (N,K) when transpose_b. */
 int matmul(float *out, const float *a, const float *b, int64_t M, int64_t N, int64_t K,
-           int transpose_a, int transpose_b, int accumulate);
+           int transpose_a, int transpose_b, int accumulate, int dtype);
 
 /* The order of the sizes that pygpt_block_sizes gives; BLOCK_SIZES is their number. A tile of the
  * output is computed in registers. A panel is the part of B that a thread packs at a time. The last
@@ -173,18 +187,19 @@ int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns);
  * inp (R,IN), weight (IN,OUT), bias (OUT) or NULL, residual (R,OUT) or NULL, pre (R,OUT) or NULL,
  * out (R,OUT). out may alias residual, or a pre that is not needed afterwards, but not both. */
 int linear_forward(float *out, float *pre, const float *inp, const float *weight, const float *bias,
-                   const float *residual, int64_t R, int64_t IN, int64_t OUT);
+                   const float *residual, int64_t R, int64_t IN, int64_t OUT, int dtype);
 
 /* dinp (R,IN) [+]= dout @ weight^T, and when pre (R,IN) is given, times gelu'(pre): the gradient
  * at pre where inp was gelu(pre). act (R,IN), unless NULL, takes that inp; it must be NULL without
  * pre. dout (R,OUT). dinp may alias pre when accumulate is 0. */
 int linear_backward_input(float *dinp, float *act, const float *dout, const float *weight,
-                          const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate);
+                          const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate,
+                          int dtype);
 
 /* dweight (IN,OUT) [+]= inp^T @ dout;
  * dbias (OUT) [+]= sum over rows of dout, skipped when NULL. */
 int linear_backward_weight(float *dweight, float *dbias, const float *inp, const float *dout,
-                           int64_t R, int64_t IN, int64_t OUT, int accumulate);
+                           int64_t R, int64_t IN, int64_t OUT, int accumulate, int dtype);
 
 /* ------------------------------------------------------------------ attention (attention.*) --- */
 
@@ -194,18 +209,18 @@ int linear_backward_weight(float *dweight, float *dbias, const float *inp, const
  * drop(p) = p * keep/(1-dropout) with the mask of dropout_forward over rows r = (b*NH + h)*T + i
  * and columns j; dropout in [0,1), seed may be NULL when it is 0. C is a multiple of NH. */
 int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
-                      int64_t NH, float dropout, const uint64_t *seed, uint64_t stream);
+                      int64_t NH, float dropout, const uint64_t *seed, uint64_t stream, int dtype);
 
 /* dqkv (B,T,3C) is overwritten. dout (B,T,C); qkv, out and lse as in the forward pass. */
 int attention_backward(float *dqkv, const float *dout, const float *qkv, const float *out,
                        const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
-                       float dropout, const uint64_t *seed, uint64_t stream);
+                       float dropout, const uint64_t *seed, uint64_t stream, int dtype);
 
 /* The same attention for T new positions after `past` old ones, for generation.
  * keys, values (B,P,C) hold the old positions in rows 0..past-1; the new ones are written to rows
  * past..past+T-1 (past + T <= P). qkv (B,T,3C), out (B,T,C). */
 int attention_cached(float *out, float *keys, float *values, const float *qkv, int64_t B, int64_t T,
-                     int64_t C, int64_t NH, int64_t past, int64_t P);
+                     int64_t C, int64_t NH, int64_t past, int64_t P, int dtype);
 
 /* ---------------------------------------------------------------------- softmax (softmax.*) --- */
 
@@ -269,7 +284,7 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
  * cross_entropy_forward. Only a few rows of logits exist at a time. inp (R,C). */
 int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
                                  const int32_t *targets, int64_t R, int64_t C, int64_t V,
-                                 int64_t ignore_index);
+                                 int64_t ignore_index, int dtype);
 
 /* Computes the logits again, and with dlogits as in cross_entropy_backward:
  * dinp (R,C) [+]= dlogits @ weight;  dweight (V,C) [+]= dlogits^T @ inp. Either may be NULL.
@@ -278,7 +293,7 @@ int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float
                                   const float *dloss, const float *inp, const float *weight,
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                   int64_t ignore_index, int accumulate_input,
-                                  int accumulate_weight);
+                                  int accumulate_weight, int dtype);
 
 /* ---------------------------------------------------------------------- dropout (dropout.*) --- */
 

@@ -94,6 +94,18 @@ INLINE vf vsqrt(vf x) {
 #endif
 #endif
 
+/* Rounds to bfloat16, the upper half of a float, to the nearest, ties to even. Just under half of
+ * the last bit that stays is added, and one more when that bit is 1: this carries into the bit
+ * exactly when it must grow, and the carry may run on up to infinity. A NaN keeps its upper half,
+ * with the bit set that makes it quiet. */
+INLINE vf vbfloat16(vf x) {
+    const vu bits = (vu)x;
+    const vf rounded = (vf)((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000u);
+    const vf nan = (vf)((bits & 0xFFFF0000u) | 0x00400000u);
+    const vi is_number = x == x;
+    return (vf)((is_number & (vi)rounded) | (~is_number & (vi)nan));
+}
+
 /* vsum adds the lanes pairwise by halves, in a fixed order; vmax_lanes finds the largest lane. */
 #if defined(SIMD_AVX512)
 INLINE float vsum(vf x) { return _mm512_reduce_add_ps((__m512)x); }

@@ -12,7 +12,8 @@ import sys
 NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "op_misuse", "backward", "tape",
            "edits", "model", "bpe", "special_tokens", "tokenizer", "tokenizer_files",
            "added_tokens", "refused_tokens", "generate", "nn", "optim", "recompute", "program",
-           "tensor", "convert", "ladder", "layers", "docs")
+           "tensor", "convert", "bfloat16", "operand_type",
+           "ladder", "layers", "docs")
 
 
 def main():

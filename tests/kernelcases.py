@@ -15,15 +15,18 @@ from hypothesis import strategies as st
 
 import kernelbounds as bounds
 from kernelcheck import KERNELS, TYPECODES, flags_of, run_reference
+from pygpt.backend import reference
 
 # Vectors and tiles (6 rows; 4, 8, 16, 32, 48, 64 columns) and their multiples, each +- 1.
 EDGES = (11, 12, 13, 15, 16, 17, 31, 32, 33, 35, 47, 48, 49, 63, 64, 65)
 TYPICAL = {"B": 2, "NH": 2, "HS": 5, "past": 3, "spare": 1, "dropout": 0.2, "eps": 1e-5, "std": 1.0,
-           "part": 0.5, "ignore_index": 0}  # the other dimensions are 7
+           "part": 0.5, "ignore_index": 0, "dtype": 0}  # the other dimensions are 7
 SIZE = st.integers(0, 9) | st.sampled_from(EDGES)
 FEW = st.integers(0, 3)
 MANY = SIZE | st.sampled_from((127, 128, 129, 255, 256, 257, 1000))
 PROBABILITY = st.sampled_from((0.0, 0.1, 0.5, 0.9, 0.999))
+DTYPES = (reference.PYGPT_FLOAT32, reference.PYGPT_BFLOAT16)
+DTYPE = {"dtype": st.sampled_from(DTYPES)}
 
 
 def _constant(rng):
@@ -80,6 +83,11 @@ class Case:
     @property
     def kernel(self):
         return self.label.split()[0]
+
+    @property
+    def dtypes(self):
+        """The types to which the kernel rounds operands; one if it has no argument dtype."""
+        return DTYPES if "dtype" in self.sizes else DTYPES[:1]
 
     def dimensions(self, name, args):
         return [int(d) if d.isdigit() else args[d] for d in self.shapes[name].split()]
@@ -154,6 +162,11 @@ def _as_float32(values):
     return list(array("f", values))
 
 
+def in_both_types(*sizes):
+    """List the sizes with each type of operands."""
+    return tuple({**s, "dtype": dtype} for s in sizes for dtype in DTYPES)
+
+
 def _seed_may_be_null(args, rng):
     if args["dropout"] == 0.0 and rng.random() < 0.5:
         args["seed"] = None
@@ -220,21 +233,24 @@ def _with_vocabulary(**sizes):
 
 
 ATTENTION = {"B": FEW, "T": st.integers(0, 9) | st.sampled_from((15, 16, 17, 32, 33)),
-             "NH": st.integers(1, 5), "HS": st.integers(0, 9) | st.sampled_from((15, 16, 17))}
+             "NH": st.integers(1, 5), "HS": st.integers(0, 9) | st.sampled_from((15, 16, 17)),
+             **DTYPE}
 LONG_ATTENTION = ({"B": 1, "T": 150, "NH": 3, "HS": 8}, {"B": 2, "T": 65, "NH": 2, "HS": 65},
                   {"B": 1, "T": 300, "NH": 1, "HS": 10})
 MATMUL = dict(
-    sizes={"M": SIZE, "N": SIZE, "K": SIZE},
+    sizes={"M": SIZE, "N": SIZE, "K": SIZE, **DTYPE},
     bound=bounds.of_terms("matmul", lambda a: a.K + 2),
-    large=({"M": 261, "N": 323, "K": 517}, {"M": 7, "N": 1100, "K": 300},
-           {"M": 700, "N": 17, "K": 260}, {"M": 1, "N": 1100, "K": 700},
-           {"M": 1024, "N": 323, "K": 267}),  # where A is transposed, its stride is 4 KB
+    large=in_both_types(
+        {"M": 261, "N": 323, "K": 517}, {"M": 7, "N": 1100, "K": 300},
+        {"M": 700, "N": 17, "K": 260}, {"M": 1, "N": 1100, "K": 700},
+        {"M": 1024, "N": 323, "K": 267}),  # where A is transposed, its stride is 4 KB
     sample={"M": 9, "N": 12})
-LINEAR_SIZES = {"R": SIZE, "IN": SIZE, "OUT": SIZE}
-LINEAR_LARGE = ({"R": 261, "IN": 517, "OUT": 323}, {"R": 65, "IN": 300, "OUT": 1000},
-                {"R": 1, "IN": 700, "OUT": 1100}, {"R": 267, "IN": 1024, "OUT": 323})
+LINEAR_SIZES = {"R": SIZE, "IN": SIZE, "OUT": SIZE, **DTYPE}
+LINEAR_LARGE = in_both_types(
+    {"R": 261, "IN": 517, "OUT": 323}, {"R": 65, "IN": 300, "OUT": 1000},
+    {"R": 1, "IN": 700, "OUT": 1100}, {"R": 267, "IN": 1024, "OUT": 323})
 # 512 rows of logits at once and a rest, and more classes than rows.
-LOSS_LARGE = ({"R": 1003, "C": 17, "V": 65}, {"R": 70, "C": 33, "V": 1031})
+LOSS_LARGE = in_both_types({"R": 1003, "C": 17, "V": 65}, {"R": 70, "C": 33, "V": 1031})
 
 
 def _act_needs_pre(args, rng):
@@ -271,19 +287,21 @@ CASES = [
          {"out": "B T C", "lse": "B NH T", "qkv": "B T 3 C", "seed": "1"},
          {**ATTENTION, "dropout": PROBABILITY}, bounds.attention_forward, _heads,
          _seed_may_be_null,
-         large=tuple({**sizes, "dropout": p} for sizes, p in zip(LONG_ATTENTION, (0.0, 0.2, 0.5)))),
+         large=in_both_types(*({**sizes, "dropout": p}
+                               for sizes, p in zip(LONG_ATTENTION, (0.0, 0.2, 0.5))))),
     Case("attention_backward",
          {"dqkv": "B T 3 C", "dout": "B T C", "qkv": "B T 3 C", "out": "B T C", "lse": "B NH T",
           "seed": "1"},
          {**ATTENTION, "dropout": PROBABILITY}, bounds.attention_backward, _heads,
          _attention_forward_first,
-         large=tuple({**sizes, "dropout": p} for sizes, p in zip(LONG_ATTENTION, (0.2, 0.0, 0.5)))),
+         large=in_both_types(*({**sizes, "dropout": p}
+                               for sizes, p in zip(LONG_ATTENTION, (0.2, 0.0, 0.5))))),
     Case("attention_cached",
          {"out": "B T C", "keys": "B P C", "values": "B P C", "qkv": "B T 3 C"},
          {**ATTENTION, "past": st.integers(0, 20), "spare": FEW}, bounds.attention_cached,
          lambda s: {**_heads(s), **_positions(s)}, inout=("keys", "values"),
-         large=({"B": 2, "T": 1, "NH": 12, "HS": 17, "past": 500, "spare": 5},
-                {"B": 1, "T": 70, "NH": 3, "HS": 16, "past": 65, "spare": 0})),
+         large=in_both_types({"B": 2, "T": 1, "NH": 12, "HS": 17, "past": 500, "spare": 5},
+                             {"B": 1, "T": 70, "NH": 3, "HS": 16, "past": 65, "spare": 0})),
     Case("softmax_forward", {"out": "R C", "inp": "R C"}, {"R": SIZE, "C": MANY},
          bounds.softmax_forward, large=({"R": 200, "C": 519}, {"R": 5, "C": 20011}),
          may_alias=(("out", "inp", (0,)),)),
@@ -321,12 +339,12 @@ CASES = [
          large=({"R": 150, "V": 517},), may_alias=(("dlogits", "logits", (0,)),)),
     Case("linear_cross_entropy_forward",
          {"loss": "1", "losses": "R", "inp": "R C", "weight": "V C", "targets": "R"},
-         _with_targets(R=SIZE, C=SIZE), bounds.linear_cross_entropy_forward, prepare=_ignore_some,
-         large=LOSS_LARGE),
+         _with_targets(R=SIZE, C=SIZE, **DTYPE), bounds.linear_cross_entropy_forward,
+         prepare=_ignore_some, large=LOSS_LARGE),
     Case("linear_cross_entropy_backward",
          {"loss": "1", "losses": "R", "dinp": "R C", "dweight": "V C", "dloss": "1", "inp": "R C",
           "weight": "V C", "targets": "R"},
-         _with_targets(R=SIZE, C=SIZE), bounds.linear_cross_entropy_backward,
+         _with_targets(R=SIZE, C=SIZE, **DTYPE), bounds.linear_cross_entropy_backward,
          prepare=_ignore_some, optional=("dinp", "dweight"),
          large=LOSS_LARGE),
     Case("dropout_forward", {"out": "R C", "inp": "R C", "residual": "R C", "seed": "1"},

@@ -6,7 +6,7 @@ Needs the built library.
 import pytest
 from isas import use_isa
 
-from kernelcases import CASES
+from kernelcases import CASES, DTYPES
 from kernelcheck import CCall, flag_settings, run_everywhere
 from pygpt.backend import kernels as library
 
@@ -80,9 +80,10 @@ def test_the_blocks_are_those_of_this_machine(kernels):
     assert kernels.block_sizes()["PANEL_COLUMNS"] == wanted
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", [c for c in CASES if c.kernel in PRODUCTS], ids=str)
-def test_no_cache_changes_a_bit(kernels, case):
-    args = case.chosen(PRODUCTS[case.kernel])
+def test_no_cache_changes_a_bit(kernels, case, dtype):
+    args = case.chosen({**PRODUCTS[case.kernel], "dtype": dtype})
     calls = [CCall(kernels, case.kernel, args)]
     if case.kernel == "linear_backward_input":  # where the sum over k must not be split
         calls.append(CCall(kernels, case.kernel, args, aliases={"dinp": "pre"}))

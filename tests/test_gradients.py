@@ -2,15 +2,25 @@
 
 test_kernels.py compares the C kernels with the reference, so their gradients rest on this file. A
 `_backward` kernel that GRADIENTS leaves out fails a test.
+
+Where the operands of products are rounded, the forward pass is a staircase, and its derivative is 0
+or does not exist. What the backward kernels compute is the derivative of the function without
+rounding, at the rounded operands, and they round operands in turn. That is what they are compared
+with: differences of the float32 function at rounded inputs. Besides the error of the differences,
+the bound has what the rounding of computed operands adds. A layer has none of these.
 """
 
 from collections import namedtuple
+from itertools import product
+from math import exp, sqrt
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernelbounds import abs_dot, dot
 from kernelcases import CASES
 from kernelcheck import KERNELS, run_reference
 from pygpt.backend import reference
@@ -37,11 +47,13 @@ GRADIENTS = [
     Gradient("mul_backward", "mul_forward", {"da": "a"}, OUT),
     Gradient("sum_backward", "sum_forward", {"dinp": "inp"}, OUT),
 ]
+F32, BF16 = reference.PYGPT_FLOAT32, reference.PYGPT_BFLOAT16
 FORWARD_CASES = {case.kernel: case for case in CASES}
 CHOICES = {"dropout": st.sampled_from((0.0, 0.3)), "past": st.just(0), "eps": st.just(1e-5),
-           "ignore_index": st.sampled_from((-100, 0))}
+           "ignore_index": st.sampled_from((-100, 0)), "dtype": st.just(F32)}
 NOT_INPUTS = ("pre", "act")  # outputs that may be absent, as they are here
 
+HALF_BIT = 2.0 ** -8  # the largest relative error of one rounding to bfloat16
 STEP = 2.0 ** -13  # errors of order STEP^2 in the formula, 2^-52 / STEP in the rounding
 
 
@@ -60,22 +72,88 @@ def test_every_gradient_output_is_here():
 @given(data=st.data())
 @settings(max_examples=12)
 def test_backward_agrees_with_finite_differences(gradient, data):
+    compare(gradient, data, F32, lambda x: x)
+
+
+@pytest.mark.parametrize("gradient", [g for g in GRADIENTS if FORWARD_CASES[g.forward].dtypes[1:]],
+                         ids=lambda gradient: gradient.backward)
+@given(data=st.data())
+@settings(max_examples=12)
+def test_rounded_backward_agrees_with_finite_differences(gradient, data):
+    compare(gradient, data, BF16, lambda x: reference._operands(x, len(x), BF16))
+
+
+def compare(gradient, data, dtype, round_operands):
+    """Compare the backward kernel with differences of the forward kernel without rounding."""
     case = FORWARD_CASES[gradient.forward]
     sizes = {name: data.draw(CHOICES.get(name, st.integers(1, 4)), label=name)
              for name in case.sizes}
     args = case.chosen(sizes, absent=NOT_INPUTS)
-    outputs = run_reference(gradient.forward, args)
+    for p in KERNELS[gradient.forward]:
+        if p.ctype == "float" and p.pointer and not p.output and args[p.name]:
+            args[p.name] = round_operands(args[p.name])
+    outputs = run_reference(gradient.forward, with_dtype(args, dtype))
     rng = Random(1)
-    cotangents = {d: [rng.gauss(0, 1) for _ in outputs[out]] for d, out in gradient.given.items()}
+    cotangents = {d: round_operands([rng.gauss(0, 1) for _ in outputs[out]])
+                  for d, out in gradient.given.items()}
 
-    found = analytic(gradient, {**args, **case.derive(sizes), **outputs, **cotangents})
+    known = with_dtype({**args, **case.derive(sizes), **outputs, **cotangents}, dtype)
+    found = analytic(gradient, known)
+    rounds = ROUNDING.get(gradient.backward) if dtype == BF16 else None
+    rounding = rounds(known) if rounds else {}
     for name, source in gradient.of.items():
         assert len(found[name]) == len(args[source])
         for i, value in enumerate(found[name]):
             expected, allowed = numeric(gradient, args, source, i, cotangents)
+            allowed += rounding[name][i] if rounding else 0.0
             assert abs(value - expected) <= allowed, (
                 f"{gradient.backward}: {name}[{i}] is {value!r}, finite differences say "
                 f"{expected!r} give or take {allowed:.3g}")
+
+
+def with_dtype(args, dtype):
+    return {name: dtype if name == "dtype" else value for name, value in args.items()}
+
+
+def rounding_of_attention(known):
+    """Bound the effect of rounding the weights and ds: HALF_BIT of each of them. Besides, D is dout
+    times an output that was computed with rounded weights."""
+    a = SimpleNamespace(**known)
+    HS, error = a.C // a.NH, [0.0] * len(a.qkv)
+    for r, (b, h, i) in enumerate(product(range(a.B), range(a.NH), range(a.T))):
+        row = [(b * a.T + j) * 3 * a.C + h * HS for j in range(i + 1)]
+        q, k, v = ([a.qkv[o + part * a.C:o + part * a.C + HS] for o in row] for part in range(3))
+        o = (b * a.T + i) * a.C + h * HS
+        dout, out = a.dout[o:o + HS], a.out[o:o + HS]
+        f = reference._dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
+        p = [exp(dot(q[i], k_j) / sqrt(HS) - a.lse[r]) for k_j in k]
+        weights = [f_j * p_j for f_j, p_j in zip(f, p)]
+        e_D = HALF_BIT * sum(w * abs_dot(dout, v_j) for w, v_j in zip(weights, v))
+        for j, at in enumerate(row):
+            ds = p[j] * (f[j] * dot(dout, v[j]) - dot(dout, out))
+            e_ds = (HALF_BIT * abs(ds) + p[j] * e_D) / sqrt(HS)
+            for c in range(HS):
+                error[row[i] + c] += e_ds * abs(k[j][c])
+                error[at + a.C + c] += e_ds * abs(q[i][c])
+                error[at + 2 * a.C + c] += HALF_BIT * weights[j] * abs(dout[c])
+    return {"dqkv": error}
+
+
+def rounding_of_the_head(known):
+    """Bound the effect of rounding dlogits: HALF_BIT of each of them."""
+    a = SimpleNamespace(**known)
+    logits, d = [0.0] * (a.R * a.V), [0.0] * (a.R * a.V)
+    reference.matmul(logits, a.inp, a.weight, a.R, a.V, a.C, 0, 1, 0, F32)
+    reference.cross_entropy_backward(d, a.dloss, logits, a.targets, a.R, a.V, a.ignore_index, 0)
+    d, inp, weight = ([abs(x) for x in xs] for xs in (d, a.inp, a.weight))
+    dinp, dweight = [0.0] * len(inp), [0.0] * len(weight)
+    reference.matmul(dinp, d, weight, a.R, a.C, a.V, 0, 0, 0, F32)
+    reference.matmul(dweight, d, inp, a.V, a.C, a.R, 1, 0, 0, F32)
+    return {name: [HALF_BIT * x for x in xs] for name, xs in (("dinp", dinp), ("dweight", dweight))}
+
+
+ROUNDING = {"attention_backward": rounding_of_attention,
+            "linear_cross_entropy_backward": rounding_of_the_head}
 
 
 def analytic(gradient, known):
@@ -110,10 +188,11 @@ def numeric(gradient, args, source, i, cotangents):
     return near, abs(far - near) + 2.0 ** -49 * (size + 1.0) / STEP
 
 
-@given(R=st.integers(0, 4), IN=st.integers(0, 4), OUT=st.integers(0, 4))
-def test_linear_backward_input_goes_through_a_gelu(R, IN, OUT):
+@given(R=st.integers(0, 4), IN=st.integers(0, 4), OUT=st.integers(0, 4),
+       dtype=st.sampled_from((F32, BF16)))
+def test_linear_backward_input_goes_through_a_gelu(R, IN, OUT, dtype):
     case = FORWARD_CASES["linear_backward_input"]
-    args = case.chosen({"R": R, "IN": IN, "OUT": OUT})
+    args = case.chosen({"R": R, "IN": IN, "OUT": OUT, "dtype": dtype})
     plain = run_reference(case.kernel, {**args, "pre": None, "act": None})["dinp"]
     expected = [0.0] * len(plain)
     reference.gelu_backward(expected, plain, args["pre"], len(plain), 0)

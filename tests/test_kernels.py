@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isas import use_isa
-from kernelcases import CASES, EDGES, LINEAR_LARGE
+from kernelcases import CASES, DTYPES, EDGES, LINEAR_LARGE, in_both_types
 from kernelcheck import (HEADER, KERNELS, SERIAL, Bound, CCall, accumulate_flag, assert_within,
                          flag_settings, run_everywhere, run_reference)
 from sharing import needs_threads, shared_among, sharing, small_jobs_shared
@@ -27,7 +27,8 @@ AT_LEAST_ONE = ("NH", "V")
 DIMENSIONS = [pytest.param(case, name, id=f"{case}-{name}")
               for case in CASES for name in case.sizes
               if name not in ("dropout", "eps", "std", "part", "past", "spare",
-                              "ignore_index")]
+                              "ignore_index", "dtype")]
+TYPES = [pytest.param(case, dtype, id=f"{case}-{dtype}") for case in CASES for dtype in case.dtypes]
 ALIASES = [pytest.param(case, output, shared, bits, id=f"{case}-{output}-is-{shared}")
            for case in CASES for output, shared, bits in case.may_alias]
 LARGE_ALIASES = [pytest.param(case, output, shared, bits, sizes, id="-".join(
@@ -71,11 +72,11 @@ def check(kernels, case, args, misaligned=False, large=False, exact=False):
                 assert_within(got, value[name], bound, old, where)
 
 
-def in_parts(case):
-    """Yield arguments just large enough for each of three threads to get a part of one job."""
+def in_parts(case, dtype):
+    """Return arguments just large enough for each of three threads to get a part of one job."""
     sizes = {name: 40000 if name == "n" else 70 for name in case.sizes
              if name in ("M", "N", "K", "IN", "OUT", "R", "C", "T", "V", "n")}
-    return case.chosen(sizes)
+    return case.chosen({**sizes, "dtype": dtype})
 
 
 def test_there_is_a_case_for_every_kernel():
@@ -94,7 +95,8 @@ def test_c_agrees_with_the_reference(kernels, case, data):
 def test_c_agrees_at_every_edge_of_a_dimension(kernels, case, dimension):
     for size in (0, 1, 2, 5, 6, 7, 8, 9, *EDGES):
         if size or dimension not in AT_LEAST_ONE:
-            check(kernels, case, case.chosen({dimension: size}))
+            for dtype in case.dtypes:
+                check(kernels, case, case.chosen({dimension: size, "dtype": dtype}))
 
 
 @pytest.mark.parametrize("case, sizes", LARGE)
@@ -116,6 +118,7 @@ def test_nan_is_not_lost(kernels, case, data):
     """Expect NaN from C wherever the reference gives NaN: a diverged run must not look healthy."""
     sizes = {name: data.draw(st.sampled_from((1, 3, 17, 33)), label=name)
              for name in case.sizes if name in "MNKRCVTn"}
+    sizes["dtype"] = data.draw(st.sampled_from(case.dtypes), label="dtype")
     args = case.chosen({**sizes, "dropout": 0.0})  # a dropped value may be a NaN
     inputs = [p.name for p in KERNELS[case.kernel] if p.ctype == "float" and p.pointer
               and args[p.name] and (p.name in case.inout or not p.output)]
@@ -165,7 +168,8 @@ def test_an_output_may_share_its_input_where_blocks_and_threads_meet(
     check_alias(kernels, case, case.chosen(sizes), output, shared, bits, large=True)
 
 
-@pytest.mark.parametrize("sizes", [{"R": 7, "IN": 5, "OUT": 33}, *LINEAR_LARGE], ids=str)
+@pytest.mark.parametrize("sizes", [*in_both_types({"R": 7, "IN": 5, "OUT": 33}), *LINEAR_LARGE],
+                         ids=str)
 def test_a_linear_layer_may_keep_nothing_of_what_gelu_is_given(kernels, sizes):
     """Expect the same bits as with a pre that is kept, also with out in pre's place."""
     case = next(case for case in CASES if case.kernel == "linear_forward")
@@ -178,12 +182,13 @@ def test_a_linear_layer_may_keep_nothing_of_what_gelu_is_given(kernels, sizes):
 
 
 @needs_threads
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("T", (8, 65, 150))
-def test_a_divided_head_has_the_bits_of_a_whole_one(kernels, T):
+def test_a_divided_head_has_the_bits_of_a_whole_one(kernels, T, dtype):
     """One head is divided among the threads; seven threads get blocks of different lengths."""
     for kernel in ("attention_forward", "attention_backward"):
         case = next(case for case in CASES if case.kernel == kernel)
-        args = case.chosen({"B": 1, "NH": 1, "T": T, "HS": 10, "dropout": 0.2})
+        args = case.chosen({"B": 1, "NH": 1, "T": T, "HS": 10, "dropout": 0.2, "dtype": dtype})
         call = CCall(kernels, kernel, args)
         for isa in kernels.isa_names():
             with use_isa(isa):
@@ -195,12 +200,13 @@ def test_a_divided_head_has_the_bits_of_a_whole_one(kernels, T):
                     assert divided[name].raw() == whole[name].raw(), f"{kernel} on {isa}: {name}"
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", (5, 300))
-def test_logits_that_are_all_minus_infinity_make_nan(kernels, V):
+def test_logits_that_are_all_minus_infinity_make_nan(kernels, V, dtype):
     """An overflow must not look like a loss that can be trained on. One part of a vocabulary may be
     -inf, and a target may be; the other row is not touched."""
     case = next(case for case in CASES if case.kernel == "linear_cross_entropy_backward")
-    args = case.chosen({"R": 2, "C": 1, "V": V})
+    args = case.chosen({"R": 2, "C": 1, "V": V, "dtype": dtype})
     args.update(ignore_index=-100, targets=[V - 1, V - 1], dloss=[1.0], inp=[-1.0, 0.0],
                 weight=[math.inf] * V)  # logits: -inf, and 0 * inf, which is not a number
     call = CCall(kernels, case.kernel, args, case.inout)
@@ -234,13 +240,13 @@ def test_adamw_flushes_denormals(kernels):
             assert list(outputs[name].values()) == array("f", values).tolist(), f"{name} on {isa}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_no_kernel_computes_a_denormal(kernels, case):
+@pytest.mark.parametrize("case, dtype", TYPES)
+def test_no_kernel_computes_a_denormal(kernels, case, dtype):
     """All inputs small enough for products, differences and the inputs themselves to be denormal;
     and afterwards the calling thread computes with denormals as before."""
     if case.kernel in COPIES:
         return
-    args = case.chosen({}, absent=())
+    args = case.chosen({"dtype": dtype})
     for name, value in args.items():
         if isinstance(value, list) and name not in ("settings", "targets", "ids", "seed"):
             args[name] = [x * 2.0 ** -(100 + i % 40) for i, x in enumerate(value)]
@@ -281,7 +287,7 @@ def test_each_parallel_region_says_among_how_many_threads_it_is_shared_out():
 
 
 def test_each_region_that_computes_flushes_denormals():
-    """PARALLEL sets the mode. What opens a region otherwise moves numbers, draws them or measures."""
+    """PARALLEL sets the mode. What opens a region otherwise moves, draws or measures numbers."""
     for path in sorted(HEADER.parent.glob("*.c")):
         if "#pragma omp parallel" in path.read_text(encoding="utf-8"):
             assert path.name in ("convert.c", "machine.c", "random.c"), (
@@ -289,18 +295,18 @@ def test_each_region_that_computes_flushes_denormals():
 
 
 @needs_threads
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_how_many_threads_share_a_job(kernels, case):
+@pytest.mark.parametrize("case, dtype", TYPES)
+def test_how_many_threads_share_a_job(kernels, case, dtype):
     """Give a small job to one thread, unless all are shared out and each thread gets a part."""
     kernels.set_num_threads(3)
-    call = CCall(kernels, case.kernel, case.chosen({}), case.inout)
+    call = CCall(kernels, case.kernel, case.chosen({"dtype": dtype}), case.inout)
     sharing()
     call.run({})
     jobs = 0 if case.kernel in SERIAL else 1
     assert sharing() == (jobs, jobs)
     assert sharing() == (0, 0)  # what was told is forgotten
     with small_jobs_shared():
-        CCall(kernels, case.kernel, in_parts(case), case.inout).run({})
+        CCall(kernels, case.kernel, in_parts(case, dtype), case.inout).run({})
     assert sharing()[1] == 3 * jobs
 
 
@@ -308,16 +314,17 @@ def test_calls_from_several_python_threads_do_not_meet(kernels):
     """cffi lets other threads run during a call, so a kernel may keep nothing between lines."""
     calls, alone, wrong = [], [], []
     for case in CASES:
-        calls.append(CCall(kernels, case.kernel, in_parts(case), case.inout))
-        alone.append({name: x.raw() for name, x in calls[-1].run({})[1].items()})
+        for dtype in case.dtypes:
+            calls.append(CCall(kernels, case.kernel, in_parts(case, dtype), case.inout))
+            alone.append({name: x.raw() for name, x in calls[-1].run({})[1].items()})
 
     def work(order):
         for i in order * 10:
             together = {name: x.raw() for name, x in calls[i].run({})[1].items()}
             if together != alone[i]:
-                wrong.append(CASES[i].kernel)
+                wrong.append(calls[i].kernel)
 
-    orders = range(len(CASES)), reversed(range(len(CASES)))
+    orders = range(len(calls)), reversed(range(len(calls)))
     threads = [threading.Thread(target=work, args=(list(order),)) for order in orders]
     with shared_among(2):
         for thread in threads:

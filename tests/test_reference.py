@@ -15,6 +15,11 @@ from kernelcases import CASES
 from kernelcheck import (KERNELS, accumulate_flag, declared_kernels, flag_settings, run_reference)
 from pygpt.backend import reference
 
+F32, BF16 = reference.PYGPT_FLOAT32, reference.PYGPT_BFLOAT16
+# The operands of the kernels that round no others.
+OPERANDS = {"matmul": ("a", "b"), "linear_forward": ("inp", "weight"),
+            "linear_backward_input": ("dout", "weight"), "linear_backward_weight": ("inp", "dout"),
+            "linear_cross_entropy_forward": ("inp", "weight")}
 
 # --------------------------------------------------------------------- the header and the table ---
 
@@ -76,7 +81,7 @@ MAKERS = {"list": list, "array": lambda x: array("f", x),
 def test_a_tensor_is_anything_flat_that_can_be_indexed(make):
     inp, out = make([1.0, 2.0, 3.0, 4.0]), make([0.0, 0.0])
     weight = make([1.0, -1.0])
-    assert reference.linear_forward(out, None, inp, weight, None, None, 2, 2, 1) == 0
+    assert reference.linear_forward(out, None, inp, weight, None, None, 2, 2, 1, F32) == 0
     assert list(out) == [-1.0, -1.0]
 
 
@@ -93,18 +98,59 @@ def test_matmul_by_hand():
     # [1 2; 3 4] [5 6; 7 8] = [19 22; 43 50], with each factor as it is or stored transposed.
     for transpose_a, a in ((0, [1, 2, 3, 4]), (1, [1, 3, 2, 4])):
         for transpose_b, b in ((0, [5, 6, 7, 8]), (1, [5, 7, 6, 8])):
-            flags = (transpose_a, transpose_b, 0)
+            flags = (transpose_a, transpose_b, 0, F32)
             assert outputs("matmul", a, b, 2, 2, 2, *flags, out=4) == [19, 22, 43, 50]
 
 
 def test_linear_by_hand():
     # (1, 2) through a column (3, 4) is 11, and with a bias of -10 it is 1; gelu(1) = 0.841192.
     bias, residual = [-10.0], [100.0]
-    assert outputs("linear_forward", None, [1.0, 2.0], [3.0, 4.0], bias, None, 1, 2, 1,
+    assert outputs("linear_forward", None, [1.0, 2.0], [3.0, 4.0], bias, None, 1, 2, 1, F32,
                    out=1) == [1.0]
-    both = outputs("linear_forward", [1.0, 2.0], [3.0, 4.0], bias, residual, 1, 2, 1, out=1, pre=1)
+    both = outputs("linear_forward", [1.0, 2.0], [3.0, 4.0], bias, residual, 1, 2, 1, F32,
+                   out=1, pre=1)
     assert both["pre"] == [1.0]
     assert both["out"] == pytest.approx([100.84119199])
+
+
+def test_rounded_operands_by_hand():
+    # bfloat16 numbers from 1 on are 2^-7 apart. 1 + 2^-8 and 1 + 3 2^-8 lie half-way, and go to 1
+    # and to 1 + 2^-6, whose last bits are 0.
+    a = [1 + 2 ** -8, 1 + 3 * 2 ** -8]
+    assert outputs("matmul", a, [1.0, 1.0], 1, 1, 2, 0, 0, 0, BF16, out=1) == [2 + 2 ** -6]
+    assert outputs("matmul", [1.0], a, 1, 2, 1, 0, 0, 0, BF16, out=2) == [1, 1 + 2 ** -6]
+    # A bias, a residual and the gradient of a bias are no operands.
+    assert outputs("linear_forward", None, [1.0], a, a, a, 1, 1, 2, BF16, out=2) == [
+        1 + 2 * a[0], 1 + 2 ** -6 + 2 * a[1]]
+    assert outputs("linear_backward_weight", [1.0], a, 1, 1, 2, 0, BF16, dweight=2, dbias=2) == {
+        "dweight": [1, 1 + 2 ** -6], "dbias": a}
+
+
+def test_rounded_weights_by_hand():
+    # With q = 1 and k = (0, 1) the scores of position 1 are 0 and 1, the weights 1 and e. From 2 on
+    # bfloat16 numbers are 2^-6 apart: 174 2^-6 = 2.71875 is next to e. Their sum is not rounded.
+    qkv, e = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0], math.e
+    got = outputs("attention_forward", qkv, 1, 2, 1, 1, 0.0, None, 0, BF16, out=2, lse=2)
+    assert got["out"] == pytest.approx([0, 2.71875 / (1 + e)], rel=1e-14)
+    assert got["lse"] == pytest.approx([0, math.log(1 + e)], rel=1e-14)
+    # Backward with dout = (0, 1): p = e / (1 + e) = 0.73106 = 187.15 / 256 and
+    # ds_1 = p (1 - 2.71875 / (1 + e)) = 0.19652 = 201.24 / 1024. Of these, 187 / 256 and
+    # 201 / 1024 are next. p_0 = 0.26894 = 137.7 / 512, ds_0 = -0.19666 = -201.38 / 1024.
+    dqkv = outputs("attention_backward", [0.0, 1.0], qkv, got["out"], got["lse"], 1, 2, 1, 1, 0.0,
+                   None, 0, BF16, dqkv=6)
+    assert dqkv == [0, -201 / 1024, 138 / 512, 201 / 1024, 201 / 1024, 187 / 256]
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.kernel in OPERANDS], ids=str)
+@given(data=st.data())
+def test_a_layer_rounds_its_operands_and_nothing_else(case, data):
+    args = data.draw(case.drawn())
+    names = OPERANDS[case.kernel]
+    before = {name: reference._operands(args[name], len(args[name]), BF16) for name in names}
+    want = run_reference(case.kernel, {**args, **before, "dtype": F32})
+    if args.get("dbias"):
+        want["dbias"] = run_reference(case.kernel, {**args, "dtype": F32})["dbias"]
+    assert run_reference(case.kernel, {**args, "dtype": BF16}) == want
 
 
 def test_softmax_by_hand():
@@ -137,7 +183,7 @@ def test_attention_by_hand():
     # Equal keys weigh equally: position i gets the mean of values 0..i, and lse = s + ln(i + 1).
     # With B = 1, T = 3, C = 1, one head, q = 2, k = 3: s = 6.
     qkv = [2.0, 3.0, 10.0, 2.0, 3.0, 20.0, 2.0, 3.0, 60.0]
-    got = outputs("attention_forward", qkv, 1, 3, 1, 1, 0.0, None, 0, out=3, lse=3)
+    got = outputs("attention_forward", qkv, 1, 3, 1, 1, 0.0, None, 0, F32, out=3, lse=3)
     assert got["out"] == pytest.approx([10.0, 15.0, 30.0])
     assert got["lse"] == pytest.approx([6.0, 6.0 + math.log(2), 6.0 + math.log(3)])
 
@@ -145,23 +191,25 @@ def test_attention_by_hand():
 def test_scores_are_scaled_by_the_head_not_the_width():
     # Two heads of 4 channels: q = 1, k_0 = 0 and k_1 = 1 give s = (0, 4 / sqrt 4 = 2) at i = 1.
     first, second = [1.0] * 8 + [0.0] * 8 + [0.0] * 8, [1.0] * 8 + [1.0] * 8 + [1.0] * 8
-    got = outputs("attention_forward", first + second, 1, 2, 8, 2, 0.0, None, 0, out=16, lse=4)
+    got = outputs("attention_forward", first + second, 1, 2, 8, 2, 0.0, None, 0, F32, out=16,
+                  lse=4)
     assert got["out"][8:] == pytest.approx([math.exp(2) / (1 + math.exp(2))] * 8)
 
 
 @given(B=st.integers(0, 2), T=st.integers(0, 7), NH=st.integers(1, 3), HS=st.integers(1, 3),
-       cut=st.integers(0, 7))
-def test_cached_attention_is_attention_in_two_parts(B, T, NH, HS, cut):
+       cut=st.integers(0, 7), dtype=st.sampled_from((F32, BF16)))
+def test_cached_attention_is_attention_in_two_parts(B, T, NH, HS, cut, dtype):
     C, cut = NH * HS, min(cut, T)
     rng = Random(7)
     qkv = [rng.gauss(0, 1) for _ in range(B * T * 3 * C)]
-    whole = outputs("attention_forward", qkv, B, T, C, NH, 0.0, None, 0, out=B * T * C,
+    whole = outputs("attention_forward", qkv, B, T, C, NH, 0.0, None, 0, dtype, out=B * T * C,
                     lse=B * NH * T)["out"]
     keys, values = [math.nan] * (B * T * C), [math.nan] * (B * T * C)
     for first, last in ((0, cut), (cut, T)):
         part = [x for b in range(B) for x in qkv[(b * T + first) * 3 * C:(b * T + last) * 3 * C]]
         out = [math.nan] * (B * (last - first) * C)
-        reference.attention_cached(out, keys, values, part, B, last - first, C, NH, first, T)
+        reference.attention_cached(out, keys, values, part, B, last - first, C, NH, first, T,
+                                   dtype)
         assert out == [x for b in range(B) for x in whole[(b * T + first) * C:(b * T + last) * C]]
 
 

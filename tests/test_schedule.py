@@ -21,6 +21,7 @@ from sharing import needs_threads, sharing, small_jobs_shared
 import pygpt
 from pygpt.autograd.launch import calling
 from pygpt.backend import kernels
+from pygpt.backend.kernels import BFLOAT16, FLOAT32
 
 BENCH = Path(__file__).parent / "bench"
 pytestmark = pytest.mark.skipif(kernels.ffi is None, reason="asks the C library")
@@ -122,9 +123,9 @@ def jobs(memory):
         ("dropout_backward", lambda C: (f, f, 10, C, 0.5, q, 1, 0), WORTH // 80),
         ("embedding_forward", lambda C: (f, i, f, null, 1, 10, C, 1, 0), WORTH // 10),
         ("embedding_backward", lambda C: (f, f, f, i, 1, 10, C, 1, 10, 0, 0), WORTH // 10),
-        ("attention_forward", lambda T: (f, f, f, 1, T, 8, 4, 0.0, null, 0), 100),
-        ("attention_backward", lambda T: (f, f, f, f, f, 4, T, 8, 4, 0.0, null, 0), 32),
-        ("linear_forward", lambda R: (f, null, f, f, null, null, R, 40, 100), 100),
+        ("attention_forward", lambda T: (f, f, f, 1, T, 8, 4, 0.0, null, 0, FLOAT32), 100),
+        ("attention_backward", lambda T: (f, f, f, f, f, 4, T, 8, 4, 0.0, null, 0, FLOAT32), 32),
+        ("linear_forward", lambda R: (f, null, f, f, null, null, R, 40, 100, FLOAT32), 100),
         ("sum_squares", lambda n: (d, f, n), WORTH // 2),
         ("adamw_step", lambda n: (f, f, f, f, f, n, n), WORTH // 10),
     ]
@@ -187,7 +188,8 @@ def test_the_blocks_cover_a_product(schedule, M, N, K, transposed, threads):
 @needs_threads
 @pytest.mark.parametrize("shape", [(100, 70, 600), (385, 130, 40), (7, 300, 9)], ids=str)
 @pytest.mark.parametrize("transposed", [(0, 0), (0, 1), (1, 0)], ids=str)
-def test_more_threads_than_cores_change_no_bit_of_a_product(shape, transposed):
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
+def test_more_threads_than_cores_change_no_bit_of_a_product(shape, transposed, dtype):
     M, N, K = shape
     seed, operands = kernels.Memory(8), [kernels.Memory(4 * n) for n in (M * K, K * N)]
     seed.view[:] = bytes(8)
@@ -201,7 +203,8 @@ def test_more_threads_than_cores_change_no_bit_of_a_product(shape, transposed):
             out.view[:] = b"\xff" * (4 * M * N)  # NaN wherever no block is computed
             with use_isa(isa), kernels.use_threads(threads), small_jobs_shared():
                 a, b = (memory.pointer("f") for memory in operands)
-                assert kernels.lib.matmul(out.pointer("f"), a, b, M, N, K, *transposed, 0) == 0
+                assert kernels.lib.matmul(out.pointer("f"), a, b, M, N, K, *transposed, 0,
+                                          dtype) == 0
             values = out.view.cast("f")
             assert all(x == x for x in values[:M * N])
             results.add(bytes(out.view))

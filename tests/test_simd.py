@@ -64,7 +64,7 @@ def exp(kernels, xs):
     n = len(xs)
     ones, zeros = floats([1.0] * n), floats([0.0] * n)
     dqkv, = call(kernels, "attention_backward", [("float", 3 * n)], ones, xs + ones + zeros, zeros,
-                 zeros, 1, 1, n, n, 0.0, kernels.NULL, 0)
+                 zeros, 1, 1, n, n, 0.0, kernels.NULL, 0, kernels.FLOAT32)
     return dqkv[2 * n:]
 
 
@@ -86,7 +86,7 @@ def test_exp_past_its_range(kernels, isa):
 def loss(kernels, weight, V):
     """Return the fused head's loss of one row of V logits, weight times 1; the target is first."""
     return call(kernels, "linear_cross_entropy_forward", [("float", 1), ("float", 1)],
-                floats([1.0]), weight, array("i", [0]), 1, 1, V, -100)[1][0]
+                floats([1.0]), weight, array("i", [0]), 1, 1, V, -100, kernels.FLOAT32)[1][0]
 
 
 def test_log_is_within_2_ulp(kernels, isa):

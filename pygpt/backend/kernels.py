@@ -85,6 +85,9 @@ else:
     raise ImportError(f"PYGPT_BACKEND={BACKEND!r} is neither 'c' nor 'reference'")
 
 
+FLOAT32, BFLOAT16 = lib.PYGPT_FLOAT32, lib.PYGPT_BFLOAT16  # the types of a product's operands
+
+
 def check_status(status: int) -> None:
     """Raise the exception that a kernel's status stands for; PYGPT_OK passes."""
     if status == ENOMEM:

@@ -11,9 +11,11 @@ The loops of the bpe_* functions are in tokenizer/bpe_python.py.
 """
 
 from itertools import product
-from math import copysign, cos, exp, frexp, inf, isinf, isnan, ldexp, log, nan, pi, sin, sqrt, tanh
+from math import (ceil, copysign, cos, exp, frexp, inf, isfinite, isinf, isnan, ldexp, log, nan, pi,
+                  sin, sqrt, tanh)
 
 OK, ERANGE, EOVERFLOW = 0, 2, 3  # as PYGPT_OK, PYGPT_ERANGE and PYGPT_EOVERFLOW
+PYGPT_FLOAT32, PYGPT_BFLOAT16 = 0, 1
 
 
 def _places(*lengths):
@@ -41,7 +43,18 @@ def _all_in_range(ids, n, V):
 
 # ------------------------------------------------------------------------------ matmul, linear ---
 
-def matmul(out, a, b, M, N, K, transpose_a, transpose_b, accumulate):
+def _operands(x, n, dtype):
+    """Return x (n) as a product reads it: rounded to dtype."""
+    if dtype == PYGPT_FLOAT32:
+        return x
+    bits, rounded = [0] * n, [0.0] * n
+    to_bfloat16(bits, x, n)
+    from_bfloat16(rounded, bits, n)
+    return rounded
+
+
+def matmul(out, a, b, M, N, K, transpose_a, transpose_b, accumulate, dtype):
+    a, b = _operands(a, M * K, dtype), _operands(b, K * N, dtype)
     a_row, a_col = (1, M) if transpose_a else (K, 1)
     b_row, b_col = (1, K) if transpose_b else (N, 1)
     for i, j in _places(M, N):
@@ -50,7 +63,8 @@ def matmul(out, a, b, M, N, K, transpose_a, transpose_b, accumulate):
     return OK
 
 
-def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT):
+def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT, dtype):
+    inp, weight = _operands(inp, R * IN, dtype), _operands(weight, IN * OUT, dtype)
     for r, o in _places(R, OUT):
         z = _dot(inp, r * IN, weight, o, IN, 1, OUT)
         if bias:
@@ -64,9 +78,10 @@ def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT):
     return OK
 
 
-def linear_backward_input(dinp, act, dout, weight, pre, R, IN, OUT, accumulate):
+def linear_backward_input(dinp, act, dout, weight, pre, R, IN, OUT, accumulate, dtype):
     # out_ro = sum_i inp_ri weight_io, so d loss / d inp_ri = sum_o dout_ro weight_io;
     # and where inp = gelu(pre), d loss / d pre = (d loss / d inp) * gelu'(pre).
+    dout, weight = _operands(dout, R * OUT, dtype), _operands(weight, IN * OUT, dtype)
     for r, i in _places(R, IN):
         grad = _dot(dout, r * OUT, weight, i * OUT, OUT)
         if pre:
@@ -78,10 +93,10 @@ def linear_backward_input(dinp, act, dout, weight, pre, R, IN, OUT, accumulate):
     return OK
 
 
-def linear_backward_weight(dweight, dbias, inp, dout, R, IN, OUT, accumulate):
+def linear_backward_weight(dweight, dbias, inp, dout, R, IN, OUT, accumulate, dtype):
     # out_ro = sum_i inp_ri weight_io + bias_o. weight_io occurs in every row r with the factor
     # inp_ri, hence dweight = inp^T @ dout. bias_o occurs in every row with the factor 1.
-    matmul(dweight, inp, dout, IN, OUT, R, 1, 0, accumulate)
+    matmul(dweight, inp, dout, IN, OUT, R, 1, 0, accumulate, dtype)
     if dbias:
         sums = [sum((dout[r * OUT + o] for r in range(R)), 0.0) for o in range(OUT)]
         _store_all(dbias, sums, accumulate)
@@ -95,33 +110,38 @@ def _scores(query, q, keys, k, k_step, n, HS):
     return [_dot(query, q, keys, k + j * k_step, HS) / sqrt(HS or 1) for j in range(n)]
 
 
-def _attend(out, o, scores, factor, values, v, v_step, HS):
+def _attend(out, o, scores, factor, values, v, v_step, HS, dtype):
     """Write sum_j f_j p_j v_j with p = softmax(scores) to out[o...], and return log sum_j e^s_j.
     v_j starts at values[v + j v_step]."""
     lse = _logsumexp(scores)
-    p = [f * exp(s - lse) for f, s in zip(factor, scores)]
+    # The weight that is rounded is f_j e^s_j times a power of two, here near 1 / sum_j e^s_j.
+    m = ceil(lse / log(2.0)) * log(2.0) if isfinite(lse) else lse
+    weights = _operands([f * exp(s - m) for f, s in zip(factor, scores)], len(scores), dtype)
+    p = [w * exp(m - lse) for w in weights]
     for c in range(HS):
         out[o + c] = _dot(p, 0, values, v + c, len(p), 1, v_step)
     return lse
 
 
-def attention_forward(out, lse, qkv, B, T, C, NH, dropout, seed, stream):
+def attention_forward(out, lse, qkv, B, T, C, NH, dropout, seed, stream, dtype):
     HS = C // NH
+    qkv = _operands(qkv, B * T * 3 * C, dtype)
     for r, (b, h, i) in enumerate(_places(B, NH, T)):
         o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
         k0 = b * T * 3 * C + C + h * HS  # the key of position 0; its value lies C further on
         scores = _scores(qkv, q, qkv, k0, 3 * C, i + 1, HS)
         factor = _dropout_factors(dropout, seed, stream, r, i + 1)
-        lse[r] = _attend(out, o, scores, factor, qkv, k0 + C, 3 * C, HS)
+        lse[r] = _attend(out, o, scores, factor, qkv, k0 + C, 3 * C, HS, dtype)
     return OK
 
 
-def attention_backward(dqkv, dout, qkv, out, lse, B, T, C, NH, dropout, seed, stream):
+def attention_backward(dqkv, dout, qkv, out, lse, B, T, C, NH, dropout, seed, stream, dtype):
     # With f_ij the dropout factor, out_i = sum_j f_ij p_ij v_j gives
     #   dv_j = sum_i f_ij p_ij dout_i  and  dp_ij = f_ij dout_i . v_j.
     # Through the softmax, ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik), where the sum is dout_i . out_i.
     # From s_ij = q_i . k_j / sqrt(HS): dq_i = sum_j ds_ij k_j / sqrt(HS), dk_j likewise over i.
     HS = C // NH
+    qkv, dout = _operands(qkv, B * T * 3 * C, dtype), _operands(dout, B * T * C, dtype)
     grad = [0.0] * (B * T * 3 * C)  # sums in double precision
     for r, (b, h, i) in enumerate(_places(B, NH, T)):
         o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
@@ -134,26 +154,28 @@ def attention_backward(dqkv, dout, qkv, out, lse, B, T, C, NH, dropout, seed, st
             v = k + C
             p = exp(scores[j] - lse[r])
             dp = factor[j] * _dot(dout, o, qkv, v, HS)
-            ds = p * (dp - dout_out) / sqrt(HS or 1)
+            ds, weight = _operands([p * (dp - dout_out), factor[j] * p], 2, dtype)
             for c in range(HS):
-                grad[q + c] += ds * qkv[k + c]
-                grad[k + c] += ds * qkv[q + c]
-                grad[v + c] += factor[j] * p * dout[o + c]
+                grad[q + c] += ds * qkv[k + c] / sqrt(HS or 1)
+                grad[k + c] += ds * qkv[q + c] / sqrt(HS or 1)
+                grad[v + c] += weight * dout[o + c]
     _store_all(dqkv, grad, accumulate=False)
     return OK
 
 
-def attention_cached(out, keys, values, qkv, B, T, C, NH, past, P):
+def attention_cached(out, keys, values, qkv, B, T, C, NH, past, P, dtype):
     HS = C // NH
     for b, i, c in _places(B, T, C):
         new, row = (b * T + i) * 3 * C, (b * P + past + i) * C
         keys[row + c] = qkv[new + C + c]
         values[row + c] = qkv[new + 2 * C + c]
+    qkv = _operands(qkv, B * T * 3 * C, dtype)
+    keys, values = _operands(keys, B * P * C, dtype), _operands(values, B * P * C, dtype)
     for b, h, i in _places(B, NH, T):
         o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
         first, seen = b * P * C + h * HS, past + i + 1
         scores = _scores(qkv, q, keys, first, C, seen, HS)
-        _attend(out, o, scores, [1.0] * seen, values, first, C, HS)
+        _attend(out, o, scores, [1.0] * seen, values, first, C, HS, dtype)
     return OK
 
 
@@ -321,26 +343,26 @@ def cross_entropy_backward(dlogits, dloss, logits, targets, R, V, ignore_index, 
     return OK
 
 
-def linear_cross_entropy_forward(loss, losses, inp, weight, targets, R, C, V, ignore_index):
+def linear_cross_entropy_forward(loss, losses, inp, weight, targets, R, C, V, ignore_index, dtype):
     logits = [0.0] * (R * V)
-    matmul(logits, inp, weight, R, V, C, 0, 1, 0)
+    matmul(logits, inp, weight, R, V, C, 0, 1, 0, dtype)
     return cross_entropy_forward(loss, losses, logits, targets, R, V, ignore_index)
 
 
 def linear_cross_entropy_backward(loss, losses, dinp, dweight, dloss, inp, weight, targets, R, C, V,
-                                  ignore_index, accumulate_input, accumulate_weight):
+                                  ignore_index, accumulate_input, accumulate_weight, dtype):
     # logits_rv = sum_c inp_rc weight_vc. Each inp_rc occurs for all v with the factor weight_vc,
     # each weight_vc for all r with the factor inp_rc: these are the gradients of a linear layer
     # whose weight is transposed.
     logits = [0.0] * (R * V)
-    matmul(logits, inp, weight, R, V, C, 0, 1, 0)
+    matmul(logits, inp, weight, R, V, C, 0, 1, 0, dtype)
     if cross_entropy_forward(loss, losses, logits, targets, R, V, ignore_index):
         return ERANGE
     cross_entropy_backward(logits, dloss, logits, targets, R, V, ignore_index, 0)
     if dinp is not None:
-        matmul(dinp, logits, weight, R, C, V, 0, 0, accumulate_input)
+        matmul(dinp, logits, weight, R, C, V, 0, 0, accumulate_input, dtype)
     if dweight is not None:
-        matmul(dweight, logits, inp, V, C, R, 1, 0, accumulate_weight)
+        matmul(dweight, logits, inp, V, C, R, 1, 0, accumulate_weight, dtype)
     return OK
 
 

@@ -12,7 +12,7 @@ import random
 from array import array
 from functools import partial
 
-from pygpt.backend.kernels import NULL, Memory, lib
+from pygpt.backend.kernels import FLOAT32, NULL, Memory, lib
 
 DRAWN = 4093      # random numbers; repeated, this prime number never falls into step with the rows
 TINY = 1e-39      # the size of a denormal
@@ -72,10 +72,11 @@ def _attention(inputs, shape):
     lses = [inputs.normal(R * NH) for _ in qkvs]
     # the forward calls come first, since the backward calls read their out and lse
     yield "attention forward", "scores spread by 50", [
-        partial(lib.attention_forward, out, lse, qkv, B, T, C, NH, 0.0, NULL, 0)
+        partial(lib.attention_forward, out, lse, qkv, B, T, C, NH, 0.0, NULL, 0, FLOAT32)
         for out, lse, qkv in zip(outs, lses, qkvs)]
     yield "attention backward", "scores spread by 50", [
-        partial(lib.attention_backward, dqkv, dout, qkv, out, lse, B, T, C, NH, 0.0, NULL, 0)
+        partial(lib.attention_backward, dqkv, dout, qkv, out, lse, B, T, C, NH, 0.0, NULL, 0,
+                FLOAT32)
         for out, lse, qkv in zip(outs, lses, qkvs)]
 
 
@@ -119,7 +120,7 @@ def _gradients(inputs, shape):
         for dout in (inputs.normal(R * C, size) for size in (GRADIENT, TINY / 10))]
     weight = inputs.normal(C * 4 * C, 0.02)
     yield "mlp fc: dx = dy W^T", "gradients of 1e-39", [
-        partial(lib.linear_backward_input, dx, NULL, dout, weight, NULL, R, C, 4 * C, 0)
+        partial(lib.linear_backward_input, dx, NULL, dout, weight, NULL, R, C, 4 * C, 0, FLOAT32)
         for dout in (inputs.normal(R * 4 * C, size) for size in (GRADIENT, TINY))]
     n = 12 * C * C
     # the learning rate is 0: however often the step is taken, the parameters stay as they are

@@ -21,7 +21,7 @@ from functools import partial
 
 from pygpt.autograd.replay import run
 from pygpt.backend import kernels
-from pygpt.backend.kernels import NULL, Memory, lib
+from pygpt.backend.kernels import FLOAT32, NULL, Memory, lib
 from pygpt.bench.denormals import denormal_cases
 from pygpt.config import PRESETS, TrainConfig
 from pygpt.model import GPT
@@ -130,18 +130,19 @@ def kernel_cases(shape):
             ("qkv", C, 3 * C, x, qkv, dx), ("attention proj", C, C, x, y, dx),
             ("mlp fc", C, 4 * C, x, h, dx), ("mlp proj", 4 * C, C, h, y, pre)):
         size = 2 * R * IN * OUT, 4 * (R * IN + IN * OUT + R * OUT)
-        forward = partial(lib.linear_forward, out, NULL, inp, w, b, NULL, R, IN, OUT)
-        to_input = partial(lib.linear_backward_input, dinp, NULL, out, w, NULL, R, IN, OUT, 0)
-        to_weight = partial(lib.linear_backward_weight, dw, db, inp, out, R, IN, OUT, 0)
+        forward = partial(lib.linear_forward, out, NULL, inp, w, b, NULL, R, IN, OUT, FLOAT32)
+        to_input = partial(lib.linear_backward_input, dinp, NULL, out, w, NULL, R, IN, OUT, 0,
+                           FLOAT32)
+        to_weight = partial(lib.linear_backward_weight, dw, db, inp, out, R, IN, OUT, 0, FLOAT32)
         rows += [(f"{label}: y = x W + b", forward, *size),
                  (f"{label}: dx = dy W^T", to_input, *size),
                  (f"{label}: dW = x^T dy", to_weight, *size)]
     half = 2 * B * NH * T * T // 2 * (C // NH)  # operations of one T x T product, its causal half
     rows += [
-        ("attention forward", lambda: lib.attention_forward(y, lse, qkv, B, T, C, NH, 0.0, NULL, 0),
-         2 * half, 4 * R * 4 * C),
+        ("attention forward", lambda: lib.attention_forward(
+            y, lse, qkv, B, T, C, NH, 0.0, NULL, 0, FLOAT32), 2 * half, 4 * R * 4 * C),
         ("attention backward", lambda: lib.attention_backward(
-            dqkv, dx, qkv, y, lse, B, T, C, NH, 0.0, NULL, 0), 5 * half, 4 * R * 8 * C),
+            dqkv, dx, qkv, y, lse, B, T, C, NH, 0.0, NULL, 0, FLOAT32), 5 * half, 4 * R * 8 * C),
         ("layernorm forward", lambda: lib.layernorm_forward(y, mean, rstd, x, b, b, R, C, 1e-5),
          0, 4 * R * 2 * C),
         ("layernorm backward", lambda: lib.layernorm_backward(
@@ -154,9 +155,9 @@ def kernel_cases(shape):
     targets = target_ids.pointer("i")
     rows += [
         ("head and loss, forward", lambda: lib.linear_cross_entropy_forward(
-            loss, losses, x, wte, targets, R, C, V, -100), 2 * R * C * V, 4 * V * C),
+            loss, losses, x, wte, targets, R, C, V, -100, FLOAT32), 2 * R * C * V, 4 * V * C),
         ("head and loss, both", lambda: lib.linear_cross_entropy_backward(
-            loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, -100, 0, 0),
+            loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, -100, 0, 0, FLOAT32),
          6 * R * C * V, 4 * 3 * V * C),
         ("embedding forward", lambda: lib.embedding_forward(y, targets, wte, x, B, T, C, V, 0),
          0, 4 * R * 3 * C),

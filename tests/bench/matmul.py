@@ -35,7 +35,7 @@ from compare import CONFIGURATIONS, heading, machine  # noqa: E402
 from peers import peer  # noqa: E402
 
 from pygpt.backend import kernels  # noqa: E402
-from pygpt.backend.kernels import NULL, Memory, lib  # noqa: E402
+from pygpt.backend.kernels import FLOAT32, NULL, Memory, lib  # noqa: E402
 
 NAMES = ("lesson", "char-small", "char", "gpt2")
 LARGE = 2.5e8          # operations; a product with more should reach ENOUGH of the peak
@@ -83,21 +83,21 @@ def products(torch_gpt, label, R, IN, OUT):
         dw, tdw = filled(torch_gpt, OUT, IN)
         across, ta = filled(torch_gpt, OUT, R)
         return [
-            ("y", lambda: lib.matmul(across, w, x, OUT, R, IN, 0, 1, 0),
+            ("y", lambda: lib.matmul(across, w, x, OUT, R, IN, 0, 1, 0, FLOAT32),
              product(ty, tx, tw.t()), ta.t(), ty),
-            ("dx", lambda: lib.matmul(dx, across, w, R, IN, OUT, 1, 0, 0),
+            ("dx", lambda: lib.matmul(dx, across, w, R, IN, OUT, 1, 0, 0, FLOAT32),
              product(tdx, ty, tw), tdx, tdx),
-            ("dW", lambda: lib.matmul(dw, across, x, OUT, IN, R, 0, 0, 0),
+            ("dW", lambda: lib.matmul(dw, across, x, OUT, IN, R, 0, 0, 0, FLOAT32),
              product(tdw, ty.t(), tx), tdw, tdw),
         ]
     w, tw = filled(torch_gpt, IN, OUT)
     dw, tdw = filled(torch_gpt, IN, OUT)
     return [
-        ("y", lambda: lib.linear_forward(y, NULL, x, w, NULL, NULL, R, IN, OUT),
+        ("y", lambda: lib.linear_forward(y, NULL, x, w, NULL, NULL, R, IN, OUT, FLOAT32),
          product(ty, tx, tw), ty, ty),
-        ("dx", lambda: lib.linear_backward_input(dx, NULL, y, w, NULL, R, IN, OUT, 0),
+        ("dx", lambda: lib.linear_backward_input(dx, NULL, y, w, NULL, R, IN, OUT, 0, FLOAT32),
          product(tdx, ty, tw.t()), tdx, tdx),
-        ("dW", lambda: lib.linear_backward_weight(dw, NULL, x, y, R, IN, OUT, 0),
+        ("dW", lambda: lib.linear_backward_weight(dw, NULL, x, y, R, IN, OUT, 0, FLOAT32),
          product(tdw, tx.t(), ty), tdw, tdw),
     ]
 

@@ -201,7 +201,7 @@ def spans(threads, n, cost, floats):
 def regions(machine, threads, kernel, sizes):
     """Return [(label, Region)] of a kernel with these whole-number arguments."""
     if kernel == "linear_forward":
-        R, IN, OUT = sizes
+        R, IN, OUT, *_ = sizes
         return [(f"y  {IN} -> {OUT}", product(machine, threads, R, OUT, IN, 0, 0))]
     if kernel == "linear_backward_input":
         R, IN, OUT, *_ = sizes

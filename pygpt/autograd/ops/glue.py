@@ -10,6 +10,7 @@ from math import prod
 from pygpt.autograd.launch import launch
 from pygpt.autograd.ops.checks import (check, check_floats, check_same_shape, check_whole_number,
                                        give_gradient, rows_of)
+from pygpt.autograd.precision import operand_type
 from pygpt.autograd.tape import attach
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import lib
@@ -127,8 +128,8 @@ def matmul(a, b, transpose_b=False):
     check(b.shape[1 if transpose_b else 0] == K,
           "matmul: shapes {} and {}{} do not fit", a.shape, b.shape,
           " transposed" if transpose_b else "")
-    out = Tensor.empty((*a.shape[:-1], N))
-    launch(lib.matmul, out.ptr, a.ptr, b.ptr, M, N, K, 0, int(transpose_b), 0)
+    out, dtype = Tensor.empty((*a.shape[:-1], N)), operand_type()
+    launch(lib.matmul, out.ptr, a.ptr, b.ptr, M, N, K, 0, int(transpose_b), 0, dtype)
     node_a, node_b = a.node, b.node
 
     # da = dout b^T, db = a^T dout. With transpose_b: da = dout b, db = dout^T a.
@@ -136,8 +137,8 @@ def matmul(a, b, transpose_b=False):
         d = dout.array.ptr
         left, right, rows, columns = (d, a.ptr, N, K) if transpose_b else (a.ptr, d, K, N)
         give_gradient(node_a, lambda da, acc: launch(
-            lib.matmul, da, d, b.ptr, M, K, N, 0, int(not transpose_b), acc))
+            lib.matmul, da, d, b.ptr, M, K, N, 0, int(not transpose_b), acc, dtype))
         give_gradient(node_b, lambda db, acc: launch(
-            lib.matmul, db, left, right, rows, columns, M, 1, 0, acc))
+            lib.matmul, db, left, right, rows, columns, M, 1, 0, acc, dtype))
 
     return attach(out, (a, b), backward)

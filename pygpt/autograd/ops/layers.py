@@ -10,6 +10,7 @@ from pygpt.autograd.launch import launch
 from pygpt.autograd.ops.checks import (array_pointer, check, check_floats, check_ids,
                                        check_same_shape, check_whole_number, give_gradient,
                                        give_gradients, node_of, refuse_twice, rows_of)
+from pygpt.autograd.precision import operand_type
 from pygpt.autograd.tape import attach, grad_enabled
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, Memory, in_float32, lib
@@ -23,7 +24,7 @@ def linear(x, weight, bias=None):
     R, IN = rows_of("linear", "x", x)
     check(len(weight.shape) == 2 and weight.shape[0] == IN,
           "linear: x {} does not fit weight {}", x.shape, weight.shape)
-    OUT = weight.shape[1]
+    OUT, dtype = weight.shape[1], operand_type()
     if bias is not None:
         check_floats("linear", bias=bias)
         check(bias.shape == (OUT,), "linear: bias {} does not fit weight {}", bias.shape,
@@ -31,36 +32,36 @@ def linear(x, weight, bias=None):
 
     def compute(out, residual=None):
         launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, array_pointer(bias),
-               array_pointer(residual), R, IN, OUT)
+               array_pointer(residual), R, IN, OUT, dtype)
 
     out = Tensor.deferrable((*x.shape[:-1], OUT), compute)
     nodes, get_x = (x.node, weight.node, node_of(bias)), x.getter_for_backward()
 
     # dx = dout W^T, dW = x^T dout, db = the sum of the rows of dout
     def backward(dout):
-        _linear_backward(dout.array, get_x, weight, nodes, R, IN, OUT)
+        _linear_backward(dout.array, get_x, weight, nodes, R, IN, OUT, dtype)
 
     return attach(out, (x, weight, bias), backward)
 
 
-def _linear_backward(dout, get_x, weight, nodes, R, IN, OUT):
+def _linear_backward(dout, get_x, weight, nodes, R, IN, OUT, dtype):
     """Compute dW and db, then dx. get_x is a function that returns x; nodes are the nodes of x,
     weight and bias."""
     x_node, *weight_and_bias = nodes
-    _linear_backward_weight(dout, get_x, weight_and_bias, R, IN, OUT)
+    _linear_backward_weight(dout, get_x, weight_and_bias, R, IN, OUT, dtype)
     give_gradient(x_node, lambda dx, acc: launch(
-        lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr, NULL, R, IN, OUT, acc))
+        lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr, NULL, R, IN, OUT, acc, dtype))
 
 
-def _linear_backward_weight(dout, get_x, nodes, R, IN, OUT):
+def _linear_backward_weight(dout, get_x, nodes, R, IN, OUT, dtype):
     weight_node, bias_node = nodes
     if weight_node is None:  # at most the bias has a gradient: a sum over rows, with IN = 0
         give_gradient(bias_node, lambda db, acc: launch(
-            lib.linear_backward_weight, NULL, db, NULL, dout.ptr, R, 0, OUT, acc))
+            lib.linear_backward_weight, NULL, db, NULL, dout.ptr, R, 0, OUT, acc, dtype))
         return
     x = get_x()
     give_gradients(nodes, lambda places, acc: launch(
-        lib.linear_backward_weight, *places, x.ptr, dout.ptr, R, IN, OUT, acc))
+        lib.linear_backward_weight, *places, x.ptr, dout.ptr, R, IN, OUT, acc, dtype))
 
 
 def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
@@ -79,7 +80,7 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
           "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
     check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
           "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
-    parts, saves, saved_pre = _row_parts(R), grad_enabled(), []
+    parts, saves, saved_pre, dtype = _row_parts(R), grad_enabled(), [], operand_type()
 
     def compute(out, residual=None):
         pre, hidden = Tensor.empty((R, H)) if saves else None, Tensor.empty((parts[0].stop, H))
@@ -87,9 +88,9 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
             n = len(rows)
             launch(lib.linear_forward, hidden.ptr,
                    hidden.ptr if pre is None else _part(pre, rows).ptr,
-                   _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H)
+                   _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H, dtype)
             launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
-                   proj_bias.ptr, array_pointer(_part(residual, rows)), n, H, C)
+                   proj_bias.ptr, array_pointer(_part(residual, rows)), n, H, C, dtype)
         saved_pre[:] = [pre]
 
     out, get_x = Tensor.deferrable(x.shape, compute), x.getter_for_backward()
@@ -105,7 +106,7 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
         else:  # compute() never ran, as in the second run of tape.recomputed, but pre is needed
             x, pre = get_x(), Tensor.empty((R, H))
             launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
-                   H)
+                   H, dtype)
             get_same_x = x.getter_for_backward()  # get_x might compute it once more
         # The gradient of pre overwrites pre, which is read here for the last time. The same kernel
         # computes the GELU of pre once more, into hidden.
@@ -113,10 +114,11 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
         for rows in parts:
             d, h = _part(dout.array, rows), _part(pre, rows)
             launch(lib.linear_backward_input, h.ptr, hidden.ptr, d.ptr, proj_weight.ptr, h.ptr,
-                   len(rows), H, C, 0)
-            _linear_backward_weight(d, hidden.getter_for_backward(), proj_nodes, len(rows), H, C)
+                   len(rows), H, C, 0, dtype)
+            _linear_backward_weight(d, hidden.getter_for_backward(), proj_nodes, len(rows), H, C,
+                                    dtype)
         del hidden
-        _linear_backward(pre, get_same_x, fc_weight, fc_nodes, R, C, H)
+        _linear_backward(pre, get_same_x, fc_weight, fc_nodes, R, C, H, dtype)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias), backward)
 
@@ -222,9 +224,9 @@ def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
     """
     B, T, C = _attention_sizes("attention", qkv, n_head)
     p, seed = _dropout_arguments("attention", dropout, seed, stream)
-    out, lse = Tensor.empty((B, T, C)), Tensor.empty((B, n_head, T))
+    out, lse, dtype = Tensor.empty((B, T, C)), Tensor.empty((B, n_head, T)), operand_type()
     launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p,
-           array_pointer(seed), stream)
+           array_pointer(seed), stream, dtype)
     node = qkv.node
     y = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)
 
@@ -235,7 +237,7 @@ def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
     def backward(dout):
         dqkv = Tensor.empty(qkv.shape)
         launch(lib.attention_backward, dqkv.ptr, dout.array.ptr, qkv.ptr, y.ptr, lse.ptr, B, T, C,
-               n_head, p, array_pointer(seed), stream)
+               n_head, p, array_pointer(seed), stream, dtype)
         node.hand_over(dqkv)
 
     return attach(out, (qkv,), backward)
@@ -269,7 +271,8 @@ def attention_cached(qkv, keys, values, past, n_head):
     check(not (qkv.requires_grad and grad_enabled()),
           "attention_cached: qkv has no gradient; call it within no_grad()")
     out = Tensor.empty((B, T, C))
-    launch(lib.attention_cached, out.ptr, keys.ptr, values.ptr, qkv.ptr, B, T, C, n_head, past, P)
+    launch(lib.attention_cached, out.ptr, keys.ptr, values.ptr, qkv.ptr, B, T, C, n_head, past, P,
+           operand_type())
     return out
 
 
