@@ -41,7 +41,9 @@
  * AMX (TILES, TILE_ZERO, TILE_LOAD, TILE_MULTIPLY, TILE_STORE, whose tiles are numbered 0..7), or
  * PAIR_MULTIPLY (sums, pairs, pairs), which adds the product of pairs lane by lane. */
 
-_Static_assert(VW == 16 && UNIT_TILE == 32 && UNIT_K == 32, "a square of pairs is a tile");
+#define SIDE 16 /* of a tile: sums or pairs */
+_Static_assert(UNIT_TILE == 2 * SIDE && UNIT_K == 2 * SIDE, "a macro tile is 2 x 2 tiles");
+_Static_assert(SIDE % VW == 0, "a tile is whole squares of pairs");
 
 /* Return VW pairs, rounded. Along: of neighbouring values in x and then in `next`, which follow
  * each other in memory. Across: of the values in the same lane of x and `next`. */
@@ -85,10 +87,10 @@ INLINE void pack_square(uint32_t *to, int64_t ld, const float *x, int64_t step, 
 INLINE void pack(uint32_t *to, int64_t ld, const float *from, int64_t step, int64_t elements,
                  int64_t K, const int along, const int turned) {
     float padded[VW * 2 * VW];
-    for (int64_t k = 0; k < K; k += 2 * VW)
+    for (int64_t k = 0; k < (K + UNIT_K - 1) / UNIT_K * UNIT_K; k += 2 * VW)
         for (int64_t e = 0; e < UNIT_TILE; e += VW) {
             const int64_t e_count = max64(0, min64(VW, elements - e));
-            const int64_t k_count = min64(2 * VW, K - k);
+            const int64_t k_count = max64(0, min64(2 * VW, K - k));
             uint32_t *square = along != turned ? to + e * ld + k / 2 : to + k / 2 * ld + e;
             if (e_count == VW && k_count == 2 * VW) {
                 const float *x = along ? from + e * step + k : from + k * step + e;
@@ -139,30 +141,31 @@ static void column_sums(const gemm *g, int64_t k0, int64_t kc, int64_t n, int64_
 #if defined(TILE_MULTIPLY)
 NOINLINE void macro_tile(float *sums, const uint32_t *a, int64_t lda, const uint32_t *strip,
                          int64_t steps) {
-    const int64_t below = VW * lda;
+    const int64_t below = SIDE * lda;
     TILES;
     TILE_ZERO(0);
     TILE_ZERO(1);
     TILE_ZERO(2);
     TILE_ZERO(3);
-    for (int64_t s = 0; s < steps; s++, a += VW, strip += VW * UNIT_TILE) {
+    for (int64_t s = 0; s < steps; s++, a += SIDE, strip += SIDE * UNIT_TILE) {
         TILE_LOAD(4, a, lda);
         TILE_LOAD(6, strip, UNIT_TILE);
         TILE_MULTIPLY(0, 4, 6);
-        TILE_LOAD(7, strip + VW, UNIT_TILE);
+        TILE_LOAD(7, strip + SIDE, UNIT_TILE);
         TILE_MULTIPLY(1, 4, 7);
         TILE_LOAD(5, a + below, lda);
         TILE_MULTIPLY(2, 5, 6);
         TILE_MULTIPLY(3, 5, 7);
     }
     TILE_STORE(0, sums, UNIT_TILE);
-    TILE_STORE(1, sums + VW, UNIT_TILE);
-    TILE_STORE(2, sums + VW * UNIT_TILE, UNIT_TILE);
-    TILE_STORE(3, sums + VW * UNIT_TILE + VW, UNIT_TILE);
+    TILE_STORE(1, sums + SIDE, UNIT_TILE);
+    TILE_STORE(2, sums + SIDE * UNIT_TILE, UNIT_TILE);
+    TILE_STORE(3, sums + SIDE * UNIT_TILE + SIDE, UNIT_TILE);
 }
 #else
 /* Eight rows at a time: 16 sums, two rows of B and a broadcast take 19 of 32 registers. */
 #define SUM_ROWS 8
+_Static_assert(VW == SIDE, "a row of a macro tile is two vectors");
 _Static_assert(SUM_ROWS * 2 + 3 <= REGISTERS, "the sums do not fit the register file");
 NOINLINE void macro_tile(float *sums, const uint32_t *a, int64_t lda, const uint32_t *strip,
                          int64_t steps) {
@@ -190,7 +193,7 @@ NOINLINE void macro_tile(float *sums, const uint32_t *a, int64_t lda, const uint
 static void prefetch_tile(const float *x, const gemm *g, int64_t mr, int64_t m, int64_t n) {
     for (int64_t i = m; i < m + mr; i++) {
         __builtin_prefetch(x + i * g->ldc + n);
-        __builtin_prefetch(x + i * g->ldc + n + VW);
+        __builtin_prefetch(x + i * g->ldc + n + SIDE);
     }
 }
 

@@ -79,8 +79,8 @@ static void tile_multiply(tile *c, const tile *a, const tile *b) {
 #define TILE_MULTIPLY(c, a, b) tile_multiply(&tiles[c], &tiles[a], &tiles[b])
 #define TILE_STORE(t, words, ld) tile_store(&tiles[t], words, ld)
 
-/* As wide as AVX-512, so that the squares that are packed are those of AMX. */
-#define VW 16
-#define REGISTERS 32
+/* For packing, the vectors of any CPU. */
+#define VW 4
+#define REGISTERS 16
 #define ISA_LOOPS "matmul_bf16.inl"
 #include "isa.inl"
