@@ -1,63 +1,105 @@
 /* dispatch.c: chooses the instruction set whose table of inner loops the kernels use.
  *
- * The tables are listed best first. The default is the first that this CPU and the operating system
- * support, as the system must save the wider registers. Tests force each of the others. */
+ * The sets are listed best first. The default is the first that this CPU and the operating system
+ * support, as the system must save the wider registers. Tests force each of the others.
+ *
+ * A set with a bfloat16 unit is a copy of the table of a set without one, in which only the product
+ * on the unit is added. */
 #include <stddef.h>
 
 #include "internal.h"
 
+#define LACKING "this CPU lacks it"
+
 #if defined(__x86_64__) || defined(__i386__)
 extern const isa isa_avx512, isa_avx2;
-static int has_avx512(void) {
+static const char *avx512_refused(void) {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+               ? NULL : LACKING;
 }
-static int has_avx2(void) {
+static const char *avx2_refused(void) {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? NULL : LACKING;
 }
 #endif
 #if defined(__aarch64__)
 extern const isa isa_neon;
 #endif
 extern const isa isa_baseline;
-static int always(void) { return 1; }
+static const char *never_refused(void) { return NULL; }
 
 static const struct {
-    const isa *table;
-    int (*supported)(void);
+    const isa *table; /* NULL: that of the best set without a unit */
+    const char *(*refused)(void);
+    const char *unit; /* the name of a set with a bfloat16 unit, and the unit's product */
+    gemm_block_function *gemm_block_bf16;
 } built[] = {
+#ifdef X86_UNITS
+    {&isa_avx512, amx_refused, "amx", gemm_block_amx},
+    {&isa_avx512, avx512_bf16_refused, "avx512_bf16", gemm_block_avx512_bf16},
+#endif
 #if defined(__x86_64__) || defined(__i386__)
-    {&isa_avx512, has_avx512},
-    {&isa_avx2, has_avx2},
+    {&isa_avx512, avx512_refused, NULL, NULL},
+    {&isa_avx2, avx2_refused, NULL, NULL},
 #endif
 #if defined(__aarch64__)
-    {&isa_neon, always},
+    {&isa_neon, never_refused, NULL, NULL},
 #endif
-    {&isa_baseline, always},
+    {&isa_baseline, never_refused, NULL, NULL},
+    {NULL, never_refused, "amx_in_c", gemm_block_amx_in_c},
 };
 #define BUILT ((int)(sizeof built / sizeof *built))
 
+/* The number of the set in use. Before the first choice it is the baseline, the last but one. */
+static int chosen = BUILT - 2;
 const isa *isa_in_use = &isa_baseline;
+/* The table in use, if that is a set with a unit. */
+static isa with_unit;
 
-const char *pygpt_isa_name(int i) { return i >= 0 && i < BUILT ? built[i].table->name : NULL; }
+const char *pygpt_isa_name(int i) {
+    if (i < 0 || i >= BUILT) return NULL;
+    return built[i].unit ? built[i].unit : built[i].table->name;
+}
 
-int pygpt_isa_supported(int i) { return i >= 0 && i < BUILT && built[i].supported(); }
+const char *pygpt_isa_refused(int i) {
+    if (i < 0 || i >= BUILT) return NULL;
+#ifdef X86_UNITS
+    /* A unit needs the rest of its set, too. */
+    if (built[i].table == &isa_avx512 && avx512_refused()) return avx512_refused();
+#endif
+    return built[i].refused();
+}
+
+int pygpt_isa_supported(int i) { return i >= 0 && i < BUILT && !pygpt_isa_refused(i); }
+
+/* Returns the table of the i-th set, still without a unit. */
+static const isa *table_of(int i) {
+    if (built[i].table) return built[i].table;
+    for (i = 0; built[i].unit || !pygpt_isa_supported(i); i++) {}
+    return built[i].table;
+}
 
 void pygpt_tile(int64_t *rows, int64_t *columns, int i) {
-    const isa *set = i >= 0 && i < BUILT ? built[i].table : isa_in_use;
+    const isa *set = i >= 0 && i < BUILT ? table_of(i) : isa_in_use;
     *rows = set->tile_rows;
     *columns = set->tile_columns;
 }
 
 int pygpt_isa_select(int i) {
     if (i < 0) {
-        for (i = 0; !built[i].supported(); i++) {}
+        for (i = 0; !pygpt_isa_supported(i); i++) {}
     } else if (!pygpt_isa_supported(i)) {
-        for (i = 0; built[i].table != isa_in_use; i++) {}
-        return i;
+        return chosen;
     }
-    isa_in_use = built[i].table;
+    isa_in_use = table_of(i);
+    if (built[i].unit) {
+        with_unit = *isa_in_use;
+        with_unit.name = built[i].unit;
+        with_unit.gemm_block_bf16 = built[i].gemm_block_bf16;
+        isa_in_use = &with_unit;
+    }
+    chosen = i;
     return i;
 }

@@ -32,11 +32,15 @@ typedef struct gemm {
     float *pre;             /* (M,N): takes the sum, while c takes gelu(sum); or NULL */
     const float *slope_of;  /* (M,N): c [+]= (A B) * gelu'(slope_of), or NULL; may be c */
     float *act;             /* (M,N): act = gelu(slope_of), or NULL */
-    float *column_sum;      /* (N): [+]= sum over k of B[k][j], or NULL */
+    float *column_sum;      /* (N): [+]= sum over k of B[k][j], or NULL; then b_col is 1 */
     int accumulate_sum;
     int dtype;              /* A and B are rounded to it */
     int64_t kc;             /* rows of B packed at a time; set by gemm_run */
 } gemm;
+
+/* Computes rows m0..m1, columns n0..n1 of a product, with scratch of gemm_run's size. */
+typedef void gemm_block_function(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
+                                 float *panel);
 
 /* A block that is at most this many tiles high uses B too rarely to repay packing it. */
 #define FEW_TILES 4
@@ -50,6 +54,11 @@ static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_row
 #define A_ROWS 48
 /* This many floats lie between its packed tiles, a cache line. */
 #define APART 16
+
+/* The same of a unit that multiplies bfloat16 (matmul_bf16.inl): the rows and the columns of its
+ * macro tile, and the values of k that it takes at a time. */
+#define UNIT_TILE 32
+#define UNIT_K 32
 
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);
@@ -81,7 +90,10 @@ uint32_t dropout_threshold(float dropout);
 typedef struct isa {
     const char *name;
     int64_t tile_rows, tile_columns;
-    void (*gemm_block)(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *panel);
+    gemm_block_function *gemm_block;
+    gemm_block_function *gemm_block_bf16; /* on a bfloat16 unit; NULL without one */
+    void (*tile_finish)(const gemm *g, const float *t, int64_t ldt, int64_t mr, int64_t nr,
+                        int64_t m, int64_t n, int first, int last);
     void (*gemm_dots)(const gemm *g, int64_t n0, int64_t n1);
     int64_t (*attention_scratch)(const attention_shape *shape);
     void (*attention_forward)(const attention_shape *shape, float *out, float *lse,
@@ -130,6 +142,16 @@ typedef struct isa {
 
 /* The table in use (dispatch.c). */
 extern const isa *isa_in_use;
+
+/* The bfloat16 units (unit_*.c), and why one cannot be used, or NULL (units.c). */
+gemm_block_function gemm_block_amx_in_c;
+#if defined(__x86_64__) && \
+    ((defined(__clang__) && __clang_major__ >= 13) || (!defined(__clang__) && __GNUC__ >= 11))
+#define X86_UNITS /* the compiler knows their instructions */
+gemm_block_function gemm_block_amx, gemm_block_avx512_bf16;
+const char *amx_refused(void);
+const char *avx512_bf16_refused(void);
+#endif
 
 /* The bytes of L1 and L2 that a thread has for itself, see pygpt_set_caches (runtime.c). */
 typedef struct caches {

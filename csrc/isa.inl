@@ -8,7 +8,8 @@
  *   VW           floats in a vector
  *   REGISTERS    vector registers
  *   MR, NV       the matrix product's tile: MR rows of NV vectors
- *   ISA_LOOPS    a file to compile instead of the library's loops (the ladder does that), or unset
+ *   ISA_LOOPS    a file to compile instead of the library's loops (the ladder's or a unit's), or
+ *                unset
  */
 #include <math.h>
 #include <stdint.h>
@@ -57,6 +58,7 @@ const isa ISA_TABLE = {
     .tile_rows = MR,
     .tile_columns = NR,
     .gemm_block = gemm_block,
+    .tile_finish = tile_finish,
     .gemm_dots = gemm_dots,
     .attention_scratch = attention_scratch,
     .attention_forward = attention_forward_part,

@@ -25,6 +25,9 @@
  *   dx = dy W^T    A = dy,   B = W^T        dL/dx_i = sum_j dL/dy_j W_ij
  *   dW = x^T dy    A = x^T,  B = dy         dL/dW_ij = sum_r x_ri dL/dy_rj
  *
+ * Where the operands are bfloat16 and the CPU has a unit for them, matmul_bf16.inl computes the
+ * blocks, in tiles of its own.
+ *
  * Threads share out blocks of C. One thread computes the whole sum over k of an element, in the
  * order of k, split at the same multiples of kc. The limits of the blocks do not change a bit.
  *
@@ -47,6 +50,8 @@
  * its rounding, and two CPUs of one instruction set should give the same bits. */
 #define KC 768
 #define KC_ACROSS 256
+/* On a bfloat16 unit: 32 rows of A, packed, then fill 32 KB of L1. Chosen, not measured. */
+#define KC_UNIT 512
 /* The columns of a panel do follow the caches: see pygpt_panel_columns. The limits are chosen, not
  * measured: more columns than the upper one save little, since A is then read only once for every
  * 512 columns, and with one strip no row of A would be used twice while it is in L1. */
@@ -61,6 +66,10 @@
 #define IN_PLACE 8
 #define READING 16
 #define WAITING 0.25
+/* On a unit, packing takes about as long as without one (half a cycle for an element), but a sum
+ * far less: AMX multiplies and adds 512 times in a cycle, vdpbf16ps 32 or 64 times. Estimated. */
+#define UNIT_PACKING 128
+#define UNIT_READING 128
 /* With this many blocks for each thread, smaller blocks gain nothing. */
 #define BLOCKS_PER_THREAD 8
 /* A block of this part of the full size takes a round of its own, as a full one does. */
@@ -82,36 +91,44 @@ int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns) {
     return strips * tile_columns;
 }
 
-/* The most columns of a panel of `rows` rows, for the caches and the instruction set in use. */
-static int64_t panel_columns(int64_t rows, int64_t NR) {
-    return pygpt_panel_columns(caches_in_use.l2, rows, NR);
+/* Whether the instruction set in use has a unit for the type of g's operands. */
+static int on_unit(const gemm *g) {
+    return g->dtype == PYGPT_BFLOAT16 && isa_in_use->gemm_block_bf16;
+}
+
+/* The most columns of a panel for g. A unit's panel holds numbers of half the size. */
+static int64_t panel_columns(const gemm *g, int64_t NR) {
+    return pygpt_panel_columns(caches_in_use.l2, on_unit(g) ? g->kc / 2 : g->kc, NR);
 }
 
 void pygpt_block_sizes(int64_t *out) {
+    const int64_t NR = isa_in_use->tile_columns, l2 = caches_in_use.l2;
     out[BLOCK_TILE_ROWS] = isa_in_use->tile_rows;
-    out[BLOCK_TILE_COLUMNS] = isa_in_use->tile_columns;
+    out[BLOCK_TILE_COLUMNS] = NR;
     out[BLOCK_PANEL_ROWS] = KC;
-    out[BLOCK_PANEL_COLUMNS] = panel_columns(KC, isa_in_use->tile_columns);
+    out[BLOCK_PANEL_COLUMNS] = pygpt_panel_columns(l2, KC, NR);
     out[BLOCK_PANEL_ROWS_ACROSS] = KC_ACROSS;
-    out[BLOCK_PANEL_COLUMNS_ACROSS] = panel_columns(KC_ACROSS, isa_in_use->tile_columns);
+    out[BLOCK_PANEL_COLUMNS_ACROSS] = pygpt_panel_columns(l2, KC_ACROSS, NR);
 }
 
 /* Whether the rows of A are packed, where a block is wide enough. */
 static int packs_a(const gemm *g) { return g->a_col != 1 || g->dtype != PYGPT_FLOAT32; }
 
-/* Returns the length of the equal parts into which K is split, at most KC or KC_ACROSS. */
+/* Returns the length of the equal parts into which K is split, at most KC, KC_ACROSS or KC_UNIT. */
 static int64_t k_block(const gemm *g) {
-    const int64_t longest = packs_a(g) ? KC_ACROSS : KC;
+    const int64_t longest = on_unit(g) ? KC_UNIT : packs_a(g) ? KC_ACROSS : KC;
     int64_t parts = max64(1, (g->K + longest - 1) / longest);
     /* gelu' multiplies the complete sum: if that is added to other values, K must be one part. */
     if (g->slope_of && (g->accumulate || g->addend)) parts = 1;
     if (g->slope_of && g->slope_of == g->c) parts = 1; /* no partial sum may overwrite it */
     if (g->pre && g->addend == g->c) parts = 1; /* the addend in c is added last, after the GELU */
-    return max64(1, (g->K + parts - 1) / parts);
+    const int64_t length = max64(1, (g->K + parts - 1) / parts);
+    return on_unit(g) ? (length + UNIT_K - 1) / UNIT_K * UNIT_K : length;
 }
 
 /* The floats that gemm_block needs for blocks of `columns`: a panel, and packed rows of A. */
 static int64_t panel_floats(const gemm *g, int64_t columns) {
+    if (on_unit(g)) return g->kc / 2 * (columns + UNIT_TILE);
     const int64_t tiles = A_ROWS / isa_in_use->tile_rows;
     return g->kc * columns + (packs_a(g) ? g->kc * A_ROWS + tiles * APART : 0);
 }
@@ -120,12 +137,16 @@ static int64_t panel_floats(const gemm *g, int64_t columns) {
  * is cheap if all of B stays in L2; otherwise each block fetches it again. */
 static int64_t packing_cost(const gemm *g, int64_t rows, int64_t MR) {
     const int is_cached = g->K * g->N <= floats_in_l2(caches_in_use.l2);
+    if (on_unit(g)) return UNIT_PACKING;
     return reads_b_in_place(g, rows, MR) && is_cached ? IN_PLACE : PACKING;
 }
 
+/* Returns the cost of reading A for a block, in columns. */
+static int64_t reading_cost(const gemm *g) { return on_unit(g) ? UNIT_READING : READING; }
+
 /* Returns the cost of a block in sums over K. */
-static double block_cost(int64_t rows, int64_t packing, int64_t columns) {
-    return (double)((rows + packing) * (columns + READING));
+static double block_cost(int64_t rows, int64_t packing, int64_t columns, int64_t reading) {
+    return (double)((rows + packing) * (columns + reading));
 }
 
 static int run_dots(const gemm *g) {
@@ -160,7 +181,8 @@ static double rounds_of(int64_t down, int64_t across, double low, double narrow,
 static void choose_blocks(const gemm *g, int64_t MR, int64_t NR, int threads, int64_t *rows,
                           int64_t *columns) {
     const int64_t tiles = max64(1, (g->M + MR - 1) / MR);
-    const int64_t strips = max64(1, (g->N + NR - 1) / NR), most = panel_columns(g->kc, NR) / NR;
+    const int64_t strips = max64(1, (g->N + NR - 1) / NR), most = panel_columns(g, NR) / NR;
+    const int64_t reading = reading_cost(g);
     *rows = tiles * MR;
     *columns = min64(most, strips) * NR;
     if (threads == 1) return;
@@ -177,12 +199,12 @@ static void choose_blocks(const gemm *g, int64_t MR, int64_t NR, int threads, in
             const int64_t height = (tiles + parts - 1) / parts * MR;
             const int64_t down = (tiles * MR + height - 1) / height;
             const int64_t packing = packing_cost(g, height, MR);
-            const double block = block_cost(height, packing, width);
-            const double all = (double)(g->M + down * packing) * (double)(g->N + across * READING);
+            const double block = block_cost(height, packing, width, reading);
+            const double all = (double)(g->M + down * packing) * (double)(g->N + across * reading);
             const int64_t last_rows = g->M % height, last_columns = g->N % width;
             const double low = last_rows ? (double)(last_rows + packing) / (height + packing) : 0;
             const double narrow =
-                last_columns ? (double)(last_columns + READING) / (width + READING) : 0;
+                last_columns ? (double)(last_columns + reading) / (width + reading) : 0;
             const double uneven = block * rounds_of(down, across, low, narrow, threads);
             const double even = all / threads;
             const double cost = (even > uneven ? even : uneven) + WAITING * block;
@@ -230,7 +252,15 @@ void pygpt_product_blocks(int64_t *rows, int64_t *columns, int64_t M, int64_t N,
 double pygpt_block_cost(int64_t rows, int64_t columns, int64_t N, int64_t K, int transpose_b,
                         int64_t tile_rows) {
     const gemm g = shape_of(rows, N, K, 0, transpose_b);
-    return (double)K * block_cost(rows, packing_cost(&g, rows, tile_rows), columns);
+    return (double)K * block_cost(rows, packing_cost(&g, rows, tile_rows), columns, READING);
+}
+
+/* Returns the number of floats to ask for so that all of them lie on huge pages, if there are many:
+ * half the speed of AMX was lost on small pages (two cores of a Xeon of 2023, panels of 256
+ * columns). */
+static int64_t on_huge_pages(int64_t floats) {
+    const int64_t huge = (2 << 20) / (int64_t)sizeof(float);
+    return floats < huge / 8 ? floats : (floats + huge - 1) / huge * huge;
 }
 
 int gemm_run(gemm g) {
@@ -240,15 +270,20 @@ int gemm_run(gemm g) {
     g.kc = k_block(&g);
 
     int threads = worth_threads((double)g.M * g.N * max64(g.K, 1));
+    const int unit = on_unit(&g);
+    gemm_block_function *const compute =
+        unit ? isa_in_use->gemm_block_bf16 : isa_in_use->gemm_block;
+    const int64_t MR = unit ? UNIT_TILE : isa_in_use->tile_rows;
+    const int64_t NR = unit ? UNIT_TILE : isa_in_use->tile_columns;
     int64_t rows, columns;
-    choose_blocks(&g, isa_in_use->tile_rows, isa_in_use->tile_columns, threads, &rows, &columns);
+    choose_blocks(&g, MR, NR, threads, &rows, &columns);
     const int64_t down = max64(1, (g.M + rows - 1) / rows);
     const int64_t blocks = down * ((g.N + columns - 1) / columns);
     const int64_t panel = (panel_floats(&g, columns) + 15) / 16 * 16;
 
     if (blocks < 2) threads = 1;
     note_sharing(threads, blocks);
-    float *panels = scratch_take(panel * threads);
+    float *panels = scratch_take(unit ? on_huge_pages(panel * threads) : panel * threads);
     if (!panels) return PYGPT_ENOMEM;
     PARALLEL(threads) {
         float *mine = panels + panel * thread_number();
@@ -256,7 +291,7 @@ int gemm_run(gemm g) {
         for (int64_t block = 0; block < blocks; block++) {
             int64_t part[4];
             pygpt_product_block(part, block, rows, columns, g.M, g.N);
-            isa_in_use->gemm_block(&g, part[0], part[1], part[2], part[3], mine);
+            compute(&g, part[0], part[1], part[2], part[3], mine);
         }
     }
     scratch_give(panels);

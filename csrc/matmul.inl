@@ -77,14 +77,15 @@ NOINLINE void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_
         UNROLL for (int j = 0; j < NV; j++) vstore(c + i * ldc + j * VW, acc[i][j]);
 }
 
-/* Adds the partial sums t (mr, NR) to g's outputs from row m and column n on, and after the last
- * part of K applies the rest of the layer. */
-static void tile_finish(const gemm *g, const float *t, int64_t mr, int64_t nr, int64_t m, int64_t n,
-                        int first, int last) {
+/* Adds the partial sums t (mr, nr) to g's outputs from row m and column n on, and after the last
+ * part of K applies the rest of the layer. The rows of t are `ldt` apart, with room for whole
+ * vectors. */
+static void tile_finish(const gemm *g, const float *t, int64_t ldt, int64_t mr, int64_t nr,
+                        int64_t m, int64_t n, int first, int last) {
     for (int64_t i = 0; i < mr; i++) {
         for (int64_t j = 0; j < nr; j += VW) {
             int64_t lanes = min64(VW, nr - j), at = (m + i) * g->ldc + n + j;
-            vf x = vload(t + i * NR + j);
+            vf x = vload(t + i * ldt + j);
             if (first && g->bias) x += vload_n(g->bias + n + j, lanes);
             if (!first) x += vload_n(g->c + at, lanes);
             if (last && g->pre) {
@@ -255,7 +256,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                             for (int64_t j = 0; j < nr; j += VW)
                                 __builtin_prefetch(g->slope_of + (m + i) * g->ldc + n + j);
                     tile_any(mr, (nr + VW - 1) / VW, t, NR, kc, a, a_row, a_col, b, ldb, 0);
-                    tile_finish(g, t, mr, nr, m, n, first, last);
+                    tile_finish(g, t, NR, mr, nr, m, n, first, last);
                 }
             }
         }

@@ -137,10 +137,19 @@ int pygpt_measure_read(float *out, const float *x, int64_t n);
 
 /* ------------------------------------------------------------ instruction sets (dispatch.c) --- */
 
-/* Returns the name of the i-th instruction set that is built in, best first; NULL past the last. */
+/* Returns the name of the i-th instruction set that is built in, best first; NULL past the last.
+ * Some are another set and a unit that multiplies bfloat16: "amx" and "avx512_bf16" are avx512 and
+ * such a unit. The last, "amx_in_c", is the best other set and AMX's operations written in C: it
+ * runs on every CPU, for tests, and is never the best. */
 const char *pygpt_isa_name(int i);
-/* Returns 1 when this CPU can run the i-th instruction set, else 0. */
+/* Returns 1 when this CPU can run the i-th instruction set and the system lets it, else 0. */
 int pygpt_isa_supported(int i);
+/* Returns why it is not supported, in words that follow its name and a colon; NULL if it is, or if
+ * there is no such set. On Linux, this and the other functions ask for permission to use AMX. */
+const char *pygpt_isa_refused(int i);
+/* For tests: the reason not to use AMX, or NULL, by what the CPU says (1: it has it), the registers
+ * that the system saves (XCR0), and the error number with which it refused permission, 0: none. */
+const char *pygpt_amx_refusal(int in_cpu, uint64_t saved, int error);
 /* Switches every kernel to the i-th set; -1 chooses the best that this CPU has. Returns the index
  * in use. It must not be called while a kernel runs. */
 int pygpt_isa_select(int i);
@@ -151,7 +160,8 @@ int pygpt_isa_select(int i);
  *
  * With PYGPT_BFLOAT16 each operand is rounded to the nearest number of 8 bits (ties to even; from
  * 2^128 (1 - 2^-9) on to infinity) before it is multiplied. All else is as with PYGPT_FLOAT32:
- * products are added up in float32, and inputs and outputs are float32 in memory. The operands are
+ * products are added up in float32, in an order that depends on the instruction set, and inputs and
+ * outputs are float32 in memory. The operands are
  *   matmul, linear_*   inp, weight and dout; not a bias, its gradient or a residual
  *   attention_*        q, k, v and dout; 2^n exp(s) times dropout's factor in the sum over v, with
  *                      any whole number n; p times that factor in dv; ds. The scale 1 / sqrt(HS)

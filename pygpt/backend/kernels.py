@@ -299,8 +299,14 @@ def _described_blocks():
 
 # ---------------------------------------------------------------------------- instruction sets ---
 
+LACKING = "this CPU lacks it"  # the reason that csrc/dispatch.c and csrc/units.c give
+
+
 def isa_names() -> list:
-    """List the instruction sets that were built in and that this CPU supports, best first."""
+    """List the instruction sets that were built in and that can be used here, best first.
+
+    The last, "amx_in_c", is for tests, and never chosen by itself.
+    """
     if ffi is None:
         return ["python"]
     return [name for name, i in _built().items() if lib.pygpt_isa_supported(i)]
@@ -313,6 +319,15 @@ def _built():
     return {ffi.string(name).decode(): i for i, name in enumerate(names)}
 
 
+def refused_isas() -> dict:
+    """Return {name: why} of the instruction sets that were built in and cannot be used here, such
+    as "this CPU lacks it". On a CPU that has the set, the operating system refuses it."""
+    if ffi is None:
+        return {}
+    return {name: ffi.string(lib.pygpt_isa_refused(i)).decode() for name, i in _built().items()
+            if lib.pygpt_isa_refused(i) != ffi.NULL}
+
+
 def isa() -> str:
     """Return the instruction set in use."""
     return _isa
@@ -322,7 +337,7 @@ def select_isa(name=None) -> None:
     """Use the named instruction set, or the best one this CPU has.
 
     Raises:
-        ValueError: it was not built in, or this CPU lacks it.
+        ValueError: it was not built in, this CPU lacks it, or the system refuses it.
     """
     global _isa
     if ffi is None:
@@ -334,8 +349,10 @@ def select_isa(name=None) -> None:
     if name not in built:
         raise ValueError(f"isa {name!r} is not one of {', '.join(built)}")
     if not lib.pygpt_isa_supported(built[name]):
+        why = refused_isas().get(name, LACKING)
         raise ValueError(f"isa {name!r} is not supported by this CPU, which has "
-                         f"{', '.join(isa_names())}")
+                         f"{', '.join(isa_names())}" if why == LACKING else
+                         f"isa {name!r} cannot be used: {why}")
     lib.pygpt_isa_select(built[name])
     _isa = name
 
