@@ -224,6 +224,9 @@ class GPTConfig:
             raise ConfigError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
 
 
+# The types to which matrix products may round their operands; autograd/precision.py has the numbers
+# that kernels take for them.
+COMPUTE_DTYPES = "float32", "bfloat16"
 # The shape of a model if neither the settings nor init give one.
 SHAPE = dict(n_layer=4, n_head=4, n_embd=128, n_positions=128)
 
@@ -267,6 +270,8 @@ class TrainConfig:
     recompute: bool = setting(False, "keep only the input of each block but the last, and run "
                               "the block's forward pass again in the backward pass: less memory, "
                               "more time, the same numbers")
+    dtype: str = setting("float32", "type to which matrix products round their operands; sums, "
+                         "weights and checkpoints stay float32", choices=COMPUTE_DTYPES)
     learning_rate: float = setting(2e-3, "highest learning rate, reached after the warm-up",
                                    "[0, inf)")
     min_learning_rate: float | None = setting(None, "learning rate that the cosine decay ends at "

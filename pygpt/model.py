@@ -21,6 +21,7 @@ from pygpt.autograd import ops
 from pygpt.autograd.forward_pass import PassSettings, current_pass, past_positions, shares_in_force
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.launch import calls_are_intercepted, one_at_a_time
+from pygpt.autograd.precision import checked_dtype
 from pygpt.autograd.recorded_step import StepCache
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
@@ -126,6 +127,7 @@ class GPT(nn.Module):
         config: a GPTConfig.
         seed: the seed of the initial weights. As in GPT-2 they are normal with standard deviation
             0.02, or 0.02 / sqrt(2 n_layer) in residual projections. Biases are 0, layer norms 1.
+        compute_dtype: "float32" or "bfloat16", see below.
 
     Dropout is on after construction and off after from_pretrained(); train() and eval() switch it.
 
@@ -135,6 +137,9 @@ class GPT(nn.Module):
         recompute: if True, a forward pass keeps only the input of each block but the last, and the
             backward pass runs the block's forward again. This takes less memory and more time, and
             every number stays the same. It is False at first.
+        compute_dtype: the type to which every matrix product rounds its operands, "float32" or
+            "bfloat16" (csrc/pygpt.h, operand types). Sums, weights, gradients of weights and all
+            else stay float32. It is no part of a model's files.
         dropout_seed, forward_passes: the seed of all dropout masks, and the number of passes that
             have drawn some. Every pass gets a seed of its own from these two (next_seed).
     """
@@ -142,10 +147,11 @@ class GPT(nn.Module):
     _steps = cached_property(StepCache)  # made by StepCache(self) for the first loss
     _not_copied = {"_gradients", "_steps"}
 
-    def __init__(self, config, seed=1337):
+    def __init__(self, config, seed=1337, compute_dtype="float32"):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 64:
             raise ValueError(f"seed={seed!r} is not a whole number in [0, 2^64)")
         self._build(config)
+        self.compute_dtype = compute_dtype
         self.initialise(seed)
         self.dropout_seed = seed
 
@@ -163,7 +169,7 @@ class GPT(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.dropout_seed, self.forward_passes, self.recompute = 0, 0, False
-        self._end_of_text = None
+        self._end_of_text, self._compute_dtype = None, "float32"
 
     @one_at_a_time
     def __reduce_ex__(self, protocol):
@@ -171,23 +177,27 @@ class GPT(nn.Module):
         return object.__new__, (type(self),), state
 
     @classmethod
-    def from_pretrained(cls, directory, **changes):
+    def from_pretrained(cls, directory, compute_dtype="float32", **changes):
         """Open a Hugging Face GPT-2 directory, or one with nanoGPT's names
         (checkpoint/model_files.py).
 
         F32 weights stay in the mapped file until training; others are converted to new memory.
 
         Args:
+            compute_dtype: as in GPT; the type of the weights in the files does not matter.
             changes: fields of its GPTConfig to change: the three dropout shares.
         Raises:
             OSError: a file is missing or cannot be read.
+            ValueError: there is no such compute_dtype.
             CheckpointError: the directory does not hold such a model; the message names the file
                 and the field.
             MemoryError: the converted weights do not fit.
         """
+        checked_dtype(compute_dtype)
         config, weights, end_of_text = model_files.read_model(directory, parameter_shapes)
         self = cls.__new__(cls)
         self._build(replace(config, **changes))
+        self.compute_dtype = compute_dtype
         for name, parameter in self.named_parameters():
             parameter.place(weights.pop(name).memory())
         self.end_of_text = end_of_text
@@ -227,6 +237,14 @@ class GPT(nn.Module):
         ids = token_ids("end_of_text", value, self.config.vocab_size)
         return ids[0] if is_whole_number(value) else ids or None
 
+    @property
+    def compute_dtype(self):
+        return self._compute_dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, name):
+        self._compute_dtype = checked_dtype(name)
+
     # -------------------------------------------------------------------------- forward passes ---
 
     def pass_settings(self, seed=None):
@@ -234,7 +252,8 @@ class GPT(nn.Module):
         last block is never recomputed: its second run would follow the first at once and save no
         memory."""
         recomputed = self.transformer.h[:-1] if self.recompute else ()
-        return PassSettings(seed, self.transformer.dropouts(), recomputed=recomputed)
+        return PassSettings(seed, self.transformer.dropouts(), recomputed=recomputed,
+                            compute_dtype=self.compute_dtype)
 
     @one_at_a_time
     def __call__(self, ids):
@@ -300,10 +319,9 @@ class GPT(nn.Module):
         (_, T), C, P = new.shape, self.config.n_embd, self.config.n_positions
         if cache.past + T > P:
             raise ValueError(f"{cache.past} + {T} positions are more than n_positions={P}")
-        with no_grad():
-            with (named_bad_ids(self.config.vocab_size, new),
-                  PassSettings(cache=cache.from_first_layer())):
-                x = self.transformer(new)                                       # (1, T, C)
+        with (no_grad(), named_bad_ids(self.config.vocab_size, new),
+              PassSettings(cache=cache.from_first_layer(), compute_dtype=self.compute_dtype)):
+            x = self.transformer(new)                                           # (1, T, C)
             cache.past += T
             last = Tensor.empty((1, C), memory=x.memory, offset=x.offset + 4 * (T - 1) * C)
             logits = ops.matmul(last, self.transformer.wte.weight, transpose_b=True)
@@ -327,14 +345,15 @@ class GPT(nn.Module):
         return tensor
 
     def step_dependencies(self):
-        """List all that recorded steps depend on: the ops and nn.dependencies of the transformer.
-        Return None if steps must run op by op: the transformer has something that cannot be
-        compared, forward_loss is not this class's own, or launch.calling is in force."""
+        """List all that recorded steps depend on: compute_dtype, the ops, and nn.dependencies of
+        the transformer. Return None if steps must run op by op: the transformer has something that
+        cannot be compared, forward_loss is not this class's own, or launch.calling is in force.
+        """
         is_known = nn.is_as_written(type(self), "forward_loss") and not calls_are_intercepted()
         found = nn.dependencies(self.transformer) if is_known else None
         if found is None:
             return None
-        return [*map(vars(ops).get, ops.__all__), *found]
+        return [self.compute_dtype, *map(vars(ops).get, ops.__all__), *found]
 
     def dropout_shares(self):
         """Return the share of each Dropout module, as shares_in_force() does."""

@@ -9,6 +9,7 @@ runs schedule.py.
 import ast
 import importlib
 import importlib.util
+import inspect
 import itertools
 import json
 import math
@@ -23,6 +24,7 @@ from commands import python
 
 import pygpt
 from conftest import TEXT
+from pygpt.autograd.precision import COMPUTE_DTYPES
 from pygpt.backend import kernels, reference
 from pygpt.bench import denormals
 from pygpt.bench import kernels as own
@@ -105,16 +107,20 @@ def test_compare(opened, monkeypatch, capsys):
     compare = opened("compare")
     monkeypatch.setattr(compare, "CONFIGURATIONS", SMALL)
     monkeypatch.setattr(compare, "TURN", 0)
-    compare.main([*SMALL, "--seconds", "0.001", "--threads", "1", "--no-compile"])
+    compare.main([*SMALL, "--seconds", "0.001", "--threads", "1", "--no-compile", "--dtype",
+                  "bfloat16"])
     lines = capsys.readouterr().out.splitlines()
     assert "; caches " in lines[0] and compare.peer("torch_gpt").VERSION in lines[1]
+    assert lines[1].endswith("; ours in bfloat16")
+    assert lines[2].split()[:6] == ["pygpt", "quartiles", "eager", "fused", "bf16", "best"]
     assert [line.split()[0] for line in lines[3:]] == list(SMALL)
     assert all(int(line.split()[-2]) > 5 and int(line.split()[-1]) > 5 for line in lines[3:])
     assert all(line.count("-") == 3 for line in lines[3:])  # quartiles of both sides, and the ratio
     compare.main(["small", "--seconds", "0.001", "--threads", "1", "--no-memory", "--no-compile",
-                  "--json"])
+                  "--no-bfloat16", "--json"])
     row = json.loads(capsys.readouterr().out)
-    assert row["name"] == "small" and set(row["ms"]) == {"pygpt", "eager", "fused"}
+    assert row["name"] == "small" and row["dtype"] == "float32"
+    assert set(row["ms"]) == {"pygpt", "eager", "fused"}
     assert all(low <= row["ms"][v] <= high for v, (low, high) in row["ms_quartiles"].items())
     assert row["ms"].keys() == row["ms_quartiles"].keys()
     low, high = row["ms_quartiles"]["pygpt"]
@@ -335,6 +341,46 @@ def test_pygpt_bench(hurried, capsys, dropout):
     rows = json.loads(capsys.readouterr().out)["denormals"]
     assert len({row["kernel"] for row in rows}) == len(rows) == 11
     assert all(row["ratio"] == row["denormal_ms"] / row["ordinary_ms"] > 0 for row in rows)
+
+
+@needs_c
+def test_pygpt_bench_in_bfloat16(hurried, capsys):
+    hurried()
+    flags = ["bench", "--seconds", "0.001", "--dtype", "bfloat16"]
+    assert main.main(flags) == 0
+    out = capsys.readouterr().out
+    for part in ("products of bfloat16: ", "2 GFLOP/s of float32 multiply-adds in a burst"):
+        assert part in out
+    assert main.main([*flags, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dtype"] == "bfloat16"
+
+
+@needs_c
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_every_product_is_measured_in_the_type_asked_for(hurried, monkeypatch, name):
+    hurried()
+    shape, dtype = own.SHAPES["char"], COMPUTE_DTYPES[name]
+    seen = set()
+
+    class Noting:
+        def __getattr__(self, kernel):
+            def noting(*args):
+                if "dtype" in inspect.signature(getattr(reference, kernel)).parameters:
+                    seen.add((kernel, args[-1]))
+                return getattr(lib, kernel)(*args)
+
+            return noting
+
+    lib = kernels.lib
+    for module in own, denormals:
+        monkeypatch.setattr(module, "lib", Noting())
+    cases, memory = own.kernel_cases(shape, dtype)
+    pairs, inputs = denormals.denormal_cases(shape, dtype)
+    for call in [call for _, call, *_ in cases] + [call for _, _, *pair in pairs for call in pair]:
+        call()
+    del memory, inputs  # the calls read it
+    assert {number for _, number in seen} == {dtype} and len(seen) == 7
+    assert own.MeasuredStep(shape, name).model.compute_dtype == name
 
 
 @needs_c

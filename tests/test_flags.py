@@ -114,6 +114,7 @@ def test_a_number_out_of_range_is_refused_as_it_was_typed(command, config_class,
     (["tokenizer", "train", "--out", "x", "--special-token", ""],
      "--special-token: '' is not a text of one character or more"),
     (["train", "--errors", "ignore"], "--errors ignore is not 'strict' or 'replace'"),
+    (["train", "--dtype", "float16"], "--dtype float16 is not 'float32' or 'bfloat16'"),
     (["train", "--tokenizer", "word"], "--tokenizer word is not char, byte, bpe, "),
     (["train", "--tokenizer", "bpe:9"], "--tokenizer bpe:9: '9' is not a vocabulary of 257 "),
     (["train", "--learning-rate", "-1e-3"], "--learning-rate -0.001 must be at least 0"),
@@ -159,7 +160,8 @@ def test_any_text_is_told_as_a_shell_takes_it(value):
     ("--batchsize", "--batch-size"), ("--output", "--out"), ("--n_head", "--n-head"),
     ("--wd", "--weight-decay"), ("--N-Embd", "--n-embd"), ("--droput", "--dropout"),
     ("--block-size", "--n-positions"), ("--bs", "--batch-size"), ("--heads", "--n-head"),
-    ("--data-dir", "--data"), ("--xyzzy", None), ("-q", None), ("--", None),
+    ("--data-dir", "--data"), ("--precision", "--dtype"), ("--bf16", "--dtype"), ("--xyzzy", None),
+    ("-q", None), ("--", None),
 ])
 def test_the_nearest_flag(word, meant):
     assert nearest(word, TRAIN._option_string_actions) == meant
@@ -187,6 +189,7 @@ def test_the_nearest_flag(word, meant):
     ("export a b --dtype fp16", ["'fp16' is not one of float32, float16, bfloat16"]),
     ("info more", ["more is no argument of pygpt info"]),
     ("bench --second 3", ["did you mean --seconds?"]),
+    ("bench --dtype float64", ["'float64' is not one of float32, bfloat16"]),
     ("plot", ["OUT", "(see pygpt plot --help)"]),
 ])
 def test_a_wrong_word_is_named_with_the_nearest_one_and_the_right_help(words, parts, capsys):

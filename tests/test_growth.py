@@ -93,6 +93,8 @@ def test_the_command(monkeypatch, capsys):
     out = capsys.readouterr().out
     for part in ("us/token", "GFLOP/s", "% peak", "x width 16", "3 threads"):
         assert part in out
+    assert main.main(["bench", "--growth", "--seconds", "0.01", "--dtype", "bfloat16"]) == 0
+    assert "; products of bfloat16; " in capsys.readouterr().out and "bfloat16" not in out
 
 
 @needs_c

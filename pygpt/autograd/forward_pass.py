@@ -1,12 +1,14 @@
 """Holds the settings of a forward pass, so that a module's own lines show only its equation.
 
 Within `with PassSettings(...)` in a thread, Dropout finds its seed, attention finds its cache, ops
-may fuse (arrays.deferring), and modules that are to be recomputed keep only their input.
+find the type of their products' operands (precision.py) and may fuse (arrays.deferring), and
+modules that are to be recomputed keep only their input.
 """
 
 import contextlib
 
 from pygpt.autograd.arrays import deferring
+from pygpt.autograd.precision import compute_dtype as dtype_in_force, computing_in
 from pygpt.autograd.thread_settings import ThreadSettings
 
 
@@ -19,19 +21,22 @@ class PassSettings:
             recomputed in the backward pass drops the same values, even after a call of eval().
         cache: the keys and values of earlier positions (model.Cache), or None.
         recomputed: the modules that keep only their input for the backward pass.
+        compute_dtype: the type to which products round their operands, "float32" or "bfloat16";
+            None: the one in force now. A module that is recomputed rounds to it again.
     """
 
-    def __init__(self, seed=None, dropouts=(), cache=None, recomputed=()):
+    def __init__(self, seed=None, dropouts=(), cache=None, recomputed=(), compute_dtype=None):
         self.seed, self.cache = seed, cache
         shares = () if seed is None else shares_in_force(dropouts)
         self.shares = dict(zip(map(id, dropouts), shares))
         self.recomputed = set(map(id, recomputed))
+        self.compute_dtype = compute_dtype or dtype_in_force()
         self._blocks = contextlib.ExitStack()
 
     def __enter__(self):
         if _settings.call_module is None:  # calling_modules needs each kernel call in its module
             self._blocks.enter_context(deferring())
-        self._blocks.enter_context(_settings.set(forward_pass=self))
+        self._blocks.enter_context(self._in_force())
         return self
 
     def __exit__(self, *error):
@@ -39,8 +44,13 @@ class PassSettings:
 
     def resume(self, function, x):
         """Return function(x), computed as a part of this pass again."""
-        with _settings.set(forward_pass=self):
+        with self._in_force():
             return function(x)
+
+    @contextlib.contextmanager
+    def _in_force(self):
+        with _settings.set(forward_pass=self), computing_in(self.compute_dtype):
+            yield
 
 
 class _Settings(ThreadSettings):

@@ -10,15 +10,20 @@ COMPUTE_DTYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 
 
 class _Settings(ThreadSettings):
-    dtype = FLOAT32
+    compute_dtype = "float32"
 
 
 _settings = _Settings()
 
 
+def compute_dtype():
+    """Return the name of the type in force."""
+    return _settings.compute_dtype
+
+
 def operand_type():
     """Return the number that kernels take for the type in force."""
-    return _settings.dtype
+    return COMPUTE_DTYPES[_settings.compute_dtype]
 
 
 def computing_in(name):
@@ -27,7 +32,7 @@ def computing_in(name):
     Raises:
         ValueError: the name is neither.
     """
-    return _settings.set(dtype=COMPUTE_DTYPES[checked_dtype(name)])
+    return _settings.set(compute_dtype=checked_dtype(name))
 
 
 def computing_as(number):

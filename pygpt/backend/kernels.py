@@ -357,15 +357,36 @@ def select_isa(name=None) -> None:
     _isa = name
 
 
+def bfloat16_units() -> list:
+    """List (name, state) of the units that multiply bfloat16 and were built in, best first.
+
+    The state is "in use", "supported", or the reason why a unit cannot be used.
+    """
+    return []
+
+
+def bfloat16_unit():
+    """Return the name of the unit in use that multiplies bfloat16, or None."""
+    return next((name for name, state in bfloat16_units() if state == "in use"), None)
+
+
+def _described_units():
+    loops = "Python's loops" if ffi is None else "the float32 tile"
+    instead = [] if bfloat16_unit() else [f"no unit: {loops} with rounded operands"]
+    return instead + [f"{name} ({state})" for name, state in bfloat16_units()]
+
+
 def info() -> dict:
     """Return a dict of the settings in use: backend, compiler, isa, isas, threads, cores, openmp
-    ("on" or "off"), and lists of texts: caches, pages, and blocks (those of a matrix product)."""
+    ("on" or "off"), and lists of texts: bfloat16 (the units that multiply it), caches, pages, and
+    blocks (those of a matrix product)."""
     c = ffi is not None
     return {
         "backend": BACKEND,
         "compiler": ffi.string(lib.pygpt_compiler()).decode() if c else "none",
         "isa": isa(),
         "isas": isa_names(),
+        "bfloat16": _described_units(),
         "threads": get_num_threads(),
         "cores": physical_cores(),
         "openmp": "on" if c and lib.pygpt_openmp() else "off",

@@ -43,7 +43,7 @@ class Inputs:
         return self.drawn(n, partial(self.rng.uniform, low, high))
 
 
-def denormal_cases(shape):
+def denormal_cases(shape, dtype=FLOAT32):
     """List the pairs of calls to measure at the shapes of a preset.
 
     The losses have at most LOGITS logits and AdamW the weights of one block, so that the inputs
@@ -51,6 +51,7 @@ def denormal_cases(shape):
 
     Args:
         shape: a value of bench.kernels.SHAPES.
+        dtype: the type of operands that the products are called with.
     Returns:
         ([(label, the second call's inputs, ordinary call, second call)], inputs); the caller keeps
         the inputs alive while it makes the calls.
@@ -58,10 +59,10 @@ def denormal_cases(shape):
     inputs = Inputs()
     return [(label, how, *pair)
             for group in (_attention, _losses, _gelu, _gradients)
-            for label, how, pair in group(inputs, shape)], inputs
+            for label, how, pair in group(inputs, shape, dtype)], inputs
 
 
-def _attention(inputs, shape):
+def _attention(inputs, shape, dtype):
     B, T, C, NH = (shape[k] for k in ("batch_size", "n_positions", "n_embd", "n_head"))
     R = B * T
     dqkv, dout = inputs.normal(R * 3 * C), inputs.normal(R * C, GRADIENT)
@@ -72,15 +73,15 @@ def _attention(inputs, shape):
     lses = [inputs.normal(R * NH) for _ in qkvs]
     # the forward calls come first, since the backward calls read their out and lse
     yield "attention forward", "scores spread by 50", [
-        partial(lib.attention_forward, out, lse, qkv, B, T, C, NH, 0.0, NULL, 0, FLOAT32)
+        partial(lib.attention_forward, out, lse, qkv, B, T, C, NH, 0.0, NULL, 0, dtype)
         for out, lse, qkv in zip(outs, lses, qkvs)]
     yield "attention backward", "scores spread by 50", [
         partial(lib.attention_backward, dqkv, dout, qkv, out, lse, B, T, C, NH, 0.0, NULL, 0,
-                FLOAT32)
+                dtype)
         for out, lse, qkv in zip(outs, lses, qkvs)]
 
 
-def _losses(inputs, shape):
+def _losses(inputs, shape, dtype):
     V = shape["vocab_size"]
     R = min(shape["batch_size"] * shape["n_positions"], max(1, LOGITS // V))
     logits = [inputs.uniform(R * V, -spread / 2, spread / 2) for spread in (2.0, 200.0)]
@@ -100,7 +101,7 @@ def _losses(inputs, shape):
         for x in logits]
 
 
-def _gelu(inputs, shape):
+def _gelu(inputs, shape, dtype):
     n = shape["batch_size"] * shape["n_positions"] * 4 * shape["n_embd"]
     # gelu(x) = x / (1 + e^-z) with z = 2 sqrt(2/pi) (x + 0.044715 x^3), which is -106 at x = -10.7
     # and -87 at x = -10: in between, gelu(x) is denormal or about to be
@@ -111,7 +112,7 @@ def _gelu(inputs, shape):
     yield "gelu backward", how, [partial(lib.gelu_backward, dinp, dout, x, n, 0) for x in xs]
 
 
-def _gradients(inputs, shape):
+def _gradients(inputs, shape, dtype):
     R, C = shape["batch_size"] * shape["n_positions"], shape["n_embd"]
     x, dx, norm, dnorm, dbias = (inputs.normal(n) for n in (R * C, R * C, C, C, C))
     mean, rstd = inputs.normal(R, 0.01), inputs.uniform(R, 0.9, 1.1)
@@ -120,7 +121,7 @@ def _gradients(inputs, shape):
         for dout in (inputs.normal(R * C, size) for size in (GRADIENT, TINY / 10))]
     weight = inputs.normal(C * 4 * C, 0.02)
     yield "mlp fc: dx = dy W^T", "gradients of 1e-39", [
-        partial(lib.linear_backward_input, dx, NULL, dout, weight, NULL, R, C, 4 * C, 0, FLOAT32)
+        partial(lib.linear_backward_input, dx, NULL, dout, weight, NULL, R, C, 4 * C, 0, dtype)
         for dout in (inputs.normal(R * 4 * C, size) for size in (GRADIENT, TINY))]
     n = 12 * C * C
     # the learning rate is 0: however often the step is taken, the parameters stay as they are

@@ -84,14 +84,16 @@ def tables(threads):
 
 # --------------------------------------------------------------------------------- measuring ---
 
-def measure(cases_by_title, seconds):
+def measure(cases_by_title, seconds, compute_dtype="float32"):
     """Measure the median time of every case's step, and compare each with its neighbour.
 
     Args:
         cases_by_title: {title: Cases}.
         seconds: the approximate duration of all tables together.
+        compute_dtype: as in GPT. The peak is always that of float32.
     Returns:
-        A dict of plain values: kernels.info(), "seconds" and "tables", each {"title", "rows"}.
+        A dict of plain values: kernels.info(), "dtype", "seconds" and "tables", each {"title",
+        "rows"}.
     """
     start, threads = time.perf_counter(), kernels.get_num_threads()
     found = []
@@ -99,15 +101,17 @@ def measure(cases_by_title, seconds):
         for i, (title, cases) in enumerate(cases_by_title.items()):
             now = time.perf_counter()
             until = now + max(0.0, start + seconds - now) / (len(cases_by_title) - i)
-            found.append({"title": title, "rows": _rows(cases, threads, until)})
-    return {**kernels.info(), "seconds": time.perf_counter() - start, "tables": found}
+            rows = _rows(cases, threads, until, compute_dtype)
+            found.append({"title": title, "rows": rows})
+    return {**kernels.info(), "dtype": compute_dtype, "seconds": time.perf_counter() - start,
+            "tables": found}
 
 
-def _rows(cases, threads, until):
+def _rows(cases, threads, until, compute_dtype):
     steps = []
     for case in cases:
         kernels.set_num_threads(case.threads or threads)
-        steps.append(MeasuredStep(case.shape()))
+        steps.append(MeasuredStep(case.shape(), compute_dtype))
     times, peaks = [[] for _ in cases], {case.threads or threads: [] for case in cases}
     turns = 0
     while turns < LEAST_TURNS or time.perf_counter() < until:
@@ -155,8 +159,10 @@ def compare(rows, cases):
 
 def report(result):
     """Return the dict of measure() as text."""
+    products = f"products of {result['dtype']}; " * (result["dtype"] != "float32")
     lines = [f"whole training steps on {result['isa']}, {result['threads']} threads, "
-             f"{result['compiler']}; medians of turns; the peak is measured between the steps"]
+             f"{result['compiler']}; {products}medians of turns; the peak is measured between the "
+             "steps"]
     for table in result["tables"]:
         lines += ["", f"{table['title']:38}{'ms':>9}  {'quartiles':17}{'us/token':>9}"
                   f"{'GFLOP/s':>9}{'% peak':>8}"]

@@ -19,6 +19,7 @@ from array import array
 from collections import Counter
 from functools import partial
 
+from pygpt.autograd.precision import COMPUTE_DTYPES
 from pygpt.autograd.replay import run
 from pygpt.backend import kernels
 from pygpt.backend.kernels import FLOAT32, NULL, Memory, lib
@@ -104,11 +105,12 @@ def _filled(n, value=0.5):
 
 # --------------------------------------------------------------------------------- the kernels ---
 
-def kernel_cases(shape):
+def kernel_cases(shape, dtype=FLOAT32):
     """List the kernel calls to measure at the shapes of a preset.
 
-    Operations are counted for the matrix products and for attention (its causal half). Where they
-    are 0, memory limits the kernel, and the bytes count: each array is read or written once.
+    The products round their operands to `dtype`. Operations are counted for the products and for
+    attention (its causal half). Where they are 0, memory limits the kernel, and the bytes count:
+    each array is read or written once.
 
     Returns:
         ([(label, call, floating-point operations, least number of bytes moved)], memory); the
@@ -130,19 +132,19 @@ def kernel_cases(shape):
             ("qkv", C, 3 * C, x, qkv, dx), ("attention proj", C, C, x, y, dx),
             ("mlp fc", C, 4 * C, x, h, dx), ("mlp proj", 4 * C, C, h, y, pre)):
         size = 2 * R * IN * OUT, 4 * (R * IN + IN * OUT + R * OUT)
-        forward = partial(lib.linear_forward, out, NULL, inp, w, b, NULL, R, IN, OUT, FLOAT32)
+        forward = partial(lib.linear_forward, out, NULL, inp, w, b, NULL, R, IN, OUT, dtype)
         to_input = partial(lib.linear_backward_input, dinp, NULL, out, w, NULL, R, IN, OUT, 0,
-                           FLOAT32)
-        to_weight = partial(lib.linear_backward_weight, dw, db, inp, out, R, IN, OUT, 0, FLOAT32)
+                           dtype)
+        to_weight = partial(lib.linear_backward_weight, dw, db, inp, out, R, IN, OUT, 0, dtype)
         rows += [(f"{label}: y = x W + b", forward, *size),
                  (f"{label}: dx = dy W^T", to_input, *size),
                  (f"{label}: dW = x^T dy", to_weight, *size)]
     half = 2 * B * NH * T * T // 2 * (C // NH)  # operations of one T x T product, its causal half
     rows += [
         ("attention forward", lambda: lib.attention_forward(
-            y, lse, qkv, B, T, C, NH, 0.0, NULL, 0, FLOAT32), 2 * half, 4 * R * 4 * C),
+            y, lse, qkv, B, T, C, NH, 0.0, NULL, 0, dtype), 2 * half, 4 * R * 4 * C),
         ("attention backward", lambda: lib.attention_backward(
-            dqkv, dx, qkv, y, lse, B, T, C, NH, 0.0, NULL, 0, FLOAT32), 5 * half, 4 * R * 8 * C),
+            dqkv, dx, qkv, y, lse, B, T, C, NH, 0.0, NULL, 0, dtype), 5 * half, 4 * R * 8 * C),
         ("layernorm forward", lambda: lib.layernorm_forward(y, mean, rstd, x, b, b, R, C, 1e-5),
          0, 4 * R * 2 * C),
         ("layernorm backward", lambda: lib.layernorm_backward(
@@ -155,9 +157,9 @@ def kernel_cases(shape):
     targets = target_ids.pointer("i")
     rows += [
         ("head and loss, forward", lambda: lib.linear_cross_entropy_forward(
-            loss, losses, x, wte, targets, R, C, V, -100, FLOAT32), 2 * R * C * V, 4 * V * C),
+            loss, losses, x, wte, targets, R, C, V, -100, dtype), 2 * R * C * V, 4 * V * C),
         ("head and loss, both", lambda: lib.linear_cross_entropy_backward(
-            loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, -100, 0, 0, FLOAT32),
+            loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, -100, 0, 0, dtype),
          6 * R * C * V, 4 * 3 * V * C),
         ("embedding forward", lambda: lib.embedding_forward(y, targets, wte, x, B, T, C, V, 0),
          0, 4 * R * 3 * C),
@@ -176,12 +178,12 @@ def kernel_cases(shape):
     return rows, memory
 
 
-def denormals(shape, seconds):
+def denormals(shape, seconds, dtype=FLOAT32):
     """Measure the pairs of denormal_cases for about this time; return a row for each.
 
     The two calls of a pair take turns by themselves: each finds the caches as the other left them.
     """
-    cases, inputs = denormal_cases(shape)  # the calls read the memory of inputs
+    cases, inputs = denormal_cases(shape, dtype)  # the calls read the memory of inputs
     rows = []
     for label, how, *pair in cases:
         (_, ordinary, _), (_, denormal, _) = quartiles_in_turn(pair, seconds / len(cases))
@@ -195,12 +197,12 @@ def denormals(shape, seconds):
 class MeasuredStep:
     """Runs a training step of a preset's model, as a whole or call by call."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, compute_dtype="float32"):
         settings = dict(shape)
         V = settings.pop("vocab_size")
         config = TrainConfig(**settings)
         B, T = config.batch_size, config.n_positions
-        self.model = GPT(config.model_config(V))
+        self.model = GPT(config.model_config(V), compute_dtype=compute_dtype)
         self.optimizer, rng = AdamW(self.model), random.Random(0)
         ids = array("i", [rng.randrange(V) for _ in range(B * T)])
         self.ids = memoryview(ids).cast("B").cast("i", (B, T))
@@ -250,25 +252,27 @@ class MeasuredStep:
 
 # ---------------------------------------------------------------------------------- the report ---
 
-def measure(preset, seconds=10.0, sustained=False):
+def measure(preset, seconds=10.0, sustained=False, compute_dtype="float32"):
     """Measure all tables; return them as one dict of plain values.
 
-    Its "machine" names the peak, "burst" or "sustained", of which each "of_peak" is a share.
+    Its "machine" names the peak, "burst" or "sustained", of which each "of_peak" is a share. The
+    peak is that of float32, also when the products round their operands to bfloat16.
 
     Args:
         preset: a name in SHAPES.
         seconds: the approximate duration.
         sustained: whether to measure the sustained peak, in another quarter of this time or at
             least six seconds, and compare with that one.
+        compute_dtype: as in GPT.
     """
-    shape = SHAPES[preset]
+    shape, dtype = SHAPES[preset], COMPUTE_DTYPES[compute_dtype]
     limits = machine(min(2.0, seconds / 4))
-    cases, memory = kernel_cases(shape)
+    cases, memory = kernel_cases(shape, dtype)
     quartiles_of_kernels = quartiles_in_turn([call for _, call, _, _ in cases], 3 * seconds / 8)
     kinds = [(label, *work) for label, _, *work in cases]
     del cases, memory
-    vanishing = denormals(shape, seconds / 8)
-    step = MeasuredStep(shape)
+    vanishing = denormals(shape, seconds / 8, dtype)
+    step = MeasuredStep(shape, compute_dtype)
     (_, once, _), = quartiles_in_turn([step], 0.0)
     quartiles_of_step, parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
     limits["sustained_gflops"] = sustained_gflops(step, seconds / 4) if sustained else None
@@ -286,8 +290,8 @@ def measure(preset, seconds=10.0, sustained=False):
         rows.append({"kernel": label, **speed(operations, quartiles), "gbytes": gbytes,
                      "of_bandwidth": gbytes / limits["gbytes"]})
     return {
-        "preset": preset, "shape": shape, "machine": limits, **kernels.info(), "kernels": rows,
-        "denormals": vanishing,
+        "preset": preset, "shape": shape, "dtype": compute_dtype, "machine": limits,
+        **kernels.info(), "kernels": rows, "denormals": vanishing,
         "step": {**speed(step.operations, quartiles_of_step),
                  "by_kernel_ms": {k: 1e3 * v for k, v in parts.items()},
                  "python_share": python / quartiles_of_step[1]},
@@ -299,11 +303,14 @@ def report(result):
     m, s = result["machine"], result["step"]
     shape = " ".join(f"{k}={v}" for k, v in result["shape"].items())
     both = m["peak"] == "sustained"  # are there two peaks to compare with?
-    peak = (f"{m['sustained_gflops']:.0f} GFLOP/s of multiply-adds sustained (the peak below), "
+    is_rounded = result["dtype"] != "float32"
+    of = "GFLOP/s of" + " float32" * is_rounded + " multiply-adds"
+    peak = (f"{m['sustained_gflops']:.0f} {of} sustained (the peak below), "
             f"{m['gflops']:.0f} in a burst" if both else
-            f"{m['gflops']:.0f} GFLOP/s of multiply-adds in a burst (the peak below)")
+            f"{m['gflops']:.0f} {of} in a burst (the peak below)")
     lines = [f"{result['preset']}: {shape}",
              f"{result['isa']}, {result['threads']} threads, {result['compiler']}:",
+             *[f"products of {result['dtype']}: {', '.join(result['bfloat16'])}"] * is_rounded,
              f"{peak}, {m['gbytes']:.1f} GB/s of reads", "",
              f"{'kernel':28}{'ms':>9}  {'quartiles':15}{'GFLOP/s':>8}{'% peak':>8}"
              + f"{'% burst':>8}" * both + f"{'GB/s':>7}{'% read':>8}"]

@@ -3,7 +3,7 @@
 import math
 
 from pygpt.cli.flags import real_number, whole_number
-from pygpt.config import PRESETS, ConfigError
+from pygpt.config import COMPUTE_DTYPES, PRESETS, ConfigError
 
 
 def add_command(add):
@@ -17,6 +17,9 @@ def add_command(add):
     command.add_argument("--sustained", action="store_true",
                          help="compare with the rate of multiply-adds measured between training "
                          "steps, not with that of a burst; takes a quarter longer, at least 6 s")
+    command.add_argument("--dtype", choices=COMPUTE_DTYPES, default="float32",
+                         help="type to which matrix products round their operands (default "
+                         "float32)")
     command.add_argument("--seconds", type=real_number, metavar="X",
                          help="measure for about this many seconds (default 20; with --growth 60)")
     command.add_argument("--threads", type=whole_number, default=0, metavar="N",
@@ -46,9 +49,11 @@ def run(arguments):
     if arguments.threads:
         kernels.set_num_threads(arguments.threads)
     if arguments.growth:
-        module, result = growth, growth.measure(growth.tables(kernels.get_num_threads()), seconds)
+        module, tables = growth, growth.tables(kernels.get_num_threads())
+        result = growth.measure(tables, seconds, arguments.dtype)
     else:
         module = bench
-        result = bench.measure(arguments.preset or "lesson", seconds, arguments.sustained)
+        result = bench.measure(arguments.preset or "lesson", seconds, arguments.sustained,
+                               arguments.dtype)
     print(json.dumps(result) if arguments.json else module.report(result))
     return 0

@@ -23,6 +23,7 @@ ALSO_CALLED = {
     "min-lr": "min-learning-rate", "gradient-accumulation-steps": "grad-accumulation-steps",
     "eval-iters": "eval-batches", "eval-every": "eval-interval", "input": "data", "file": "data",
     "text": "data", "length": "max-new-tokens", "num-tokens": "max-new-tokens",
+    "precision": "dtype", "compute-dtype": "dtype", "bf16": "dtype", "bfloat16": "dtype",
     "checkpoint": "init", "model": "init", "from": "init", "dir": "out",
     "generate": "sample", "write": "sample", "fit": "train", "learn": "train", "version": "info",
 }

@@ -16,6 +16,7 @@ from pygpt.cli.invocation import command_line
 CLEAR_LINE = "\r\033[K"  # goes back to the start of a terminal's line, and clears it
 REDRAW_SECONDS = 0.1  # time between two states of the status line
 PLAIN_SECONDS = 10.0  # time between two lines about reading a long text, off a terminal
+LEAST_GAIN = 1.1      # of bfloat16; a smaller one is not worth a line
 PLAIN_LINES = 20      # number of status lines of a whole run, off a terminal
 
 
@@ -93,8 +94,12 @@ class Reporter:
             self._line(f"the earlier run in {record['out']} is now in {record['earlier']}")
         if record["resumed"]:
             self._line(f"continuing from step {record['step']} of {record['out']}/last")
+        dtype, gain = record["config"]["dtype"], record["bfloat16_gain"]
         self._line(f"{record['parameters']:,} parameters, {record['isa']}, "
-                   f"{plural(record['threads'], 'thread')}")
+                   f"{plural(record['threads'], 'thread')}"
+                   + (f", products of {dtype}" if dtype != "float32" else ""))
+        if gain is not None and gain >= LEAST_GAIN:
+            self._line(f"this CPU multiplies bfloat16 {gain:.1f} times as fast: --dtype bfloat16")
         self._line(f"{record['train_tokens']:,} tokens to learn from, {record['val_tokens']:,} "
                    f"held out, a vocabulary of {record['vocab_size']:,}")
         needed, free = record["memory_needed"], record["memory_free"]

@@ -6,31 +6,35 @@ from math import prod
 
 from pygpt.autograd.launch import calling
 from pygpt.autograd.ops import IGNORED
+from pygpt.autograd.precision import COMPUTE_DTYPES
 from pygpt.autograd.recorded_step import Key, TrainingStep
 from pygpt.autograd.tape import no_grad
 from pygpt.backend.cpu import gigabytes, memory_limits
-from pygpt.backend.kernels import ffi, lib
+from pygpt.backend.kernels import Memory, bfloat16_unit, check_status, ffi, lib
 from pygpt.model import GPT, parameter_shapes
 from pygpt.optim import AdamW
-from pygpt.parameters import padded
+from pygpt.parameters import fill, padded
 
 MOST_LAYERS = 10_000      # deeper models are estimated, because recording them takes long
 PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a batch
+MOST_ROWS = 256           # of the product by which two types of operands are compared
 
 # ---------------------------------------------------------------------------------------- speed
 
 
-def peak_flops(seconds=0.05):
+def peak_flops(seconds=0.05, compute_dtype="float32"):
     """Measure the floating-point operations per second of all threads in use.
 
     A multiply-add counts as two.
 
     Args:
         seconds: the approximate time of the measurement.
+        compute_dtype: as in GPT.
     Returns:
-        A float, or None with the reference backend, which is not measured.
+        A float. None where nothing measures the peak: with the reference backend, and in bfloat16
+        on a unit of its own.
     """
-    if ffi is None:
+    if ffi is None or compute_dtype == "bfloat16" and bfloat16_unit():
         return None
     n, best, end = 10_000, 0.0, time.perf_counter() + seconds
     while True:
@@ -42,6 +46,35 @@ def peak_flops(seconds=0.05):
             return best
         if stop - start < seconds / 10:
             n *= 2
+
+
+def bfloat16_gain(config, rows, seconds=0.02):
+    """Measure how many times as fast as float32 the CPU's unit for bfloat16 multiplies.
+
+    Both types take turns at a product of the model: the first layer of an MLP.
+
+    Args:
+        config: a GPTConfig.
+        rows: the number of tokens of a batch, of which at most MOST_ROWS are taken.
+        seconds: the approximate time of the measurement; three turns may take longer.
+    Returns:
+        A float, or None if no such unit is in use.
+    """
+    if bfloat16_unit() is None:
+        return None
+    M, K, N = min(rows, MOST_ROWS), config.n_embd, config.mlp_width
+    memory = [Memory(4 * n) for n in (M * N, M * K, K * N)]
+    out, a, b = (block.pointer("f") for block in memory)
+    fill(a, M * K, 0.5)
+    fill(b, K * N, 0.5)
+    times = {name: [] for name in COMPUTE_DTYPES}
+    end = time.perf_counter() + seconds
+    while len(times["float32"]) < 3 or time.perf_counter() < end:
+        for name, number in COMPUTE_DTYPES.items():
+            start = time.perf_counter()
+            check_status(lib.matmul(out, a, b, M, N, K, 0, 0, 0, number))
+            times[name].append(time.perf_counter() - start)
+    return min(times["float32"]) / min(times["bfloat16"])
 
 
 def flops_per_token(config, T):
@@ -71,7 +104,7 @@ class _NoMemory:
         return self
 
 
-def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
+def memory_needed(config, B, T, recompute=False, optimizer=AdamW, compute_dtype="float32"):
     """Predict the bytes that training takes.
 
     The prediction is exact for the model and its steps, and adds an allowance for the process. A
@@ -81,11 +114,12 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
     Args:
         config: a GPTConfig.
         B, T: the shape of a batch.
-        recompute: as in GPT.
+        recompute, compute_dtype: as in GPT.
         optimizer: the class of the optimizer.
     Returns:
         {"weights": bytes, "gradients": bytes, "state": bytes of the optimizer's buffers,
-        "activations": bytes, "total": bytes}.
+        "activations": bytes, "rounded": bytes of the copies of q, k, v and dO that one attention
+        rounds to bfloat16 (csrc/attention.c), "total": bytes}.
     """
     if config.n_layer > MOST_LAYERS:
         activations = 4 * B * T * config.n_embd * config.n_layer * (1 if recompute else 10)
@@ -93,7 +127,8 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
         activations = _recorded(config, B, T, recompute)
     flat = _flat_bytes(config)
     parts = {"weights": flat, "gradients": flat,
-             "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations}
+             "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations,
+             "rounded": 4 * B * T * 4 * config.n_embd if compute_dtype == "bfloat16" else 0}
     return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
 
 
@@ -137,14 +172,14 @@ def check_memory(config, model_config, optimizer, has_fixed_width):
         or empty if the run fits; remedy is a text.
     """
     shape, (most, free) = (config.batch_size, config.n_positions), memory_limits()
-    parts = memory_needed(model_config, *shape, config.recompute, optimizer)
+    parts = memory_needed(model_config, *shape, config.recompute, optimizer, config.dtype)
     needed = parts["total"]
     if most is None or needed <= most:
         return needed, free, [], ""
     problem = (f"training needs {gigabytes(needed)} of memory, and this machine has "
                f"{gigabytes(most)}")
     smaller = " or n_positions" if has_fixed_width else ", n_positions or n_embd"
-    recomputed = memory_needed(model_config, *shape, True, optimizer)["total"]
+    recomputed = memory_needed(model_config, *shape, True, optimizer, config.dtype)["total"]
     recompute = f"recompute ({gigabytes(recomputed)}), " if recomputed <= most else ""
     return needed, free, [problem], (
         f"weights, gradients and {optimizer.__name__}'s state take "

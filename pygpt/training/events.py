@@ -12,6 +12,8 @@ Every record has "event" and "step", the number of steps taken so far. The other
                 resumed       whether the run continues one
                 memory_needed, memory_free    bytes; free is None where it is unknown
                 peak_flops    measured, or None
+                bfloat16_gain    how many times as fast as float32 this CPU multiplies bfloat16,
+                              measured before a run in float32; None without a unit for it
                 config        the TrainConfig as a dict
     warning   after start
                 text          a sentence, for example about a difference that force accepted

@@ -56,6 +56,7 @@ class PreparedRun:
             if self.is_finished():
                 self.model = GPT.from_pretrained(self.last)
                 self.model.recompute = self.config.recompute
+                self.model.compute_dtype = self.config.dtype
                 self.model.train()
                 self.tokenizer = Tokenizer.from_pretrained(self.last)
                 return
@@ -134,16 +135,22 @@ class PreparedRun:
         self.model = (GPT.from_pretrained(base, **dropout) if base
                       else GPT(model_config, seed=config.seed))
         self._set_up_model(state)
-        info, peak = kernels.info(), cost.peak_flops()
+        info, peak = kernels.info(), cost.peak_flops(compute_dtype=config.dtype)
         self.clock = Clock(config, self.step, self.seconds_before)
         self.peak_tokens = peak and peak / cost.flops_per_token(model_config, config.n_positions)
+        gain = None
+        if config.dtype == "float32":
+            gain = cost.bfloat16_gain(model_config, config.batch_size * config.n_positions)
+        elif kernels.bfloat16_unit() is None:
+            self.warnings.append(f"dtype={config.dtype!r} takes no less time here, because no unit "
+                                 "that multiplies bfloat16 is in use (see pygpt info)")
         earlier = self._begin_writing(is_new=state is None)
         self.tell("start", parameters=self.model.num_parameters(),
                   train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
                   vocab_size=model_config.vocab_size, max_steps=config.max_steps,
                   isa=info["isa"], threads=info["threads"], out=config.out, earlier=earlier,
                   resumed=state is not None, memory_needed=needed, memory_free=free,
-                  peak_flops=peak, config=asdict(config))
+                  peak_flops=peak, bfloat16_gain=gain, config=asdict(config))
         for text in self.directory.warnings + self.warnings + self.dataset.warnings:
             self.tell("warning", text=text)
         self.dataset.remove_unused()
@@ -164,7 +171,7 @@ class PreparedRun:
         """Make the optimizer, and restore the state of a resumed run."""
         model, config = self.model, self.config
         self.optimizer = self.optimizer_class.from_config(model, config)
-        model.recompute = config.recompute
+        model.recompute, model.compute_dtype = config.recompute, config.dtype
         if self.tokenizer.end_of_text is not None:
             model.end_of_text = self.tokenizer.end_of_text
         model.train()

@@ -82,7 +82,8 @@ def new_schedule(config, state):
 def changed_kernels(info, state):
     """List how the kernels differ from those of the run to resume.
 
-    Other kernels round differently, so the steps would differ in their last bits.
+    Other kernels round differently, so the steps would differ in their last bits. A unit that
+    multiplies bfloat16 has an instruction set's name, so another unit is another `isa`.
 
     Args:
         info: kernels.info().

@@ -1,12 +1,14 @@
 """Compares the speed of whole training steps, ours and PyTorch's, which take turns in one run.
 
     make compare       or: python tests/bench/compare.py [NAME ...] [--seconds S] [--no-compile]
+                                                         [--dtype bfloat16] [--no-bfloat16]
 
 A step is forward, backward, clipping at 1.0 and AdamW with decay on matrices only, on the same
-batch. The sides take turns of a fifth of a second until the time is up; the table gives medians,
-the quartiles of our times and of PyTorch's best, those of the ratio taken pair by pair, and each
-side's peak memory in a process of its own. Above it stands the machine; --json has it in each row.
-It needs PyTorch (`pip install torch`, the CPU build).
+batch. PyTorch takes it eagerly, with fused AdamW, with torch.compile, and the last two again under
+bfloat16 autocast (bf16, bf16-comp). The sides take turns of a fifth of a second until the time is
+up; the table gives medians, the quartiles of our times and of PyTorch's best, those of the ratio
+taken pair by pair, and each side's peak memory in a process of its own. Above it stands the
+machine; --json has it in each row. It needs PyTorch (`pip install torch`, the CPU build).
 """
 
 import argparse
@@ -27,6 +29,7 @@ sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE)) if path no
 import pygpt  # noqa: E402
 from peers import peer  # noqa: E402
 from pygpt.backend import cpu, kernels  # noqa: E402
+from pygpt.config import COMPUTE_DTYPES  # noqa: E402
 
 TURN = 0.2  # seconds
 LEVELS = ("L1d", "L2", "L3")  # of caches, by lscpu's names
@@ -104,9 +107,9 @@ def ids_of(sizes):
     return [[rng.randrange(vocab) for _ in range(T)] for _ in range(B)]
 
 
-def our_step(sizes, threads):
+def our_step(sizes, threads, compute_dtype):
     pygpt.set_num_threads(threads)
-    model = pygpt.GPT(config_of(sizes))
+    model = pygpt.GPT(config_of(sizes), compute_dtype=compute_dtype)
     optimizer = pygpt.AdamW(model)
     B, T, *_ = sizes
     flat = array("i", [i for row in ids_of(sizes) for i in row])
@@ -135,30 +138,37 @@ def timed(step, runs):
     return times
 
 
-def make(sizes, threads, variant):
-    """Return a training step of ours ("pygpt") or of a variant of PyTorch's."""
+def make(sizes, threads, variant, compute_dtype="float32"):
+    """Return a training step of ours ("pygpt") in that type, or of a variant of PyTorch's."""
     if variant == "pygpt":
-        return our_step(sizes, threads)
+        return our_step(sizes, threads, compute_dtype)
     torch_gpt = peer("torch_gpt")
     return torch_gpt.training_step(config_of(sizes), ids_of(sizes), threads, variant)
 
 
-def peak_memory(sizes, threads, variant, path):
+def peak_memory(sizes, threads, variant, compute_dtype, path):
     """Run three steps in a process of their own, with that module path; return its peak resident
     megabytes."""
     code = (f"import sys; sys.path[:0] = {path!r}; import compare; "
-            f"step = compare.make({sizes!r}, {threads}, {variant!r}); [step() for _ in range(3)]; "
+            f"step = compare.make({sizes!r}, {threads}, {variant!r}, {compute_dtype!r}); "
+            "[step() for _ in range(3)]; "
             "print(next(int(line.split()[1]) // 1024 for line in open('/proc/self/status') "
             "if line.startswith('VmHWM')))")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(out.stdout.split()[-1])
 
 
-def compare(name, threads, variants, seconds, memory):
-    """Measure a configuration; return its row as a dict. `memory`: whether peak memory is measured
-    too."""
+def compare(name, threads, variants, seconds, memory, compute_dtype):
+    """Measure a configuration; return its row as a dict.
+
+    Args:
+        variants: PyTorch's.
+        memory: whether peak memory is measured too.
+        compute_dtype: that of our side.
+    """
     sizes = CONFIGURATIONS[name]
-    steps = {variant: make(sizes, threads, variant) for variant in ("pygpt", *variants)}
+    steps = {variant: make(sizes, threads, variant, compute_dtype)
+             for variant in ("pygpt", *variants)}
     for step in steps.values():
         step()
         step()
@@ -175,13 +185,13 @@ def compare(name, threads, variants, seconds, memory):
     quarter = len(ratios) // 4
     path = [str(Path(peer("torch_gpt").__file__).parent), str(HERE), str(HERE.parent.parent)]
     return {
-        "name": name, "runs": len(ratios), "best": best,
+        "name": name, "dtype": compute_dtype, "runs": len(ratios), "best": best,
         "ms": {variant: 1e3 * m for variant, m in medians.items()},
         "ms_quartiles": {variant: [1e3 * t for t in ends] for variant, ends in spread.items()},
         "ratio": medians[best] / medians["pygpt"],
         "quartiles": (ratios[quarter], ratios[-1 - quarter]),
-        "megabytes": {v: peak_memory(sizes, threads, v, path) for v in ("pygpt", best)
-                      } if memory else {},
+        "megabytes": {v: peak_memory(sizes, threads, v, compute_dtype, path)
+                      for v in ("pygpt", best)} if memory else {},
     }
 
 
@@ -192,6 +202,11 @@ def main(arguments=None):
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true",
                         help="leave out torch.compile, which takes a while and a C++ compiler")
+    parser.add_argument("--dtype", choices=COMPUTE_DTYPES, default="float32",
+                        help="our compute_dtype")
+    parser.add_argument("--no-bfloat16", action="store_true",
+                        help="leave out PyTorch's bfloat16 autocast, which is slow on a CPU that "
+                        "has no unit for it")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory runs")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -199,20 +214,24 @@ def main(arguments=None):
         if name not in CONFIGURATIONS:
             parser.error(f"{name!r} is not one of {', '.join(CONFIGURATIONS)}")
     torch_gpt = peer("torch_gpt")
-    variants = ["eager", "fused"] + ["compile"] * (not options.no_compile)
+    variants = [variant for variant in torch_gpt.VARIANTS
+                if not (options.no_compile and "comp" in variant)
+                and not (options.no_bfloat16 and "bf16" in variant)]
     described = machine(options.threads, torch_gpt)
     if not options.json:
-        print(f"{heading(described)}; milliseconds a step, medians of runs taken in turns")
-        print(f"{'':14}{'pygpt':>9}  {'quartiles':15}" + "".join(f"{v:>9}" for v in variants)
+        print(f"{heading(described)}; milliseconds a step, medians of runs taken in turns; ours in "
+              f"{options.dtype}")
+        print(f"{'':14}{'pygpt':>9}  {'quartiles':15}" + "".join(f"{v:>10}" for v in variants)
               + f"  {'best quartiles':15}{'ratio':>8}  {'quartiles':12}{'peak MB':>8}{'theirs':>8}")
     for name in options.names:
-        r = compare(name, options.threads, variants, options.seconds, not options.no_memory)
+        r = compare(name, options.threads, variants, options.seconds, not options.no_memory,
+                    options.dtype)
         if options.json:
             print(json.dumps({**r, "machine": described}), flush=True)
             continue
         ours, theirs = ("{:.1f}-{:.1f}".format(*r["ms_quartiles"][v]) for v in ("pygpt", r["best"]))
         print(f"{name:14}{r['ms']['pygpt']:9.1f}  {ours:15}"
-              + "".join(f"{r['ms'][v]:9.1f}" for v in variants) + f"  {theirs:15}"
+              + "".join(f"{r['ms'][v]:10.1f}" for v in variants) + f"  {theirs:15}"
               + f"{r['ratio']:7.2f}x  {r['quartiles'][0]:.2f}-{r['quartiles'][1]:<7.2f}"
               + "".join(f"{r['megabytes'].get(v, 0):8}" for v in ("pygpt", r["best"])), flush=True)
 

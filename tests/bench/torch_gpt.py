@@ -130,11 +130,17 @@ def error(ours, theirs):
 
 # ----------------------------------------------------------------------------- a training step ---
 
+# name: whether AdamW is fused, torch.compile is used, and products run in bfloat16 (autocast)
+VARIANTS = {"eager": (False, False, False), "fused": (True, False, False),
+            "compile": (True, True, False), "bf16": (True, False, True),
+            "bf16-comp": (True, True, True)}
+
+
 def training_step(config, ids, threads, variant):
     """Return a function that takes a step (forward, backward, clipping, AdamW) on B lists of T ids.
 
     Args:
-        variant: "eager", "fused" (AdamW), or "compile" for that with torch.compile.
+        variant: a name in VARIANTS.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -142,12 +148,15 @@ def training_step(config, ids, threads, variant):
     for p in model.parameters():
         if p.dim() >= 2:
             torch.nn.init.normal_(p, std=0.02)
-    optimizer = adamw(model, fused=variant != "eager")
-    loss_of = torch.compile(model.loss) if variant == "compile" else model.loss
+    fused, is_compiled, in_bfloat16 = VARIANTS[variant]
+    optimizer = adamw(model, fused)
+    loss_of = torch.compile(model.loss) if is_compiled else model.loss
     ids = torch.tensor(ids)
 
     def step():
-        loss_of(ids, ids).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+            loss = loss_of(ids, ids)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

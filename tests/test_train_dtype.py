@@ -1,0 +1,185 @@
+"""Tests runs in bfloat16: exact resume, refusals by name, and what they say of the CPU's units."""
+
+import json
+from array import array
+
+import pytest
+from isas import use_isa
+from runs import checkpoint_files, numbers, records_of, snapshot, stop_after, warnings_of
+from sharing import shared_among
+
+import pygpt
+from conftest import TEXT
+from pygpt.autograd.tape import no_grad
+from pygpt.backend import kernels
+from pygpt.cli import main
+from pygpt.cli.terminal import Reporter
+from pygpt.config import ConfigError
+from pygpt.data.batches import split, validation_batches
+from pygpt.model import GPT
+from pygpt.training import cost, trainer_state
+from pygpt.training.trainer import evaluate, train
+
+DTYPES = "float32", "bfloat16"
+
+
+# ------------------------------------------------------------------------------------- resuming ---
+
+def test_a_run_computes_in_its_type(tiny):
+    result = train(tiny(dtype="bfloat16"))
+    assert result.model.compute_dtype == "bfloat16"
+    assert train(tiny(dtype="bfloat16"), resume=True).model.compute_dtype == "bfloat16"  # finished
+    tokens = memoryview(array("H", result.tokenizer.encode(TEXT)))
+    batches = validation_batches(split(tokens, 0.1, 8)[1], 4, 8, 3)
+    assert evaluate(result.model, batches) == result.val_loss
+    opened = GPT.from_pretrained(tiny().out)
+    assert evaluate(opened, batches) != result.val_loss
+    opened.compute_dtype = "bfloat16"
+    assert evaluate(opened, batches) == result.val_loss
+
+
+@pytest.mark.parametrize("changes", [{}, dict(dropout=0.2, grad_accumulation_steps=2)])
+def test_a_stopped_run_continues_to_the_bit(tiny, tmp_path, changes):
+    changes |= dict(dtype="bfloat16")
+    train(tiny(out=tmp_path / "whole", **changes))
+    train(tiny(threads=1, **changes), [stop_after(3)])
+    with shared_among(3):
+        train(tiny(threads=3, recompute=True, **changes), resume=True)
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")
+    assert (checkpoint_files(tmp_path / "out" / "last")
+            == checkpoint_files(tmp_path / "whole" / "last"))
+    train(tiny(out=tmp_path / "other", **changes | dict(dtype="float32")))
+    assert numbers(tmp_path / "other") != numbers(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("before, after", [DTYPES, DTYPES[::-1]])
+def test_a_run_does_not_go_on_in_another_type_unless_forced(tiny, tmp_path, before, after):
+    train(tiny(dtype=before), [stop_after(3)])
+    files = snapshot(tmp_path / "out")
+    with pytest.raises(ConfigError, match=rf"dtype='{after}' \(it was '{before}'\)"):
+        train(tiny(dtype=after), resume=True)
+    assert snapshot(tmp_path / "out") == files
+    records = records_of(tiny(dtype=after), stop_after(5), resume=True, force=True)
+    assert warnings_of(records)[0] == (f"dtype={after!r} (it was {before!r}); forced to continue "
+                                       "anyway")
+    assert train(tiny(dtype=after), resume=True).steps == 10  # it is the run's type now
+
+
+def test_a_run_in_bfloat16_does_not_go_on_with_other_instructions(tiny):
+    if len(kernels.isa_names()) < 2:
+        pytest.skip("this CPU has one instruction set")
+    other, now = kernels.isa_names()[-1], kernels.isa()
+    with use_isa(other):
+        train(tiny(dtype="bfloat16"), [stop_after(3)])
+    with pytest.raises(ConfigError, match=f"begun on other kernels: isa='{now}' "
+                                          rf"\(it was '{other}'\).*PYGPT_ISA={other}"):
+        train(tiny(dtype="bfloat16"), resume=True)
+
+
+def test_a_state_of_before_there_was_a_choice_is_one_in_float32(tiny, tmp_path):
+    train(tiny(), [stop_after(3)])
+    path = tmp_path / "out" / "last" / "trainer.json"
+    document = json.loads(path.read_text())
+    assert document["config"].pop("dtype") == "float32"
+    path.write_text(json.dumps(document))
+    assert trainer_state.load(path.parent).config["dtype"] == "float32"
+    assert train(tiny(), resume=True).steps == 10
+
+
+def test_the_command_trains_in_bfloat16_and_resumes_without_the_flag(tiny, tmp_path, capsys):
+    words = ["train", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "text")]
+    tiny()  # writes the text
+    flags = ("--n-layer 1 --n-head 1 --n-embd 8 --n-positions 8 --eval-batches 1 "
+             "--sample-interval 0 --max-steps 2").split()
+    assert main.main([*words, *flags, "--dtype", "bfloat16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(", products of bfloat16")
+    assert main.main(["train", "--resume", "--out", str(tmp_path / "out"), "--max-steps", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith(", products of bfloat16")
+    assert main.main(["train", "--resume", "--out", str(tmp_path / "out"), "--max-steps", "4",
+                      "--dtype", "float32"]) == 2
+    assert "--dtype float32 (it was 'bfloat16')" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------- units
+
+@pytest.fixture
+def units(monkeypatch):
+    """Return a function that gives the library these units, a list of (name, state)."""
+    return lambda *found: monkeypatch.setattr(kernels, "bfloat16_units", lambda: list(found))
+
+
+def lines_of(tiny, capsys, **changes):
+    capsys.readouterr()
+    train(tiny(max_steps=1, **changes), [Reporter()])
+    return capsys.readouterr().out
+
+
+def test_the_units_are_shown(units):
+    what = "the float32 tile" if kernels.ffi else "Python's loops"
+    rounded = f"no unit: {what} with rounded operands"
+    units()
+    assert kernels.info()["bfloat16"] == [rounded] and kernels.bfloat16_unit() is None
+    units(("amx", "in use"), ("avx512_bf16", "supported"))
+    assert kernels.info()["bfloat16"] == ["amx (in use)", "avx512_bf16 (supported)"]
+    assert kernels.bfloat16_unit() == "amx"
+    units(("amx", "the system refuses it"), ("avx512_bf16", "supported"))
+    assert kernels.info()["bfloat16"] == [rounded, "amx (the system refuses it)",
+                                          "avx512_bf16 (supported)"]
+    assert kernels.bfloat16_unit() is None
+
+
+@pytest.mark.parametrize("gain, said", [(2.96, "this CPU multiplies bfloat16 3.0 times as fast: "
+                                               "--dtype bfloat16\n"), (1.0, None), (0.5, None)])
+def test_a_run_in_float32_says_what_it_could_gain(tiny, units, monkeypatch, capsys, gain, said):
+    units(("amx", "in use"))
+    asked = []
+    monkeypatch.setattr(cost, "bfloat16_gain", lambda *args: asked.append(args) or gain)
+    out = lines_of(tiny, capsys)
+    assert (said in out) if said else "bfloat16" not in out
+    assert [(config.n_embd, rows) for config, rows in asked] == [(16, 32)]
+    assert "times as fast" not in lines_of(tiny, capsys, dtype="bfloat16") and len(asked) == 1
+
+
+def test_the_gain_is_measured_where_there_is_a_unit(units):
+    config = pygpt.GPTConfig(vocab_size=9, n_positions=8, n_embd=16, n_layer=1, n_head=1)
+    units(("amx", "supported"))
+    assert cost.bfloat16_gain(config, 32, 0.001) is None
+    units(("amx", "in use"))
+    assert 0.01 < cost.bfloat16_gain(config, 32, 0.001) < 100
+
+
+def test_a_run_in_bfloat16_without_a_unit_says_that_it_gains_nothing(tiny, units, capsys):
+    units(("avx512_bf16", "supported"))
+    text = "dtype='bfloat16' takes no less time here"
+    assert [w[:len(text)] for w in warnings_of(records_of(tiny(dtype="bfloat16")))] == [text]
+    assert warnings_of(records_of(tiny())) == []
+    units(("avx512_bf16", "in use"))
+    assert warnings_of(records_of(tiny(dtype="bfloat16"))) == []
+
+
+def test_no_share_of_a_peak_that_nothing_measures(tiny, units):
+    if kernels.ffi is None:
+        pytest.skip("the reference has no peak")
+    units(("amx", "in use"))
+    for name in DTYPES:
+        records = records_of(tiny(dtype=name, max_steps=1))
+        assert (records[0]["peak_flops"] is None) == (name == "bfloat16")
+        assert (records[1]["peak_share"] is None) == (name == "bfloat16")
+
+
+# ---------------------------------------------------------------------- memory
+
+def test_the_memory_predicted_has_attentions_copies_too(tiny):
+    config = pygpt.GPTConfig(vocab_size=50, n_positions=16, n_embd=32, n_layer=3, n_head=4)
+    plain, rounded = (cost.memory_needed(config, 5, 16, compute_dtype=name) for name in DTYPES)
+    assert rounded["total"] - plain["total"] == rounded["rounded"] == 4 * 5 * 16 * 4 * 32
+    assert {**rounded, "total": 0, "rounded": 0} == {**plain, "total": 0}
+    model = GPT(config, compute_dtype="bfloat16")
+    ids = [[1] * 16] * 5
+    model.loss_and_grad(ids, ids)
+    with no_grad():
+        model.loss(ids, ids)
+    assert rounded["activations"] == sum(step.program.pool.nbytes for step in model._steps)
+    needed = [records_of(tiny(dtype=name, max_steps=1))[0]["memory_needed"] for name in DTYPES]
+    assert needed[1] - needed[0] == 4 * 4 * 8 * 4 * 16
