@@ -166,13 +166,14 @@ def test_the_gradient_of_a_bias_sums_what_is_not_rounded(kernels, R, IN):
     """Numbers with 12 bits have exact sums, but are not bfloat16 numbers."""
     rng = random.Random(R)
     dout = [rng.randrange(1 << 11, 1 << 12) / 4096 for _ in range(R * 70)]
-    wanted = [sum(dout[o::70]) for o in range(70)]
-    assert sum(x != y for x, y in zip(dout, rounded(dout))) > len(dout) / 2
+    operands = rounded(dout)
+    assert sum(x != y for x, y in zip(dout, operands)) > len(dout) / 2
+    dbias, dweight = ([sum(x[o::70]) for o in range(70)] for x in (dout, operands))
     for where, outputs in everywhere(
             kernels, "linear_backward_weight", dweight=[0.0] * (IN * 70), dbias=[0.0] * 70,
             inp=[1.0] * (R * IN), dout=dout, R=R, IN=IN, OUT=70):
-        assert outputs["dbias"] == wanted, where
-        assert outputs["dweight"] == [sum(rounded(dout)[o::70]) for o in range(70)] * IN, where
+        assert outputs["dbias"] == dbias, where
+        assert outputs["dweight"] == dweight * IN, where
 
 
 # ------------------------------------------------------------------------------------- attention --
