@@ -108,8 +108,8 @@ int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64
     if (parts < 2) threads = 1;
     note_sharing(threads, parts);
     const int64_t each = isa_in_use->attention_scratch(&s);
-    float *scratch = scratch_take(each * threads);
     float *rounded = s.rounded ? rounded_copy(qkv, B * T * 3 * C) : NULL;
+    float *scratch = scratch_take(each * threads); /* last, as it might take a larger block */
     const int has_memory = scratch && (rounded || !s.rounded);
     if (s.rounded) qkv = rounded;
     PARALLEL(threads)
@@ -165,9 +165,9 @@ int attention_backward(float *dqkv, const float *dout, const float *qkv, const f
     if (parts < 2) threads = 1;
     note_sharing(threads, parts);
     const int64_t each = isa_in_use->attention_scratch(&s);
-    float *scratch = scratch_take(each * threads);
     float *rounded = s.rounded ? rounded_copy(qkv, B * T * 3 * C) : NULL;
     float *rounded_dout = s.rounded ? rounded_copy(dout, B * T * C) : NULL;
+    float *scratch = scratch_take(each * threads); /* last, as it might take a larger block */
     const int has_memory = scratch && ((rounded && rounded_dout) || !s.rounded);
     if (s.rounded) qkv = rounded, dout = rounded_dout;
     PARALLEL(threads)
