@@ -72,6 +72,8 @@ const char *pygpt_isa_refused(int i) {
     return built[i].refused();
 }
 
+int pygpt_isa_has_unit(int i) { return i >= 0 && i < BUILT && built[i].unit; }
+
 int pygpt_isa_supported(int i) { return i >= 0 && i < BUILT && !pygpt_isa_refused(i); }
 
 /* Returns the table of the i-th set, still without a unit. */

@@ -35,12 +35,6 @@ def computing_in(name):
     return _settings.set(compute_dtype=checked_dtype(name))
 
 
-def computing_as(number):
-    """Within the block (and thread), let products round to the type with this number, as
-    operand_type() gave it."""
-    return _settings.set(dtype=number)
-
-
 def checked_dtype(name):
     """Return the name of a type of operands; raise ValueError if there is no such type."""
     if not isinstance(name, str) or name not in COMPUTE_DTYPES:

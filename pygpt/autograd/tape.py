@@ -17,7 +17,7 @@ from math import prod
 
 from pygpt.autograd.arrays import Array, deferring
 from pygpt.autograd.launch import launch, one_at_a_time
-from pygpt.autograd.precision import computing_as, operand_type
+from pygpt.autograd.precision import compute_dtype, computing_in
 from pygpt.autograd.thread_settings import ThreadSettings
 from pygpt.backend.kernels import Memory, lib
 
@@ -325,13 +325,13 @@ def recomputed(function, x):
     """
     if not grad_enabled():
         return function(x)
-    input_nodes, dtype = {}, operand_type()
+    input_nodes, dtype = {}, compute_dtype()
     with _settings.set(tape=input_nodes):
         out = function(x)
 
     def backward(dout):
         first = next_serial()
-        with _settings.set(tape=ON), deferring(completely=False), computing_as(dtype):
+        with _settings.set(tape=ON), deferring(completely=False), computing_in(dtype):
             root = function(x).node
         _run_nodes(root, dout, first)
         dout.hold()  # _run_nodes released it, and so will Node.run, which called this function
