@@ -10,20 +10,20 @@ COMPUTE_DTYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 
 
 class _Settings(ThreadSettings):
-    compute_dtype = "float32"
+    dtype = FLOAT32
 
 
 _settings = _Settings()
 
 
-def compute_dtype():
-    """Return the name of the type in force."""
-    return _settings.compute_dtype
-
-
 def operand_type():
     """Return the number that kernels take for the type in force."""
-    return COMPUTE_DTYPES[_settings.compute_dtype]
+    return _settings.dtype
+
+
+def compute_dtype():
+    """Return the name of the type in force."""
+    return next(name for name, number in COMPUTE_DTYPES.items() if number == _settings.dtype)
 
 
 def computing_in(name):
@@ -32,7 +32,13 @@ def computing_in(name):
     Raises:
         ValueError: the name is neither.
     """
-    return _settings.set(compute_dtype=checked_dtype(name))
+    return _settings.set(dtype=COMPUTE_DTYPES[checked_dtype(name)])
+
+
+def computing_as(number):
+    """Within the block (and thread), let products round to the type with this number, as
+    operand_type() gave it."""
+    return _settings.set(dtype=number)
 
 
 def checked_dtype(name):
