@@ -83,6 +83,10 @@ static const isa *table_of(int i) {
     return built[i].table;
 }
 
+const char *pygpt_isa_loops(int i) {
+    return i >= 0 && i < BUILT ? table_of(i)->name : NULL;
+}
+
 void pygpt_tile(int64_t *rows, int64_t *columns, int i) {
     const isa *set = i >= 0 && i < BUILT ? table_of(i) : isa_in_use;
     *rows = set->tile_rows;

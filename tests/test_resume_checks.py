@@ -105,9 +105,9 @@ def test_other_kernels_are_refused_by_name(tiny, tmp_path, name, other, way_out)
 
 
 def test_a_run_does_not_go_on_with_other_instructions(tiny, tmp_path):
-    if len(kernels.isa_names()) < 2:
+    if kernels.isa() in ("baseline", "python"):
         pytest.skip("this CPU has one instruction set")
-    with use_isa(kernels.isa_names()[-1]):
+    with use_isa("baseline"):
         train(tiny(), [stop_after(5)])
     with pytest.raises(ConfigError, match="begun on other kernels: isa="):
         train(tiny(), resume=True)

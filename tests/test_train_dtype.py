@@ -76,6 +76,16 @@ def test_a_run_in_bfloat16_does_not_go_on_with_other_instructions(tiny):
         train(tiny(dtype="bfloat16"), resume=True)
 
 
+def test_a_run_in_float32_goes_on_whatever_unit_multiplies_bfloat16(tiny, tmp_path):
+    if "amx_in_c" not in kernels.isa_names():
+        pytest.skip("there is no unit")
+    with use_isa("amx_in_c"):
+        train(tiny(), [stop_after(3)])
+    document = json.loads((tmp_path / "out" / "last" / "trainer.json").read_text())
+    assert document["isa"] == kernels.what_rounds("float32")["isa"] != "amx_in_c"
+    assert train(tiny(), resume=True).steps == 10
+
+
 def test_a_state_of_before_there_was_a_choice_is_one_in_float32(tiny, tmp_path):
     train(tiny(), [stop_after(3)])
     path = tmp_path / "out" / "last" / "trainer.json"

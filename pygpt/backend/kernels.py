@@ -333,6 +333,17 @@ def isa() -> str:
     return _isa
 
 
+def what_rounds(compute_dtype: str) -> dict:
+    """Return {"backend", "isa", "compiler"}: the kernels whose rounding decides the bits of results
+    in this type. In float32 a set with a unit for bfloat16 counts as the set whose loops it shares.
+    """
+    if ffi is None:
+        return {"backend": BACKEND, "isa": isa(), "compiler": "none"}
+    loops = ffi.string(lib.pygpt_isa_loops(_built()[isa()])).decode()
+    return {"backend": BACKEND, "isa": loops if compute_dtype == "float32" else isa(),
+            "compiler": ffi.string(lib.pygpt_compiler()).decode()}
+
+
 def select_isa(name=None) -> None:
     """Use the named instruction set, or the best one this CPU has.
 

@@ -95,7 +95,8 @@ class PreparedRun:
                              "the run to resume was begun with other settings: {}; it would not "
                              "continue as it began")
         if not self.is_finished():  # a finished run calls no kernel
-            self._refuse_or_warn(resuming.changed_kernels(kernels.info(), state), ConfigError,
+            now = kernels.what_rounds(config.dtype)
+            self._refuse_or_warn(resuming.changed_kernels(now, state), ConfigError,
                                  "the run to resume was begun on other kernels: {}")
         if new_schedule := resuming.new_schedule(config, state):
             self.warnings.append(new_schedule)

@@ -82,11 +82,10 @@ def new_schedule(config, state):
 def changed_kernels(info, state):
     """List how the kernels differ from those of the run to resume.
 
-    Other kernels round differently, so the steps would differ in their last bits. A unit that
-    multiplies bfloat16 has an instruction set's name, so another unit is another `isa`.
+    Other kernels round differently, so the steps would differ in their last bits.
 
     Args:
-        info: kernels.info().
+        info: kernels.what_rounds() of the run.
         state: the TrainerState. A property that it does not record is not compared.
     Returns:
         A list of sentences.

@@ -217,8 +217,7 @@ class _Run(PreparedRun):
             val_step=self.val_step, val_loss=self.val_loss, best_val_loss=self.best_val_loss,
             seconds=self.clock.seconds(), train_tokens=self.dataset.train_fingerprint,
             val_tokens=self.dataset.val_fingerprint, config=asdict(self.config),
-            **{name: kernels.info()[name] for name in ("backend", "isa", "compiler")},
-            init=self.init), self.optimizer)
+            **kernels.what_rounds(self.config.dtype), init=self.init), self.optimizer)
 
     def sample(self):
         length = self.config.sample_length * (4 if self.has_taken_all_steps() else 1)
