@@ -39,7 +39,7 @@ PEERS = {"agree": "torch_gpt", "compare": "torch_gpt", "matmul": "torch_gpt",
 # B, T, layers, heads, width, vocabulary, dropout
 SMALL = {"small": (2, 4, 1, 2, 8, 11, 0.0), "dropped": (1, 5, 2, 1, 6, 7, 0.2)}
 TARGETS = ("bench", "growth", "compare", "compare-matmul", "ladder", "schedule")
-SPREAD = {"tests/bench/peers.py", "tests/bench/schedule.py",
+SPREAD = {"tests/bench/peers.py", "tests/bench/schedule.py", "tests/bench/rounding.py",
           *(f"tests/bench/{name}.py" for name in (*PEERS, *NEEDS))}
 needs_c = pytest.mark.skipif(kernels.ffi is None, reason="measures the C kernels")
 
@@ -48,7 +48,7 @@ needs_c = pytest.mark.skipif(kernels.ffi is None, reason="measures the C kernels
 def modules(monkeypatch):
     """Put tests/bench on the module path; forget its modules before and after."""
     def forget():
-        for name in (*PEERS, *NEEDS, "peers"):
+        for name in (*PEERS, *NEEDS, "peers", "rounding"):
             sys.modules.pop(name, None)
 
     monkeypatch.syspath_prepend(str(BENCH))
@@ -71,6 +71,20 @@ def opened(request, modules, monkeypatch):
         return importlib.import_module(name)
 
     return load
+
+
+def test_rounding_shows_each_gradient(modules, tmp_path, capsys):
+    model = pygpt.GPT(pygpt.GPTConfig(vocab_size=256, n_positions=6, n_embd=8, n_layer=1, n_head=2))
+    model.save_pretrained(tmp_path)
+    tokenizer = pygpt.CharTokenizer.train(TEXT)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "text").write_text(TEXT)
+    importlib.import_module("rounding").main([str(tmp_path), "--data", str(tmp_path / "text")])
+    lines = capsys.readouterr().out.splitlines()
+    names = [name for name, _ in model.named_parameters()]
+    assert [line.split()[0] for line in lines[3:]] == names
+    errors = [float(line.split()[1]) for line in lines[3:]]
+    assert 0 < max(errors) < 5 and all(float(line.split()[3]) > 0.99 for line in lines[3:])
 
 
 def test_agree(opened, monkeypatch, capsys):
