@@ -326,6 +326,16 @@ def refused_isas() -> dict:
             if lib.pygpt_isa_refused(i) != ffi.NULL}
 
 
+def _described_units():
+    """List the bfloat16 units that this CPU has: in use, or refused by the system, and why."""
+    if ffi is None:
+        return ["none"]
+    refused = refused_isas()
+    states = {name: refused.get(name) for name in ("amx", "avx512_bf16") if name in _built()}
+    return [name + (" (in use)" if name == isa() else f" (refused: {why})" if why else "")
+            for name, why in states.items() if why != LACKING] or ["none"]
+
+
 def isa() -> str:
     """Return the instruction set in use."""
     return _isa
@@ -357,13 +367,15 @@ def select_isa(name=None) -> None:
 
 def info() -> dict:
     """Return a dict of the settings in use: backend, compiler, isa, isas, threads, cores, openmp
-    ("on" or "off"), and lists of texts: caches, pages, and blocks (those of a matrix product)."""
+    ("on" or "off"), and lists of texts: units (for bfloat16), caches, pages, and blocks (those of a
+    matrix product)."""
     c = ffi is not None
     return {
         "backend": BACKEND,
         "compiler": ffi.string(lib.pygpt_compiler()).decode() if c else "none",
         "isa": isa(),
         "isas": isa_names(),
+        "units": _described_units(),
         "threads": get_num_threads(),
         "cores": physical_cores(),
         "openmp": "on" if c and lib.pygpt_openmp() else "off",
