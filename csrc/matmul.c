@@ -70,6 +70,8 @@
  * far less: AMX multiplies and adds 512 times in a cycle, vdpbf16ps 32 or 64 times. Estimated. */
 #define UNIT_PACKING 128
 #define UNIT_READING 128
+/* A row of A is converted again for each panel, so a panel should be wide. Chosen, not measured. */
+#define UNIT_MOST_COLUMNS 1024
 /* With this many blocks for each thread, smaller blocks gain nothing. */
 #define BLOCKS_PER_THREAD 8
 /* A block of this part of the full size takes a round of its own, as a full one does. */
@@ -96,9 +98,11 @@ static int on_unit(const gemm *g) {
     return g->dtype == PYGPT_BFLOAT16 && isa_in_use->gemm_block_bf16;
 }
 
-/* The most columns of a panel for g. A unit's panel holds numbers of half the size. */
+/* The most columns of a panel for g. The numbers in a unit's panel have half the size. */
 static int64_t panel_columns(const gemm *g, int64_t NR) {
-    return pygpt_panel_columns(caches_in_use.l2, on_unit(g) ? g->kc / 2 : g->kc, NR);
+    if (!on_unit(g)) return pygpt_panel_columns(caches_in_use.l2, g->kc, NR);
+    const int64_t fit = floats_in_l2(caches_in_use.l2) / (g->kc / 2);
+    return max64(LEAST_STRIPS, min64(fit, UNIT_MOST_COLUMNS) / NR) * NR;
 }
 
 void pygpt_block_sizes(int64_t *out) {

@@ -102,5 +102,5 @@ static void packed_strips(float *c, const float *a, const float *b, int64_t M, i
  * that a library needs: edges, transposed operands, a K so long that a strip would outgrow L2, bias
  * and GELU in the store, threads. */
 static void library(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K) {
-    matmul(c, a, b, M, N, K, 0, 0, 0);
+    matmul(c, a, b, M, N, K, 0, 0, 0, PYGPT_FLOAT32);
 }
