@@ -92,6 +92,7 @@ typedef struct isa {
     int64_t tile_rows, tile_columns;
     gemm_block_function *gemm_block;
     gemm_block_function *gemm_block_bf16; /* on a bfloat16 unit; NULL without one */
+    int64_t unit_packing; /* the cost there of packing an element, in products (matmul.c) */
     void (*tile_finish)(const gemm *g, const float *t, int64_t ldt, int64_t mr, int64_t nr,
                         int64_t m, int64_t n, int first, int last);
     void (*gemm_dots)(const gemm *g, int64_t n0, int64_t n1);

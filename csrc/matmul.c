@@ -66,10 +66,10 @@
 #define IN_PLACE 8
 #define READING 16
 #define WAITING 0.25
-/* On a unit, packing takes about as long as without one (half a cycle for an element), but a sum
- * far less: AMX multiplies and adds 512 times in a cycle, vdpbf16ps 32 or 64 times. Estimated. */
-#define UNIT_PACKING 128
-#define UNIT_READING 128
+/* On a unit, isa.unit_packing takes the place of PACKING and of READING: to convert and pack an
+ * element takes about half a cycle, in which a unit computes that many products. */
+/* A row of A is converted again for each panel, so a panel should be wide. Chosen, not measured. */
+#define UNIT_MOST_COLUMNS 1024
 /* With this many blocks for each thread, smaller blocks gain nothing. */
 #define BLOCKS_PER_THREAD 8
 /* A block of this part of the full size takes a round of its own, as a full one does. */
@@ -96,9 +96,11 @@ static int on_unit(const gemm *g) {
     return g->dtype == PYGPT_BFLOAT16 && isa_in_use->gemm_block_bf16;
 }
 
-/* The most columns of a panel for g. A unit's panel holds numbers of half the size. */
+/* The most columns of a panel for g. The numbers in a unit's panel have half the size. */
 static int64_t panel_columns(const gemm *g, int64_t NR) {
-    return pygpt_panel_columns(caches_in_use.l2, on_unit(g) ? g->kc / 2 : g->kc, NR);
+    if (!on_unit(g)) return pygpt_panel_columns(caches_in_use.l2, g->kc, NR);
+    const int64_t fit = floats_in_l2(caches_in_use.l2) / (g->kc / 2);
+    return max64(LEAST_STRIPS, min64(fit, UNIT_MOST_COLUMNS) / NR) * NR;
 }
 
 void pygpt_block_sizes(int64_t *out) {
@@ -137,12 +139,14 @@ static int64_t panel_floats(const gemm *g, int64_t columns) {
  * is cheap if all of B stays in L2; otherwise each block fetches it again. */
 static int64_t packing_cost(const gemm *g, int64_t rows, int64_t MR) {
     const int is_cached = g->K * g->N <= floats_in_l2(caches_in_use.l2);
-    if (on_unit(g)) return UNIT_PACKING;
+    if (on_unit(g)) return isa_in_use->unit_packing;
     return reads_b_in_place(g, rows, MR) && is_cached ? IN_PLACE : PACKING;
 }
 
 /* Returns the cost of reading A for a block, in columns. */
-static int64_t reading_cost(const gemm *g) { return on_unit(g) ? UNIT_READING : READING; }
+static int64_t reading_cost(const gemm *g) {
+    return on_unit(g) ? isa_in_use->unit_packing : READING;
+}
 
 /* Returns the cost of a block in sums over K. */
 static double block_cost(int64_t rows, int64_t packing, int64_t columns, int64_t reading) {

@@ -46,7 +46,8 @@ _Static_assert(UNIT_TILE == 2 * SIDE && UNIT_K == 2 * SIDE, "a macro tile is 2 x
 _Static_assert(SIDE % VW == 0, "a tile is whole squares of pairs");
 
 /* Return VW pairs, rounded. Along: of neighbouring values in x and then in `next`, which follow
- * each other in memory. Across: of the values in the same lane of x and `next`. */
+ * each other in memory. Across: of the values in the same lane of x and `next`. The instruction
+ * takes denormals as 0; vbfloat16 keeps them, and the product takes them as 0. */
 #if defined(SIMD_AVX512_BF16)
 typedef uint16_t halves __attribute__((vector_size(64)));
 INLINE vu pairs_along(vf x, vf next) {

@@ -40,7 +40,7 @@ def __dir__():
 
 
 def info():
-    """Return a dict: version, backend, compiler, isa, isas, threads, cores, openmp, caches, pages,
-    blocks."""
+    """Return a dict: version, backend, compiler, isa, isas, bfloat16, threads, cores, openmp,
+    caches, pages, blocks."""
     from pygpt.backend import kernels
     return {"version": __version__, **kernels.info()}

@@ -11,7 +11,7 @@ from array import array
 from collections import namedtuple
 from pathlib import Path
 
-from isas import use_isa
+from isas import isas_for, use_isa
 from pygpt.backend import reference
 from sharing import HAS_THREADS, sharing, small_jobs_shared
 
@@ -176,7 +176,7 @@ def run_everywhere(kernels, call, flags, large=False):
     A call of any size is shared out among the threads wherever it can be divided. A large one must
     be shared out by itself, in each of its jobs.
     """
-    for isa in kernels.isa_names():
+    for isa in isas_for(call.args.get("dtype", kernels.FLOAT32)):
         with use_isa(isa):
             outputs = None
             for threads in THREADS:

@@ -4,7 +4,7 @@ Needs the built library.
 """
 
 import pytest
-from isas import use_isa
+from isas import isas_for, use_isa
 
 from kernelcases import CASES, DTYPES
 from kernelcheck import CCall, flag_settings, run_everywhere
@@ -60,7 +60,7 @@ def test_every_kernel_that_computes_a_product_is_listed():
 
 def test_the_blocks_in_use_are_those_of_the_instruction_set_and_the_caches(kernels):
     tiles = {"avx512": (6, 64), "avx2": (6, 16), "neon": (6, 16), "baseline": (6, 8)}
-    for isa in kernels.isa_names():
+    for isa in isas_for(kernels.FLOAT32):
         for _, l2 in CACHES:
             with use_isa(isa), kernels.use_caches(32 * KB, l2):
                 blocks = kernels.block_sizes()

@@ -359,6 +359,9 @@ def test_the_unit_in_c_is_last_and_never_the_default(kernels):
     with use_isa("amx_in_c"):
         kernels.select_isa()
         assert kernels.isa() == names[0]
+    in_use = names[0] if names[0] in WITH_UNITS else None
+    assert [text for text in kernels.info()["bfloat16"] if "in use" in text] == (
+        [f"{in_use} (in use)"] if in_use else [])
     result = run("info", PYGPT_ISA="amx_in_c")
     assert re.search("^isa: +amx_in_c$", result.stdout, re.MULTILINE), result
 
@@ -400,5 +403,7 @@ def test_a_unit_that_the_system_refuses_is_an_error_of_one_line(kernels, monkeyp
     name = next(iter(kernels._built()))
     monkeypatch.setattr(kernels, "lib", Refusing())
     assert kernels.refused_isas() == {name: "the system says no"}
+    if name in WITH_UNITS:
+        assert f"{name} (refused: the system says no)" in kernels.info()["bfloat16"]
     with pytest.raises(ValueError, match=f"^isa '{name}' cannot be used: the system says no$"):
         kernels.select_isa(name)

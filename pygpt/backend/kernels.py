@@ -369,18 +369,19 @@ def select_isa(name=None) -> None:
 
 
 def bfloat16_units() -> list:
-    """List (name, state) of the units that multiply bfloat16 and were built in, best first.
+    """List (name, state) of the units of this CPU that multiply bfloat16, best first.
 
-    The state is "in use", "supported", or the reason why a unit cannot be used. AMX's operations in
-    C, which are for tests, are listed only while they are in use.
+    The state is "in use", "supported", or "refused: " and the system's reason. AMX's operations in
+    C, which are for tests, count only while they are in use.
     """
     if ffi is None:
         return []
     refused = refused_isas()
     states = {name: "in use" if name == isa() else refused.get(name, "supported")
               for name, i in _built().items() if lib.pygpt_isa_has_unit(i)}
-    return [(name, state) for name, state in states.items()
-            if name != "amx_in_c" or state == "in use"]
+    return [(name, state if name not in refused else f"refused: {state}")
+            for name, state in states.items() if state != LACKING and
+            (name != "amx_in_c" or state == "in use")]
 
 
 def bfloat16_unit():
