@@ -150,8 +150,8 @@ def test_rounded_gradients_of_scores_by_hand():
     # Three channels, with q . k = 0 and out = 0: ds = dout . v = 1 + 3 2^-8 is rounded to 1 + 2^-6,
     # and then scaled by 1 / sqrt(3).
     q, k, v, dout = [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 3 * 2 ** -8, 0.0]
-    dqkv = outputs("attention_backward", dout, q + k + v, [0.0] * 3, [0.0], 1, 1, 3, 1, 0.0, None, 0,
-                   BF16, dqkv=9)
+    dqkv = outputs("attention_backward", dout, q + k + v, [0.0] * 3, [0.0], 1, 1, 3, 1, 0.0, None,
+                   0, BF16, dqkv=9)
     ds = (1 + 2 ** -6) / math.sqrt(3)
     assert dqkv == pytest.approx([ds, 0, 0, 0, ds, 0, *dout], rel=1e-14)
 
