@@ -118,9 +118,12 @@ class Case:
         return args
 
     @st.composite
-    def drawn(draw, self):
-        """Return a strategy for the arguments, which shrinks sizes and kinds of value."""
+    def drawn(draw, self, dtype=None):
+        """Return a strategy for the arguments, which shrinks sizes and kinds of value. Unless None,
+        dtype is the type of operands where the kernel has one."""
         sizes = {name: draw(strategy) for name, strategy in self.sizes.items()}
+        if dtype is not None and "dtype" in sizes:
+            sizes["dtype"] = dtype
         kinds = st.just("normal") if draw(st.booleans()) else st.sampled_from(list(VALUES))
         values = {p.name: draw(kinds) for p in KERNELS[self.kernel]
                   if p.pointer and p.ctype in ("float", "double")}

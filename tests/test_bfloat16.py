@@ -44,7 +44,8 @@ DENORMAL = (0x0000, 0x0001, 0x0040, 0x007F)
 LOWER = (0x0000, 0x0001, 0x7FFF, 0x8000, 0x8001, 0xFFFF)
 FLOATS = [float_of(sign << 31 | upper << 16 | lower)
           for upper in UPPER + DENORMAL for lower in LOWER for sign in (0, 1)]
-SPECIAL = [math.inf, -math.inf, math.nan, -math.nan]
+# The last two are NaNs in whose bits a carry runs through to the sign.
+SPECIAL = [math.inf, -math.inf, math.nan, -math.nan, float_of(0x7FFFFFFF), float_of(0xFFFFFFFF)]
 # Those that are finite after rounding, with room for products and sums.
 MODERATE = [x for x in FLOATS if 2.0 ** -60 < abs(x) < 2.0 ** 60]
 
@@ -127,22 +128,46 @@ def test_a_product_with_one_rounds_each_operand(kernels, kernel, names, sizes, f
 @pytest.mark.parametrize("rows", (1, 4, 5, 50), ids="{} rows".format)
 def test_a_product_with_the_identity_rounds_each_operand(kernels, kernel, names, sizes, flags,
                                                          rows):
-    """Sums of one number and zeros, at any place of a panel: with several parts of K."""
+    """Sums of one number and zeros, at any place of a panel: with several parts of K. The last
+    product takes four rows of the identity, which a transposed B lets be computed as dot products.
+    """
     finite = [x for x, y in zip(FLOATS, rounded(FLOATS)) if abs(y) < math.inf]
     K = 270
     rng = random.Random(rows)
     inputs = [rng.choice(finite) for _ in range(rows * K)]
     transposed = [inputs[r * K + k] for k in range(K) for r in range(rows)]
     one = [float(i == j) for i in range(K) for j in range(K)]
+    picked = [0, 5, K - 2, K - 1]
+    few = [float(i == k) for i in picked for k in range(K)]
+    few_transposed = [float(i == k) for k in range(K) for i in picked]
     left, right, out = names
     a_is_transposed = kernel == "linear_backward_weight" or flags.get("transpose_a")
     b_is_transposed = kernel == "linear_backward_input" or flags.get("transpose_b")
     for M, N, a, b, wanted in (
             (rows, K, transposed if a_is_transposed else inputs, one, inputs),
-            (K, rows, one, inputs if b_is_transposed else transposed, transposed)):
+            (K, rows, one, inputs if b_is_transposed else transposed, transposed),
+            (4, rows, few_transposed if a_is_transposed else few,
+             inputs if b_is_transposed else transposed,
+             [inputs[r * K + k] for k in picked for r in range(rows)])):
         given = {left: a, right: b, out: [0.0] * (M * N), **dict(zip(sizes, (M, N, K))), **flags}
         for where, outputs in everywhere(kernels, kernel, **given):
             assert_rounded(outputs[out], wanted, where)
+
+
+@needs_c
+def test_a_signalling_nan_stays_a_nan(kernels):
+    """One whose bits that show it would be rounded away. Python's floats have no such number."""
+    memory = [kernels.Memory(4) for _ in range(3)]
+    out, a, b = (block.pointer("f") for block in memory)
+    memory[2].view.cast("f")[0] = 1.0
+    for isa in kernels.isa_names():
+        with use_isa(isa):
+            for bits in (0x7F800001, 0xFF807FFF, 0x7F808000):
+                memory[1].view.cast("I")[0] = bits
+                for operands in ((a, b), (b, a)):
+                    assert kernels.lib.matmul(out, *operands, 1, 1, 1, 0, 0, 0, BFLOAT16) == 0
+                    value, = memory[0].view.cast("f")
+                    assert value != value, f"{bits:x} on {isa}"
 
 
 @needs_c
@@ -239,20 +264,24 @@ def in_three(x):
 
 
 @needs_c
-def test_attention_rounds_ds(kernels):
-    """A head of four channels, whose scale is 1/2. With q . k = 0 and lse = 0 p is 1, and with
-    out = 0 ds is dout . v, which is any float if dout has its parts and v ones."""
+@pytest.mark.parametrize("HS", (3, 4, 17))
+def test_attention_rounds_ds_and_then_scales(kernels, HS):
+    """With q . k = 0 and lse = 0 p is 1, and with out = 0 ds is dout . v, which is any float if
+    dout has its parts and v ones. The scale 1 / sqrt(HS) is a power of 2 for one HS, and exact."""
     inputs = [x for x in FLOATS if abs(x) > 2.0 ** -100]  # the parts must be normal numbers
-    n = len(inputs)
-    dout = [part for x in inputs for part in (*in_three(x), 0.0)]
-    qkv = [0.0, 1.0, 0.0, 0.0] * n + [1.0, 0.0, 0.0, 0.0] * n + [1.0, 1.0, 1.0, 0.0] * n
-    zeros = [0.0] * (4 * n)
+    n, rest = len(inputs), [0.0] * (HS - 3)
+    dout = [part for x in inputs for part in (*in_three(x), *rest)]
+    qkv = [0.0, 1.0, 0.0, *rest] * n + [1.0, 0.0, 0.0, *rest] * n + [1.0, 1.0, 1.0, *rest] * n
+    zeros = [0.0] * (HS * n)
     for where, outputs in everywhere(
             kernels, "attention_backward", dqkv=zeros * 3, dout=dout, qkv=qkv, out=zeros,
-            lse=[0.0] * n, B=1, T=1, C=4 * n, NH=n):
-        dq, dk, dv = (outputs["dqkv"][part * 4 * n:(part + 1) * 4 * n] for part in range(3))
-        assert_rounded([2 * x for x in dq[0::4]], inputs, f"{where}, dq")
-        assert_rounded([2 * x for x in dk[1::4]], inputs, f"{where}, dk")
+            lse=[0.0] * n, B=1, T=1, C=HS * n, NH=n):
+        dq, dk, dv = (outputs["dqkv"][part * HS * n:(part + 1) * HS * n] for part in range(3))
+        for name, got in (("dq", dq[0::HS]), ("dk", dk[1::HS])):
+            for x, y, want in zip(inputs, got, rounded(inputs), strict=True):
+                y *= math.sqrt(HS)
+                off = 0.0 if HS == 4 else 4 * UNIT * abs(want)  # of the scale and the product
+                assert y == want or abs(y - want) <= off, f"{where}, {name}: {x!r} became {y!r}"
         assert dv == dout, where
 
 

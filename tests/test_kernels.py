@@ -83,11 +83,11 @@ def test_there_is_a_case_for_every_kernel():
     assert {case.kernel for case in CASES} == set(KERNELS)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case, dtype", TYPES)
 @given(data=st.data())
 @shared_fixture
-def test_c_agrees_with_the_reference(kernels, case, data):
-    args = data.draw(case.drawn(), label="arguments")
+def test_c_agrees_with_the_reference(kernels, case, dtype, data):
+    args = data.draw(case.drawn(dtype), label="arguments")
     check(kernels, case, args, misaligned=data.draw(st.booleans(), label="misaligned"))
 
 

@@ -141,6 +141,21 @@ def test_rounded_weights_by_hand():
     assert dqkv == [0, -201 / 1024, 138 / 512, 201 / 1024, 201 / 1024, 187 / 256]
 
 
+def test_rounded_gradients_of_scores_by_hand():
+    # One position with p = 1. D is the product of out = 1 with the rounded dout, 1 instead of
+    # 1 + 2^-8: with v = 2, ds = 2 - 1 and dq = ds k = 1.
+    dqkv = outputs("attention_backward", [1 + 2 ** -8], [0.0, 1.0, 2.0], [1.0], [0.0], 1, 1, 1, 1,
+                   0.0, None, 0, BF16, dqkv=3)
+    assert dqkv == [1, 0, 1]
+    # Three channels, with q . k = 0 and out = 0: ds = dout . v = 1 + 3 2^-8 is rounded to 1 + 2^-6,
+    # and then scaled by 1 / sqrt(3).
+    q, k, v, dout = [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 3 * 2 ** -8, 0.0]
+    dqkv = outputs("attention_backward", dout, q + k + v, [0.0] * 3, [0.0], 1, 1, 3, 1, 0.0, None,
+                   0, BF16, dqkv=9)
+    ds = (1 + 2 ** -6) / math.sqrt(3)
+    assert dqkv == pytest.approx([ds, 0, 0, 0, ds, 0, *dout], rel=1e-14)
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.kernel in OPERANDS], ids=str)
 @given(data=st.data())
 def test_a_layer_rounds_its_operands_and_nothing_else(case, data):
