@@ -233,7 +233,8 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
 }
 
 /* dV_j = sum_i z p_ij dO_i;  dp_ij = z dO_i . v_j;  ds_ij = p_ij (dp_ij - D_i);
- * dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij q_i. The scale of dK is already in q.
+ * dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij q_i. The scale of dK is already in q,
+ * except where q is rounded.
  * A part computes dQ of its queries, or dK and dV of its keys, or both for the whole head. */
 static void attention_backward_part(const attention_shape *shape, float *dqkv, const float *dout,
                                     const float *qkv, const float *out, const float *lse,
