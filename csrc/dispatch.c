@@ -105,6 +105,7 @@ int pygpt_isa_select(int i) {
         with_unit.gemm_block_bf16 = built[i].unit->gemm_block;
         with_unit.unit_packing = built[i].unit->packing;
         with_unit.attention_bf16 = built[i].unit->attention;
+        with_unit.multiply_chain_bf16 = built[i].unit->chain;
         isa_in_use = &with_unit;
     }
     chosen = i;

@@ -91,6 +91,12 @@ typedef struct attention_loops {
                      float *scratch);
 } attention_loops;
 
+/* Rounds of multiply-adds that wait for nothing (machine.c). */
+typedef struct multiply_chain {
+    float (*run)(int64_t n); /* n rounds */
+    int64_t width;           /* multiply-adds of a round */
+} multiply_chain;
+
 /* The hash behind random numbers (random.c): a key, and from it the key of a row. */
 uint64_t random_key(const uint64_t *seed, uint64_t stream);
 uint32_t random_row(uint64_t key, uint64_t row);
@@ -143,8 +149,8 @@ typedef struct isa {
     void (*adamw)(float *param, float *m, float *v, const float *grad,
                   const float *settings, float weight_decay, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
-    float (*fma_chain)(int64_t n);
-    int64_t fma_chain_width; /* multiply-adds of one round */
+    multiply_chain multiply_chain;
+    multiply_chain multiply_chain_bf16; /* on the unit; all 0 without one */
     float (*read_span)(const float *x, int64_t n);
 } isa;
 
@@ -157,6 +163,7 @@ typedef struct bfloat16_unit {
     gemm_block_function *gemm_block;
     int64_t packing; /* the cost of packing an element, in products (matmul.c) */
     attention_loops attention;
+    multiply_chain chain;
 } bfloat16_unit;
 extern const bfloat16_unit unit_amx_in_c;
 #if defined(__x86_64__) && \

@@ -83,8 +83,7 @@ const isa ISA_TABLE = {
     .scale = scale_span,
     .adamw = adamw_span,
     .sum_squares = sum_squares_span,
-    .fma_chain = fma_chain,
-    .fma_chain_width = CHAINS * VW,
+    .multiply_chain = {.run = fma_chain, .width = CHAINS * VW},
     .read_span = read_span,
 };
 #endif

@@ -9,6 +9,22 @@
 #include "dropout_mask.inl"
 #include "attention_bf16.inl"
 
+/* Multiplies 32 rows by a strip over PEAK_STEPS times 32 values of k, n times. */
+#define PEAK_STEPS 4
+static float macro_tile_chain(int64_t n) {
+    _Alignas(64) uint32_t rows[UNIT_TILE * PEAK_STEPS * UNIT_K / 2];
+    _Alignas(64) uint32_t strip[UNIT_TILE * PEAK_STEPS * UNIT_K / 2];
+    _Alignas(64) float sums[UNIT_TILE * UNIT_TILE];
+    for (int64_t i = 0; i < UNIT_TILE * PEAK_STEPS * UNIT_K / 2; i++)
+        rows[i] = strip[i] = 0x3F003F00; /* a pair of 0.5 */
+    memset(sums, 0, sizeof sums);
+    TILES_BEGIN;
+    for (int64_t i = 0; i < n; i++)
+        macro_tile(sums, UNIT_TILE, rows, PEAK_STEPS * UNIT_K / 2, strip, PEAK_STEPS, 0);
+    TILES_END;
+    return sums[0];
+}
+
 const bfloat16_unit UNIT_TABLE = {
     .name = UNIT_NAME,
     .gemm_block = gemm_block_bf16,
@@ -17,4 +33,5 @@ const bfloat16_unit UNIT_TABLE = {
                   .scratch = attention_scratch_bf16,
                   .forward = attention_forward_bf16,
                   .backward = attention_backward_bf16},
+    .chain = {.run = macro_tile_chain, .width = UNIT_TILE * UNIT_TILE * UNIT_K * PEAK_STEPS},
 };
