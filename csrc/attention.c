@@ -25,11 +25,12 @@
  * Dropout multiplies p by a mask z after the softmax: z_ij is 1/(1-dropout) or 0. So dV uses z p,
  * dp becomes z dp, and D is still dO . O, because O was computed with z p.
  *
- * With operands rounded to bfloat16, q, k, v and dO are rounded first, in a copy, and the weights
- * and ds where they arise. Then m is not the largest score itself but a whole multiple of ln 2
- * above it: exp(s - m) is exp(s) times a power of two, which moves no bit that rounding drops, so a
- * weight is rounded alike whatever scores came before. The scale is applied to the sums, because q
- * times the scale would be another number to round.
+ * With operands rounded to bfloat16, q, k, v and dO are rounded first, and the weights and ds where
+ * they arise: by a unit that multiplies bfloat16 as it packs them (attention_bf16.inl), else in a
+ * copy of the head that a thread is at. Then m is not the largest score itself but a whole multiple
+ * of ln 2 above it: exp(s - m) is exp(s) times a power of two, which moves no bit that rounding
+ * drops, so a weight is rounded alike whatever scores came before. The scale is applied to the
+ * sums, because q times the scale would be another number to round.
  *
  * Threads own heads. Where there are too few heads for the threads, they own blocks of queries of
  * the output and of dQ, and blocks of keys of dK and dV. Each sum is one thread's, in the same
@@ -84,42 +85,31 @@ static attention_part forward_part(const attention_shape *s, int64_t heads, int6
     return part;
 }
 
-#define LEAST 4096 /* elements in the smallest chunk that is worth a thread */
-
-/* Returns scratch with x (n) rounded to bfloat16; NULL when there is no memory. */
-static float *rounded_copy(const float *x, int64_t n) {
-    float *copy = scratch_take(n);
-    if (!copy) return NULL;
-    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
-    const int64_t chunk = chunk_for(n, LEAST, threads);
-    PARALLEL(threads)
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < n; i += chunk)
-        isa_in_use->round_span(copy + i, x + i, min64(chunk, n - i));
-    return copy;
+/* Returns the loops for operands of this shape's type: on the unit if there is one for it. */
+static const attention_loops *loops_for(const attention_shape *s) {
+    const int on_unit = s->rounded && isa_in_use->attention_bf16.forward;
+    return on_unit ? &isa_in_use->attention_bf16 : &isa_in_use->attention;
 }
 
 int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
                       int64_t NH, float dropout, const uint64_t *seed, uint64_t stream, int dtype) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream, dtype);
-    const int64_t heads = B * NH, QB = isa_in_use->tile_columns;
+    const attention_loops *loops = loops_for(&s);
+    const int64_t heads = B * NH, QB = loops->block;
     int threads = worth_threads(heads * head_cost(T, s.HS));
     const int64_t parts = pygpt_attention_parts(B, T, NH, 0, threads, QB);
     if (parts < 2) threads = 1;
     note_sharing(threads, parts);
-    const int64_t each = isa_in_use->attention_scratch(&s);
-    float *rounded = s.rounded ? rounded_copy(qkv, B * T * 3 * C) : NULL;
-    float *scratch = scratch_take(each * threads); /* last, as it might take a larger block */
-    const int has_memory = scratch && (rounded || !s.rounded);
-    if (s.rounded) qkv = rounded;
+    const int64_t each = loops->scratch(&s);
+    float *scratch = scratch_take(each * threads);
+    if (!scratch) return PYGPT_ENOMEM;
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < (has_memory ? parts : 0); i++)
-        isa_in_use->attention_forward(&s, out, lse, qkv, forward_part(&s, heads, parts, i, QB),
-                                      scratch + each * thread_number());
-    scratch_give(rounded);
+    for (int64_t i = 0; i < parts; i++)
+        loops->forward(&s, out, lse, qkv, forward_part(&s, heads, parts, i, QB),
+                       scratch + each * thread_number());
     scratch_give(scratch);
-    return has_memory ? PYGPT_OK : PYGPT_ENOMEM;
+    return PYGPT_OK;
 }
 
 /* Part i of `parts` of the backward pass: a head; or, where there are more parts than heads, dK and
@@ -159,27 +149,22 @@ int attention_backward(float *dqkv, const float *dout, const float *qkv, const f
                        const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
                        float dropout, const uint64_t *seed, uint64_t stream, int dtype) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream, dtype);
-    const int64_t heads = B * NH, QB = isa_in_use->tile_columns;
+    const attention_loops *loops = loops_for(&s);
+    const int64_t heads = B * NH, QB = loops->block;
     int threads = worth_threads(2.5 * heads * head_cost(T, s.HS));
     const int64_t parts = pygpt_attention_parts(B, T, NH, 1, threads, QB);
     if (parts < 2) threads = 1;
     note_sharing(threads, parts);
-    const int64_t each = isa_in_use->attention_scratch(&s);
-    float *rounded = s.rounded ? rounded_copy(qkv, B * T * 3 * C) : NULL;
-    float *rounded_dout = s.rounded ? rounded_copy(dout, B * T * C) : NULL;
-    float *scratch = scratch_take(each * threads); /* last, as it might take a larger block */
-    const int has_memory = scratch && ((rounded && rounded_dout) || !s.rounded);
-    if (s.rounded) qkv = rounded, dout = rounded_dout;
+    const int64_t each = loops->scratch(&s);
+    float *scratch = scratch_take(each * threads);
+    if (!scratch) return PYGPT_ENOMEM;
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < (has_memory ? parts : 0); i++)
-        isa_in_use->attention_backward(&s, dqkv, dout, qkv, out, lse,
-                                       backward_part(&s, heads, parts, i, QB),
-                                       scratch + each * thread_number());
-    scratch_give(rounded_dout);
-    scratch_give(rounded);
+    for (int64_t i = 0; i < parts; i++)
+        loops->backward(&s, dqkv, dout, qkv, out, lse, backward_part(&s, heads, parts, i, QB),
+                        scratch + each * thread_number());
     scratch_give(scratch);
-    return has_memory ? PYGPT_OK : PYGPT_ENOMEM;
+    return PYGPT_OK;
 }
 
 int attention_cached(float *out, float *keys, float *values, const float *qkv, int64_t B, int64_t T,

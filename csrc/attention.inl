@@ -9,22 +9,25 @@
  * vector that holds lane j is masked.
  */
 #define QB NR
+#include "attention_lanes.inl"
 /* In the diagonal square, the sums over keys end at one key for this many vectors of lanes. */
 #define PAIR 2
-
-/* One head's part of a tensor's rows: its first element, and the distance between rows. */
-typedef struct head_rows {
-    const float *first;
-    int64_t ld;
-} head_rows;
 
 static int64_t padded(int64_t n) { return (n + VW - 1) / VW * VW; }
 
 /* Returns the floats of scratch that a head needs. Forward: Q^T, O^T, p. Backward: Q^T, dO^T, dQ^T,
- * p, ds, rows of q and dO, dK, dV. */
+ * p, ds, rows of q and dO, dK, dV. Both: copies of q, k, v and dO, if they are rounded. */
 static int64_t attention_scratch(const attention_shape *shape) {
     int64_t HP = padded(shape->HS), TP = (shape->T + QB - 1) / QB * QB;
-    return (3 * HP * QB + 2 * QB * QB + 2 * QB * HP + 2 * TP * HP + 4 * QB + 15) / 16 * 16;
+    int64_t copies = shape->rounded ? 4 * TP * HP : 0;
+    return (3 * HP * QB + 2 * QB * QB + 2 * QB * HP + 2 * TP * HP + copies + 4 * QB + 15) / 16 * 16;
+}
+
+/* Rounds rows t0..t1 of a head to bfloat16, in their places of a copy (T,HS), and returns that. */
+static head_rows rounded_copy(float *copy, head_rows rows, int64_t t0, int64_t t1, int64_t HS) {
+    for (int64_t t = t0; t < t1; t++)
+        round_span(copy + t * HS, rows.first + t * rows.ld, HS);
+    return (head_rows){copy, HS};
 }
 
 /* dst (HS, QB) = factor * rows^T: n rows of HS floats become lanes; lanes from n on are 0. */
@@ -40,23 +43,6 @@ static void rows_to_lanes(float *dst, head_rows rows, int64_t n, int64_t HS, flo
             for (int64_t r = 0; r < channels; r++)
                 vstore(dst + (c + r) * QB + i, square[r] * factor);
         }
-}
-
-/* dst (n rows of HS floats, ld apart) = src^T, each row times its lane's factor. */
-static void lanes_to_rows(float *dst, int64_t ld, const float *src, int64_t n, int64_t HS,
-                          const float *factor) {
-    for (int64_t i = 0; i < n; i += VW) {
-        vf f = vload(factor + i);
-        for (int64_t c = 0; c < HS; c += VW) {
-            int64_t channels = min64(VW, HS - c);
-            vf square[VW];
-            for (int64_t r = 0; r < VW; r++)
-                square[r] = r < channels ? vload(src + (c + r) * QB + i) * f : vzero();
-            vtranspose(square);
-            for (int64_t r = 0; r < min64(VW, n - i); r++)
-                vstore_n(dst + (i + r) * ld + c, square[r], channels);
-        }
-    }
 }
 
 /* dst (QB, HP) = factor * rows, padded with zeros below and to the right. */
@@ -84,14 +70,6 @@ static void scale_scores(float *p, int64_t n, int64_t vecs, int diagonal, float 
     for (int64_t j = 0; j < n; j++)
         for (int64_t vec = diagonal ? j / MR * MR / VW : 0; vec < vecs; vec++)
             vstore(p + j * QB + vec * VW, vload(p + j * QB + vec * VW) * factor);
-}
-
-/* Returns a whole multiple of ln 2 that is 0.5 ln 2 to 1.5 ln 2 above x; x itself where floats are
- * too far apart for that. */
-INLINE vf power_above(vf x) {
-    const float LOG2E = 1.44269504088896341f, LN2 = 0.69314718055994531f, SHIFT = 12582912.0f;
-    const vf n = (x * LOG2E + SHIFT) - SHIFT + 1.0f;
-    return vselect_lt(x * x, vset1(1e12f), n * LN2, x);
 }
 
 /* dst (HS, QB) += rows^T p: the sum over n keys of a key's row times its weights p (keys, QB). */
@@ -123,12 +101,6 @@ INLINE int64_t keys_seen(int64_t n, int64_t vec, int diagonal) {
     return diagonal ? min64(n, (vec + 1) * VW) : n;
 }
 
-/* Returns x in the lanes of vector vec that see key j of the diagonal square, else `hidden`. */
-INLINE vf mask_lanes(vf x, int64_t j, int64_t vec, vf hidden) {
-    vu lane = lane_numbers() + (uint32_t)(vec * VW);
-    return vselect_lt_u32(lane, (uint32_t)j - (vu){0}, hidden, x);
-}
-
 /* Sets to 0 the weights after the last key that vector vec sees, as far as they are read:
  * sum_over_keys reads to the end of the PAIR of vectors, sum_over_lanes to the end of the tile that
  * holds the last key seen. */
@@ -138,29 +110,20 @@ static void clear_unseen(float *p, int64_t n, int64_t vec) {
     for (int64_t j = seen; j < bound; j++) vstore(p + j * QB + vec * VW, vzero());
 }
 
-/* Returns 24 random bits for each query of vector vec and key j (counted from the first of the
- * sequence). */
-INLINE vu mask_bits(const uint32_t *row_keys, int64_t vec, int64_t j) {
-    vu rows;
-    memcpy(&rows, row_keys + vec * VW, sizeof rows);
-    return dropout_bits(rows + (uint32_t)j * GOLDEN);
-}
-
-/* Computes the random key of the dropout mask's row, for each query of the block. */
-static void mask_row_keys(uint32_t *row_keys, const attention_shape *shape, int64_t b, int64_t h,
-                          int64_t i0) {
-    for (int64_t i = 0; shape->drop && i < QB; i++)
-        row_keys[i] = random_row(shape->key, (uint64_t)((b * shape->NH + h) * shape->T + i0 + i));
-}
-
 /* o_i = sum_j z p_ij v_j, with p_ij = exp(s_ij - lse_i), for the queries i of a part. */
 static void attention_forward_part(const attention_shape *shape, float *out, float *lse,
                                    const float *qkv, attention_part part, float *scratch) {
     const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const float *base = qkv + b * T * 3 * C + h * HS;
+    head_rows q = {base, 3 * C}, k = {base + C, 3 * C}, v = {base + 2 * C, 3 * C};
     const float factor = shape->rounded ? 1.0f : shape->scale; /* of q; else of the scores */
-    float *qT = scratch, *oT = qT + HS * QB, *p = oT + HS * QB;
+    float *qT = scratch, *oT = qT + HS * QB, *p = oT + HS * QB, *copy = p + QB * QB;
     uint32_t row_keys[QB];
+    if (shape->rounded) {
+        q = rounded_copy(copy, q, part.i0, part.i1, HS);
+        k = rounded_copy(copy + T * HS, k, 0, part.i1, HS);
+        v = rounded_copy(copy + 2 * T * HS, v, 0, part.i1, HS);
+    }
 
     for (int64_t i0 = part.i0; i0 < part.i1; i0 += QB) {
         /* Set up a block of queries: m and l of each lane, O^T = 0, scaled Q^T. */
@@ -168,17 +131,16 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
         float m[QB], l[QB];
         for (int64_t i = 0; i < QB; i++) m[i] = -INFINITY, l[i] = 0.0f;
         memset(oT, 0, sizeof(float) * (size_t)(HS * QB));
-        rows_to_lanes(qT, (head_rows){base + i0 * 3 * C, 3 * C}, queries, HS, factor);
+        rows_to_lanes(qT, rows_from(q, i0), queries, HS, factor);
         mask_row_keys(row_keys, shape, b, h, i0);
 
         for (int64_t j0 = 0; j0 <= i0; j0 += QB) {
             const int diagonal = j0 == i0;
             const int64_t keys = min64(QB, T - j0);
-            const head_rows k = {base + C + j0 * 3 * C, 3 * C};
-            const head_rows v = {base + 2 * C + j0 * 3 * C, 3 * C};
+            const head_rows k_rows = rows_from(k, j0), v_rows = rows_from(v, j0);
 
             /* Scores: S^T = K Q^T, in the place of p. */
-            keys_by_lanes(p, k, keys, qT, vecs, HS, diagonal);
+            keys_by_lanes(p, k_rows, keys, qT, vecs, HS, diagonal);
             if (shape->rounded) scale_scores(p, keys, vecs, diagonal, shape->scale);
 
             /* Update the softmax so far, down the columns. */
@@ -218,7 +180,7 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
             }
 
             /* O^T += V^T (z p). */
-            sum_over_keys(oT, v, keys, p, vecs, HS, diagonal);
+            sum_over_keys(oT, v_rows, keys, p, vecs, HS, diagonal);
         }
 
         /* The block of queries is complete: lse = m + log l, out = O / l. */
@@ -242,11 +204,20 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
     const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const int64_t HP = padded(HS), TP = (T + QB - 1) / QB * QB;
     const float *base = qkv + b * T * 3 * C + h * HS;
+    head_rows q = {base, 3 * C}, k = {base + C, 3 * C}, v = {base + 2 * C, 3 * C};
+    head_rows dO = {dout + b * T * C + h * HS, C};
+    const head_rows o = {out + b * T * C + h * HS, C};
     float *dbase = dqkv + b * T * 3 * C + h * HS;
     float *qT = scratch, *dOT = qT + HP * QB, *dQT = dOT + HP * QB, *p = dQT + HP * QB;
     float *ds = p + QB * QB, *q_rows = ds + QB * QB, *dO_rows = q_rows + QB * HP;
-    float *dK = dO_rows + QB * HP, *dV = dK + TP * HP;
+    float *dK = dO_rows + QB * HP, *dV = dK + TP * HP, *copy = dV + TP * HP;
     uint32_t row_keys[QB];
+    if (shape->rounded) { /* no query of the part sees keys from i1 on */
+        q = rounded_copy(copy, q, part.i0, part.i1, HS);
+        dO = rounded_copy(copy + T * HS, dO, part.i0, part.i1, HS);
+        k = rounded_copy(copy + 2 * T * HS, k, part.j0, min64(part.j1, part.i1), HS);
+        v = rounded_copy(copy + 3 * T * HS, v, part.j0, min64(part.j1, part.i1), HS);
+    }
     /* The scale multiplies q, and the sums dQ; of rounded operands the sums S, dQ and dK. */
     const float of_q = shape->rounded ? 1.0f : shape->scale;
     const float of_dK = shape->rounded ? shape->scale : 1.0f;
@@ -260,16 +231,15 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
 
     for (int64_t i0 = part.i0; i0 < part.i1; i0 += QB) {
         const int64_t queries = min64(QB, T - i0), vecs = padded(queries) / VW;
-        const head_rows q = {base + i0 * 3 * C, 3 * C};
-        const head_rows dO = {dout + (b * T + i0) * C + h * HS, C};
-        const head_rows o = {out + (b * T + i0) * C + h * HS, C};
+        const head_rows q_block = rows_from(q, i0), dO_block = rows_from(dO, i0);
         float row_lse[QB], D[QB];
         for (int64_t i = 0; i < QB; i++)
             row_lse[i] = i < queries ? lse[(b * shape->NH + h) * T + i0 + i] : 0.0f;
 
         /* D_i = dO_i . O_i for each query. */
-        rows_to_lanes(dOT, dO, queries, HS, 1.0f);
-        rows_to_lanes(qT, o, queries, HS, 1.0f); /* O^T, in the place of Q^T until D is known */
+        rows_to_lanes(dOT, dO_block, queries, HS, 1.0f);
+        /* O^T, in the place of Q^T until D is known */
+        rows_to_lanes(qT, rows_from(o, i0), queries, HS, 1.0f);
         for (int64_t i = 0; i < queries; i += VW) {
             vf dot = vzero();
             for (int64_t c = 0; c < HS; c++)
@@ -278,21 +248,20 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
         }
 
         /* Set up a block of queries: scaled Q^T, scaled rows of q, rows of dO, dQ^T = 0. */
-        rows_to_lanes(qT, q, queries, HS, of_q);
-        rows_to_strip(q_rows, q, queries, HS, of_q);
-        rows_to_strip(dO_rows, dO, queries, HS, 1.0f);
+        rows_to_lanes(qT, q_block, queries, HS, of_q);
+        rows_to_strip(q_rows, q_block, queries, HS, of_q);
+        rows_to_strip(dO_rows, dO_block, queries, HS, 1.0f);
         mask_row_keys(row_keys, shape, b, h, i0);
         memset(dQT, 0, sizeof(float) * (size_t)(HS * QB));
 
         for (int64_t j0 = part.j0; j0 <= i0 && j0 < part.j1; j0 += QB) {
             const int diagonal = j0 == i0;
             const int64_t keys = min64(QB, T - j0);
-            const head_rows k = {base + C + j0 * 3 * C, 3 * C};
-            const head_rows v = {base + 2 * C + j0 * 3 * C, 3 * C};
+            const head_rows k_rows = rows_from(k, j0), v_rows = rows_from(v, j0);
 
             /* Scores again: S^T = K Q^T, in the place of p; dP^T = V dO^T, in the place of ds. */
-            keys_by_lanes(p, k, keys, qT, vecs, HS, diagonal);
-            keys_by_lanes(ds, v, keys, dOT, vecs, HS, diagonal);
+            keys_by_lanes(p, k_rows, keys, qT, vecs, HS, diagonal);
+            keys_by_lanes(ds, v_rows, keys, dOT, vecs, HS, diagonal);
             if (shape->rounded) scale_scores(p, keys, vecs, diagonal, shape->scale);
 
             /* p = exp(s - lse) and ds = p (z dp - D), in place; then p becomes z p. */
@@ -324,7 +293,7 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
                 sum_over_lanes(dV + j0 * HP, p, keys, dO_rows, vecs, HP, diagonal);
                 sum_over_lanes(dK + j0 * HP, ds, keys, q_rows, vecs, HP, diagonal);
             }
-            if (part.of_queries) sum_over_keys(dQT, k, keys, ds, vecs, HS, diagonal);
+            if (part.of_queries) sum_over_keys(dQT, k_rows, keys, ds, vecs, HS, diagonal);
         }
 
         /* The block of queries is complete: store its dQ. */

@@ -3,8 +3,8 @@
  * The sets are listed best first. The default is the first that this CPU and the operating system
  * support, as the system must save the wider registers. Tests force each of the others.
  *
- * A set with a bfloat16 unit is a copy of the table of a set without one, in which only the product
- * on the unit and its cost are added. */
+ * A set with a bfloat16 unit is a copy of the table of a set without one, to which the loops on the
+ * unit are added. */
 #include <stddef.h>
 
 #include "internal.h"
@@ -33,25 +33,21 @@ static const char *never_refused(void) { return NULL; }
 static const struct {
     const isa *table; /* NULL: that of the best set without a unit */
     const char *(*refused)(void);
-    const char *unit; /* the name of a set with a bfloat16 unit, and what the unit adds to it */
-    gemm_block_function *gemm_block_bf16;
-    int64_t unit_packing;
+    const bfloat16_unit *unit; /* or NULL; it gives the set its name */
 } built[] = {
 #ifdef X86_UNITS
-    /* In half a cycle AMX computes 256 products at its peak, of which 128 are likely, and vdpbf16ps
-     * 32 (Zen 5). Estimated, not measured. The unit in C is to have AMX's blocks. */
-    {&isa_avx512, amx_refused, "amx", gemm_block_amx, 128},
-    {&isa_avx512, avx512_bf16_refused, "avx512_bf16", gemm_block_avx512_bf16, 32},
+    {&isa_avx512, amx_refused, &unit_amx},
+    {&isa_avx512, avx512_bf16_refused, &unit_avx512_bf16},
 #endif
 #if defined(__x86_64__) || defined(__i386__)
-    {&isa_avx512, avx512_refused, NULL, NULL, 0},
-    {&isa_avx2, avx2_refused, NULL, NULL, 0},
+    {&isa_avx512, avx512_refused, NULL},
+    {&isa_avx2, avx2_refused, NULL},
 #endif
 #if defined(__aarch64__)
-    {&isa_neon, never_refused, NULL, NULL, 0},
+    {&isa_neon, never_refused, NULL},
 #endif
-    {&isa_baseline, never_refused, NULL, NULL, 0},
-    {NULL, never_refused, "amx_in_c", gemm_block_amx_in_c, 128},
+    {&isa_baseline, never_refused, NULL},
+    {NULL, never_refused, &unit_amx_in_c},
 };
 #define BUILT ((int)(sizeof built / sizeof *built))
 
@@ -63,7 +59,7 @@ static isa with_unit;
 
 const char *pygpt_isa_name(int i) {
     if (i < 0 || i >= BUILT) return NULL;
-    return built[i].unit ? built[i].unit : built[i].table->name;
+    return built[i].unit ? built[i].unit->name : built[i].table->name;
 }
 
 const char *pygpt_isa_refused(int i) {
@@ -105,9 +101,11 @@ int pygpt_isa_select(int i) {
     isa_in_use = table_of(i);
     if (built[i].unit) {
         with_unit = *isa_in_use;
-        with_unit.name = built[i].unit;
-        with_unit.gemm_block_bf16 = built[i].gemm_block_bf16;
-        with_unit.unit_packing = built[i].unit_packing;
+        with_unit.name = built[i].unit->name;
+        with_unit.gemm_block_bf16 = built[i].unit->gemm_block;
+        with_unit.unit_packing = built[i].unit->packing;
+        with_unit.attention_bf16 = built[i].unit->attention;
+        with_unit.multiply_chain_bf16 = built[i].unit->chain;
         isa_in_use = &with_unit;
     }
     chosen = i;

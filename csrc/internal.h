@@ -55,7 +55,7 @@ static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_row
 /* This many floats lie between its packed tiles, a cache line. */
 #define APART 16
 
-/* The same of a unit that multiplies bfloat16 (matmul_bf16.inl): the rows and the columns of its
+/* The same of a unit that multiplies bfloat16 (unit_tiles.inl): the rows and the columns of its
  * macro tile, and the values of k that it takes at a time. */
 #define UNIT_TILE 32
 #define UNIT_K 32
@@ -74,11 +74,28 @@ typedef struct attention_shape {
 } attention_shape;
 
 /* One thread's share of an attention call: of head h in batch element b, the queries i0..i1 and the
- * keys j0..j1. Both begin at multiples of isa.tile_columns and end at one or at T. */
+ * keys j0..j1. Both begin at multiples of attention_loops.block and end at one or at T. */
 typedef struct attention_part {
     int64_t b, h, i0, i1, j0, j1;
     int of_queries, of_keys; /* backward: whether to compute dQ, whether to compute dK and dV */
 } attention_part;
+
+/* How one instruction set, or one unit, computes a part. */
+typedef struct attention_loops {
+    int64_t block; /* queries or keys */
+    int64_t (*scratch)(const attention_shape *shape); /* the floats that a part needs */
+    void (*forward)(const attention_shape *shape, float *out, float *lse, const float *qkv,
+                    attention_part part, float *scratch);
+    void (*backward)(const attention_shape *shape, float *dqkv, const float *dout,
+                     const float *qkv, const float *out, const float *lse, attention_part part,
+                     float *scratch);
+} attention_loops;
+
+/* Rounds of multiply-adds that wait for nothing (machine.c). */
+typedef struct multiply_chain {
+    float (*run)(int64_t n); /* n rounds */
+    int64_t width;           /* multiply-adds of a round */
+} multiply_chain;
 
 /* The hash behind random numbers (random.c): a key, and from it the key of a row. */
 uint64_t random_key(const uint64_t *seed, uint64_t stream);
@@ -96,12 +113,8 @@ typedef struct isa {
     void (*tile_finish)(const gemm *g, const float *t, int64_t ldt, int64_t mr, int64_t nr,
                         int64_t m, int64_t n, int first, int last);
     void (*gemm_dots)(const gemm *g, int64_t n0, int64_t n1);
-    int64_t (*attention_scratch)(const attention_shape *shape);
-    void (*attention_forward)(const attention_shape *shape, float *out, float *lse,
-                              const float *qkv, attention_part part, float *scratch);
-    void (*attention_backward)(const attention_shape *shape, float *dqkv, const float *dout,
-                               const float *qkv, const float *out, const float *lse,
-                               attention_part part, float *scratch);
+    attention_loops attention;
+    attention_loops attention_bf16; /* on the unit; all 0 without one */
     void (*attention_cached)(float *out, const float *q, const float *keys, const float *values,
                              int64_t n, int64_t C, int64_t HS, int rounded, float *scores);
     void (*round_span)(float *out, const float *inp, int64_t n); /* to bfloat16 */
@@ -136,8 +149,8 @@ typedef struct isa {
     void (*adamw)(float *param, float *m, float *v, const float *grad,
                   const float *settings, float weight_decay, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
-    float (*fma_chain)(int64_t n);
-    int64_t fma_chain_width; /* multiply-adds of one round */
+    multiply_chain multiply_chain;
+    multiply_chain multiply_chain_bf16; /* on the unit; all 0 without one */
     float (*read_span)(const float *x, int64_t n);
 } isa;
 
@@ -145,11 +158,18 @@ typedef struct isa {
 extern const isa *isa_in_use;
 
 /* The bfloat16 units (unit_*.c), and why one cannot be used, or NULL (units.c). */
-gemm_block_function gemm_block_amx_in_c;
+typedef struct bfloat16_unit {
+    const char *name;
+    gemm_block_function *gemm_block;
+    int64_t packing; /* the cost of packing an element, in products (matmul.c) */
+    attention_loops attention;
+    multiply_chain chain;
+} bfloat16_unit;
+extern const bfloat16_unit unit_amx_in_c;
 #if defined(__x86_64__) && \
     ((defined(__clang__) && __clang_major__ >= 13) || (!defined(__clang__) && __GNUC__ >= 11))
 #define X86_UNITS /* the compiler knows their instructions */
-gemm_block_function gemm_block_amx, gemm_block_avx512_bf16;
+extern const bfloat16_unit unit_amx, unit_avx512_bf16;
 const char *amx_refused(void);
 const char *avx512_bf16_refused(void);
 #endif

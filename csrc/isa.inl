@@ -41,6 +41,7 @@ SET_TARGET(ISA_TARGET)
 #else
 #include "matmul.inl"
 
+#include "dropout_mask.inl"
 #include "dropout.inl"
 #include "softmax.inl"
 #include "attention.inl"
@@ -60,9 +61,10 @@ const isa ISA_TABLE = {
     .gemm_block = gemm_block,
     .tile_finish = tile_finish,
     .gemm_dots = gemm_dots,
-    .attention_scratch = attention_scratch,
-    .attention_forward = attention_forward_part,
-    .attention_backward = attention_backward_part,
+    .attention = {.block = QB,
+                  .scratch = attention_scratch,
+                  .forward = attention_forward_part,
+                  .backward = attention_backward_part},
     .attention_cached = attention_cached_row,
     .round_span = round_span,
     .softmax_forward = softmax_forward_rows,
@@ -81,8 +83,7 @@ const isa ISA_TABLE = {
     .scale = scale_span,
     .adamw = adamw_span,
     .sum_squares = sum_squares_span,
-    .fma_chain = fma_chain,
-    .fma_chain_width = CHAINS * VW,
+    .multiply_chain = {.run = fma_chain, .width = CHAINS * VW},
     .read_span = read_span,
 };
 #endif

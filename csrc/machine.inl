@@ -3,7 +3,7 @@
 /* Independent chains of multiply-adds, all in registers, that together hide the latency of one. */
 #define CHAINS (REGISTERS - 4)
 
-static float fma_chain(int64_t n) {
+static float fma_chain(int64_t n) { /* see pygpt_measure_peak */
     vf sums[CHAINS], x = vset1(1e-6f), y = vset1(0.999f);
     UNROLL for (int i = 0; i < CHAINS; i++) sums[i] = vset1((float)i);
     for (int64_t k = 0; k < n; k++)

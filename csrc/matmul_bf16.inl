@@ -1,130 +1,32 @@
 /* matmul_bf16.inl: computes one block of a matrix product on a unit that multiplies bfloat16.
  *
- * A unit_*.c defines the operations of its unit and compiles this file with them (through isa.inl).
- * The unit takes operands as pairs: two bfloat16 of neighbouring k in one word of 32 bits, the
- * first k in the lower half. Its smallest step is a product of tiles, 16 x 32 by 32 x 16:
- *
- *      A: 16 rows of 16 pairs         B: 16 pairs of rows, 16 columns      C: 16 x 16 floats
- *
- *             k  0 1  2 3 .. 30 31            n    0   1   ..  15
- *        m  0 [ (a a)(a a)..(a  a) ]   k  0  [ (b) (b)  ..  (b) ]     c[m][n] += sum over the 16
- *           1 [ (a a)(a a)..(a  a) ]      1  [ (b) (b)  ..  (b) ]      pairs p, q of row m of A
- *          ..                             2  [ (b) (b)  ..  (b) ]      and column n of B
- *          15 [ (a a)(a a)..(a  a) ]      3  [ (b) (b)  ..  (b) ]      of p0 q0 + p1 q1
- *                                        ..    a pair stands in two rows
- *
- * A macro tile is 2 x 2 of these: four tiles of sums are fed by two tiles of A and two of B, so
- * that each operand that is loaded is used twice. In memory, for a part of K of kc values:
- *
- *      packed rows of A (32, kc / 2 pairs)     each row in one piece; a tile takes 64 bytes of each
- *      a strip of B (kc / 2 pairs, 32)         a row of 32 pairs: 64 bytes for each of two tiles
+ * Blocks are made of the macro tiles of unit_tiles.inl, 32 x 32 sums each:
  *
  *           strips of 32 columns of B: a panel of n1 - n0 columns                  in L2
  *               |    |    |
  *      32 rows  v    v    v
- *      of A -> [  ][  ][  ]   macro tiles of C, 32 x 32 sums each: in the unit's registers, then
- *              [  ][  ][  ]   in `sums` (4 KB, L1), from which tile_finish adds them to C
+ *      of A -> [  ][  ][  ]   macro tiles of C: in the unit's registers, then in `sums` (4 KB, L1),
+ *              [  ][  ][  ]   from which tile_finish adds them to C
  *
- * Both operands are converted from float32 while they are packed: a panel once for all rows of the
- * block, 32 rows of A once for all of its strips. The four ways in which they can be stored need
- * two ways to form pairs, and a transpose of 32-bit pairs:
- *
- *      A (M,K)    pairs along a row                   as wanted
- *      A (K,M)    pairs across two rows               transposed
- *      B (K,N)    pairs across two rows               as wanted
- *      B (N,K)    pairs along a row                   transposed
- *
- * Rows, columns and values of k that are missing at the edges are zeros. A zero times an infinity
- * is NaN, but it only reaches sums that are not stored: where k is missing, both factors are zeros.
- *
- * The operations are TILES_BEGIN, TILES_END (around a block), and for a macro tile either those of
- * AMX (TILES, TILE_ZERO, TILE_LOAD, TILE_MULTIPLY, TILE_STORE, whose tiles are numbered 0..7), or
- * PAIR_MULTIPLY (sums, pairs, pairs), which adds the product of pairs lane by lane. */
-
-#define SIDE 16 /* of a tile: sums or pairs */
-_Static_assert(UNIT_TILE == 2 * SIDE && UNIT_K == 2 * SIDE, "a macro tile is 2 x 2 tiles");
-_Static_assert(SIDE % VW == 0, "a tile is whole squares of pairs");
-
-/* Return VW pairs, rounded. Along: of neighbouring values in x and then in `next`, which follow
- * each other in memory. Across: of the values in the same lane of x and `next`. The instruction
- * takes denormals as 0; vbfloat16 keeps them, and the product takes them as 0. */
-#if defined(SIMD_AVX512_BF16)
-typedef uint16_t halves __attribute__((vector_size(64)));
-INLINE vu pairs_along(vf x, vf next) {
-    return (vu)_mm512_cvtne2ps_pbh((__m512)next, (__m512)x);
-}
-INLINE vu pairs_across(vf x, vf next) {
-    const halves ORDER = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                          8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    return (vu)_mm512_permutexvar_epi16((__m512i)ORDER, (__m512i)pairs_along(x, next));
-}
-#else
-INLINE vu pairs_across(vf x, vf next) {
-    return (vu)vbfloat16(x) >> 16 | (vu)vbfloat16(next);
-}
-#define EVEN(l, d) (2 * (l))
-#define ODD(l, d) (2 * (l) + 1)
-INLINE vu pairs_along(vf x, vf next) {
-    return pairs_across(SHUFFLE(x, next, EVEN, 0), SHUFFLE(x, next, ODD, 0));
-}
-#endif
-
-/* Packs a square of VW elements by 2 VW values of k. An element is a row of A or a column of B.
- * With `along`, an element's values of k lie side by side at x, and elements are `step` apart; else
- * the other way round. The pairs lie in the same way at `to`, `ld` apart, or with `turned` in the
- * other. */
-INLINE void pack_square(uint32_t *to, int64_t ld, const float *x, int64_t step, const int along,
-                        const int turned) {
-    vf rows[VW];
-    UNROLL for (int i = 0; i < VW; i++)
-        rows[i] = along ? (vf)pairs_along(vload(x + i * step), vload(x + i * step + VW))
-                        : (vf)pairs_across(vload(x + 2 * i * step), vload(x + (2 * i + 1) * step));
-    if (turned) vtranspose(rows);
-    UNROLL for (int i = 0; i < VW; i++) vstore((float *)(to + i * ld), rows[i]);
-}
-
-/* Packs up to UNIT_TILE elements by K values of k, filled up with zeros to UNIT_TILE elements and a
- * multiple of UNIT_K. */
-INLINE void pack(uint32_t *to, int64_t ld, const float *from, int64_t step, int64_t elements,
-                 int64_t K, const int along, const int turned) {
-    float padded[VW * 2 * VW];
-    for (int64_t k = 0; k < (K + UNIT_K - 1) / UNIT_K * UNIT_K; k += 2 * VW)
-        for (int64_t e = 0; e < UNIT_TILE; e += VW) {
-            const int64_t e_count = max64(0, min64(VW, elements - e));
-            const int64_t k_count = max64(0, min64(2 * VW, K - k));
-            uint32_t *square = along != turned ? to + e * ld + k / 2 : to + k / 2 * ld + e;
-            if (e_count == VW && k_count == 2 * VW) {
-                const float *x = along ? from + e * step + k : from + k * step + e;
-                pack_square(square, ld, x, step, along, turned);
-                continue;
-            }
-            const int64_t rows = along ? e_count : k_count, columns = along ? k_count : e_count;
-            const int64_t width = along ? 2 * VW : VW;
-            memset(padded, 0, sizeof padded);
-            for (int64_t i = 0; i < rows && columns > 0; i++) {
-                const float *x = along ? from + (e + i) * step + k : from + (k + i) * step + e;
-                memcpy(padded + i * width, x, (size_t)columns * sizeof(float));
-            }
-            pack_square(square, ld, padded, width, along, turned);
-        }
-}
+ * Both operands are converted while they are packed: a panel once for all rows of the block, 32
+ * rows of A once for all of its strips. */
 
 /* Packs values k0..k0+kc of rows m..m+mr of A, each row g->kc / 2 pairs from the next. */
 static void pack_a(uint32_t *packed, const gemm *g, int64_t m, int64_t mr, int64_t k0, int64_t kc) {
     const float *a = g->a + m * g->a_row + k0 * g->a_col;
     if (g->a_col == 1)
-        pack(packed, g->kc / 2, a, g->a_row, mr, kc, 1, 0);
+        pack_rows(packed, g->kc / 2, a, g->a_row, mr, kc);
     else
-        pack(packed, g->kc / 2, a, g->a_col, mr, kc, 0, 1);
+        pack_rows_turned(packed, g->kc / 2, a, g->a_col, mr, kc);
 }
 
 /* Packs rows k0..k0+kc of columns n..n+nr of B to a strip. */
 static void pack_b(uint32_t *strip, const gemm *g, int64_t k0, int64_t kc, int64_t n, int64_t nr) {
     const float *b = g->b + k0 * g->b_row + n * g->b_col;
     if (g->b_col == 1)
-        pack(strip, UNIT_TILE, b, g->b_row, nr, kc, 0, 0);
+        pack_strip(strip, b, g->b_row, nr, kc);
     else
-        pack(strip, UNIT_TILE, b, g->b_col, nr, kc, 1, 1);
+        pack_strip_turned(strip, b, g->b_col, nr, kc);
 }
 
 /* column_sum[n..n+nr] [+]= the sums of rows k0..k0+kc of B, which are not rounded. */
@@ -138,58 +40,6 @@ static void column_sums(const gemm *g, int64_t k0, int64_t kc, int64_t n, int64_
     }
 }
 
-/* sums (32,32) = 32 packed rows of A times a strip of B, over `steps` times 32 values of k. */
-#if defined(TILE_MULTIPLY)
-NOINLINE void macro_tile(float *sums, const uint32_t *a, int64_t lda, const uint32_t *strip,
-                         int64_t steps) {
-    const int64_t below = SIDE * lda;
-    TILES;
-    TILE_ZERO(0);
-    TILE_ZERO(1);
-    TILE_ZERO(2);
-    TILE_ZERO(3);
-    for (int64_t s = 0; s < steps; s++, a += SIDE, strip += SIDE * UNIT_TILE) {
-        TILE_LOAD(4, a, lda);
-        TILE_LOAD(6, strip, UNIT_TILE);
-        TILE_MULTIPLY(0, 4, 6);
-        TILE_LOAD(7, strip + SIDE, UNIT_TILE);
-        TILE_MULTIPLY(1, 4, 7);
-        TILE_LOAD(5, a + below, lda);
-        TILE_MULTIPLY(2, 5, 6);
-        TILE_MULTIPLY(3, 5, 7);
-    }
-    TILE_STORE(0, sums, UNIT_TILE);
-    TILE_STORE(1, sums + SIDE, UNIT_TILE);
-    TILE_STORE(2, sums + SIDE * UNIT_TILE, UNIT_TILE);
-    TILE_STORE(3, sums + SIDE * UNIT_TILE + SIDE, UNIT_TILE);
-}
-#else
-/* Eight rows at a time: 16 sums, two rows of B and a broadcast take 19 of 32 registers. */
-#define SUM_ROWS 8
-_Static_assert(VW == SIDE, "a row of a macro tile is two vectors");
-_Static_assert(SUM_ROWS * 2 + 3 <= REGISTERS, "the sums do not fit the register file");
-NOINLINE void macro_tile(float *sums, const uint32_t *a, int64_t lda, const uint32_t *strip,
-                         int64_t steps) {
-    for (int64_t m = 0; m < UNIT_TILE; m += SUM_ROWS) {
-        vf acc[SUM_ROWS][2];
-        UNROLL for (int i = 0; i < SUM_ROWS; i++) acc[i][0] = acc[i][1] = vzero();
-        for (int64_t p = 0; p < steps * (UNIT_K / 2); p++) {
-            const vu left = (vu)vload((const float *)(strip + p * UNIT_TILE));
-            const vu right = (vu)vload((const float *)(strip + p * UNIT_TILE + VW));
-            UNROLL for (int i = 0; i < SUM_ROWS; i++) {
-                const vu x = (vu)vset1i((int32_t)a[(m + i) * lda + p]);
-                acc[i][0] = PAIR_MULTIPLY(acc[i][0], x, left);
-                acc[i][1] = PAIR_MULTIPLY(acc[i][1], x, right);
-            }
-        }
-        UNROLL for (int i = 0; i < SUM_ROWS; i++) {
-            vstore(sums + (m + i) * UNIT_TILE, acc[i][0]);
-            vstore(sums + (m + i) * UNIT_TILE + VW, acc[i][1]);
-        }
-    }
-}
-#endif
-
 /* Prefetches what tile_finish will read of a matrix that is stored as C is. */
 static void prefetch_tile(const float *x, const gemm *g, int64_t mr, int64_t m, int64_t n) {
     for (int64_t i = m; i < m + mr; i++) {
@@ -200,7 +50,8 @@ static void prefetch_tile(const float *x, const gemm *g, int64_t mr, int64_t m, 
 
 /* Computes rows m0..m1, columns n0..n1 of the product, as gemm_block of matmul.inl does. The panel
  * holds the strips of B, and after them UNIT_TILE packed rows of A. */
-void GEMM_BLOCK(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *panel) {
+static void gemm_block_bf16(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
+                            float *panel) {
     const int64_t strips = (n1 - n0 + UNIT_TILE - 1) / UNIT_TILE;
     const int64_t strip_size = UNIT_TILE * (g->kc / 2);
     uint32_t *const packed_b = (uint32_t *)panel, *const packed_a = packed_b + strips * strip_size;
@@ -223,7 +74,7 @@ void GEMM_BLOCK(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1, f
                 if (!first || g->accumulate) prefetch_tile(g->c, g, mr, m, n);
                 if (g->addend) prefetch_tile(g->addend, g, mr, m, n);
                 if (last && g->slope_of) prefetch_tile(g->slope_of, g, mr, m, n);
-                macro_tile(sums, packed_a, g->kc / 2, strip, steps);
+                macro_tile(sums, UNIT_TILE, packed_a, g->kc / 2, strip, steps, 0);
                 isa_in_use->tile_finish(g, sums, UNIT_TILE, mr, min64(UNIT_TILE, n1 - n), m, n,
                                         first, last);
             }

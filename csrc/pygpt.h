@@ -128,9 +128,11 @@ int64_t pygpt_adamw_span(void);
 const char *pygpt_compiler(void);  /* e.g. "gcc 12.2.0" */
 int pygpt_openmp(void);            /* the OpenMP version date, 0 when built without */
 
-/* The machine's limits (machine.c). Every thread makes n rounds of independent multiply-adds in
- * registers. Returns the number of floating-point operations done, two for a multiply-add. */
-double pygpt_measure_fma(int64_t n);
+/* The machine's limits (machine.c). Every thread makes n rounds of independent multiply-adds: of
+ * float32 in registers, or of bfloat16 in macro tiles on the unit in use, with operands in L1;
+ * without a unit both types are float32 in registers. Returns the number of floating-point
+ * operations done, two for a multiply-add. */
+double pygpt_measure_peak(int64_t n, int dtype);
 /* Every thread reads its share of x (n). out (1) is a sum, so that the compiler cannot drop the
  * reads. */
 int pygpt_measure_read(float *out, const float *x, int64_t n);

@@ -1,10 +1,11 @@
-/* unit_amx.c: AMX, the tile unit of Xeons since 2023. Operations: matmul_bf16.inl.
+/* unit_amx.c: AMX, the tile unit of Xeons since 2023. Operations: unit_tiles.inl.
  *
  * Eight tile registers, tmm0 to tmm7, hold 16 rows of 64 bytes each. Their state is large (8 KB)
- * and belongs to the thread. A block loads it at its start and releases it at its end, within one
- * function: no other code of the thread, no thread of another library and no forked process meets
- * it. A signal handler may interrupt a block; the system then saves the tiles on the signal's stack
- * and loads them again. That is why the process must first ask for permission (units.c). */
+ * and belongs to the thread. A block of a product, or a part of attention, loads it at its start
+ * and releases it at its end, within one function: no other code of the thread, no thread of
+ * another library and no forked process meets it. A signal handler may interrupt that function; the
+ * system then saves the tiles on the signal's stack and loads them again. That is why the process
+ * must first ask for permission (units.c). */
 #include "internal.h"
 #ifdef X86_UNITS
 #include <stdint.h>
@@ -21,7 +22,11 @@ static const struct tile_shapes {
 };
 _Static_assert(sizeof(struct tile_shapes) == 64, "ldtilecfg reads 64 bytes");
 
-#define GEMM_BLOCK gemm_block_amx
+#define UNIT_NAME "amx"
+#define UNIT_TABLE unit_amx
+/* In half a cycle AMX computes 256 products at its peak, of which 128 are likely. Estimated, not
+ * measured. */
+#define UNIT_PACKING 128
 #define TILES_BEGIN _tile_loadconfig(&shapes)
 #define TILES_END _tile_release()
 /* The registers need no declaration. But GCC's intrinsics do not say that they read memory, so the
@@ -37,6 +42,6 @@ _Static_assert(sizeof(struct tile_shapes) == 64, "ldtilecfg reads 64 bytes");
 #define SIMD_AVX512_BF16
 #define VW 16
 #define REGISTERS 32
-#define ISA_LOOPS "matmul_bf16.inl"
+#define ISA_LOOPS "unit.inl"
 #include "isa.inl"
 #endif

@@ -1,4 +1,4 @@
-/* unit_amx_in_c.c: AMX's operations in C, for any CPU. Operations: matmul_bf16.inl.
+/* unit_amx_in_c.c: AMX's operations in C, for any CPU. Operations: unit_tiles.inl.
  *
  * It serves tests, on machines without AMX, and readers. It is slow, and no CPU chooses it by
  * itself. tile_multiply defines TDPBF16PS as Intel's manual does ("Intel 64 and IA-32 Architectures
@@ -70,7 +70,9 @@ static void tile_multiply(tile *c, const tile *a, const tile *b) {
     }
 }
 
-#define GEMM_BLOCK gemm_block_amx_in_c
+#define UNIT_NAME "amx_in_c"
+#define UNIT_TABLE unit_amx_in_c
+#define UNIT_PACKING 128 /* AMX's, in order to have its blocks */
 #define TILES_BEGIN
 #define TILES_END
 #define TILES tile tiles[8]
@@ -82,5 +84,5 @@ static void tile_multiply(tile *c, const tile *a, const tile *b) {
 /* For packing, the vectors of any CPU. */
 #define VW 4
 #define REGISTERS 16
-#define ISA_LOOPS "matmul_bf16.inl"
+#define ISA_LOOPS "unit.inl"
 #include "isa.inl"

@@ -1,12 +1,14 @@
 /* unit_avx512_bf16.c: AVX512_BF16, of Zen 4 and later, Cooper Lake, and Xeons with AMX. Operations:
- * matmul_bf16.inl.
+ * unit_tiles.inl.
  *
  * vdpbf16ps adds the products of 16 pairs to 16 sums, first those of the upper halves and then
  * those of the lower halves, each as a fused multiply-add. It rounds to nearest even, takes
  * denormals as 0 and makes none, whatever MXCSR says (Intel's manual, volume 2, VDPBF16PS). */
 #include "internal.h"
 #ifdef X86_UNITS
-#define GEMM_BLOCK gemm_block_avx512_bf16
+#define UNIT_NAME "avx512_bf16"
+#define UNIT_TABLE unit_avx512_bf16
+#define UNIT_PACKING 32 /* products in half a cycle (Zen 5). Estimated, not measured */
 #define TILES_BEGIN
 #define TILES_END
 #define PAIR_MULTIPLY(sums, x, y) \
@@ -17,6 +19,6 @@
 #define SIMD_AVX512_BF16
 #define VW 16
 #define REGISTERS 32
-#define ISA_LOOPS "matmul_bf16.inl"
+#define ISA_LOOPS "unit.inl"
 #include "isa.inl"
 #endif

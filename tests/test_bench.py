@@ -333,8 +333,8 @@ def hurried(monkeypatch):
         shape = dict(batch_size=2, n_positions=4, n_layer=1, n_head=2, n_embd=8, vocab_size=11,
                      dropout=dropout)
         monkeypatch.setattr(own, "SHAPES", {name: shape for name in own.SHAPES})
-        monkeypatch.setattr(own, "machine", lambda seconds: {"gflops": 2.0, "gbytes": 1.0})
-        monkeypatch.setattr(own, "sustained_gflops", lambda step, seconds: 1.5)
+        monkeypatch.setattr(own, "machine", lambda seconds, dtype: {"gflops": 2.0, "gbytes": 1.0})
+        monkeypatch.setattr(own, "sustained_gflops", lambda step, seconds, dtype: 1.5)
 
     return hurry
 
@@ -345,7 +345,7 @@ def test_pygpt_bench(hurried, capsys, dropout):
     hurried(dropout)
     assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001"]) == 0
     out = capsys.readouterr().out
-    for part in ("gpt2: batch_size=2", "2 GFLOP/s of multiply-adds in a burst (the peak below)",
+    for part in ("gpt2: batch_size=2", "2 GFLOP/s of float32 multiply-adds in a burst (the peak below)",
                  "dW = x^T dy", "head and loss, both", "gradient norm",
                  "inputs that make denormals", "gradients and moments of 1e-39",
                  "a training step", "of the burst peak", "Python"):
@@ -415,7 +415,7 @@ def test_the_report_of_both_peaks(hurried, capsys):
     hurried()
     assert main.main(["bench", "--seconds", "0.001", "--sustained"]) == 0
     out = capsys.readouterr().out
-    for part in ("2 GFLOP/s of multiply-adds sustained (the peak below), 2 in a burst", "% burst",
+    for part in ("2 GFLOP/s of float32 multiply-adds sustained (the peak below), 2 in a burst", "% burst",
                  "% of the sustained peak, ", "% of the burst's"):
         assert part in out
     percents = {line[:12]: line.count("%") for line in out.splitlines()}
@@ -432,7 +432,7 @@ def test_the_sustained_peak_is_measured_after_a_second_of_steps(monkeypatch):
         return operations
 
     monkeypatch.setattr(own, "lib", types.SimpleNamespace(
-        pygpt_measure_fma=lambda rounds: event("peak ", 0.001, 2e6)))
+        pygpt_measure_peak=lambda rounds, dtype: event("peak ", 0.001, 2e6)))
     monkeypatch.setattr(own, "time", types.SimpleNamespace(perf_counter=lambda: clock))
     assert own.sustained_gflops(lambda: event("step ", 0.4), 0.0) == pytest.approx(2.0)
     assert events == "peak " + 6 * "step step step peak "

@@ -416,7 +416,6 @@ def test_the_head_rounds_dlogits(kernels):
 @needs_threads
 @pytest.mark.parametrize("case", [case for case in CASES if case.dtypes[1:]], ids=str)
 def test_no_number_of_threads_changes_a_bit(kernels, case):
-    """In attention also the copy of the rounded operands is large enough to be shared out."""
     sizes = {"B": 2, "T": 150, "NH": 12, "HS": 64, "past": 20, "M": 130, "N": 170, "K": 600,
              "R": 130, "IN": 170, "OUT": 600, "C": 170, "V": 300, "dropout": 0.2,
              "dtype": BFLOAT16}

@@ -1,6 +1,7 @@
 """Tests runs in bfloat16: exact resume, refusals by name, and what they say of the CPU's units."""
 
 import json
+import types
 from array import array
 
 import pytest
@@ -10,6 +11,7 @@ from sharing import shared_among
 
 import pygpt
 from conftest import TEXT
+from pygpt.autograd.precision import COMPUTE_DTYPES
 from pygpt.autograd.tape import no_grad
 from pygpt.backend import kernels
 from pygpt.cli import main
@@ -168,28 +170,36 @@ def test_a_run_in_bfloat16_without_a_unit_says_that_it_gains_nothing(tiny, units
     assert warnings_of(records_of(tiny(dtype="bfloat16"))) == []
 
 
-def test_no_share_of_a_peak_that_nothing_measures(tiny, units):
+def test_the_peak_is_that_of_the_type_and_its_unit(tiny, monkeypatch):
     if kernels.ffi is None:
         pytest.skip("the reference has no peak")
-    units(("amx", "in use"))
-    for name in DTYPES:
+    asked = []
+    monkeypatch.setattr(cost, "lib", types.SimpleNamespace(
+        pygpt_measure_peak=lambda n, dtype: asked.append(dtype) or 1e9))
+    for name, number in COMPUTE_DTYPES.items():
+        asked.clear()
         records = records_of(tiny(dtype=name, max_steps=1))
-        assert (records[0]["peak_flops"] is None) == (name == "bfloat16")
-        assert (records[1]["peak_share"] is None) == (name == "bfloat16")
+        assert set(asked) == {number}
+        shares = [record["peak_share"] for record in records if "peak_share" in record]
+        assert records[0]["peak_flops"] > 0 and shares and min(shares) > 0
+
+
+def test_a_unit_has_a_peak_of_its_own():
+    if "amx_in_c" not in kernels.isa_names():
+        pytest.skip("there is no unit")
+    with use_isa("amx_in_c"):
+        assert kernels.lib.pygpt_measure_peak(2, kernels.BFLOAT16) == (
+            2 * 2 * 32 * 32 * 128 * kernels.get_num_threads())
 
 
 # ---------------------------------------------------------------------- memory
 
-def test_the_memory_predicted_has_attentions_copies_too(tiny):
+def test_a_step_takes_the_same_memory_in_both_types(tiny):
     config = pygpt.GPTConfig(vocab_size=50, n_positions=16, n_embd=32, n_layer=3, n_head=4)
-    plain, rounded = (cost.memory_needed(config, 5, 16, compute_dtype=name) for name in DTYPES)
-    assert rounded["total"] - plain["total"] == rounded["rounded"] == 4 * 5 * 16 * 4 * 32
-    assert {**rounded, "total": 0, "rounded": 0} == {**plain, "total": 0}
     model = GPT(config, compute_dtype="bfloat16")
     ids = [[1] * 16] * 5
     model.loss_and_grad(ids, ids)
     with no_grad():
         model.loss(ids, ids)
-    assert rounded["activations"] == sum(step.program.pool.nbytes for step in model._steps)
-    needed = [records_of(tiny(dtype=name, max_steps=1))[0]["memory_needed"] for name in DTYPES]
-    assert needed[1] - needed[0] == 4 * 4 * 8 * 4 * 16
+    assert cost.memory_needed(config, 5, 16)["activations"] == sum(
+        step.program.pool.nbytes for step in model._steps)

@@ -1,6 +1,6 @@
-"""Tests the products on bfloat16 units: on "amx_in_c" everywhere, and on each unit of this machine.
+"""Tests products and attention on bfloat16 units: "amx_in_c" everywhere, and each of this machine.
 
-The units' operations are modelled here in exact arithmetic, from Intel's manual; the products are
+The units' operations are modelled here in exact arithmetic, from Intel's manual; the kernels are
 checked against the reference. Needs the built library.
 """
 
@@ -35,12 +35,16 @@ LEAST = 2.0 ** -126  # the smallest normal float
 # The kernels that compute products only, with operands in bfloat16.
 PRODUCTS = [replace(case, fixed={**case.fixed, "dtype": 1}) for case in CASES
             if case.kernel.startswith(("matmul", "linear")) and "cross" not in case.kernel]
-# The dimension over which each of them sums.
+ATTENTION = [replace(case, fixed={**case.fixed, "dtype": 1}) for case in CASES
+             if case.kernel in ("attention_forward", "attention_backward")]
+# The dimension over which each of the products sums.
 SUMMED = {"matmul": "K", "linear_forward": "IN", "linear_backward_input": "OUT",
           "linear_backward_weight": "R"}
 # Where macro tiles (32 x 32), pairs of k and steps of 32 end, and where parts of K do (512).
 EDGES = (0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65)
 LONG = (511, 512, 513, 545, 1025)
+# Where blocks of 32 queries and of 64 keys end, and more than one block of each is complete.
+POSITIONS = (0, 1, 2, 15, 17, 31, 32, 33, 63, 64, 65, 95, 97, 128, 129)
 CACHES = ((32 * KB, 64 * KB), (48 * KB, 2 * MB), (2 ** 62, 2 ** 63 - 1))
 
 
@@ -153,6 +157,46 @@ def test_a_unit_has_the_bits_of_the_manual(kernels, source, M, N, K):
                     f"{unit}: [{m}, {n}] is {got[m * N + n]!r}, the manual says {want!r}")
 
 
+def backward_of_ones(kernels, T, HS, q, k, v, dout):
+    """Return dq, dk and dv, each as rows, where lse and out are 0."""
+    args = {"dqkv": [0.0] * (3 * T * HS), "dout": sum(dout, []),
+            "qkv": [x for rows in zip(q, k, v) for row in rows for x in row],
+            "out": [0.0] * (T * HS), "lse": [0.0] * T, "B": 1, "T": T, "C": HS, "NH": 1,
+            "dropout": 0.0, "seed": None, "stream": 0, "dtype": 1}
+    code, outputs = CCall(kernels, "attention_backward", args).run({})
+    assert code == 0
+    got = outputs["dqkv"].values()
+    return [[got[i:i + HS] for i in range(part * HS, len(got), 3 * HS)] for part in range(3)]
+
+
+@pytest.mark.parametrize("source", ("normal", "near ties"))
+@pytest.mark.parametrize("T", (5, 97))
+def test_attention_on_a_unit_has_the_bits_of_the_manual(kernels, source, T):
+    """With q or k 0 and lse 0, p is 1. With out 0 ds is dout . v, which is a number of our choice,
+    x, where dout or v is 1, 0, 0, 0. The scale of four channels is 1/2."""
+    HS, rng = 4, random.Random(f"{source} {T}")
+    some = [[SOURCES[source](rng) for _ in range(HS)] for _ in range(T)]
+    x = [SOURCES[source](rng) for _ in range(T)]
+    first, zeros = [[1.0, 0.0, 0.0, 0.0]] * T, [[0.0] * HS] * T
+    of_x = [[each, 0.0, 0.0, 0.0] for each in x]
+    for unit in units():
+        model = MODELS[unit]
+        with use_isa(unit):
+            dq = backward_of_ones(kernels, T, HS, zeros, some, of_x, first)[0]
+            dk = backward_of_ones(kernels, T, HS, some, zeros, first, of_x)[1]
+            dv = backward_of_ones(kernels, T, HS, zeros, zeros, zeros, some)[2]
+        for t in range(T):
+            for c in range(HS):
+                column = [row[c] for row in some] + [0.0] * (T % 2)
+                to_t = x[:t + 1] + [0.0] * (len(column) - t - 1)
+                from_t = [0.0] * t + x[t:] + [0.0] * (T % 2)
+                ones = [0.0] * t + [1.0] * (T - t) + [0.0] * (T % 2)
+                wanted = model(to_t, column) / 2, model(from_t, column) / 2, model(ones, column)
+                for name, got, want in zip(("dq", "dk", "dv"), (dq, dk, dv), wanted):
+                    assert bits(got[t][c]) == bits(want), (
+                        f"{unit}: {name}[{t}, {c}] is {got[t][c]!r}, the manual says {want!r}")
+
+
 def test_the_model_of_the_manual():
     """By hand: the order of the additions, the single rounding, the denormals."""
     tiny = 2.0 ** -24
@@ -249,6 +293,51 @@ def test_a_unit_sums_whole_numbers_exactly(kernels, case):
             assert_within(outputs[name].values(), value[name], bound, None, f"{name} on {unit}")
 
 
+@pytest.mark.parametrize("case", ATTENTION, ids=str)
+def test_attention_on_a_unit_agrees_with_the_reference_at_every_edge(kernels, case):
+    for T in POSITIONS:
+        check(kernels, case, case.chosen({"B": 1, "T": T, "HS": 5, "dropout": 0.2 * (T % 2)}))
+    for HS in EDGES[1:]:  # without channels there is no output
+        check(kernels, case, case.chosen({"B": 1, "T": 35, "HS": HS, "dropout": 0.2 * (HS % 2)}))
+
+
+@pytest.mark.parametrize("case", ATTENTION, ids=str)
+@pytest.mark.parametrize("kind", ("large", "wide", "ties"))
+def test_attention_on_a_unit_agrees_with_the_reference_on_any_numbers(kernels, case, kind):
+    """The largest score moves from block to block, by more than exp can hold or not at all."""
+    check(kernels, case, case.chosen({"B": 1, "T": 140, "HS": 3}, kind=kind))
+
+
+@pytest.mark.parametrize("special", (math.nan, math.inf, 3.4e38))
+def test_nan_and_infinity_stay_in_their_head_and_block(kernels, special):
+    """Padding and masked keys multiply by 0, which must not make a NaN of another head or block. A
+    value at position 69 may not reach outputs or dq up to position 63. A dout at position 3 may not
+    reach gradients from position 64 on."""
+    T, NH, HS = 70, 2, 37
+    C = NH * HS
+    for case in ATTENTION:
+        clean = case.chosen({"B": 1, "T": T, "NH": NH, "HS": HS})
+        places = [("qkv", 69, part * C + HS - 1) for part in range(3)]
+        if case.kernel == "attention_backward":
+            places += [("dout", 69, HS - 1), ("dout", 3, HS - 1)]
+        for name, t, c in places:
+            width = len(clean[name]) // T
+            args = {**clean, name: list(clean[name])}
+            args[name][t * width + c] = special
+            for unit in units():
+                with use_isa(unit):
+                    got, want = ({name: out.values() for name, out in
+                                  CCall(kernels, case.kernel, a).run({})[1].items()}
+                                 for a in (args, clean))
+                for output in got.keys() - {"lse"}:
+                    width = len(got[output]) // T
+                    same = [i for i in range(len(got[output])) if i % C >= HS  # the other head
+                            or (i // width < 64 if t >= 64 else i // width >= 64)
+                            and (case.kernel == "attention_forward" or i % width < C or t < 64)]
+                    assert same and all(bits(got[output][i]) == bits(want[output][i])
+                                        for i in same), f"{unit}: {name}[{t}, {c}], {output}"
+
+
 @pytest.mark.parametrize("case", PRODUCTS, ids=str)
 def test_no_cache_changes_a_bit_on_a_unit(kernels, case):
     sizes = {name: 550 if name == SUMMED[case.kernel] else 130 for name in dimensions(case)}
@@ -282,13 +371,15 @@ def test_nan_infinity_and_overflow_reach_the_sums_that_they_belong_to(kernels, c
                         f"{unit}: {special} in {name} makes {output}[{i}] {x}, not {y}")
 
 
-def test_other_operands_are_computed_as_without_a_unit(kernels):
-    case = replace(PRODUCTS[0], fixed={**PRODUCTS[0].fixed, "dtype": 0})
-    call = CCall(kernels, case.kernel, case.chosen({"M": 37, "N": 70, "K": 300}))
+@pytest.mark.parametrize("case", (PRODUCTS[0], *ATTENTION), ids=str)
+def test_other_operands_are_computed_as_without_a_unit(kernels, case):
+    case = replace(case, fixed={**case.fixed, "dtype": 0})
+    call = CCall(kernels, case.kernel, case.chosen({"M": 37, "N": 70, "K": 300, "T": 70}))
     raw = {}
     for isa in kernels.isa_names():
         with use_isa(isa):
-            raw[isa] = call.run({"accumulate": 0})[1]["out"].raw()
+            outputs = call.run(flag_settings(case.kernel)[0])[1]
+            raw[isa] = [output.raw() for output in outputs.values()]
     same = {"amx": "avx512", "avx512_bf16": "avx512", "amx_in_c": isas_for(kernels.FLOAT32)[0]}
     for unit in units():
         assert raw[unit] == raw[same[unit]]
@@ -297,20 +388,28 @@ def test_other_operands_are_computed_as_without_a_unit(kernels):
 # ------------------------------------------------------------------- the process around it ---
 
 @contextmanager
-def a_product(kernels, unit):
-    """Give a function that computes one product and its wanted bits."""
+def some_work(kernels, unit):
+    """Give a function that computes a product and attention, and the wanted bits."""
     rng = random.Random(unit)
     a, b = ([rng.gauss(0, 1) for _ in range(200 * 200)] for _ in range(2))
+    attention = [CCall(kernels, case.kernel, replace(case, prepare=lambda args, rng: None).chosen(
+        {"B": 1, "T": 100, "HS": 40})) for case in ATTENTION]
+
+    def compute():
+        found = [product(kernels, a, b, 200, 200, 200).tobytes()]
+        for call in attention:
+            found += [output.values().tobytes() for output in call.run({})[1].values()]
+        return found
+
     with use_isa(unit), small_jobs_shared():
-        yield (lambda: product(kernels, a, b, 200, 200, 200).tobytes(),
-               product(kernels, a, b, 200, 200, 200).tobytes())
+        yield compute, compute()
 
 
 @pytest.mark.parametrize("unit", WITH_UNITS)
 def test_a_forked_process_computes_the_same(kernels, unit):
     if unit not in units():
         pytest.skip(f"no {unit} here")
-    with a_product(kernels, unit) as (compute, wanted):
+    with some_work(kernels, unit) as (compute, wanted):
         child = os.fork()
         if not child:
             os._exit(0 if compute() == wanted else 1)
@@ -322,7 +421,7 @@ def test_a_forked_process_computes_the_same(kernels, unit):
 def test_threads_of_others_compute_the_same(kernels, unit):
     if unit not in units():
         pytest.skip(f"no {unit} here")
-    with a_product(kernels, unit) as (compute, wanted):
+    with some_work(kernels, unit) as (compute, wanted):
         found = []
         threads = [threading.Thread(target=lambda: found.extend(compute() for _ in range(5)))
                    for _ in range(3)]
@@ -334,13 +433,13 @@ def test_threads_of_others_compute_the_same(kernels, unit):
 
 
 @pytest.mark.parametrize("unit", WITH_UNITS)
-def test_signals_during_a_product_change_nothing(kernels, unit):
+def test_signals_during_the_work_change_nothing(kernels, unit):
     if unit not in units():
         pytest.skip(f"no {unit} here")
     caught = []
     before = signal.signal(signal.SIGALRM, lambda *_: caught.append(1))
     try:
-        with a_product(kernels, unit) as (compute, wanted):
+        with some_work(kernels, unit) as (compute, wanted):
             signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
             end = time.monotonic() + 0.2
             while time.monotonic() < end:

@@ -14,13 +14,12 @@ import statistics
 import time
 from dataclasses import dataclass
 
+from pygpt.autograd.precision import COMPUTE_DTYPES
 from pygpt.backend import kernels
-from pygpt.backend.kernels import lib
-from pygpt.bench.kernels import MeasuredStep, milliseconds, seconds_of
+from pygpt.bench.kernels import MeasuredStep, milliseconds, peak_call, seconds_of
 
 TURN = 0.03        # seconds; a step that takes less time runs several times
 LEAST_TURNS = 3
-PEAK_ROUNDS = 1_000_000
 CLIFF = 0.8        # of the round neighbour's speed; a row below it is marked
 
 
@@ -112,13 +111,14 @@ def _rows(cases, threads, until, compute_dtype):
     for case in cases:
         kernels.set_num_threads(case.threads or threads)
         steps.append(MeasuredStep(case.shape(), compute_dtype))
+    peak = peak_call(COMPUTE_DTYPES[compute_dtype])
     times, peaks = [[] for _ in cases], {case.threads or threads: [] for case in cases}
     turns = 0
     while turns < LEAST_TURNS or time.perf_counter() < until:
         for n, flops in peaks.items():
             kernels.set_num_threads(n)
             start = time.perf_counter()
-            done = lib.pygpt_measure_fma(PEAK_ROUNDS)
+            done = peak()
             flops.append(done / (time.perf_counter() - start))
         for case, step, taken in zip(cases, steps, times):
             kernels.set_num_threads(case.threads or threads)

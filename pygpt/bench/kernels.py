@@ -67,20 +67,26 @@ def milliseconds(quartiles):
 
 # --------------------------------------------------------------------------------- the machine ---
 
-def machine(seconds=2.0):
-    """Measure {"gflops", "gbytes"}: multiply-adds in registers, in a burst, and reads from memory,
-    on all threads."""
+def machine(seconds=2.0, dtype=FLOAT32):
+    """Measure {"gflops", "gbytes"}: multiply-adds of operands of this type, in a burst, and reads
+    from memory, on all threads."""
     n = 32 << 20
-    memory, out = _filled(n), Memory(4)
-    operations = lib.pygpt_measure_fma(ROUNDS)
-    (_, fma, _), (_, read, _) = quartiles_in_turn([
-        partial(lib.pygpt_measure_fma, ROUNDS),
-        partial(lib.pygpt_measure_read, out.pointer("f"), memory.pointer("f"), n)], seconds)
-    return {"gflops": operations / fma / 1e9, "gbytes": 4 * n / read / 1e9}
+    memory, out, peak = _filled(n), Memory(4), peak_call(dtype)
+    operations = peak()
+    (_, multiply, _), (_, read, _) = quartiles_in_turn([
+        peak, partial(lib.pygpt_measure_read, out.pointer("f"), memory.pointer("f"), n)], seconds)
+    return {"gflops": operations / multiply / 1e9, "gbytes": 4 * n / read / 1e9}
 
 
-def sustained_gflops(step, seconds):
-    """Measure the rate of multiply-adds in registers beside real work, on all threads.
+def peak_call(dtype):
+    """Return a function that makes multiply-adds for some milliseconds and returns their number,
+    times two. A unit does far more in a round."""
+    on_unit = dtype != FLOAT32 and kernels.bfloat16_unit()
+    return partial(lib.pygpt_measure_peak, ROUNDS // 512 if on_unit else ROUNDS, dtype)
+
+
+def sustained_gflops(step, seconds, dtype=FLOAT32):
+    """Measure the rate of multiply-adds beside real work, on all threads.
 
     Each measurement begins at once after WORK seconds of training steps, and is too short for the
     clock rate to recover from them.
@@ -91,9 +97,10 @@ def sustained_gflops(step, seconds):
         while time.perf_counter() < end:
             step()
 
-    operations = lib.pygpt_measure_fma(ROUNDS)
-    _, (_, fma, _) = quartiles_in_turn([work, partial(lib.pygpt_measure_fma, ROUNDS)], seconds)
-    return operations / fma / 1e9
+    peak = peak_call(dtype)
+    operations = peak()
+    _, (_, multiply, _) = quartiles_in_turn([work, peak], seconds)
+    return operations / multiply / 1e9
 
 
 def _filled(n, value=0.5):
@@ -255,8 +262,8 @@ class MeasuredStep:
 def measure(preset, seconds=10.0, sustained=False, compute_dtype="float32"):
     """Measure all tables; return them as one dict of plain values.
 
-    Its "machine" names the peak, "burst" or "sustained", of which each "of_peak" is a share. The
-    peak is that of float32, also when the products round their operands to bfloat16.
+    Its "machine" names the peak, "burst" or "sustained", of which each "of_peak" is a share. It is
+    the peak of the unit for bfloat16, if the products run on one.
 
     Args:
         preset: a name in SHAPES.
@@ -266,7 +273,7 @@ def measure(preset, seconds=10.0, sustained=False, compute_dtype="float32"):
         compute_dtype: as in GPT.
     """
     shape, dtype = SHAPES[preset], COMPUTE_DTYPES[compute_dtype]
-    limits = machine(min(2.0, seconds / 4))
+    limits = machine(min(2.0, seconds / 4), dtype)
     cases, memory = kernel_cases(shape, dtype)
     quartiles_of_kernels = quartiles_in_turn([call for _, call, _, _ in cases], 3 * seconds / 8)
     kinds = [(label, *work) for label, _, *work in cases]
@@ -275,7 +282,7 @@ def measure(preset, seconds=10.0, sustained=False, compute_dtype="float32"):
     step = MeasuredStep(shape, compute_dtype)
     (_, once, _), = quartiles_in_turn([step], 0.0)
     quartiles_of_step, parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
-    limits["sustained_gflops"] = sustained_gflops(step, seconds / 4) if sustained else None
+    limits["sustained_gflops"] = sustained_gflops(step, seconds / 4, dtype) if sustained else None
     limits["peak"] = "sustained" if sustained else "burst"
     peak = limits["sustained_gflops"] or limits["gflops"]
 
@@ -304,7 +311,8 @@ def report(result):
     shape = " ".join(f"{k}={v}" for k, v in result["shape"].items())
     both = m["peak"] == "sustained"  # are there two peaks to compare with?
     is_rounded = result["dtype"] != "float32"
-    of = "GFLOP/s of" + " float32" * is_rounded + " multiply-adds"
+    on_unit = is_rounded and any("(in use)" in text for text in result["bfloat16"])
+    of = f"GFLOP/s of {'bfloat16' if on_unit else 'float32'} multiply-adds"
     peak = (f"{m['sustained_gflops']:.0f} {of} sustained (the peak below), "
             f"{m['gflops']:.0f} in a burst" if both else
             f"{m['gflops']:.0f} {of} in a burst (the peak below)")

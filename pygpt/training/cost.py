@@ -31,15 +31,14 @@ def peak_flops(seconds=0.05, compute_dtype="float32"):
         seconds: the approximate time of the measurement.
         compute_dtype: as in GPT.
     Returns:
-        A float. None where nothing measures the peak: with the reference backend, and in bfloat16
-        on a unit of its own.
+        A float, or None with the reference backend, which is not measured.
     """
-    if ffi is None or compute_dtype == "bfloat16" and bfloat16_unit():
+    if ffi is None:
         return None
-    n, best, end = 10_000, 0.0, time.perf_counter() + seconds
+    n, best, end = 100, 0.0, time.perf_counter() + seconds
     while True:
         start = time.perf_counter()
-        done = lib.pygpt_measure_fma(n)
+        done = lib.pygpt_measure_peak(n, COMPUTE_DTYPES[compute_dtype])
         stop = time.perf_counter()
         best = max(best, done / (stop - start))
         if stop >= end:
@@ -104,7 +103,7 @@ class _NoMemory:
         return self
 
 
-def memory_needed(config, B, T, recompute=False, optimizer=AdamW, compute_dtype="float32"):
+def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
     """Predict the bytes that training takes.
 
     The prediction is exact for the model and its steps, and adds an allowance for the process. A
@@ -114,12 +113,11 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW, compute_dtype=
     Args:
         config: a GPTConfig.
         B, T: the shape of a batch.
-        recompute, compute_dtype: as in GPT.
+        recompute: as in GPT.
         optimizer: the class of the optimizer.
     Returns:
         {"weights": bytes, "gradients": bytes, "state": bytes of the optimizer's buffers,
-        "activations": bytes, "rounded": bytes of the copies of q, k, v and dO that one attention
-        rounds to bfloat16 (csrc/attention.c), "total": bytes}.
+        "activations": bytes, "total": bytes}.
     """
     if config.n_layer > MOST_LAYERS:
         activations = 4 * B * T * config.n_embd * config.n_layer * (1 if recompute else 10)
@@ -127,8 +125,7 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW, compute_dtype=
         activations = _recorded(config, B, T, recompute)
     flat = _flat_bytes(config)
     parts = {"weights": flat, "gradients": flat,
-             "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations,
-             "rounded": 4 * B * T * 4 * config.n_embd if compute_dtype == "bfloat16" else 0}
+             "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations}
     return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
 
 
@@ -172,14 +169,14 @@ def check_memory(config, model_config, optimizer, has_fixed_width):
         or empty if the run fits; remedy is a text.
     """
     shape, (most, free) = (config.batch_size, config.n_positions), memory_limits()
-    parts = memory_needed(model_config, *shape, config.recompute, optimizer, config.dtype)
+    parts = memory_needed(model_config, *shape, config.recompute, optimizer)
     needed = parts["total"]
     if most is None or needed <= most:
         return needed, free, [], ""
     problem = (f"training needs {gigabytes(needed)} of memory, and this machine has "
                f"{gigabytes(most)}")
     smaller = " or n_positions" if has_fixed_width else ", n_positions or n_embd"
-    recomputed = memory_needed(model_config, *shape, True, optimizer, config.dtype)["total"]
+    recomputed = memory_needed(model_config, *shape, True, optimizer)["total"]
     recompute = f"recompute ({gigabytes(recomputed)}), " if recomputed <= most else ""
     return needed, free, [problem], (
         f"weights, gradients and {optimizer.__name__}'s state take "

@@ -130,7 +130,7 @@ def turn(call):
 
 def peak_turn():
     start = time.perf_counter()
-    return lib.pygpt_measure_fma(PEAK_ROUNDS) / (time.perf_counter() - start)
+    return lib.pygpt_measure_peak(PEAK_ROUNDS, FLOAT32) / (time.perf_counter() - start)
 
 
 def measure(name, label, R, IN, OUT, seconds, torch_gpt):
