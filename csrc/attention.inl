@@ -116,10 +116,11 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
     const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const float *base = qkv + b * T * 3 * C + h * HS;
     head_rows q = {base, 3 * C}, k = {base + C, 3 * C}, v = {base + 2 * C, 3 * C};
-    const float factor = shape->rounded ? 1.0f : shape->scale; /* of q; else of the scores */
+    const int rounded = shape->rounded;
+    const float factor = rounded ? 1.0f : shape->scale; /* of q; else of the scores */
     float *qT = scratch, *oT = qT + HS * QB, *p = oT + HS * QB, *copy = p + QB * QB;
     uint32_t row_keys[QB];
-    if (shape->rounded) {
+    if (rounded) {
         q = rounded_copy(copy, q, part.i0, part.i1, HS);
         k = rounded_copy(copy + T * HS, k, 0, part.i1, HS);
         v = rounded_copy(copy + 2 * T * HS, v, 0, part.i1, HS);
@@ -141,7 +142,7 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
 
             /* Scores: S^T = K Q^T, in the place of p. */
             keys_by_lanes(p, k_rows, keys, qT, vecs, HS, diagonal);
-            if (shape->rounded) scale_scores(p, keys, vecs, diagonal, shape->scale);
+            if (rounded) scale_scores(p, keys, vecs, diagonal, shape->scale);
 
             /* Update the softmax so far, down the columns. */
             for (int64_t vec = 0; vec < vecs; vec++) {
@@ -154,9 +155,9 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
                                mask_lanes(vload(column + j * QB), j, vec, vset1(-INFINITY)));
                 /* m = max(m, s). */
                 const vf m_old = vload(m + vec * VW);
-                vf m_new = shape->rounded ? vset1(-INFINITY) : m_old;
+                vf m_new = rounded ? vset1(-INFINITY) : m_old;
                 for (int64_t j = 0; j < seen; j++) m_new = vmax(m_new, vload(column + j * QB));
-                if (shape->rounded) m_new = vmax(m_old, power_above(m_new));
+                if (rounded) m_new = vmax(m_old, power_above(m_new));
                 /* p = exp(s - m), l = l exp(m_old - m) + sum p; then p becomes z p in place. */
                 const vf rescale = vexp(m_old - m_new);
                 vf l_new = vload(l + vec * VW) * rescale;
@@ -166,7 +167,7 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
                     if (shape->drop)
                         e = dropout_apply(e, mask_bits(row_keys, vec, j0 + j), shape->drop,
                                           shape->keep_scale);
-                    vstore(column + j * QB, shape->rounded ? vbfloat16(e) : e);
+                    vstore(column + j * QB, rounded ? vbfloat16(e) : e);
                 }
                 if (diagonal) clear_unseen(p, keys, vec);
                 vstore(m + vec * VW, m_new);
@@ -201,6 +202,7 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
 static void attention_backward_part(const attention_shape *shape, float *dqkv, const float *dout,
                                     const float *qkv, const float *out, const float *lse,
                                     attention_part part, float *scratch) {
+    const int rounded = shape->rounded;
     const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const int64_t HP = padded(HS), TP = (T + QB - 1) / QB * QB;
     const float *base = qkv + b * T * 3 * C + h * HS;
@@ -212,15 +214,15 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
     float *ds = p + QB * QB, *q_rows = ds + QB * QB, *dO_rows = q_rows + QB * HP;
     float *dK = dO_rows + QB * HP, *dV = dK + TP * HP, *copy = dV + TP * HP;
     uint32_t row_keys[QB];
-    if (shape->rounded) { /* no query of the part sees keys from i1 on */
+    if (rounded) { /* no query of the part sees keys from i1 on */
         q = rounded_copy(copy, q, part.i0, part.i1, HS);
         dO = rounded_copy(copy + T * HS, dO, part.i0, part.i1, HS);
         k = rounded_copy(copy + 2 * T * HS, k, part.j0, min64(part.j1, part.i1), HS);
         v = rounded_copy(copy + 3 * T * HS, v, part.j0, min64(part.j1, part.i1), HS);
     }
     /* The scale multiplies q, and the sums dQ; of rounded operands the sums S, dQ and dK. */
-    const float of_q = shape->rounded ? 1.0f : shape->scale;
-    const float of_dK = shape->rounded ? shape->scale : 1.0f;
+    const float of_q = rounded ? 1.0f : shape->scale;
+    const float of_dK = rounded ? shape->scale : 1.0f;
     float scales[QB];
     for (int64_t i = 0; i < QB; i++) scales[i] = shape->scale;
     if (part.of_keys) {
@@ -262,7 +264,7 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
             /* Scores again: S^T = K Q^T, in the place of p; dP^T = V dO^T, in the place of ds. */
             keys_by_lanes(p, k_rows, keys, qT, vecs, HS, diagonal);
             keys_by_lanes(ds, v_rows, keys, dOT, vecs, HS, diagonal);
-            if (shape->rounded) scale_scores(p, keys, vecs, diagonal, shape->scale);
+            if (rounded) scale_scores(p, keys, vecs, diagonal, shape->scale);
 
             /* p = exp(s - lse) and ds = p (z dp - D), in place; then p becomes z p. */
             for (int64_t vec = 0; vec < vecs; vec++) {
@@ -279,8 +281,8 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
                         dp_ij = dropout_apply(dp_ij, bits, shape->drop, shape->keep_scale);
                     }
                     const vf ds_ij = p_ij * (dp_ij - D_i);
-                    vstore(p + element, shape->rounded ? vbfloat16(zp_ij) : zp_ij);
-                    vstore(ds + element, shape->rounded ? vbfloat16(ds_ij) : ds_ij);
+                    vstore(p + element, rounded ? vbfloat16(zp_ij) : zp_ij);
+                    vstore(ds + element, rounded ? vbfloat16(ds_ij) : ds_ij);
                 }
                 if (diagonal) {
                     clear_unseen(p, keys, vec);

@@ -232,8 +232,10 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                 const int64_t row = (m - m0) % A_ROWS;
                 if (row == 0) {
                     const int64_t rows = min64(A_ROWS, m1 - m), tiles = (rows + MR - 1) / MR;
+                    const int64_t size = tiles * (kc * MR + APART);
+                    if (rounded) memset(packed, 0, sizeof(float) * (size_t)size);
                     (g->a_col == 1 ? pack_rows_across : pack_rows)(packed, g, m, rows, k0, kc);
-                    if (rounded) round_span(packed, packed, tiles * (kc * MR + APART));
+                    if (rounded) round_span(packed, packed, size);
                 }
                 a = packed + row / MR * (kc * MR + APART), a_row = 1, a_col = MR;
             }

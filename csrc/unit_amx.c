@@ -30,12 +30,13 @@ _Static_assert(sizeof(struct tile_shapes) == 64, "ldtilecfg reads 64 bytes");
 #define TILES_BEGIN _tile_loadconfig(&shapes)
 #define TILES_END _tile_release()
 /* The registers need no declaration. But GCC's intrinsics do not say that they read memory, so the
- * packed operands must be there before the first load. */
+ * packed operands must be there before the first load; the shapes are constants for that reason.
+ * The parentheses around `words` are missing in the macros of some compilers. */
 #define TILES __asm__ volatile("" ::: "memory")
 #define TILE_ZERO(t) _tile_zero(t)
-#define TILE_LOAD(t, words, ld) _tile_loadd(t, words, 4 * (ld))
+#define TILE_LOAD(t, words, ld) _tile_loadd(t, (words), 4 * (ld))
 #define TILE_MULTIPLY(c, a, b) _tile_dpbf16ps(c, a, b)
-#define TILE_STORE(t, words, ld) _tile_stored(t, words, 4 * (ld))
+#define TILE_STORE(t, words, ld) _tile_stored(t, (words), 4 * (ld))
 
 #define ISA_TARGET "amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
 #define SIMD_AVX512

@@ -224,8 +224,7 @@ class GPTConfig:
             raise ConfigError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
 
 
-# The types to which matrix products may round their operands; autograd/precision.py has the numbers
-# that kernels take for them.
+# The types to which matrix products may round their operands.
 COMPUTE_DTYPES = "float32", "bfloat16"
 # The shape of a model if neither the settings nor init give one.
 SHAPE = dict(n_layer=4, n_head=4, n_embd=128, n_positions=128)

@@ -139,7 +139,7 @@ class GPT(nn.Module):
             every number stays the same. It is False at first.
         compute_dtype: the type to which every matrix product rounds its operands, "float32" or
             "bfloat16" (csrc/pygpt.h, operand types). Sums, weights, gradients of weights and all
-            else stay float32. It is no part of a model's files.
+            else stay float32. Model files do not store it.
         dropout_seed, forward_passes: the seed of all dropout masks, and the number of passes that
             have drawn some. Every pass gets a seed of its own from these two (next_seed).
     """
@@ -150,6 +150,7 @@ class GPT(nn.Module):
     def __init__(self, config, seed=1337, compute_dtype="float32"):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 64:
             raise ValueError(f"seed={seed!r} is not a whole number in [0, 2^64)")
+        checked_dtype(compute_dtype)
         self._build(config)
         self.compute_dtype = compute_dtype
         self.initialise(seed)

@@ -24,7 +24,7 @@ from commands import python
 
 import pygpt
 from conftest import TEXT
-from pygpt.autograd.precision import COMPUTE_DTYPES
+from pygpt.autograd.precision import OPERAND_TYPES
 from pygpt.backend import kernels, reference
 from pygpt.bench import denormals
 from pygpt.bench import kernels as own
@@ -345,8 +345,8 @@ def test_pygpt_bench(hurried, capsys, dropout):
     hurried(dropout)
     assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001"]) == 0
     out = capsys.readouterr().out
-    for part in ("gpt2: batch_size=2", "2 GFLOP/s of float32 multiply-adds in a burst (the peak below)",
-                 "dW = x^T dy", "head and loss, both", "gradient norm",
+    for part in ("gpt2: batch_size=2",
+                 "2 GFLOP/s of float32 multiply-adds in a burst (the peak below)", "dW = x^T dy", "head and loss, both", "gradient norm",
                  "inputs that make denormals", "gradients and moments of 1e-39",
                  "a training step", "of the burst peak", "Python"):
         assert part in out
@@ -373,7 +373,7 @@ def test_pygpt_bench_in_bfloat16(hurried, capsys):
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_every_product_is_measured_in_the_type_asked_for(hurried, monkeypatch, name):
     hurried()
-    shape, dtype = own.SHAPES["char"], COMPUTE_DTYPES[name]
+    shape, dtype = own.SHAPES["char"], OPERAND_TYPES[name]
     seen = set()
 
     class Noting:
@@ -415,8 +415,8 @@ def test_the_report_of_both_peaks(hurried, capsys):
     hurried()
     assert main.main(["bench", "--seconds", "0.001", "--sustained"]) == 0
     out = capsys.readouterr().out
-    for part in ("2 GFLOP/s of float32 multiply-adds sustained (the peak below), 2 in a burst", "% burst",
-                 "% of the sustained peak, ", "% of the burst's"):
+    for part in ("2 GFLOP/s of float32 multiply-adds sustained (the peak below), 2 in a burst",
+                 "% burst", "% of the sustained peak, ", "% of the burst's"):
         assert part in out
     percents = {line[:12]: line.count("%") for line in out.splitlines()}
     assert percents["mlp fc: y = "] == 3

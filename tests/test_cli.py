@@ -425,7 +425,8 @@ def test_an_empty_path_is_seen_in_the_refusal(tmp_path):
 def test_bench_prints_its_three_tables():
     result = pygpt("bench", "--seconds", "0.5")
     assert result.returncode == 0, result.stderr
-    for part in ("GFLOP/s of float32 multiply-adds", "attention backward", "a training step", "Python"):
+    for part in ("GFLOP/s of float32 multiply-adds", "attention backward", "a training step",
+                 "Python"):
         assert part in result.stdout
 
 

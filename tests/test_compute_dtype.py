@@ -15,13 +15,13 @@ from models import bits, draw_ids, randomise, tiny as tiny_model
 from sharing import shared_among
 
 import pygpt
-from pygpt import config as settings
 from pygpt.autograd import ops, precision
 from pygpt.autograd.forward_pass import PassSettings
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend import reference
+from pygpt.config import COMPUTE_DTYPES
 from pygpt.generate import generate
 from pygpt.model import GPT
 from pygpt.training import find_nonfinite
@@ -67,8 +67,8 @@ def test_the_products_are_those_of_the_reference():
                         "linear_cross_entropy_backward"}
 
 
-def test_both_lists_of_the_types_are_one():
-    assert settings.COMPUTE_DTYPES == tuple(precision.COMPUTE_DTYPES) == DTYPES
+def test_the_settings_name_the_types_of_operands():
+    assert COMPUTE_DTYPES == tuple(precision.OPERAND_TYPES) == DTYPES
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -86,7 +86,7 @@ def test_every_product_of_every_pass_is_called_with_the_type(name, recompute):
                      lambda: generate(model, [1, 2, 3], 3, seed=1)):
         for kernel, types in types_used(function).items():
             used.setdefault(kernel, set()).update(types)
-    assert used == dict.fromkeys(PRODUCTS, {precision.COMPUTE_DTYPES[name]})
+    assert used == dict.fromkeys(PRODUCTS, {precision.OPERAND_TYPES[name]})
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -166,11 +166,11 @@ def test_a_type_in_force_is_that_of_ops_outside_a_model_only():
     model, x, weight = model_in("float32"), Tensor([[1 + 2 ** -9]]), Tensor([[1.0]])
     plain = bits(model(BATCH[0]))
     with precision.computing_in("bfloat16"):
-        assert precision.compute_dtype() == "bfloat16"
+        assert precision.dtype_in_force() == "bfloat16"
         assert ops.linear(x, weight).tolist() == [[1.0]]
         assert bits(model(BATCH[0])) == plain
         inherited = PassSettings()
-    assert precision.compute_dtype() == "float32"
+    assert precision.dtype_in_force() == "float32"
     assert ops.linear(x, weight).tolist() == [[1 + 2 ** -9]]
     with inherited:
         assert ops.linear(x, weight).tolist() == [[1.0]]

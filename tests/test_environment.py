@@ -38,7 +38,7 @@ def test_info_shows_caches_pages_and_blocks(backend, blocks):
                         lines["caches"])
     assert re.fullmatch(rf" +{size}(, (no )?huge pages.*)?", lines["pages"])
     assert re.fullmatch(f" +{blocks}", lines["blocks"])
-    assert re.search(r"\(in use\)|^ +no unit: .* with rounded operands", lines["bfloat16"])
+    assert re.search(r"\(in use\)|^ +no unit in use: .* with rounded operands", lines["bfloat16"])
 
 
 def test_a_cache_size_that_is_assumed_is_marked(monkeypatch):

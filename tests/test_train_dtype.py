@@ -5,13 +5,13 @@ import types
 from array import array
 
 import pytest
-from isas import use_isa
+from isas import isas_for, use_isa
 from runs import checkpoint_files, numbers, records_of, snapshot, stop_after, warnings_of
 from sharing import shared_among
 
 import pygpt
 from conftest import TEXT
-from pygpt.autograd.precision import COMPUTE_DTYPES
+from pygpt.autograd.precision import OPERAND_TYPES
 from pygpt.autograd.tape import no_grad
 from pygpt.backend import kernels
 from pygpt.cli import main
@@ -68,9 +68,9 @@ def test_a_run_does_not_go_on_in_another_type_unless_forced(tiny, tmp_path, befo
 
 
 def test_a_run_in_bfloat16_does_not_go_on_with_other_instructions(tiny):
-    if len(kernels.isa_names()) < 2:
+    if len(isas_for(kernels.FLOAT32)) < 2:
         pytest.skip("this CPU has one instruction set")
-    other, now = kernels.isa_names()[-1], kernels.isa()
+    other, now = isas_for(kernels.FLOAT32)[-1], kernels.isa()
     with use_isa(other):
         train(tiny(dtype="bfloat16"), [stop_after(3)])
     with pytest.raises(ConfigError, match=f"begun on other kernels: isa='{now}' "
@@ -129,7 +129,7 @@ def lines_of(tiny, capsys, **changes):
 
 def test_the_units_are_shown(units):
     what = "the float32 tile" if kernels.ffi else "Python's loops"
-    rounded = f"no unit: {what} with rounded operands"
+    rounded = f"no unit in use: {what} with rounded operands"
     units()
     assert kernels.info()["bfloat16"] == [rounded] and kernels.bfloat16_unit() is None
     units(("amx", "in use"), ("avx512_bf16", "supported"))
@@ -141,8 +141,8 @@ def test_the_units_are_shown(units):
     assert kernels.bfloat16_unit() is None
 
 
-@pytest.mark.parametrize("gain, said", [(2.96, "this CPU multiplies bfloat16 3.0 times as fast: "
-                                               "--dtype bfloat16\n"), (1.0, None), (0.5, None)])
+@pytest.mark.parametrize("gain, said", [(2.96, "this CPU multiplies bfloat16 3.0 times as fast as "
+                                         "float32; --dtype bfloat16 uses it\n"), (1.0, None), (0.5, None)])
 def test_a_run_in_float32_says_what_it_could_gain(tiny, units, monkeypatch, capsys, gain, said):
     units(("amx", "in use"))
     asked = []
@@ -163,7 +163,7 @@ def test_the_gain_is_measured_where_there_is_a_unit(units):
 
 def test_a_run_in_bfloat16_without_a_unit_says_that_it_gains_nothing(tiny, units, capsys):
     units(("avx512_bf16", "supported"))
-    text = "dtype='bfloat16' takes no less time here"
+    text = "dtype='bfloat16' is not faster here"
     assert [w[:len(text)] for w in warnings_of(records_of(tiny(dtype="bfloat16")))] == [text]
     assert warnings_of(records_of(tiny())) == []
     units(("avx512_bf16", "in use"))
@@ -176,7 +176,7 @@ def test_the_peak_is_that_of_the_type_and_its_unit(tiny, monkeypatch):
     asked = []
     monkeypatch.setattr(cost, "lib", types.SimpleNamespace(
         pygpt_measure_peak=lambda n, dtype: asked.append(dtype) or 1e9))
-    for name, number in COMPUTE_DTYPES.items():
+    for name, number in OPERAND_TYPES.items():
         asked.clear()
         records = records_of(tiny(dtype=name, max_steps=1))
         assert set(asked) == {number}

@@ -41,10 +41,10 @@ ATTENTION = [replace(case, fixed={**case.fixed, "dtype": 1}) for case in CASES
 SUMMED = {"matmul": "K", "linear_forward": "IN", "linear_backward_input": "OUT",
           "linear_backward_weight": "R"}
 # Where macro tiles (32 x 32), pairs of k and steps of 32 end, and where parts of K do (512).
-EDGES = (0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65)
+EDGES = (0, 1, 2, 17, 31, 32, 33, 65)
 LONG = (511, 512, 513, 545, 1025)
 # Where blocks of 32 queries and of 64 keys end, and more than one block of each is complete.
-POSITIONS = (0, 1, 2, 15, 17, 31, 32, 33, 63, 64, 65, 95, 97, 128, 129)
+POSITIONS = (0, 1, 31, 32, 33, 64, 65, 97, 129)
 CACHES = ((32 * KB, 64 * KB), (48 * KB, 2 * MB), (2 ** 62, 2 ** 63 - 1))
 
 
@@ -276,8 +276,7 @@ def test_a_unit_agrees_with_the_reference_where_the_sum_is_split(kernels, case, 
 
 @pytest.mark.parametrize("case", PRODUCTS, ids=str)
 def test_a_unit_agrees_with_the_reference_where_blocks_and_threads_meet(kernels, case):
-    for sizes in case.large[::2]:
-        check(kernels, case, case.chosen(sizes), sample=True)
+    check(kernels, case, case.chosen(case.large[0]), sample=True)
 
 
 @pytest.mark.parametrize("case", PRODUCTS, ids=str)
@@ -459,7 +458,7 @@ def test_the_unit_in_c_is_last_and_never_the_default(kernels):
         kernels.select_isa()
         assert kernels.isa() == names[0]
     in_use = names[0] if names[0] in WITH_UNITS else None
-    assert [text for text in kernels.info()["bfloat16"] if "in use" in text] == (
+    assert [text for text in kernels.info()["bfloat16"] if "(in use)" in text] == (
         [f"{in_use} (in use)"] if in_use else [])
     result = run("info", PYGPT_ISA="amx_in_c")
     assert re.search("^isa: +amx_in_c$", result.stdout, re.MULTILINE), result

@@ -8,7 +8,7 @@ modules that are to be recomputed keep only their input.
 import contextlib
 
 from pygpt.autograd.arrays import deferring
-from pygpt.autograd.precision import compute_dtype as dtype_in_force, computing_in
+from pygpt.autograd.precision import computing_in, dtype_in_force
 from pygpt.autograd.thread_settings import ThreadSettings
 
 
@@ -22,7 +22,7 @@ class PassSettings:
         cache: the keys and values of earlier positions (model.Cache), or None.
         recomputed: the modules that keep only their input for the backward pass.
         compute_dtype: the type to which products round their operands, "float32" or "bfloat16";
-            None: the one in force now. A module that is recomputed rounds to it again.
+            None: the one in force now.
     """
 
     def __init__(self, seed=None, dropouts=(), cache=None, recomputed=(), compute_dtype=None):
@@ -30,27 +30,24 @@ class PassSettings:
         shares = () if seed is None else shares_in_force(dropouts)
         self.shares = dict(zip(map(id, dropouts), shares))
         self.recomputed = set(map(id, recomputed))
-        self.compute_dtype = compute_dtype or dtype_in_force()
+        self.compute_dtype = dtype_in_force() if compute_dtype is None else compute_dtype
         self._blocks = contextlib.ExitStack()
 
     def __enter__(self):
         if _settings.call_module is None:  # calling_modules needs each kernel call in its module
             self._blocks.enter_context(deferring())
-        self._blocks.enter_context(self._in_force())
+        self._blocks.enter_context(_settings.set(forward_pass=self))
+        self._blocks.enter_context(computing_in(self.compute_dtype))
         return self
 
     def __exit__(self, *error):
         self._blocks.__exit__(*error)
 
     def resume(self, function, x):
-        """Return function(x), computed as a part of this pass again."""
-        with self._in_force():
+        """Return function(x), computed as a part of this pass again (tape.recomputed restores the
+        type of the operands)."""
+        with _settings.set(forward_pass=self):
             return function(x)
-
-    @contextlib.contextmanager
-    def _in_force(self):
-        with _settings.set(forward_pass=self), computing_in(self.compute_dtype):
-            yield
 
 
 class _Settings(ThreadSettings):

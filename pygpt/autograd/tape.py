@@ -17,7 +17,7 @@ from math import prod
 
 from pygpt.autograd.arrays import Array, deferring
 from pygpt.autograd.launch import launch, one_at_a_time
-from pygpt.autograd.precision import compute_dtype, computing_in
+from pygpt.autograd.precision import computing_in, dtype_in_force
 from pygpt.autograd.thread_settings import ThreadSettings
 from pygpt.backend.kernels import Memory, lib
 
@@ -325,7 +325,7 @@ def recomputed(function, x):
     """
     if not grad_enabled():
         return function(x)
-    input_nodes, dtype = {}, compute_dtype()
+    input_nodes, dtype = {}, dtype_in_force()
     with _settings.set(tape=input_nodes):
         out = function(x)
 

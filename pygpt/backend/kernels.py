@@ -391,7 +391,7 @@ def bfloat16_unit():
 
 def _described_units():
     loops = "Python's loops" if ffi is None else "the float32 tile"
-    instead = [] if bfloat16_unit() else [f"no unit: {loops} with rounded operands"]
+    instead = [] if bfloat16_unit() else [f"no unit in use: {loops} with rounded operands"]
     return instead + [f"{name} ({state})" for name, state in bfloat16_units()]
 
 

@@ -14,7 +14,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from pygpt.autograd.precision import COMPUTE_DTYPES
+from pygpt.autograd.precision import OPERAND_TYPES
 from pygpt.backend import kernels
 from pygpt.bench.kernels import MeasuredStep, milliseconds, peak_call, seconds_of
 
@@ -89,7 +89,7 @@ def measure(cases_by_title, seconds, compute_dtype="float32"):
     Args:
         cases_by_title: {title: Cases}.
         seconds: the approximate duration of all tables together.
-        compute_dtype: as in GPT. The peak is always that of float32.
+        compute_dtype: as in GPT.
     Returns:
         A dict of plain values: kernels.info(), "dtype", "seconds" and "tables", each {"title",
         "rows"}.
@@ -111,7 +111,7 @@ def _rows(cases, threads, until, compute_dtype):
     for case in cases:
         kernels.set_num_threads(case.threads or threads)
         steps.append(MeasuredStep(case.shape(), compute_dtype))
-    peak = peak_call(COMPUTE_DTYPES[compute_dtype])
+    peak = peak_call(OPERAND_TYPES[compute_dtype])
     times, peaks = [[] for _ in cases], {case.threads or threads: [] for case in cases}
     turns = 0
     while turns < LEAST_TURNS or time.perf_counter() < until:

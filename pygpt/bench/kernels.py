@@ -19,7 +19,7 @@ from array import array
 from collections import Counter
 from functools import partial
 
-from pygpt.autograd.precision import COMPUTE_DTYPES
+from pygpt.autograd.precision import OPERAND_TYPES
 from pygpt.autograd.replay import run
 from pygpt.backend import kernels
 from pygpt.backend.kernels import FLOAT32, NULL, Memory, lib
@@ -79,8 +79,8 @@ def machine(seconds=2.0, dtype=FLOAT32):
 
 
 def peak_call(dtype):
-    """Return a function that makes multiply-adds for some milliseconds and returns their number,
-    times two. A unit does far more in a round."""
+    """Return a function that makes multiply-adds and returns their number, times two. A round on a
+    unit has 32 * 32 * 128 of them, 300 times as many as in registers."""
     on_unit = dtype != FLOAT32 and kernels.bfloat16_unit()
     return partial(lib.pygpt_measure_peak, ROUNDS // 512 if on_unit else ROUNDS, dtype)
 
@@ -272,7 +272,7 @@ def measure(preset, seconds=10.0, sustained=False, compute_dtype="float32"):
             least six seconds, and compare with that one.
         compute_dtype: as in GPT.
     """
-    shape, dtype = SHAPES[preset], COMPUTE_DTYPES[compute_dtype]
+    shape, dtype = SHAPES[preset], OPERAND_TYPES[compute_dtype]
     limits = machine(min(2.0, seconds / 4), dtype)
     cases, memory = kernel_cases(shape, dtype)
     quartiles_of_kernels = quartiles_in_turn([call for _, call, _, _ in cases], 3 * seconds / 8)

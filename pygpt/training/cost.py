@@ -6,7 +6,7 @@ from math import prod
 
 from pygpt.autograd.launch import calling
 from pygpt.autograd.ops import IGNORED
-from pygpt.autograd.precision import COMPUTE_DTYPES
+from pygpt.autograd.precision import OPERAND_TYPES
 from pygpt.autograd.recorded_step import Key, TrainingStep
 from pygpt.autograd.tape import no_grad
 from pygpt.backend.cpu import gigabytes, memory_limits
@@ -17,7 +17,7 @@ from pygpt.parameters import fill, padded
 
 MOST_LAYERS = 10_000      # deeper models are estimated, because recording them takes long
 PROCESS_BYTES = 40 << 20  # the interpreter, the library, a thread's stack, a batch
-MOST_ROWS = 256           # of the product by which two types of operands are compared
+MOST_ROWS, MOST_COLUMNS = 256, 1024  # of the product by which two types of operands are compared
 
 # ---------------------------------------------------------------------------------------- speed
 
@@ -38,7 +38,7 @@ def peak_flops(seconds=0.05, compute_dtype="float32"):
     n, best, end = 100, 0.0, time.perf_counter() + seconds
     while True:
         start = time.perf_counter()
-        done = lib.pygpt_measure_peak(n, COMPUTE_DTYPES[compute_dtype])
+        done = lib.pygpt_measure_peak(n, OPERAND_TYPES[compute_dtype])
         stop = time.perf_counter()
         best = max(best, done / (stop - start))
         if stop >= end:
@@ -50,26 +50,27 @@ def peak_flops(seconds=0.05, compute_dtype="float32"):
 def bfloat16_gain(config, rows, seconds=0.02):
     """Measure how many times as fast as float32 the CPU's unit for bfloat16 multiplies.
 
-    Both types take turns at a product of the model: the first layer of an MLP.
+    Both types take turns at a product as large as that of an MLP's first layer, or smaller.
 
     Args:
         config: a GPTConfig.
-        rows: the number of tokens of a batch, of which at most MOST_ROWS are taken.
+        rows: the number of tokens of a batch.
         seconds: the approximate time of the measurement; three turns may take longer.
     Returns:
         A float, or None if no such unit is in use.
     """
     if bfloat16_unit() is None:
         return None
-    M, K, N = min(rows, MOST_ROWS), config.n_embd, config.mlp_width
+    M = min(rows, MOST_ROWS)
+    K, N = (min(width, MOST_COLUMNS) for width in (config.n_embd, config.mlp_width))
     memory = [Memory(4 * n) for n in (M * N, M * K, K * N)]
     out, a, b = (block.pointer("f") for block in memory)
     fill(a, M * K, 0.5)
     fill(b, K * N, 0.5)
-    times = {name: [] for name in COMPUTE_DTYPES}
+    times = {name: [] for name in OPERAND_TYPES}
     end = time.perf_counter() + seconds
     while len(times["float32"]) < 3 or time.perf_counter() < end:
-        for name, number in COMPUTE_DTYPES.items():
+        for name, number in OPERAND_TYPES.items():
             start = time.perf_counter()
             check_status(lib.matmul(out, a, b, M, N, K, 0, 0, 0, number))
             times[name].append(time.perf_counter() - start)

@@ -95,7 +95,7 @@ class PreparedRun:
                              "the run to resume was begun with other settings: {}; it would not "
                              "continue as it began")
         if not self.is_finished():  # a finished run calls no kernel
-            now = kernels.what_rounds(config.dtype)
+            now = kernels.what_rounds(state.config["dtype"])
             self._refuse_or_warn(resuming.changed_kernels(now, state), ConfigError,
                                  "the run to resume was begun on other kernels: {}")
         if new_schedule := resuming.new_schedule(config, state):
@@ -140,11 +140,11 @@ class PreparedRun:
         self.clock = Clock(config, self.step, self.seconds_before)
         self.peak_tokens = peak and peak / cost.flops_per_token(model_config, config.n_positions)
         gain = None
-        if config.dtype == "float32":
+        if config.dtype == "float32" and state is None:
             gain = cost.bfloat16_gain(model_config, config.batch_size * config.n_positions)
         elif kernels.bfloat16_unit() is None:
-            self.warnings.append(f"dtype={config.dtype!r} takes no less time here, because no unit "
-                                 "that multiplies bfloat16 is in use (see pygpt info)")
+            self.warnings.append(f"dtype={config.dtype!r} is not faster here: no unit that "
+                                 "multiplies bfloat16 is in use (see pygpt info)")
         earlier = self._begin_writing(is_new=state is None)
         self.tell("start", parameters=self.model.num_parameters(),
                   train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
