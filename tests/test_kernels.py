@@ -28,6 +28,8 @@ DIMENSIONS = [pytest.param(case, name, id=f"{case}-{name}")
               for case in CASES for name in case.sizes
               if name not in ("dropout", "eps", "std", "part", "past", "spare",
                               "ignore_index", "dtype")]
+# Sizes at which packing, which is all that the types do differently, meets an edge.
+AT_EDGES_OF_BOTH = (0, 1, 7, 17, 33, 49, 65)
 TYPES = [pytest.param(case, dtype, id=f"{case}-{dtype}") for case in CASES for dtype in case.dtypes]
 ALIASES = [pytest.param(case, output, shared, bits, id=f"{case}-{output}-is-{shared}")
            for case in CASES for output, shared, bits in case.may_alias]
@@ -95,7 +97,7 @@ def test_c_agrees_with_the_reference(kernels, case, dtype, data):
 def test_c_agrees_at_every_edge_of_a_dimension(kernels, case, dimension):
     for size in (0, 1, 2, 5, 6, 7, 8, 9, *EDGES):
         if size or dimension not in AT_LEAST_ONE:
-            for dtype in case.dtypes:
+            for dtype in case.dtypes if size in AT_EDGES_OF_BOTH else case.dtypes[:1]:
                 check(kernels, case, case.chosen({dimension: size, "dtype": dtype}))
 
 
