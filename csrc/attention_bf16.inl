@@ -17,9 +17,9 @@
  *                                P^T as a strip
  *                                O^T += V^T P^T               a macro tile for 32 channels
  *
- * Each of the five products of both passes is made of the macro tiles of unit_tiles.inl, and its
- * operands are rounded as they are packed. The first two are used at once; the others are added up
- * in memory, block after block:
+ * The six products of the two passes are made of the macro tiles of unit_tiles.inl, and their
+ * operands are rounded as they are packed. S and dP are used at once; the others are added up in
+ * memory, block after block:
  *
  *                         packed rows (A)                strip (B)         sums
  *   S^T   = K Q^T         K     keys, pairs of c         Q^T    turned     (keys, QB)

@@ -117,7 +117,6 @@ typedef struct isa {
     attention_loops attention_bf16; /* on the unit; all 0 without one */
     void (*attention_cached)(float *out, const float *q, const float *keys, const float *values,
                              int64_t n, int64_t C, int64_t HS, int rounded, float *scores);
-    void (*round_span)(float *out, const float *inp, int64_t n); /* to bfloat16 */
     void (*softmax_forward)(float *out, const float *inp, int64_t r0, int64_t r1, int64_t C);
     void (*softmax_backward)(float *dinp, const float *dout, const float *out, int64_t r0,
                              int64_t r1, int64_t C, int accumulate);

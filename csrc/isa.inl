@@ -66,7 +66,6 @@ const isa ISA_TABLE = {
                   .forward = attention_forward_part,
                   .backward = attention_backward_part},
     .attention_cached = attention_cached_row,
-    .round_span = round_span,
     .softmax_forward = softmax_forward_rows,
     .softmax_backward = softmax_backward_rows,
     .layernorm_forward = layernorm_forward_rows,

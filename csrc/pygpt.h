@@ -149,8 +149,8 @@ int pygpt_isa_supported(int i);
 /* Returns why it is not supported, in words that follow its name and a colon; NULL if it is, or if
  * there is no such set. On Linux, this and the other functions ask for permission to use AMX. */
 const char *pygpt_isa_refused(int i);
-/* Returns the name of the set whose loops the i-th one uses for all but the products on its unit:
- * its own, if it has none. */
+/* Returns the name of the set whose loops the i-th one uses for all but the products and attention
+ * on its unit: its own, if it has none. */
 const char *pygpt_isa_loops(int i);
 /* Returns 1 when the i-th instruction set has a unit that multiplies bfloat16, else 0. */
 int pygpt_isa_has_unit(int i);
