@@ -26,7 +26,7 @@
  *   - Each output element is computed by one thread in a fixed order: the bits do not depend on the
  *     number of threads.
  *   - A NaN reaches every output that depends on it, except through a dropped element; in attention
- *     it may also reach earlier positions of the same block of 64.
+ *     it may also reach other positions of the same block of 64, and so may an infinity.
  *   - A denormal number, one below 2^-126 in size, may count as 0 where a kernel computes with it,
  *     and on x86 and AArch64 no parallel part of a kernel makes one (parallel.h says why). Copies
  *     and conversions keep it.

@@ -6,7 +6,9 @@
  * of a signal's frame: arch_prctl(ARCH_REQ_XCOMP_PERM, 18). Linux gives it to all threads of the
  * process, and a forked child inherits it. Linux refuses where a thread has an alternative signal
  * stack that is too small for such a frame; kernels before 5.16 and some sandboxes do not know the
- * call. Asking twice is harmless, so nothing is remembered here. */
+ * call. Asking twice is harmless, so nothing is remembered here. The question is asked when the
+ * library looks for its best set, so a later signal stack must have room for that frame too: a size
+ * from sysconf(_SC_SIGSTKSZ) has. */
 #include <errno.h>
 
 #include "internal.h"
