@@ -27,9 +27,9 @@
  *      B (K,N)    pairs across two rows     as wanted      pack_strip
  *      B (N,K)    pairs along a row         transposed     pack_strip_turned
  *
- * Rows, columns and values of k that are missing at the edges are zeros in both operands, so they add
- * nothing, whatever the others are. (In attention, a weight of 0 meets real values: there an infinite
- * v_j gives NaN to other queries of its block too, see pygpt.h.)
+ * Rows, columns and values of k that are missing at the edges are zeros in both operands, so they
+ * add nothing, whatever the others are. (In attention, a weight of 0 meets real values: there an
+ * infinite v_j gives NaN to other queries of its block too, see pygpt.h.)
  *
  * The operations are TILES_BEGIN, TILES_END (around all macro tiles of a function), and for a macro
  * tile either those of AMX (TILES, TILE_ZERO, TILE_LOAD, TILE_MULTIPLY, TILE_STORE, whose tiles are

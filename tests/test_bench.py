@@ -346,7 +346,8 @@ def test_pygpt_bench(hurried, capsys, dropout):
     assert main.main(["bench", "--preset", "gpt2", "--seconds", "0.001"]) == 0
     out = capsys.readouterr().out
     for part in ("gpt2: batch_size=2",
-                 "2 GFLOP/s of float32 multiply-adds in a burst (the peak below)", "dW = x^T dy", "head and loss, both", "gradient norm",
+                 "2 GFLOP/s of float32 multiply-adds in a burst (the peak below)",
+                 "dW = x^T dy", "head and loss, both", "gradient norm",
                  "inputs that make denormals", "gradients and moments of 1e-39",
                  "a training step", "of the burst peak", "Python"):
         assert part in out

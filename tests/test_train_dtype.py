@@ -141,8 +141,9 @@ def test_the_units_are_shown(units):
     assert kernels.bfloat16_unit() is None
 
 
-@pytest.mark.parametrize("gain, said", [(2.96, "this CPU multiplies bfloat16 3.0 times as fast as "
-                                         "float32; --dtype bfloat16 uses it\n"), (1.0, None), (0.5, None)])
+@pytest.mark.parametrize("gain, said", [
+    (2.96, "this CPU multiplies bfloat16 3.0 times as fast as float32; --dtype bfloat16 uses it\n"),
+    (1.0, None), (0.5, None)])
 def test_a_run_in_float32_says_what_it_could_gain(tiny, units, monkeypatch, capsys, gain, said):
     units(("amx", "in use"))
     asked = []

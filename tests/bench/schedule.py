@@ -186,7 +186,8 @@ def head(machine, threads, R, C, V):
 def embedding_backward(threads, B, T, C, P):
     shared = lib.pygpt_threads_for(B * T * C, math.ceil(C / 16), threads)
     chunk = lib.pygpt_embedding_chunk(C, shared)
-    yield "tokens", Region([3 * B * T * c for c in chunks(C, chunk)], "floats", shared, False, B * T)
+    yield "tokens", Region([3 * B * T * c for c in chunks(C, chunk)], "floats", shared, False,
+                           B * T)
     shared = lib.pygpt_threads_for(B * T * C, P, threads)
     yield "positions", Region([2 * B * C * (t < T) for t in range(P)], "floats", shared, True)
 
