@@ -327,9 +327,10 @@ static float rounded_weights(float *scores, int64_t n) {
     return 1.0f / vsum(sums);
 }
 
-/* Computes out (HS) for one query row and n cached keys. Rows of keys and values are C apart. */
-static void attention_cached_row(float *out, const float *q, const float *keys, const float *values,
-                                 int64_t n, int64_t C, int64_t HS, int rounded, float *scores) {
+/* Computes out (HS) for one query row and n cached keys. Rows of keys and values are C apart.
+ * `rounded` is a constant in every call, so that no loop asks for it. */
+INLINE void cached_row(float *out, const float *q, const float *keys, const float *values,
+                       int64_t n, int64_t C, int64_t HS, const int rounded, float *scores) {
     const float scale = 1.0f / sqrtf((float)HS);
     float factor = 1.0f;
 #define OPERAND(x) (rounded ? vbfloat16(x) : (x))
@@ -353,4 +354,12 @@ static void attention_cached_row(float *out, const float *q, const float *keys, 
         vstore_n(out + c, sum * factor, lanes);
     }
 #undef OPERAND
+}
+
+static void attention_cached_row(float *out, const float *q, const float *keys, const float *values,
+                                 int64_t n, int64_t C, int64_t HS, int rounded, float *scores) {
+    if (rounded)
+        cached_row(out, q, keys, values, n, C, HS, 1, scores);
+    else
+        cached_row(out, q, keys, values, n, C, HS, 0, scores);
 }

@@ -63,15 +63,31 @@ def has_openmp(command: list[str]) -> bool:
         print("pygpt: building without OpenMP, as PYGPT_OPENMP=0 asks: one thread",
               file=sys.stderr)
         return False
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "probe.c"
-        source.write_text("#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }\n")
-        probe = [*command, "-fopenmp", str(source), "-o", str(source.with_suffix(""))]
-        found = subprocess.run(probe, capture_output=True, text=True)
-    if found.returncode != 0:
+    found = compiles([*command, "-fopenmp"],
+                     "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }\n")
+    if not found:
         print(f"pygpt: warning: {command[0]} cannot build with -fopenmp, so the kernels will use "
               "one thread; install libgomp (gcc) or libomp-dev (clang) for more", file=sys.stderr)
-    return found.returncode == 0
+    return found
+
+
+def compiles(command: list[str], program: str) -> bool:
+    """Return whether a C program compiles, assembles and links."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.c"
+        source.write_text(program)
+        result = subprocess.run([*command, str(source), "-o", str(source.with_suffix(""))],
+                                capture_output=True, text=True)
+    return result.returncode == 0
+
+
+def without_units(command: list[str]) -> list[str]:
+    """Return the flag that leaves out the units for bfloat16 where the assembler, which may be
+    older than the compiler, does not know their instructions; else no flag."""
+    if compiles(command, 'int main(void) { __asm__("tdpbf16ps %tmm2, %tmm1, %tmm0\\n"\n'
+                         '"vdpbf16ps %zmm2, %zmm1, %zmm0"); return 0; }\n'):
+        return []
+    return ["-DPYGPT_NO_UNITS"]
 
 
 class BuildExt(build_ext):
@@ -81,7 +97,8 @@ class BuildExt(build_ext):
         """Choose compiler and flags; cffi calls this just before it writes the C file."""
         command = compiler()
         openmp = ["-fopenmp"] if has_openmp(command) else []
-        extension.extra_compile_args = [*FLAGS, *(openmp or SERIAL_FLAGS),
+        extension.extra_compile_args = [*FLAGS, *without_units(command),
+                                        *(openmp or SERIAL_FLAGS),
                                         *shlex.split(os.environ.get("PYGPT_CFLAGS", ""))]
         extension.extra_link_args = [*openmp, *shlex.split(os.environ.get("PYGPT_LDFLAGS", ""))]
         # setuptools builds again when a source is newer, so this file counts as a source.

@@ -165,9 +165,9 @@ typedef struct bfloat16_unit {
     multiply_chain chain;
 } bfloat16_unit;
 extern const bfloat16_unit unit_amx_in_c;
-#if defined(__x86_64__) && \
+#if defined(__x86_64__) && !defined(PYGPT_NO_UNITS) && \
     ((defined(__clang__) && __clang_major__ >= 13) || (!defined(__clang__) && __GNUC__ >= 11))
-#define X86_UNITS /* the compiler knows their instructions */
+#define X86_UNITS /* the compiler knows their instructions (and the assembler: build_ffi.py) */
 extern const bfloat16_unit unit_amx, unit_avx512_bf16;
 const char *amx_refused(void);
 const char *avx512_bf16_refused(void);

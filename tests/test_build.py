@@ -124,3 +124,15 @@ def test_what_makes_it_build_again(tree, tmp_path):
         for path in (tree / "build").rglob("*.so"):  # as if a second had passed
             os.utime(path, (newest + 2, newest + 2))
         assert compiled(second)[0] == set(), name
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_an_assembler_without_the_units_instructions_leaves_them_out(tree, tmp_path, status):
+    log, compiler = tmp_path / "log", tmp_path / "cc"
+    refuse = f'case "$(cat "$1" 2>/dev/null)" in *tdpbf16ps*) exit {status};; esac\n'
+    compiler.write_text(FAKE_COMPILER.format(log=log).replace("while", refuse + "while", 1))
+    compiler.chmod(0o755)
+    result = run(tree, BUILD, CC=str(compiler))
+    assert result.returncode == 0, result.stderr
+    compiled = [line for line in log.read_text().splitlines() if "dispatch.c" in line]
+    assert compiled and all(("-DPYGPT_NO_UNITS" in line) == bool(status) for line in compiled)
