@@ -48,8 +48,7 @@ static const isa ISA_TABLE = {
     .tile_columns = NR,
     .gemm_block = gemm_block,
     .gemm_dots = gemm_dots,
-    .fma_chain = fma_chain,
-    .fma_chain_width = CHAINS * VW,
+    .multiply_chain = {.run = fma_chain, .width = CHAINS * VW},
     .read_span = read_span,
 };
 const isa *isa_in_use = &ISA_TABLE;
@@ -104,7 +103,7 @@ static double measure(int r, float *c, const float *a, const float *b, int64_t M
             rungs[r].run(c, a, b, M, N, K);
             calls++;
         } else { /* the result is used, so that the compiler cannot drop the computation */
-            calls += isa_in_use->fma_chain(CHAIN) >= 0.0f;
+            calls += isa_in_use->multiply_chain.run(CHAIN) >= 0.0f;
         }
         taken = seconds() - start;
     } while (taken < LEAST_SECONDS);

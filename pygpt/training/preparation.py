@@ -140,11 +140,11 @@ class PreparedRun:
         self.clock = Clock(config, self.step, self.seconds_before)
         self.peak_tokens = peak and peak / cost.flops_per_token(model_config, config.n_positions)
         gain = None
-        if config.dtype == "float32" and state is None:
-            gain = cost.bfloat16_gain(model_config, config.batch_size * config.n_positions)
-        elif kernels.bfloat16_unit() is None:
+        if config.dtype == "bfloat16" and kernels.bfloat16_unit() is None:
             self.warnings.append(f"dtype={config.dtype!r} is not faster here: no unit that "
                                  "multiplies bfloat16 is in use (see pygpt info)")
+        elif config.dtype == "float32" and state is None:  # a run that is resumed keeps its type
+            gain = cost.bfloat16_gain(model_config, config.batch_size * config.n_positions)
         earlier = self._begin_writing(is_new=state is None)
         self.tell("start", parameters=self.model.num_parameters(),
                   train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
