@@ -17,24 +17,11 @@
  * the bits, and one more when that bit is 1. This carries into the bit exactly when it must grow.
  * The carry may run into the exponent, up to infinity, which is right too. The loops have no
  * branch, so that the compiler can vectorise them. */
-#include <string.h>
 
 #include "internal.h"
 
 #define LEAST 4096 /* elements in the smallest chunk that is worth a thread */
 #define TILE 32    /* the side of a transposed square: two of 32 rows of 128 bytes fit in L1 */
-
-static inline uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline float float_of(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
 
 static inline float widened_float16(uint16_t half) {
     const uint32_t BIAS = (127 - 15) << 23;

@@ -9,8 +9,6 @@
 
 #include "internal.h"
 
-#define LACKING "this CPU lacks it"
-
 #if defined(__x86_64__) || defined(__i386__)
 extern const isa isa_avx512, isa_avx2;
 static const char *avx512_refused(void) {

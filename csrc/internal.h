@@ -10,6 +10,7 @@
 #define INTERNAL_H
 
 #include <stddef.h>
+#include <string.h>
 
 #include "parallel.h"
 #include "pygpt.h"
@@ -156,6 +157,8 @@ typedef struct isa {
 /* The table in use (dispatch.c). */
 extern const isa *isa_in_use;
 
+#define LACKING "this CPU lacks it" /* the reason why most sets and units are refused */
+
 /* The bfloat16 units (unit_*.c), and why one cannot be used, or NULL (units.c). */
 typedef struct bfloat16_unit {
     const char *name;
@@ -184,6 +187,18 @@ extern caches caches_in_use;
  * because fresh memory costs a page fault every 4 KB. */
 float *scratch_take(int64_t floats);
 void scratch_give(float *scratch);
+
+/* The bits of a float, and the float of these bits. */
+static inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+static inline float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }

@@ -25,16 +25,6 @@ typedef struct tile {
     uint32_t row[16][16]; /* sums or pairs */
 } tile;
 
-static inline float float_of(uint32_t bits) {
-    float x;
-    __builtin_memcpy(&x, &bits, sizeof x);
-    return x;
-}
-static inline uint32_t bits_of(float x) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
 /* The halves of a pair. */
 static inline float lower(uint32_t pair) { return float_of(pair << 16); }
 static inline float upper(uint32_t pair) { return float_of(pair & 0xFFFF0000u); }

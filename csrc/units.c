@@ -16,7 +16,7 @@
 #define AMX_STATE (3u << 17) /* of XCR0: the shapes and the contents of the tiles */
 
 const char *pygpt_amx_refusal(int in_cpu, uint64_t saved, int error) {
-    if (!in_cpu) return "this CPU lacks it";
+    if (!in_cpu) return LACKING;
     if ((saved & AMX_STATE) != AMX_STATE) return "the operating system does not save its registers";
     if (error == ENOSPC) return "a signal stack of this process is too small for its registers";
     if (error) return "the operating system does not permit it (arch_prctl)";
@@ -76,5 +76,5 @@ const char *amx_refused(void) {
     return pygpt_amx_refusal(in_cpu, saved, ask ? ask_for_amx() : 0);
 }
 
-const char *avx512_bf16_refused(void) { return has_avx512_bf16() ? NULL : "this CPU lacks it"; }
+const char *avx512_bf16_refused(void) { return has_avx512_bf16() ? NULL : LACKING; }
 #endif

@@ -299,7 +299,7 @@ def _described_blocks():
 
 # ---------------------------------------------------------------------------- instruction sets ---
 
-LACKING = "this CPU lacks it"  # the reason that csrc/dispatch.c and csrc/units.c give
+LACKING = "this CPU lacks it"  # the reason that csrc/internal.h gives
 
 
 def isa_names() -> list:
