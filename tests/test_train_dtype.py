@@ -78,6 +78,18 @@ def test_a_run_in_bfloat16_does_not_go_on_with_other_instructions(tiny):
         train(tiny(dtype="bfloat16"), resume=True)
 
 
+def test_a_forced_type_is_the_only_difference_on_a_unit(tiny):
+    """In another type, a set with a unit counts as another set. That is no difference of its own."""
+    if "amx_in_c" not in kernels.isa_names():
+        pytest.skip("there is no unit")
+    with use_isa("amx_in_c"):
+        for before, after in DTYPES, DTYPES[::-1]:
+            train(tiny(dtype=before), [stop_after(3)])
+            records = records_of(tiny(dtype=after), stop_after(5), resume=True, force=True)
+            assert warnings_of(records) == [
+                f"dtype={after!r} (it was {before!r}); forced to continue anyway"]
+
+
 def test_a_run_in_float32_goes_on_whatever_unit_multiplies_bfloat16(tiny, tmp_path):
     if "amx_in_c" not in kernels.isa_names():
         pytest.skip("there is no unit")

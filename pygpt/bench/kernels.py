@@ -262,8 +262,8 @@ class MeasuredStep:
 def measure(preset, seconds=10.0, sustained=False, compute_dtype="float32"):
     """Measure all tables; return them as one dict of plain values.
 
-    Its "machine" names the peak, "burst" or "sustained", of which each "of_peak" is a share. It is
-    the peak of the unit for bfloat16, if the products run on one.
+    Its "machine" names the peak, "burst" or "sustained", of which each "of_peak" is a share, and
+    the type of its operands: bfloat16 if the products run on a unit for it.
 
     Args:
         preset: a name in SHAPES.
@@ -284,6 +284,7 @@ def measure(preset, seconds=10.0, sustained=False, compute_dtype="float32"):
     quartiles_of_step, parts, python = step.by_kernel(max(5, int(seconds / 4 / once)))
     limits["sustained_gflops"] = sustained_gflops(step, seconds / 4, dtype) if sustained else None
     limits["peak"] = "sustained" if sustained else "burst"
+    limits["operands"] = compute_dtype if kernels.bfloat16_unit() else "float32"
     peak = limits["sustained_gflops"] or limits["gflops"]
 
     def speed(operations, quartiles):
@@ -311,8 +312,7 @@ def report(result):
     shape = " ".join(f"{k}={v}" for k, v in result["shape"].items())
     both = m["peak"] == "sustained"  # are there two peaks to compare with?
     is_rounded = result["dtype"] != "float32"
-    on_unit = is_rounded and any("(in use)" in text for text in result["bfloat16"])
-    of = f"GFLOP/s of {'bfloat16' if on_unit else 'float32'} multiply-adds"
+    of = f"GFLOP/s of {m['operands']} multiply-adds"
     peak = (f"{m['sustained_gflops']:.0f} {of} sustained (the peak below), "
             f"{m['gflops']:.0f} in a burst" if both else
             f"{m['gflops']:.0f} {of} in a burst (the peak below)")

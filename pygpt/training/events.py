@@ -13,7 +13,7 @@ Every record has "event" and "step", the number of steps taken so far. The other
                 memory_needed, memory_free    bytes; free is None where it is unknown
                 peak_flops    measured, or None
                 bfloat16_gain    how many times as fast as float32 this CPU multiplies bfloat16,
-                              measured before a run in float32; None without a unit for it
+                              measured before a new run in float32; None in others or without a unit
                 config        the TrainConfig as a dict
     warning   after start
                 text          a sentence, for example about a difference that force accepted
