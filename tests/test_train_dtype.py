@@ -79,7 +79,7 @@ def test_a_run_in_bfloat16_does_not_go_on_with_other_instructions(tiny):
 
 
 def test_a_forced_type_is_the_only_difference_on_a_unit(tiny):
-    """In another type, a set with a unit counts as another set. That is no difference of its own."""
+    """In another type a set with a unit counts as another set: no difference of its own."""
     if "amx_in_c" not in kernels.isa_names():
         pytest.skip("there is no unit")
     with use_isa("amx_in_c"):
