@@ -25,8 +25,8 @@
  * Dropout multiplies p by a mask z after the softmax: z_ij is 1/(1-dropout) or 0. So dV uses z p,
  * dp becomes z dp, and D is still dO . O, because O was computed with z p.
  *
- * With operands rounded to bfloat16, q, k, v and dO are rounded first, and the weights and ds where
- * they arise: by a unit that multiplies bfloat16 as it packs them (attention_bf16.inl), else in a
+ * With operands rounded to bfloat16, q, k, v, dO and O (in D) are rounded first, and the weights and
+ * ds where they arise: by a unit that multiplies bfloat16 as it packs them (attention_bf16.inl), else in a
  * copy of the head that a thread is at. Then m is not the largest score itself but a whole multiple
  * of ln 2 above it: exp(s - m) is exp(s) times a power of two, which moves no bit that rounding
  * drops, so a weight is rounded alike whatever scores came before. The scale is applied to the
@@ -69,7 +69,9 @@ static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,
         .drop = dropout_threshold(dropout),
         .keep_scale = 1.0f / (1.0f - dropout),
         .key = random_key(seed, stream),
-        .rounded = dtype == PYGPT_BFLOAT16,
+        .rounded = dtype & PYGPT_BFLOAT16,
+        .half_qkv = dtype & PYGPT_INP_BFLOAT16,
+        .half_out = dtype & PYGPT_OUT_BFLOAT16,
     };
 }
 
@@ -91,7 +93,7 @@ static const attention_loops *loops_for(const attention_shape *s) {
     return on_unit ? &isa_in_use->attention_bf16 : &isa_in_use->attention;
 }
 
-int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
+int attention_forward(void *out, float *lse, const void *qkv, int64_t B, int64_t T, int64_t C,
                       int64_t NH, float dropout, const uint64_t *seed, uint64_t stream, int dtype) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream, dtype);
     const attention_loops *loops = loops_for(&s);
@@ -145,7 +147,7 @@ void pygpt_attention_part(int64_t *part, int64_t i, int64_t parts, int64_t B, in
 }
 
 /* ds_ij = p_ij (dp_ij - D_i) with dp_ij = dO_i . v_j and D_i = dO_i . O_i; from it dQ and dK. */
-int attention_backward(float *dqkv, const float *dout, const float *qkv, const float *out,
+int attention_backward(float *dqkv, const float *dout, const void *qkv, const void *out,
                        const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
                        float dropout, const uint64_t *seed, uint64_t stream, int dtype) {
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream, dtype);

@@ -16,19 +16,26 @@
 static int64_t padded(int64_t n) { return (n + VW - 1) / VW * VW; }
 
 /* Returns the floats of scratch that a head needs. Forward: Q^T, O^T, p. Backward: Q^T, dO^T, dQ^T,
- * p, ds, rows of q and dO, dK, dV. Both: copies of q, k, v and dO, if they are rounded. */
+ * p, ds, rows of q and dO, dK, dV. Both: copies of q, k, v, dO and o, if they are rounded. */
 static int64_t attention_scratch(const attention_shape *shape) {
     int64_t HP = padded(shape->HS), TP = (shape->T + QB - 1) / QB * QB;
-    int64_t copies = shape->rounded ? 4 * TP * HP : 0;
+    int64_t copies = shape->rounded ? 5 * TP * HP : 0;
     return (3 * HP * QB + 2 * QB * QB + 2 * QB * HP + 2 * TP * HP + copies + 4 * QB + 15) / 16 * 16;
 }
 
 /* Rounds rows t0..t1 of a head to bfloat16, in their places of a copy (T,HS), and returns that. */
 static head_rows rounded_copy(float *copy, head_rows rows, int64_t t0, int64_t t1, int64_t HS) {
     for (int64_t t = t0; t < t1; t++)
-        round_span(copy + t * HS, rows.first + t * rows.ld, HS);
-    return (head_rows){copy, HS};
+        for (int64_t c = 0; c < HS; c += VW) {
+            const int64_t n = min64(VW, HS - c);
+            vstore_n(copy + t * HS + c,
+                     vbfloat16(vload_as_n(rows.first, t * rows.ld + c, rows.half, n)), n);
+        }
+    return rows_at(copy, 0, 0, HS);
 }
+
+/* Returns the first number of rows of floats: of any rows but those that are still to be rounded. */
+INLINE const float *floats_of(head_rows rows) { return rows.first; }
 
 /* dst (HS, QB) = factor * rows^T: n rows of HS floats become lanes; lanes from n on are 0. */
 static void rows_to_lanes(float *dst, head_rows rows, int64_t n, int64_t HS, float factor) {
@@ -38,7 +45,7 @@ static void rows_to_lanes(float *dst, head_rows rows, int64_t n, int64_t HS, flo
             vf square[VW];
             for (int64_t r = 0; r < VW; r++)
                 square[r] =
-                    i + r < n ? vload_n(rows.first + (i + r) * rows.ld + c, channels) : vzero();
+                    i + r < n ? vload_n(floats_of(rows) + (i + r) * rows.ld + c, channels) : vzero();
             vtranspose(square);
             for (int64_t r = 0; r < channels; r++)
                 vstore(dst + (c + r) * QB + i, square[r] * factor);
@@ -50,7 +57,7 @@ static void rows_to_strip(float *dst, head_rows rows, int64_t n, int64_t HS, flo
     for (int64_t i = 0; i < padded(n); i++)
         for (int64_t c = 0; c < HS; c += VW)
             vstore(dst + i * padded(HS) + c,
-                   i < n ? factor * vload_n(rows.first + i * rows.ld + c, min64(VW, HS - c))
+                   i < n ? factor * vload_n(floats_of(rows) + i * rows.ld + c, min64(VW, HS - c))
                          : vzero());
 }
 
@@ -61,7 +68,7 @@ static void keys_by_lanes(float *s, head_rows keys, int64_t n, const float *lane
     for (int64_t j = 0; j < n; j += MR) {
         int64_t vec = diagonal ? j / VW : 0;
         tile_any(min64(MR, n - j), vecs - vec, s + j * QB + vec * VW, QB, HS,
-                 keys.first + j * keys.ld, keys.ld, 1, lanes + vec * VW, QB, 0);
+                 floats_of(keys) + j * keys.ld, keys.ld, 1, lanes + vec * VW, QB, 0);
     }
 }
 
@@ -81,7 +88,7 @@ static void sum_over_keys(float *dst, head_rows keys, int64_t n, const float *p,
         int64_t bound = diagonal ? min64(n, (vec + group) * VW) : n;
         for (int64_t c = 0; c < HS; c += MR)
             tile_any(min64(MR, HS - c), group, dst + c * QB + vec * VW, QB, bound,
-                     keys.first + c, 1, keys.ld, p + vec * VW, QB, 1);
+                     floats_of(keys) + c, 1, keys.ld, p + vec * VW, QB, 1);
     }
 }
 
@@ -111,11 +118,11 @@ static void clear_unseen(float *p, int64_t n, int64_t vec) {
 }
 
 /* o_i = sum_j z p_ij v_j, with p_ij = exp(s_ij - lse_i), for the queries i of a part. */
-static void attention_forward_part(const attention_shape *shape, float *out, float *lse,
-                                   const float *qkv, attention_part part, float *scratch) {
+static void attention_forward_part(const attention_shape *shape, void *out, float *lse,
+                                   const void *qkv, attention_part part, float *scratch) {
     const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
-    const float *base = qkv + b * T * 3 * C + h * HS;
-    head_rows q = {base, 3 * C}, k = {base + C, 3 * C}, v = {base + 2 * C, 3 * C};
+    head_rows q = rows_at(qkv, b * T * 3 * C + h * HS, shape->half_qkv, 3 * C);
+    head_rows k = rows_from(q, 0, C), v = rows_from(q, 0, 2 * C);
     const int rounded = shape->rounded;
     const float factor = rounded ? 1.0f : shape->scale; /* of q; else of the scores */
     float *qT = scratch, *oT = qT + HS * QB, *p = oT + HS * QB, *copy = p + QB * QB;
@@ -132,13 +139,13 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
         float m[QB], l[QB];
         for (int64_t i = 0; i < QB; i++) m[i] = -INFINITY, l[i] = 0.0f;
         memset(oT, 0, sizeof(float) * (size_t)(HS * QB));
-        rows_to_lanes(qT, rows_from(q, i0), queries, HS, factor);
+        rows_to_lanes(qT, rows_from(q, i0, 0), queries, HS, factor);
         mask_row_keys(row_keys, shape, b, h, i0);
 
         for (int64_t j0 = 0; j0 <= i0; j0 += QB) {
             const int diagonal = j0 == i0;
             const int64_t keys = min64(QB, T - j0);
-            const head_rows k_rows = rows_from(k, j0), v_rows = rows_from(v, j0);
+            const head_rows k_rows = rows_from(k, j0, 0), v_rows = rows_from(v, j0, 0);
 
             /* Scores: S^T = K Q^T, in the place of p. */
             keys_by_lanes(p, k_rows, keys, qT, vecs, HS, diagonal);
@@ -191,7 +198,8 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
             vstore_n(row_lse + i, vload(m + i) + vlog(sum), min64(VW, queries - i));
             vstore(one_over_l + i, 1.0f / sum);
         }
-        lanes_to_rows(out + (b * T + i0) * C + h * HS, C, oT, queries, HS, one_over_l);
+        lanes_to_rows(out, (b * T + i0) * C + h * HS, shape->half_out, C, oT, queries, HS,
+                      one_over_l);
     }
 }
 
@@ -200,15 +208,15 @@ static void attention_forward_part(const attention_shape *shape, float *out, flo
  * except where q is rounded.
  * A part computes dQ of its queries, or dK and dV of its keys, or both for the whole head. */
 static void attention_backward_part(const attention_shape *shape, float *dqkv, const float *dout,
-                                    const float *qkv, const float *out, const float *lse,
+                                    const void *qkv, const void *out, const float *lse,
                                     attention_part part, float *scratch) {
     const int rounded = shape->rounded;
     const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const int64_t HP = padded(HS), TP = (T + QB - 1) / QB * QB;
-    const float *base = qkv + b * T * 3 * C + h * HS;
-    head_rows q = {base, 3 * C}, k = {base + C, 3 * C}, v = {base + 2 * C, 3 * C};
-    head_rows dO = {dout + b * T * C + h * HS, C};
-    const head_rows o = {out + b * T * C + h * HS, C};
+    head_rows q = rows_at(qkv, b * T * 3 * C + h * HS, shape->half_qkv, 3 * C);
+    head_rows k = rows_from(q, 0, C), v = rows_from(q, 0, 2 * C);
+    head_rows dO = rows_at(dout, b * T * C + h * HS, 0, C);
+    head_rows o = rows_at(out, b * T * C + h * HS, shape->half_out, C);
     float *dbase = dqkv + b * T * 3 * C + h * HS;
     float *qT = scratch, *dOT = qT + HP * QB, *dQT = dOT + HP * QB, *p = dQT + HP * QB;
     float *ds = p + QB * QB, *q_rows = ds + QB * QB, *dO_rows = q_rows + QB * HP;
@@ -219,6 +227,7 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
         dO = rounded_copy(copy + T * HS, dO, part.i0, part.i1, HS);
         k = rounded_copy(copy + 2 * T * HS, k, part.j0, min64(part.j1, part.i1), HS);
         v = rounded_copy(copy + 3 * T * HS, v, part.j0, min64(part.j1, part.i1), HS);
+        o = rounded_copy(copy + 4 * T * HS, o, part.i0, part.i1, HS);
     }
     /* The scale multiplies q, and the sums dQ; of rounded operands the sums S, dQ and dK. */
     const float of_q = rounded ? 1.0f : shape->scale;
@@ -233,7 +242,7 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
 
     for (int64_t i0 = part.i0; i0 < part.i1; i0 += QB) {
         const int64_t queries = min64(QB, T - i0), vecs = padded(queries) / VW;
-        const head_rows q_block = rows_from(q, i0), dO_block = rows_from(dO, i0);
+        const head_rows q_block = rows_from(q, i0, 0), dO_block = rows_from(dO, i0, 0);
         float row_lse[QB], D[QB];
         for (int64_t i = 0; i < QB; i++)
             row_lse[i] = i < queries ? lse[(b * shape->NH + h) * T + i0 + i] : 0.0f;
@@ -241,7 +250,7 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
         /* D_i = dO_i . O_i for each query. */
         rows_to_lanes(dOT, dO_block, queries, HS, 1.0f);
         /* O^T, in the place of Q^T until D is known */
-        rows_to_lanes(qT, rows_from(o, i0), queries, HS, 1.0f);
+        rows_to_lanes(qT, rows_from(o, i0, 0), queries, HS, 1.0f);
         for (int64_t i = 0; i < queries; i += VW) {
             vf dot = vzero();
             for (int64_t c = 0; c < HS; c++)
@@ -259,7 +268,7 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
         for (int64_t j0 = part.j0; j0 <= i0 && j0 < part.j1; j0 += QB) {
             const int diagonal = j0 == i0;
             const int64_t keys = min64(QB, T - j0);
-            const head_rows k_rows = rows_from(k, j0), v_rows = rows_from(v, j0);
+            const head_rows k_rows = rows_from(k, j0, 0), v_rows = rows_from(v, j0, 0);
 
             /* Scores again: S^T = K Q^T, in the place of p; dP^T = V dO^T, in the place of ds. */
             keys_by_lanes(p, k_rows, keys, qT, vecs, HS, diagonal);
@@ -300,7 +309,7 @@ static void attention_backward_part(const attention_shape *shape, float *dqkv, c
 
         /* The block of queries is complete: store its dQ. */
         if (part.of_queries)
-            lanes_to_rows(dbase + i0 * 3 * C, 3 * C, dQT, queries, HS, scales);
+            lanes_to_rows(dbase, i0 * 3 * C, 0, 3 * C, dQT, queries, HS, scales);
     }
 
     /* All blocks are complete: store dK and dV. */

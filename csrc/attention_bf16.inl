@@ -53,7 +53,7 @@ static int64_t attention_scratch_bf16(const attention_shape *shape) {
 static void pack_keys(uint32_t *packed, head_rows keys, int64_t j0, int64_t j1, int64_t HS) {
     const int64_t pairs = whole(HS, UNIT_K) / 2;
     for (int64_t j = j0; j < j1; j += UNIT_TILE)
-        pack_rows(packed + j * pairs, pairs, rows_from(keys, j).first, keys.ld,
+        pack_rows(packed + j * pairs, pairs, rows_from(keys, j, 0).first, keys.half, keys.ld,
                   min64(UNIT_TILE, j1 - j), HS);
 }
 
@@ -63,15 +63,15 @@ static void pack_keys_turned(uint32_t *turned, head_rows keys, int64_t j1, int64
     for (int64_t j = 0; j < j1; j += KB)
         for (int64_t c = 0; c < HS; c += UNIT_TILE)
             pack_rows_turned(turned + j * pairs + c * (KB / 2), KB / 2,
-                             rows_from(keys, j).first + c, keys.ld, min64(UNIT_TILE, HS - c),
-                             min64(KB, j1 - j));
+                             rows_from(keys, j, c).first, keys.half, keys.ld,
+                             min64(UNIT_TILE, HS - c), min64(KB, j1 - j));
 }
 
 /* Packs n queries' rows as strips of UNIT_TILE channels, each QB / 2 rows of UNIT_TILE pairs. */
 static void pack_queries(uint32_t *strips, head_rows queries, int64_t n, int64_t HS) {
     for (int64_t c = 0; c < HS; c += UNIT_TILE)
-        pack_strip(strips + c * (QB / 2), queries.first + c, queries.ld, min64(UNIT_TILE, HS - c),
-                   n);
+        pack_strip(strips + c * (QB / 2), rows_from(queries, 0, c).first, queries.half, queries.ld,
+                   min64(UNIT_TILE, HS - c), n);
 }
 
 /* sums (n keys, QB) = packed keys times a strip of queries. With k and q^T these are the scores;
@@ -87,7 +87,7 @@ static void keys_by_queries(float *sums, const uint32_t *keys, int64_t n, const 
  * packed to a strip. */
 static void sum_over_keys(float *sums, const uint32_t *turned, int64_t n, const float *p,
                           uint32_t *strip, int64_t HS) {
-    pack_strip(strip, p, QB, QB, n);
+    pack_strip(strip, p, 0, QB, QB, n);
     for (int64_t c = 0; c < HS; c += UNIT_TILE)
         macro_tile(sums + c * QB, QB, turned + c * (KB / 2), KB / 2, strip,
                    whole(n, UNIT_K) / UNIT_K, 1);
@@ -99,7 +99,7 @@ static void sum_over_queries(float *sums, const float *p, int64_t n, uint32_t *r
                              const uint32_t *strips, int64_t queries, int64_t HS) {
     const int64_t HP = whole(HS, UNIT_TILE);
     for (int64_t j = 0; j < n; j += UNIT_TILE) {
-        pack_rows(rows, QB / 2, p + j * QB, QB, min64(UNIT_TILE, n - j), queries);
+        pack_rows(rows, QB / 2, p + j * QB, 0, QB, min64(UNIT_TILE, n - j), queries);
         for (int64_t c = 0; c < HS; c += UNIT_TILE)
             macro_tile(sums + j * HP + c, HP, rows, QB / 2, strips + c * (QB / 2), QB / UNIT_K, 1);
     }
@@ -117,12 +117,12 @@ INLINE void clear_unseen(float *p, int64_t n, int64_t seen, int64_t vec) {
 }
 
 /* o_i = sum_j z p_ij v_j, with p_ij = exp(s_ij - lse_i), for the queries i of a part. */
-static void attention_forward_bf16(const attention_shape *shape, float *out, float *lse,
-                                   const float *qkv, attention_part part, float *scratch) {
+static void attention_forward_bf16(const attention_shape *shape, void *out, float *lse,
+                                   const void *qkv, attention_part part, float *scratch) {
     const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const int64_t HP = whole(HS, UNIT_TILE), TP = whole(T, KB);
-    const head_rows q = {qkv + b * T * 3 * C + h * HS, 3 * C};
-    const head_rows k = {q.first + C, 3 * C}, v = {q.first + 2 * C, 3 * C};
+    const head_rows q = rows_at(qkv, b * T * 3 * C + h * HS, shape->half_qkv, 3 * C);
+    const head_rows k = rows_from(q, 0, C), v = rows_from(q, 0, 2 * C);
     uint32_t *const packed_k = (uint32_t *)scratch, *const vT = packed_k + TP * HP / 2;
     uint32_t *const qT = vT + TP * HP / 2, *const strip = qT + HP * QB / 2;
     float *const oT = (float *)(strip + KB * QB / 2), *const p = oT + HP * QB;
@@ -137,7 +137,7 @@ static void attention_forward_bf16(const attention_shape *shape, float *out, flo
         float m[QB], l[QB];
         for (int64_t i = 0; i < QB; i++) m[i] = -INFINITY, l[i] = 0.0f;
         memset(oT, 0, sizeof(float) * (size_t)(HP * QB));
-        pack_strip_turned(qT, rows_from(q, i0).first, q.ld, queries, HS);
+        pack_strip_turned(qT, rows_from(q, i0, 0).first, q.half, q.ld, queries, HS);
         mask_row_keys(row_keys, shape, b, h, i0);
 
         for (int64_t j0 = 0; j0 <= i0; j0 += KB) {
@@ -192,17 +192,19 @@ static void attention_forward_bf16(const attention_shape *shape, float *out, flo
             vstore_n(row_lse + i, vload(m + i) + vlog(sum), min64(VW, queries - i));
             vstore(one_over_l + i, 1.0f / sum);
         }
-        lanes_to_rows(out + (b * T + i0) * C + h * HS, C, oT, queries, HS, one_over_l);
+        lanes_to_rows(out, (b * T + i0) * C + h * HS, shape->half_out, C, oT, queries, HS,
+                      one_over_l);
     }
     TILES_END;
 }
 
-/* Returns dO . O of one query, dO rounded as the products round it. */
-static float dot_of_rounded(const float *dO, const float *o, int64_t HS) {
+/* Returns dO . O of query i, both rounded as the products round them. */
+static float dot_of_rounded(head_rows dO, head_rows o, int64_t i, int64_t HS) {
     vf sum = vzero();
     for (int64_t c = 0; c < HS; c += VW) {
         const int64_t channels = min64(VW, HS - c);
-        sum += vbfloat16(vload_n(dO + c, channels)) * vload_n(o + c, channels);
+        sum += vbfloat16(vload_as_n(dO.first, i * dO.ld + c, dO.half, channels)) *
+               vbfloat16(vload_as_n(o.first, i * o.ld + c, o.half, channels));
     }
     return vsum(sum);
 }
@@ -211,13 +213,14 @@ static float dot_of_rounded(const float *dO, const float *o, int64_t HS) {
  * dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij q_i.
  * A part computes dQ of its queries, or dK and dV of its keys, or both for the whole head. */
 static void attention_backward_bf16(const attention_shape *shape, float *dqkv, const float *dout,
-                                    const float *qkv, const float *out, const float *lse,
+                                    const void *qkv, const void *out, const float *lse,
                                     attention_part part, float *scratch) {
     const int64_t T = shape->T, C = shape->C, HS = shape->HS, b = part.b, h = part.h;
     const int64_t HP = whole(HS, UNIT_TILE), TP = whole(T, KB);
-    const head_rows q = {qkv + b * T * 3 * C + h * HS, 3 * C};
-    const head_rows k = {q.first + C, 3 * C}, v = {q.first + 2 * C, 3 * C};
-    const head_rows dO = {dout + b * T * C + h * HS, C}, o = {out + b * T * C + h * HS, C};
+    const head_rows q = rows_at(qkv, b * T * 3 * C + h * HS, shape->half_qkv, 3 * C);
+    const head_rows k = rows_from(q, 0, C), v = rows_from(q, 0, 2 * C);
+    const head_rows dO = rows_at(dout, b * T * C + h * HS, 0, C);
+    const head_rows o = rows_at(out, b * T * C + h * HS, shape->half_out, C);
     float *dbase = dqkv + b * T * 3 * C + h * HS;
     /* packed: all keys, a block of queries, a block of weights */
     uint32_t *const packed_k = (uint32_t *)scratch, *const packed_v = packed_k + TP * HP / 2;
@@ -246,14 +249,14 @@ static void attention_backward_bf16(const attention_shape *shape, float *dqkv, c
     for (int64_t i0 = part.i0; i0 < part.i1; i0 += QB) {
         /* Set up a block of queries: lse and D of each lane, Q^T and dO^T, their rows, dQ^T = 0. */
         const int64_t queries = min64(QB, T - i0);
-        const head_rows q_rows = rows_from(q, i0), dO_rows = rows_from(dO, i0);
+        const head_rows q_rows = rows_from(q, i0, 0), dO_rows = rows_from(dO, i0, 0);
         float row_lse[QB] = {0}, D[QB] = {0};
         for (int64_t i = 0; i < queries; i++) {
             row_lse[i] = lse[(b * shape->NH + h) * T + i0 + i];
-            D[i] = dot_of_rounded(dO_rows.first + i * C, rows_from(o, i0).first + i * C, HS);
+            D[i] = dot_of_rounded(dO, o, i0 + i, HS);
         }
-        pack_strip_turned(qT, q_rows.first, q.ld, queries, HS);
-        pack_strip_turned(dOT, dO_rows.first, dO.ld, queries, HS);
+        pack_strip_turned(qT, q_rows.first, q.half, q.ld, queries, HS);
+        pack_strip_turned(dOT, dO_rows.first, dO.half, dO.ld, queries, HS);
         if (part.of_keys) {
             pack_queries(q_strips, q_rows, queries, HS);
             pack_queries(dO_strips, dO_rows, queries, HS);
@@ -301,7 +304,7 @@ static void attention_backward_bf16(const attention_shape *shape, float *dqkv, c
 
         /* The block of queries is complete: store its dQ. */
         if (part.of_queries)
-            lanes_to_rows(dbase + i0 * 3 * C, 3 * C, dQT, queries, HS, scales);
+            lanes_to_rows(dbase, i0 * 3 * C, 0, 3 * C, dQT, queries, HS, scales);
     }
     TILES_END;
 

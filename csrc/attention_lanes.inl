@@ -1,20 +1,28 @@
 /* attention_lanes.inl: what attention.inl and attention_bf16.inl share: operations on a block of QB
  * queries, one in each lane. Letters: attention.inl. */
 
-/* One head's part of a tensor's rows: its first element, and the distance between rows. */
+/* One head's part of a tensor's rows: its first number, whether it is bfloat16 or float32 in memory,
+ * and the distance between rows. */
 typedef struct head_rows {
-    const float *first;
+    const void *first;
+    int half;
     int64_t ld;
 } head_rows;
 
-/* Returns the rows from row i on. */
-INLINE head_rows rows_from(head_rows rows, int64_t i) {
-    return (head_rows){rows.first + i * rows.ld, rows.ld};
+/* Returns the rows of the part that begins at number `at` of x. */
+INLINE head_rows rows_at(const void *x, int64_t at, int half, int64_t ld) {
+    return (head_rows){place_of(x, at, half), half, ld};
 }
 
-/* dst (n rows of HS floats, ld apart) = src^T, each row times its lane's factor. */
-static void lanes_to_rows(float *dst, int64_t ld, const float *src, int64_t n, int64_t HS,
-                          const float *factor) {
+/* Returns the rows from row i and channel c on. */
+INLINE head_rows rows_from(head_rows rows, int64_t i, int64_t c) {
+    return rows_at(rows.first, i * rows.ld + c, rows.half, rows.ld);
+}
+
+/* dst (n rows of HS numbers from number `at` on, ld apart) = src^T, each row times its lane's
+ * factor. */
+static void lanes_to_rows(void *dst, int64_t at, int half, int64_t ld, const float *src, int64_t n,
+                          int64_t HS, const float *factor) {
     for (int64_t i = 0; i < n; i += VW) {
         vf f = vload(factor + i);
         for (int64_t c = 0; c < HS; c += VW) {
@@ -24,7 +32,7 @@ static void lanes_to_rows(float *dst, int64_t ld, const float *src, int64_t n, i
                 square[r] = r < channels ? vload(src + (c + r) * QB + i) * f : vzero();
             vtranspose(square);
             for (int64_t r = 0; r < min64(VW, n - i); r++)
-                vstore_n(dst + (i + r) * ld + c, square[r], channels);
+                vstore_as_n(dst, at + (i + r) * ld + c, half, square[r], channels);
         }
     }
 }

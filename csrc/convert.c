@@ -65,7 +65,7 @@ int from_bfloat16(float *out, const uint16_t *inp, int64_t n) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i0 = 0; i0 < n; i0 += chunk)
         for (int64_t i = i0; i < min64(i0 + chunk, n); i++)
-            out[i] = float_of((uint32_t)inp[i] << 16);
+            out[i] = widened(inp[i]);
     return PYGPT_OK;
 }
 

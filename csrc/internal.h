@@ -22,22 +22,41 @@
 typedef struct gemm {
     int64_t M, N, K;
     const float *a;
+    const uint16_t *a_half; /* A as bfloat16; then a is NULL */
     int64_t a_row, a_col;
     const float *b;
     int64_t b_row, b_col;
     float *c;
+    uint16_t *c_half;       /* C as bfloat16; then c is NULL */
     int64_t ldc;
     int accumulate;         /* add to the values in c */
     const float *addend;    /* (M,N) with row stride ldc, added once, or NULL; may be c */
     const float *bias;      /* (N), added to each row, or NULL */
-    float *pre;             /* (M,N): takes the sum, while c takes gelu(sum); or NULL */
+    int gelu;               /* c = gelu(the sum) */
+    float *pre;             /* (M,N): takes the sum before the GELU; or NULL */
     const float *slope_of;  /* (M,N): c [+]= (A B) * gelu'(slope_of), or NULL; may be c */
     float *act;             /* (M,N): act = gelu(slope_of), or NULL */
+    uint16_t *act_half;     /* the same as bfloat16, or NULL */
     float *column_sum;      /* (N): [+]= sum over k of B[k][j], or NULL; then b_col is 1 */
     int accumulate_sum;
     int dtype;              /* A and B are rounded to it */
-    int64_t kc;             /* rows of B packed at a time; set by gemm_run */
+    /* set by gemm_run */
+    int64_t kc;             /* rows of B packed at a time */
+    int64_t sums, ld_sums;  /* where in a thread's scratch the sums of a block lie until they are
+                             * complete and become a bfloat16 C, and the length of a row of them */
 } gemm;
+
+/* Whether the sums of a block must wait in scratch, because C can't hold them. */
+static inline int sums_wait(const gemm *g) { return g->c_half && g->kc < g->K; }
+
+/* Returns where the sums so far of a block from row m0 and column n0 on are kept, from its row m and
+ * column n on: in C, their rows ldc apart, or if they wait in the thread's scratch, ld_sums apart;
+ * NULL if a bfloat16 C needs none. */
+static inline float *sums_so_far(const gemm *g, float *scratch, int64_t m0, int64_t n0, int64_t m,
+                                 int64_t n) {
+    if (sums_wait(g)) return scratch + g->sums + (m - m0) * g->ld_sums + n - n0;
+    return g->c ? g->c + m * g->ldc + n : NULL;
+}
 
 /* Computes rows m0..m1, columns n0..n1 of a product, with scratch of gemm_run's size. */
 typedef void gemm_block_function(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
@@ -72,6 +91,7 @@ typedef struct attention_shape {
     float keep_scale;  /* 1 / (1 - dropout) */
     uint64_t key;      /* the mask's key, see random.c */
     int rounded;       /* the operands of products are rounded to bfloat16 */
+    int half_qkv, half_out; /* and lie in memory like that */
 } attention_shape;
 
 /* One thread's share of an attention call: of head h in batch element b, the queries i0..i1 and the
@@ -85,10 +105,10 @@ typedef struct attention_part {
 typedef struct attention_loops {
     int64_t block; /* queries or keys */
     int64_t (*scratch)(const attention_shape *shape); /* the floats that a part needs */
-    void (*forward)(const attention_shape *shape, float *out, float *lse, const float *qkv,
+    void (*forward)(const attention_shape *shape, void *out, float *lse, const void *qkv,
                     attention_part part, float *scratch);
     void (*backward)(const attention_shape *shape, float *dqkv, const float *dout,
-                     const float *qkv, const float *out, const float *lse, attention_part part,
+                     const void *qkv, const void *out, const float *lse, attention_part part,
                      float *scratch);
 } attention_loops;
 
@@ -111,8 +131,8 @@ typedef struct isa {
     gemm_block_function *gemm_block;
     gemm_block_function *gemm_block_bf16; /* on a bfloat16 unit; NULL without one */
     int64_t unit_packing; /* the cost there of packing an element, in products (matmul.c) */
-    void (*tile_finish)(const gemm *g, const float *t, int64_t ldt, int64_t mr, int64_t nr,
-                        int64_t m, int64_t n, int first, int last);
+    void (*tile_finish)(const gemm *g, const float *t, int64_t ldt, float *so_far, int64_t mr,
+                        int64_t nr, int64_t m, int64_t n, int first, int last);
     void (*gemm_dots)(const gemm *g, int64_t n0, int64_t n1);
     attention_loops attention;
     attention_loops attention_bf16; /* on the unit; all 0 without one */
@@ -121,7 +141,7 @@ typedef struct isa {
     void (*softmax_forward)(float *out, const float *inp, int64_t r0, int64_t r1, int64_t C);
     void (*softmax_backward)(float *dinp, const float *dout, const float *out, int64_t r0,
                              int64_t r1, int64_t C, int accumulate);
-    void (*layernorm_forward)(float *out, float *mean, float *rstd, const float *inp,
+    void (*layernorm_forward)(void *out, int half, float *mean, float *rstd, const float *inp,
                               const float *weight, const float *bias, int64_t r0, int64_t r1,
                               int64_t C, float eps);
     void (*layernorm_backward)(float *dinp, float *dweight, float *dbias, const float *dout,
@@ -198,6 +218,14 @@ static inline float float_of(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
+}
+
+/* The number whose bfloat16 bits are these, the upper half of a float. */
+static inline float widened(uint16_t half) { return float_of((uint32_t)half << 16); }
+
+/* The place of the number `at` of x, in memory bfloat16 with `half`, else float32. */
+static inline const void *place_of(const void *x, int64_t at, int half) {
+    return (const char *)x + at * (int64_t)(half ? sizeof(uint16_t) : sizeof(float));
 }
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }

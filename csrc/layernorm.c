@@ -21,15 +21,15 @@
 
 int64_t pygpt_layernorm_group(int64_t R) { return max64(GROUP_ROWS, (R + GROUPS - 1) / GROUPS); }
 
-int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, const float *weight,
-                      const float *bias, int64_t R, int64_t C, float eps) {
+int layernorm_forward(void *out, float *mean, float *rstd, const float *inp, const float *weight,
+                      const float *bias, int64_t R, int64_t C, float eps, int form) {
     int threads = threads_for(COST * R * C, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < R; r += chunk)
-        isa_in_use->layernorm_forward(out, mean, rstd, inp, weight, bias, r, min64(r + chunk, R), C,
-                                      eps);
+        isa_in_use->layernorm_forward(out, form & PYGPT_OUT_BFLOAT16, mean, rstd, inp, weight,
+                                      bias, r, min64(r + chunk, R), C, eps);
     return PYGPT_OK;
 }
 

@@ -9,37 +9,47 @@
  */
 #include "internal.h"
 
-int linear_forward(float *out, float *pre, const float *inp, const float *weight, const float *bias,
+/* A void * of pygpt.h as one of two pointers, the other being NULL: to floats, or where dtype has
+ * this flag to bfloat16. */
+#define FLOATS(x, flag) (dtype & (flag) ? NULL : (x))
+#define HALVES(x, flag) (dtype & (flag) ? (x) : NULL)
+#define OPERANDS (dtype & PYGPT_BFLOAT16)
+
+int linear_forward(void *out, void *pre, const void *inp, const float *weight, const float *bias,
                    const float *residual, int64_t R, int64_t IN, int64_t OUT, int dtype) {
     return gemm_run((gemm){
-        .M = R, .N = OUT, .K = IN,
-        .a = inp, .a_row = IN, .a_col = 1,
+        .M = R, .N = OUT, .K = IN, .dtype = OPERANDS,
+        .a = FLOATS(inp, PYGPT_INP_BFLOAT16), .a_half = HALVES(inp, PYGPT_INP_BFLOAT16),
+        .a_row = IN, .a_col = 1,
         .b = weight, .b_row = OUT, .b_col = 1,
-        .c = out, .ldc = OUT, .addend = residual, .bias = bias, .pre = pre, .dtype = dtype,
+        .c = FLOATS(out, PYGPT_OUT_BFLOAT16), .c_half = HALVES(out, PYGPT_OUT_BFLOAT16),
+        .ldc = OUT, .addend = residual, .bias = bias,
+        .gelu = pre != NULL, .pre = pre == out ? NULL : pre,
     });
 }
 
 /* dx = dy W^T, times gelu'(pre) where x = gelu(pre). */
-int linear_backward_input(float *dinp, float *act, const float *dout, const float *weight,
+int linear_backward_input(float *dinp, void *act, const float *dout, const float *weight,
                           const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate,
                           int dtype) {
     return gemm_run((gemm){
-        .M = R, .N = IN, .K = OUT,
+        .M = R, .N = IN, .K = OUT, .dtype = OPERANDS,
         .a = dout, .a_row = OUT, .a_col = 1,
         .b = weight, .b_row = 1, .b_col = OUT,
-        .c = dinp, .ldc = IN, .accumulate = accumulate, .slope_of = pre, .act = act,
-        .dtype = dtype,
+        .c = dinp, .ldc = IN, .accumulate = accumulate, .slope_of = pre,
+        .act = FLOATS(act, PYGPT_OUT_BFLOAT16), .act_half = HALVES(act, PYGPT_OUT_BFLOAT16),
     });
 }
 
 /* dW = x^T dy,  db_j = sum_r dy_rj. */
-int linear_backward_weight(float *dweight, float *dbias, const float *inp, const float *dout,
+int linear_backward_weight(float *dweight, float *dbias, const void *inp, const float *dout,
                            int64_t R, int64_t IN, int64_t OUT, int accumulate, int dtype) {
     return gemm_run((gemm){
-        .M = IN, .N = OUT, .K = R,
-        .a = inp, .a_row = 1, .a_col = IN,
+        .M = IN, .N = OUT, .K = R, .dtype = OPERANDS,
+        .a = FLOATS(inp, PYGPT_INP_BFLOAT16), .a_half = HALVES(inp, PYGPT_INP_BFLOAT16),
+        .a_row = 1, .a_col = IN,
         .b = dout, .b_row = OUT, .b_col = 1,
         .c = dweight, .ldc = OUT, .accumulate = accumulate,
-        .column_sum = dbias, .accumulate_sum = accumulate, .dtype = dtype,
+        .column_sum = dbias, .accumulate_sum = accumulate,
     });
 }

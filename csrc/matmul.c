@@ -123,12 +123,14 @@ static int64_t k_block(const gemm *g) {
     /* gelu' multiplies the complete sum: if that is added to other values, K must be one part. */
     if (g->slope_of && (g->accumulate || g->addend)) parts = 1;
     if (g->slope_of && g->slope_of == g->c) parts = 1; /* no partial sum may overwrite it */
-    if (g->pre && g->addend == g->c) parts = 1; /* the addend in c is added last, after the GELU */
+    /* the addend in c is added last, after the GELU */
+    if (g->gelu && g->addend && g->addend == g->c) parts = 1;
     const int64_t length = max64(1, (g->K + parts - 1) / parts);
     return on_unit(g) ? (length + UNIT_K - 1) / UNIT_K * UNIT_K : length;
 }
 
-/* The floats that gemm_block needs for blocks of `columns`: a panel, and packed rows of A. */
+/* The floats that gemm_block needs for blocks of `columns`: a panel, and packed rows of A. Sums that
+ * wait come after them. */
 static int64_t panel_floats(const gemm *g, int64_t columns) {
     if (on_unit(g)) return g->kc / 2 * (columns + UNIT_TILE);
     const int64_t tiles = A_ROWS / isa_in_use->tile_rows;
@@ -269,7 +271,7 @@ static int64_t on_huge_pages(int64_t floats) {
 
 int gemm_run(gemm g) {
     if (g.M <= DOT_ROWS && g.b_row == 1 && g.b_col != 1 && g.a_col == 1 && !g.addend && !g.bias &&
-        !g.pre && !g.slope_of && !g.column_sum)
+        !g.gelu && !g.slope_of && !g.column_sum)
         return run_dots(&g);
     g.kc = k_block(&g);
 
@@ -283,7 +285,9 @@ int gemm_run(gemm g) {
     choose_blocks(&g, MR, NR, threads, &rows, &columns);
     const int64_t down = max64(1, (g.M + rows - 1) / rows);
     const int64_t blocks = down * ((g.N + columns - 1) / columns);
-    const int64_t panel = (panel_floats(&g, columns) + 15) / 16 * 16;
+    g.sums = (panel_floats(&g, columns) + 15) / 16 * 16;
+    g.ld_sums = columns;
+    const int64_t panel = g.sums + (sums_wait(&g) ? rows * columns : 0);
 
     if (blocks < 2) threads = 1;
     note_sharing(threads, blocks);

@@ -77,32 +77,35 @@ NOINLINE void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_
         UNROLL for (int j = 0; j < NV; j++) vstore(c + i * ldc + j * VW, acc[i][j]);
 }
 
-/* Adds the partial sums t (mr, nr) to g's outputs from row m and column n on, and after the last
- * part of K applies the rest of the layer. The rows of t are `ldt` apart, with room for whole
- * vectors. */
-static void tile_finish(const gemm *g, const float *t, int64_t ldt, int64_t mr, int64_t nr,
-                        int64_t m, int64_t n, int first, int last) {
+/* Adds the sums t (mr, nr) over a part of K to the sums so far of the elements from row m and
+ * column n on, and after the last part applies the rest of the layer. The rows of t are `ldt` apart,
+ * with room for whole vectors. */
+static void tile_finish(const gemm *g, const float *t, int64_t ldt, float *so_far, int64_t mr,
+                        int64_t nr, int64_t m, int64_t n, int first, int last) {
+    const int64_t ld = sums_wait(g) ? g->ld_sums : g->ldc;
     for (int64_t i = 0; i < mr; i++) {
         for (int64_t j = 0; j < nr; j += VW) {
             int64_t lanes = min64(VW, nr - j), at = (m + i) * g->ldc + n + j;
             vf x = vload(t + i * ldt + j);
             if (first && g->bias) x += vload_n(g->bias + n + j, lanes);
-            if (!first) x += vload_n(g->c + at, lanes);
-            if (last && g->pre) {
-                vstore_n(g->pre + at, x, lanes);
-                x = vgelu(x);
-            }
+            if (!first) x += vload_n(so_far + i * ld + j, lanes);
+            if (last && g->pre) vstore_n(g->pre + at, x, lanes);
+            if (last && g->gelu) x = vgelu(x);
             if (last && g->slope_of) {
                 vf gelu;
                 x *= vgelu_slope(vload_n(g->slope_of + at, lanes), &gelu);
                 if (g->act) vstore_n(g->act + at, gelu, lanes);
+                if (g->act_half) vstore_half_n(g->act_half + at, gelu, lanes);
             }
             /* The GELU does not apply to the addend: with a GELU it is added last, else first. */
-            if (g->pre || g->slope_of ? last : first) {
+            if (g->gelu || g->slope_of ? last : first) {
                 if (g->accumulate) x += vload_n(g->c + at, lanes);
                 if (g->addend) x += vload_n(g->addend + at, lanes);
             }
-            vstore_n(g->c + at, x, lanes);
+            if (last && g->c_half)
+                vstore_half_n(g->c_half + at, x, lanes);
+            else
+                vstore_n(so_far + i * ld + j, x, lanes);
         }
     }
 }
@@ -154,6 +157,13 @@ static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int6
 _Static_assert(A_ROWS % MR == 0, "packed rows are whole tiles");
 static void pack_rows(float *packed, const gemm *g, int64_t m, int64_t rows, int64_t k0,
                       int64_t kc) {
+    if (g->a_half) {
+        const uint16_t *a = g->a_half + m + k0 * g->a_col;
+        for (int64_t k = 0; k < kc; k++, a += g->a_col)
+            for (int64_t i = 0; i < rows; i++)
+                packed[i / MR * (kc * MR + APART) + k * MR + i % MR] = widened(a[i]);
+        return;
+    }
     const float *a = g->a + m + k0 * g->a_col;
     const int64_t full = rows / MR * MR;
     for (int64_t k = 0; k < kc; k++, a += g->a_col) {
@@ -170,9 +180,12 @@ static void pack_rows(float *packed, const gemm *g, int64_t m, int64_t rows, int
 static void pack_rows_across(float *packed, const gemm *g, int64_t m, int64_t rows, int64_t k0,
                              int64_t kc) {
     for (int64_t i = 0; i < rows; i++) {
-        const float *a = g->a + (m + i) * g->a_row + k0;
+        const int64_t at = (m + i) * g->a_row + k0;
         float *to = packed + i / MR * (kc * MR + APART) + i % MR;
-        for (int64_t k = 0; k < kc; k++) to[k * MR] = a[k];
+        if (g->a_half)
+            for (int64_t k = 0; k < kc; k++) to[k * MR] = widened(g->a_half[at + k]);
+        else
+            for (int64_t k = 0; k < kc; k++) to[k * MR] = g->a[at + k];
     }
 }
 
@@ -207,7 +220,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
     const int rounded = g->dtype == PYGPT_BFLOAT16; /* then both operands are packed and rounded */
     const int pack_a = rounded || (g->a_col != 1 && strips >= FEW_STRIPS);
     float *packed = panel + strips * NR * g->kc;
-    const int plain = !g->pre && !g->slope_of;
+    const int plain = !g->gelu && !g->slope_of && !g->c_half;
     int64_t k0 = 0;
     do { /* at least once: with K = 0 the product is 0, but the bias must be added */
         const int64_t kc = min64(g->kc, g->K - k0);
@@ -226,7 +239,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
         /* Phase 2: for each MR rows of A, read in place or packed, and each strip: a tile. */
         for (int64_t m = m0; m < m1; m += MR) {
             int64_t mr = min64(MR, m1 - m);
-            const float *a = g->a + m * g->a_row + k0 * g->a_col;
+            const float *a = pack_a ? NULL : g->a + m * g->a_row + k0 * g->a_col;
             int64_t a_row = g->a_row, a_col = g->a_col;
             if (pack_a) {
                 const int64_t row = (m - m0) % A_ROWS;
@@ -235,7 +248,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                     const int64_t size = tiles * (kc * MR + APART);
                     if (rounded) memset(packed, 0, sizeof(float) * (size_t)size);
                     (g->a_col == 1 ? pack_rows_across : pack_rows)(packed, g, m, rows, k0, kc);
-                    if (rounded) round_span(packed, packed, size);
+                    if (rounded && !g->a_half) round_span(packed, packed, size);
                 }
                 a = packed + row / MR * (kc * MR + APART), a_row = 1, a_col = MR;
             }
@@ -244,7 +257,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                 const float *b = panel + (n - n0) * g->kc;
                 int64_t ldb = NR;
                 if (in_place && nr == NR) b = g->b + k0 * g->b_row + n, ldb = g->b_row;
-                float *c = g->c + m * g->ldc + n;
+                float *c = sums_so_far(g, panel, m0, n0, m, n);
                 /* tile_full adds sums, bias and addend; edges and GELU go through t instead. */
                 if (plain && mr == MR && nr == NR && !(first && g->accumulate && g->addend)) {
                     const float *addend = !first || g->accumulate ? c
@@ -258,7 +271,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
                             for (int64_t j = 0; j < nr; j += VW)
                                 __builtin_prefetch(g->slope_of + (m + i) * g->ldc + n + j);
                     tile_any(mr, (nr + VW - 1) / VW, t, NR, kc, a, a_row, a_col, b, ldb, 0);
-                    tile_finish(g, t, NR, mr, nr, m, n, first, last);
+                    tile_finish(g, t, NR, c, mr, nr, m, n, first, last);
                 }
             }
         }

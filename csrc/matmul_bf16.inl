@@ -9,24 +9,35 @@
  *              [  ][  ][  ]   from which tile_finish adds them to C
  *
  * Both operands are converted while they are packed: a panel once for all rows of the block, 32
- * rows of A once for all of its strips. */
+ * rows of A once for all of its strips. Rows of an A that is bfloat16 in memory are read there. */
 
-/* Packs values k0..k0+kc of rows m..m+mr of A, each row g->kc / 2 pairs from the next. */
-static void pack_a(uint32_t *packed, const gemm *g, int64_t m, int64_t mr, int64_t k0, int64_t kc) {
-    const float *a = g->a + m * g->a_row + k0 * g->a_col;
+/* Returns values k0..k0+kc of rows m..m+mr of A as pairs, *lda pairs from row to row: in place, or
+ * packed. */
+static const uint32_t *rows_of_a(uint32_t *packed, int64_t *lda, const gemm *g, int64_t m,
+                                 int64_t mr, int64_t k0, int64_t kc) {
+    const int half = g->a_half != NULL;
+    const void *all = half ? (const void *)g->a_half : g->a;
+    const void *a = place_of(all, m * g->a_row + k0 * g->a_col, half);
+    const int whole = mr == UNIT_TILE && kc % UNIT_K == 0 && g->a_row % 2 == 0;
+    if (half && g->a_col == 1 && whole && (uintptr_t)a % sizeof(uint32_t) == 0) {
+        *lda = g->a_row / 2;
+        return a;
+    }
+    *lda = g->kc / 2;
     if (g->a_col == 1)
-        pack_rows(packed, g->kc / 2, a, g->a_row, mr, kc);
+        pack_rows(packed, *lda, a, half, g->a_row, mr, kc);
     else
-        pack_rows_turned(packed, g->kc / 2, a, g->a_col, mr, kc);
+        pack_rows_turned(packed, *lda, a, half, g->a_col, mr, kc);
+    return packed;
 }
 
 /* Packs rows k0..k0+kc of columns n..n+nr of B to a strip. */
 static void pack_b(uint32_t *strip, const gemm *g, int64_t k0, int64_t kc, int64_t n, int64_t nr) {
     const float *b = g->b + k0 * g->b_row + n * g->b_col;
     if (g->b_col == 1)
-        pack_strip(strip, b, g->b_row, nr, kc);
+        pack_strip(strip, b, 0, g->b_row, nr, kc);
     else
-        pack_strip_turned(strip, b, g->b_col, nr, kc);
+        pack_strip_turned(strip, b, 0, g->b_col, nr, kc);
 }
 
 /* column_sum[n..n+nr] [+]= the sums of rows k0..k0+kc of B, which are not rounded. */
@@ -68,15 +79,15 @@ static void gemm_block_bf16(const gemm *g, int64_t m0, int64_t m1, int64_t n0, i
         }
         for (int64_t m = m0; m < m1; m += UNIT_TILE) {
             const int64_t mr = min64(UNIT_TILE, m1 - m);
-            pack_a(packed_a, g, m, mr, k0, kc);
-            const uint32_t *strip = packed_b;
+            int64_t lda;
+            const uint32_t *a = rows_of_a(packed_a, &lda, g, m, mr, k0, kc), *strip = packed_b;
             for (int64_t n = n0; n < n1; n += UNIT_TILE, strip += strip_size) {
-                if (!first || g->accumulate) prefetch_tile(g->c, g, mr, m, n);
+                if (g->c && (!first || g->accumulate)) prefetch_tile(g->c, g, mr, m, n);
                 if (g->addend) prefetch_tile(g->addend, g, mr, m, n);
                 if (last && g->slope_of) prefetch_tile(g->slope_of, g, mr, m, n);
-                macro_tile(sums, UNIT_TILE, packed_a, g->kc / 2, strip, steps, 0);
-                isa_in_use->tile_finish(g, sums, UNIT_TILE, mr, min64(UNIT_TILE, n1 - n), m, n,
-                                        first, last);
+                macro_tile(sums, UNIT_TILE, a, lda, strip, steps, 0);
+                isa_in_use->tile_finish(g, sums, UNIT_TILE, sums_so_far(g, panel, m0, n0, m, n), mr,
+                                        min64(UNIT_TILE, n1 - n), m, n, first, last);
             }
         }
         k0 += kc;

@@ -15,8 +15,8 @@
  *   the gradient of x -> dx
  *
  * Rules that hold for every kernel
- *   - Tensors are float32, row-major and dense; ids are int32. No alignment is required beyond that
- *     of one element.
+ *   - Tensors are float32, row-major and dense; ids are int32. A void * is float32 or bfloat16
+ *     (operand types). No alignment is required beyond that of one element.
  *   - Outputs come first, then inputs, then sizes, then flags. Outputs do not overlap inputs or one
  *     another unless the contract says "may alias".
  *   - Kernels that take ids or targets return PYGPT_ERANGE when one is not in 0..V-1.
@@ -172,9 +172,19 @@ int pygpt_isa_select(int i);
  *   matmul, linear_*   inp, weight and dout; not a bias, its gradient or a residual
  *   attention_*        q, k, v and dout; 2^n exp(s) times dropout's factor in the sum over v, with
  *                      any whole number n; p times that factor in dv; ds. The scale 1 / sqrt(HS)
- *                      multiplies the sums. D uses the rounded dout.
+ *                      multiplies the sums. D uses the rounded dout and the rounded out, which is
+ *                      the operand of the layer that follows.
  *   linear_cross_*     inp, weight and dlogits */
 enum { PYGPT_FLOAT32, PYGPT_BFLOAT16 };
+
+/* To PYGPT_BFLOAT16 these may be added. They say that a tensor which is only an operand, a void * in
+ * its contract, lies in memory as bfloat16: its upper 16 bits, rounded when it is written instead of
+ * when it is read. This halves its memory and changes no bit of any other result.
+ *   PYGPT_INP_BFLOAT16   inp of linear_forward and linear_backward_weight; qkv
+ *   PYGPT_OUT_BFLOAT16   out of linear_forward and layernorm_forward; act of linear_backward_input;
+ *                        out of attention_forward and attention_backward */
+#define PYGPT_INP_BFLOAT16 2
+#define PYGPT_OUT_BFLOAT16 4
 
 /* ------------------------------------------------------------------- matmul (matmul.c/.inl) --- */
 
@@ -202,20 +212,21 @@ int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns);
 
 /* z = inp @ weight + bias;  out = z [+ residual], or with pre: pre = z, out = gelu(z) [+ residual].
  * inp (R,IN), weight (IN,OUT), bias (OUT) or NULL, residual (R,OUT) or NULL, pre (R,OUT) or NULL,
- * out (R,OUT). out may alias residual, or a pre that is not needed afterwards, but not both. */
-int linear_forward(float *out, float *pre, const float *inp, const float *weight, const float *bias,
+ * out (R,OUT). out may alias residual unless it is bfloat16. pre is float32, or it is out itself, in
+ * either form: then only the GELU is stored. */
+int linear_forward(void *out, void *pre, const void *inp, const float *weight, const float *bias,
                    const float *residual, int64_t R, int64_t IN, int64_t OUT, int dtype);
 
 /* dinp (R,IN) [+]= dout @ weight^T, and when pre (R,IN) is given, times gelu'(pre): the gradient
  * at pre where inp was gelu(pre). act (R,IN), unless NULL, takes that inp; it must be NULL without
  * pre. dout (R,OUT). dinp may alias pre when accumulate is 0. */
-int linear_backward_input(float *dinp, float *act, const float *dout, const float *weight,
+int linear_backward_input(float *dinp, void *act, const float *dout, const float *weight,
                           const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate,
                           int dtype);
 
 /* dweight (IN,OUT) [+]= inp^T @ dout;
  * dbias (OUT) [+]= sum over rows of dout, skipped when NULL. */
-int linear_backward_weight(float *dweight, float *dbias, const float *inp, const float *dout,
+int linear_backward_weight(float *dweight, float *dbias, const void *inp, const float *dout,
                            int64_t R, int64_t IN, int64_t OUT, int accumulate, int dtype);
 
 /* ------------------------------------------------------------------ attention (attention.*) --- */
@@ -225,11 +236,11 @@ int linear_backward_weight(float *dweight, float *dbias, const float *inp, const
  * out (B,T,C): the heads side by side again. lse (B,NH,T) = log sum_j exp(s_ij), for the backward.
  * drop(p) = p * keep/(1-dropout) with the mask of dropout_forward over rows r = (b*NH + h)*T + i
  * and columns j; dropout in [0,1), seed may be NULL when it is 0. C is a multiple of NH. */
-int attention_forward(float *out, float *lse, const float *qkv, int64_t B, int64_t T, int64_t C,
+int attention_forward(void *out, float *lse, const void *qkv, int64_t B, int64_t T, int64_t C,
                       int64_t NH, float dropout, const uint64_t *seed, uint64_t stream, int dtype);
 
 /* dqkv (B,T,3C) is overwritten. dout (B,T,C); qkv, out and lse as in the forward pass. */
-int attention_backward(float *dqkv, const float *dout, const float *qkv, const float *out,
+int attention_backward(float *dqkv, const float *dout, const void *qkv, const void *out,
                        const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
                        float dropout, const uint64_t *seed, uint64_t stream, int dtype);
 
@@ -252,9 +263,10 @@ int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R
 /* ------------------------------------------------------------------ layernorm (layernorm.*) --- */
 
 /* xhat = (inp - mean) * rstd, out = xhat * weight + bias, over each row of inp (R,C).
- * mean (R), rstd (R) = 1/sqrt(variance + eps), the variance divided by C; weight (C), bias (C). */
-int layernorm_forward(float *out, float *mean, float *rstd, const float *inp, const float *weight,
-                      const float *bias, int64_t R, int64_t C, float eps);
+ * mean (R), rstd (R) = 1/sqrt(variance + eps), the variance divided by C; weight (C), bias (C).
+ * form is 0, or PYGPT_OUT_BFLOAT16 if out is an operand of products of that type. */
+int layernorm_forward(void *out, float *mean, float *rstd, const float *inp, const float *weight,
+                      const float *bias, int64_t R, int64_t C, float eps, int form);
 
 /* dxhat = dout * weight;  dinp (R,C) [+]= rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat));
  * dweight (C) [+]= sum over rows of dout * xhat;  dbias (C) [+]= sum over rows of dout. */

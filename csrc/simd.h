@@ -106,6 +106,52 @@ INLINE vf vbfloat16(vf x) {
     return (vf)((is_number & (vi)rounded) | (~is_number & (vi)nan));
 }
 
+/* Load bfloat16 numbers, which are the upper halves of floats, and store floats rounded to them; _n
+ * as of vload_n and vstore_n. */
+typedef uint16_t vh __attribute__((vector_size(2 * VW)));
+typedef uint16_t vh_unaligned __attribute__((vector_size(2 * VW), may_alias, aligned(2)));
+INLINE vf vload_half(const uint16_t *p) {
+    return (vf)(__builtin_convertvector(*(const vh_unaligned *)p, vu) << 16);
+}
+INLINE void vstore_half(uint16_t *p, vf x) {
+    *(vh_unaligned *)p = __builtin_convertvector((vu)vbfloat16(x) >> 16, vh);
+}
+INLINE vf vload_half_n(const uint16_t *p, int64_t n) {
+    if (n == VW) return vload_half(p);
+    uint16_t lanes[VW] = {0};
+    for (int64_t i = 0; i < n; i++) lanes[i] = p[i];
+    return vload_half(lanes);
+}
+INLINE void vstore_half_n(uint16_t *p, vf x, int64_t n) {
+    if (n == VW) {
+        vstore_half(p, x);
+        return;
+    }
+    uint16_t lanes[VW];
+    vstore_half(lanes, x);
+    for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+}
+
+/* The same by the form in memory: bfloat16 with `half`, else float32. `at` counts numbers from x. */
+INLINE vf vload_as(const void *x, int64_t at, int half) {
+    return half ? vload_half((const uint16_t *)x + at) : vload((const float *)x + at);
+}
+INLINE vf vload_as_n(const void *x, int64_t at, int half, int64_t n) {
+    return half ? vload_half_n((const uint16_t *)x + at, n) : vload_n((const float *)x + at, n);
+}
+INLINE void vstore_as(void *x, int64_t at, int half, vf v) {
+    if (half)
+        vstore_half((uint16_t *)x + at, v);
+    else
+        vstore((float *)x + at, v);
+}
+INLINE void vstore_as_n(void *x, int64_t at, int half, vf v, int64_t n) {
+    if (half)
+        vstore_half_n((uint16_t *)x + at, v, n);
+    else
+        vstore_n((float *)x + at, v, n);
+}
+
 /* vsum adds the lanes pairwise by halves, in a fixed order; vmax_lanes finds the largest lane. */
 #if defined(SIMD_AVX512)
 INLINE float vsum(vf x) { return _mm512_reduce_add_ps((__m512)x); }

@@ -19,8 +19,9 @@
  *      packed rows of A (32, kc / 2 pairs)     each row in one piece; a tile takes 64 bytes of each
  *      a strip of B (kc / 2 pairs, 32)         a row of 32 pairs: 64 bytes for each of two tiles
  *
- * Operands are converted from float32 while they are packed. The four ways in which they can be
- * stored need two ways to form pairs, and a transpose of 32-bit pairs:
+ * Operands are converted from float32 while they are packed, or lie in memory as bfloat16 already:
+ * then packing only moves them, and whole tiles of an A (M,K) are read in place. The four ways in
+ * which an operand can be stored need two ways to form pairs, and a transpose of 32-bit pairs:
  *
  *      A (M,K)    pairs along a row         as wanted      pack_rows
  *      A (K,M)    pairs across two rows     transposed     pack_rows_turned
@@ -67,58 +68,73 @@ INLINE vu pairs_along(vf x, vf next) {
 /* Packs a square of VW elements by 2 VW values of k. An element is a row of A or a column of B.
  * With `along`, an element's values of k lie side by side at x, and elements are `step` apart; else
  * the other way round. The pairs lie in the same way at `to`, `ld` apart, or with `turned` in the
- * other. */
-INLINE void pack_square(uint32_t *to, int64_t ld, const float *x, int64_t step, const int along,
-                        const int turned) {
+ * other. In memory the numbers are bfloat16 with `half`, else float32; rounding a bfloat16 once more
+ * changes nothing. */
+INLINE void pack_square(uint32_t *to, int64_t ld, const void *x, const int half, int64_t step,
+                        const int along, const int turned) {
     vf rows[VW];
-    UNROLL for (int i = 0; i < VW; i++)
-        rows[i] = along ? (vf)pairs_along(vload(x + i * step), vload(x + i * step + VW))
-                        : (vf)pairs_across(vload(x + 2 * i * step), vload(x + (2 * i + 1) * step));
+    UNROLL for (int i = 0; i < VW; i++) {
+        const int64_t first = along ? i * step : 2 * i * step;
+        const vf a = vload_as(x, first, half);
+        const vf b = vload_as(x, first + (along ? VW : step), half);
+        rows[i] = (vf)(along ? pairs_along(a, b) : pairs_across(a, b));
+    }
     if (turned) vtranspose(rows);
     UNROLL for (int i = 0; i < VW; i++) vstore((float *)(to + i * ld), rows[i]);
 }
 
 /* Packs up to UNIT_TILE elements by K values of k, filled up with zeros to UNIT_TILE elements and a
  * multiple of UNIT_K. */
-INLINE void pack(uint32_t *to, int64_t ld, const float *from, int64_t step, int64_t elements,
-                 int64_t K, const int along, const int turned) {
-    float padded[VW * 2 * VW];
+INLINE void pack(uint32_t *to, int64_t ld, const void *from, const int half, int64_t step,
+                 int64_t elements, int64_t K, const int along, const int turned) {
+    float padded[VW * 2 * VW]; /* or as many bfloat16 in its first half */
+    const size_t size = half ? sizeof(uint16_t) : sizeof(float);
     for (int64_t k = 0; k < (K + UNIT_K - 1) / UNIT_K * UNIT_K; k += 2 * VW)
         for (int64_t e = 0; e < UNIT_TILE; e += VW) {
             const int64_t e_count = max64(0, min64(VW, elements - e));
             const int64_t k_count = max64(0, min64(2 * VW, K - k));
             uint32_t *square = along != turned ? to + e * ld + k / 2 : to + k / 2 * ld + e;
             if (e_count == VW && k_count == 2 * VW) {
-                const float *x = along ? from + e * step + k : from + k * step + e;
-                pack_square(square, ld, x, step, along, turned);
+                const int64_t at = along ? e * step + k : k * step + e;
+                pack_square(square, ld, place_of(from, at, half), half, step, along, turned);
                 continue;
             }
             const int64_t rows = along ? e_count : k_count, columns = along ? k_count : e_count;
             const int64_t width = along ? 2 * VW : VW;
             memset(padded, 0, sizeof padded);
             for (int64_t i = 0; i < rows && columns > 0; i++) {
-                const float *x = along ? from + (e + i) * step + k : from + (k + i) * step + e;
-                memcpy(padded + i * width, x, (size_t)columns * sizeof(float));
+                const int64_t at = along ? (e + i) * step + k : (k + i) * step + e;
+                memcpy((char *)padded + (size_t)(i * width) * size, place_of(from, at, half),
+                       (size_t)columns * size);
             }
-            pack_square(square, ld, padded, width, along, turned);
+            pack_square(square, ld, padded, half, width, along, turned);
         }
 }
 
 /* Pack up to 32 rows of A, each `ld` pairs from the next, or a strip of up to 32 columns of B. In
- * memory, their rows, or with `turned` their columns, are `step` floats apart. */
-static void pack_rows(uint32_t *rows, int64_t ld, const float *a, int64_t step, int64_t M,
+ * memory, their rows, or with `turned` their columns, are `step` numbers apart. */
+#define PACK(to, ld, x, half, step, elements, K, along, turned)       \
+    do {                                                              \
+        if (half)                                                     \
+            pack(to, ld, x, 1, step, elements, K, along, turned);     \
+        else                                                          \
+            pack(to, ld, x, 0, step, elements, K, along, turned);     \
+    } while (0)
+static void pack_rows(uint32_t *rows, int64_t ld, const void *a, int half, int64_t step, int64_t M,
                       int64_t K) {
-    pack(rows, ld, a, step, M, K, 1, 0);
+    PACK(rows, ld, a, half, step, M, K, 1, 0);
 }
-static void pack_rows_turned(uint32_t *rows, int64_t ld, const float *a, int64_t step, int64_t M,
-                             int64_t K) {
-    pack(rows, ld, a, step, M, K, 0, 1);
+static void pack_rows_turned(uint32_t *rows, int64_t ld, const void *a, int half, int64_t step,
+                             int64_t M, int64_t K) {
+    PACK(rows, ld, a, half, step, M, K, 0, 1);
 }
-static void pack_strip(uint32_t *strip, const float *b, int64_t step, int64_t N, int64_t K) {
-    pack(strip, UNIT_TILE, b, step, N, K, 0, 0);
+static void pack_strip(uint32_t *strip, const void *b, int half, int64_t step, int64_t N,
+                       int64_t K) {
+    PACK(strip, UNIT_TILE, b, half, step, N, K, 0, 0);
 }
-static void pack_strip_turned(uint32_t *strip, const float *b, int64_t step, int64_t N, int64_t K) {
-    pack(strip, UNIT_TILE, b, step, N, K, 1, 1);
+static void pack_strip_turned(uint32_t *strip, const void *b, int half, int64_t step, int64_t N,
+                              int64_t K) {
+    PACK(strip, UNIT_TILE, b, half, step, N, K, 1, 1);
 }
 
 /* sums (32,32), rows `ld` apart, [+]= 32 packed rows of A times a strip of B, over `steps` times 32
@@ -155,6 +171,13 @@ NOINLINE void macro_tile(float *sums, int64_t ld, const uint32_t *a, int64_t lda
     TILE_STORE(3, sums + SIDE * ld + SIDE, ld);
 }
 #else
+/* Returns a pair, which may be a part of bfloat16 numbers in memory. */
+INLINE uint32_t word_at(const uint32_t *pair) {
+    uint32_t word;
+    memcpy(&word, pair, sizeof word);
+    return word;
+}
+
 /* Eight rows at a time: 16 sums, two rows of B and a broadcast take 19 of 32 registers. */
 #define SUM_ROWS 8
 _Static_assert(VW == SIDE, "a row of a macro tile is two vectors");
@@ -175,7 +198,7 @@ NOINLINE void macro_tile(float *sums, int64_t ld, const uint32_t *a, int64_t lda
             const vu left = (vu)vload((const float *)(strip + p * UNIT_TILE));
             const vu right = (vu)vload((const float *)(strip + p * UNIT_TILE + VW));
             UNROLL for (int i = 0; i < SUM_ROWS; i++) {
-                const vu x = (vu)vset1i((int32_t)a[(m + i) * lda + p]);
+                const vu x = (vu)vset1i((int32_t)word_at(a + (m + i) * lda + p));
                 acc[i][0] = PAIR_MULTIPLY(acc[i][0], x, left);
                 acc[i][1] = PAIR_MULTIPLY(acc[i][1], x, right);
             }

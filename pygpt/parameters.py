@@ -44,7 +44,7 @@ class Parameter(Tensor):
         self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
         self.size, self.node = prod(self.shape), Leaf(self.shape)
         self.leaf = self.node
-        self.layout = self.rebuild = self.deferred = None
+        self.layout = self.rebuild = self.deferred = self.half = None
 
     def __getattr__(self, name):
         if name in ("memory", "ptr", "offset"):

@@ -325,7 +325,7 @@ def attention_backward(a, value):
     # Follows the reference: e_x is the error of x. In float32, dout . out may also be formed as
     # sum_j p_j dp_j, whose magnitude is never smaller, so D takes the larger. With rounded weights
     # these two differ.
-    a = rounded(a, "qkv", "dout")
+    a = rounded(a, "qkv", "dout", "out")
     HS, T, scale = a.C // a.NH, a.T, 1 / sqrt(a.C // a.NH or 1)
     extra = [0.0] * len(value["dqkv"])
     for b in range(a.B):

@@ -193,7 +193,8 @@ def _softmax_forward_first(args, rng):
 def _layernorm_forward_first(args, rng):
     R, C = args["R"], args["C"]
     forward = {"out": [0.0] * R * C, "mean": args["mean"], "rstd": args["rstd"], "inp": args["inp"],
-               "weight": args["weight"], "bias": args["weight"], "R": R, "C": C, "eps": 1e-5}
+               "weight": args["weight"], "bias": args["weight"], "R": R, "C": C, "eps": 1e-5,
+               "form": 0}
     outputs = run_reference("layernorm_forward", forward)
     args.update({name: _as_float32(outputs[name]) for name in ("mean", "rstd")})
 
@@ -315,7 +316,7 @@ CASES = [
     Case("layernorm_forward",
          {"out": "R C", "mean": "R", "rstd": "R", "inp": "R C", "weight": "C", "bias": "C"},
          {"R": SIZE, "C": MANY, "eps": st.sampled_from((1e-5, 1e-3))}, bounds.layernorm_forward,
-         large=({"R": 300, "C": 387, "eps": 1e-5},)),
+         fixed={"form": 0}, large=({"R": 300, "C": 387, "eps": 1e-5},)),
     Case("layernorm_backward",
          {"dinp": "R C", "dweight": "C", "dbias": "C", "dout": "R C", "inp": "R C", "weight": "C",
           "mean": "R", "rstd": "R"},

@@ -21,6 +21,7 @@ from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend import reference
+from pygpt.backend.kernels import BFLOAT16
 from pygpt.config import COMPUTE_DTYPES
 from pygpt.generate import generate
 from pygpt.model import GPT
@@ -50,7 +51,7 @@ def types_used(function):
 
     def call(kernel, args):
         if kernel.__name__ in PRODUCTS:
-            used.setdefault(kernel.__name__, set()).add(args[-1])
+            used.setdefault(kernel.__name__, set()).add(args[-1] & BFLOAT16)  # without the forms
         kernel(*args)
 
     with calling(call):

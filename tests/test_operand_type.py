@@ -34,7 +34,7 @@ def dtypes_of(run):
     def call(kernel, args):
         names = [p.name for p in KERNELS[kernel.__name__]]
         if "dtype" in names:
-            seen.append(args[names.index("dtype")])
+            seen.append(args[names.index("dtype")] & BFLOAT16)  # without the forms of tensors
         assert kernel(*args) == 0
 
     with calling(call):

@@ -133,12 +133,13 @@ def test_rounded_weights_by_hand():
     got = outputs("attention_forward", qkv, 1, 2, 1, 1, 0.0, None, 0, BF16, out=2, lse=2)
     assert got["out"] == pytest.approx([0, 2.71875 / (1 + e)], rel=1e-14)
     assert got["lse"] == pytest.approx([0, math.log(1 + e)], rel=1e-14)
-    # Backward with dout = (0, 1): p = e / (1 + e) = 0.73106 = 187.15 / 256 and
-    # ds_1 = p (1 - 2.71875 / (1 + e)) = 0.19652 = 201.24 / 1024. Of these, 187 / 256 and
-    # 201 / 1024 are next. p_0 = 0.26894 = 137.7 / 512, ds_0 = -0.19666 = -201.38 / 1024.
+    # Backward with dout = (0, 1): out_1 = 0.73117 is rounded to 187 / 256, which is D. With
+    # p = e / (1 + e) = 0.73106 = 187.15 / 256, ds_1 = p (1 - D) = 0.19704 = 201.77 / 1024. Of these,
+    # 187 / 256 and 202 / 1024 are next. p_0 = 0.26894 = 137.7 / 512, and
+    # ds_0 = -p_0 D = -0.19645 = -201.17 / 1024.
     dqkv = outputs("attention_backward", [0.0, 1.0], qkv, got["out"], got["lse"], 1, 2, 1, 1, 0.0,
                    None, 0, BF16, dqkv=6)
-    assert dqkv == [0, -201 / 1024, 138 / 512, 201 / 1024, 201 / 1024, 187 / 256]
+    assert dqkv == [0, -201 / 1024, 138 / 512, 202 / 1024, 202 / 1024, 187 / 256]
 
 
 def test_rounded_gradients_of_scores_by_hand():
@@ -177,11 +178,11 @@ def test_softmax_by_hand():
 
 def test_layernorm_by_hand():
     # (1, 5): mean 3, variance 4, so xhat = (-1, 1); times (10, 20) plus (1, 2).
-    got = outputs("layernorm_forward", [1.0, 5.0], [10.0, 20.0], [1.0, 2.0], 1, 2, 0.0,
+    got = outputs("layernorm_forward", [1.0, 5.0], [10.0, 20.0], [1.0, 2.0], 1, 2, 0.0, 0,
                   out=2, mean=1, rstd=1)
     assert got == {"out": [-9.0, 22.0], "mean": [3.0], "rstd": [0.5]}
     # A constant row has variance 0, and eps = 1/4 makes rstd = 2.
-    got = outputs("layernorm_forward", [7.0, 7.0], [1.0, 1.0], [0.0, 5.0], 1, 2, 0.25,
+    got = outputs("layernorm_forward", [7.0, 7.0], [1.0, 1.0], [0.0, 5.0], 1, 2, 0.25, 0,
                   out=2, mean=1, rstd=1)
     assert got == {"out": [0.0, 5.0], "mean": [7.0], "rstd": [2.0]}
 

@@ -190,11 +190,12 @@ def test_the_error_of_a_run_holds_the_diagnosis(tiny, tmp_path):
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_memory_is_predicted_to_the_byte(dropout, recompute):
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_memory_is_predicted_to_the_byte(compute_dtype, dropout, recompute):
     config = GPTConfig(vocab_size=50, n_positions=16, n_embd=32, n_layer=3, n_head=4,
                        embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout)
-    parts = cost.memory_needed(config, 5, 16, recompute)
-    model = GPT(config)
+    parts = cost.memory_needed(config, 5, 16, recompute, compute_dtype=compute_dtype)
+    model = GPT(config, compute_dtype=compute_dtype)
     model.recompute = recompute
     ids = [[1] * 16] * 5
     model.loss_and_grad(ids, ids)

@@ -117,7 +117,7 @@ def jobs(memory):
     f, i, d, q = (memory.pointer(code) for code in "fidQ")
     null = kernels.NULL
     return [
-        ("layernorm_forward", lambda C: (f, f, f, f, f, f, 10, C, 1e-5), WORTH // 40),
+        ("layernorm_forward", lambda C: (f, f, f, f, f, f, 10, C, 1e-5, 0), WORTH // 40),
         ("layernorm_backward", lambda C: (f, f, f, f, f, f, f, f, 50, C, 0, 0), WORTH // 400),
         ("dropout_forward", lambda C: (f, f, null, 10, C, 0.5, q, 1), WORTH // 80),
         ("dropout_backward", lambda C: (f, f, 10, C, 0.5, q, 1, 0), WORTH // 80),

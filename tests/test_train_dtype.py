@@ -12,7 +12,6 @@ from sharing import shared_among
 import pygpt
 from conftest import TEXT
 from pygpt.autograd.precision import OPERAND_TYPES
-from pygpt.autograd.tape import no_grad
 from pygpt.backend import kernels
 from pygpt.cli import main
 from pygpt.cli.terminal import Reporter
@@ -207,12 +206,24 @@ def test_a_unit_has_a_peak_of_its_own():
 
 # ---------------------------------------------------------------------- memory
 
-def test_a_step_takes_the_same_memory_in_both_types(tiny):
-    config = pygpt.GPTConfig(vocab_size=50, n_positions=16, n_embd=32, n_layer=3, n_head=4)
-    model = GPT(config, compute_dtype="bfloat16")
-    ids = [[1] * 16] * 5
-    model.loss_and_grad(ids, ids)
-    with no_grad():
-        model.loss(ids, ids)
-    assert cost.memory_needed(config, 5, 16)["activations"] == sum(
-        step.program.pool.nbytes for step in model._steps)
+def test_bfloat16_halves_the_memory_of_activations(tiny):
+    """In units of R x n_embd float32 numbers, a block keeps 10 in float32: its input, the sum in its
+    middle, q, k, v, attention's result, and four of the MLP. In bfloat16 it keeps the first two and
+    halves of the next four."""
+    def activations(compute_dtype):
+        few, many = (cost.memory_needed(pygpt.GPTConfig(
+            vocab_size=50, n_positions=64, n_embd=128, n_layer=layers, n_head=4), 8, 64,
+            compute_dtype=compute_dtype)["activations"] for layers in (10, 20))
+        return (many - few) / 10 / (4 * 8 * 64 * 128)
+
+    few = 8 / 128  # statistics of a row: two means and deviations, and a number for each head
+    assert 10 <= activations("float32") <= 10 + few
+    assert 4 <= activations("bfloat16") <= 4 + few
+
+
+def test_a_run_is_checked_with_the_memory_of_its_type(tiny):
+    records, config = [], tiny(dtype="bfloat16", max_steps=1)
+    result = train(config, [records.append])
+    assert records[0]["memory_needed"] == cost.memory_needed(
+        result.model.config, config.batch_size, config.n_positions,
+        compute_dtype="bfloat16")["total"]

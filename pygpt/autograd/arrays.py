@@ -3,7 +3,8 @@
 An Array is dense and row-major. Its computation may be deferred: within `deferring`, an op leaves a
 function in place of its result's values, and the values are computed when a kernel needs their
 address. Until then another op may take the function and fuse with it. So the kernel of a product
-also adds a residual, in one pass over memory.
+also adds a residual, in one pass over memory. And where products round their operands to bfloat16
+(precision.py), a kernel writes a deferred result that a product reads as bfloat16 at once (operand).
 """
 
 import contextlib
@@ -11,11 +12,14 @@ import weakref
 from math import prod
 from typing import Callable, NamedTuple
 
-from pygpt.autograd.launch import allocate
+from pygpt.autograd.launch import allocate, launch
 from pygpt.autograd.thread_settings import ThreadSettings
+from pygpt.backend.kernels import BFLOAT16, lib
 
 CODES = {"float32": "f", "int32": "i"}  # {dtype: the code of struct, array and memoryview}
 DTYPES = {code: dtype for dtype, code in CODES.items()}
+HALF = "H"  # the code of the bits of bfloat16 numbers: an operand of products, never a Tensor's code
+BYTES = {"f": 4, "i": 4, HALF: 2}  # of a number
 
 
 class _Settings(ThreadSettings):
@@ -31,10 +35,12 @@ class Deferred(NamedTuple):
     Attributes:
         compute: a function of the array that writes its values.
         takes_residual: whether compute takes a second argument, an array to add to the values.
+        writes_half: whether the array that compute gets may be of bfloat16 (HALF).
     """
 
     compute: Callable
-    takes_residual: bool
+    takes_residual: bool = False
+    writes_half: bool = False
 
 
 class Array:
@@ -42,13 +48,15 @@ class Array:
 
     Attributes:
         shape, size: a tuple of lengths, and their product.
-        code: "f" (float32) or "i" (int32).
+        code: "f" (float32), "i" (int32) or HALF.
         memory, offset: the block that holds it, and the byte at which it begins.
         ptr: the address of its first value, as kernels take it.
         deferred: the Deferred that will compute its values, or None once they are computed.
+        half: an Array of its values in bfloat16, if operand() has made it, or None.
     """
 
-    __slots__ = ("shape", "size", "code", "memory", "offset", "ptr", "deferred", "__weakref__")
+    __slots__ = ("shape", "size", "code", "memory", "offset", "ptr", "deferred", "half",
+                 "__weakref__")
 
     def __new__(cls, *args, **kwargs):
         return object.__new__(cls)  # Tensor also derives from _buffer.Exporter, written in C
@@ -61,12 +69,12 @@ class Array:
         return self
 
     @classmethod
-    def deferrable(cls, shape, compute, takes_residual=True):
+    def deferrable(cls, shape, compute, **abilities):
         """Make an array whose values are computed at once or, within deferring(), when a kernel
         first needs them. The arguments are those of Deferred."""
         self = cls.__new__(cls)
         self._describe(tuple(shape), "f")
-        self.deferred = Deferred(compute, takes_residual)
+        self.deferred = Deferred(compute, **abilities)
         if _settings.waiting is None:
             self._compute()
         else:
@@ -74,11 +82,12 @@ class Array:
         return self
 
     def _describe(self, shape, code):
-        self.shape, self.size, self.code, self.deferred = shape, prod(shape), code, None
+        self.shape, self.size, self.code = shape, prod(shape), code
+        self.deferred = self.half = None
 
     def _place(self, shape, memory=None, offset=0, code="f"):
         self._describe(shape, code)
-        self.memory = allocate(4 * self.size) if memory is None else memory
+        self.memory = allocate(BYTES[code] * self.size) if memory is None else memory
         self.offset, self.ptr = offset, self.memory.pointer(code, offset)
 
     def _compute(self):
@@ -86,6 +95,34 @@ class Array:
         self.memory, self.offset = allocate(4 * self.size), 0
         self.ptr = self.memory.pointer(self.code)
         deferred.compute(self)
+
+    def operand(self, dtype):
+        """Return an array of the same values as products of this type read them.
+
+        Args:
+            dtype: BFLOAT16 or FLOAT32 (precision.operand_type).
+        Returns:
+            An array of bfloat16 if dtype is that and the values are deferred, so that nobody has
+            needed them as float32 yet. Otherwise this array: its values are rounded when they are
+            read. The products are the same.
+        """
+        if dtype != BFLOAT16:
+            return self
+        if self.half is None and self.deferred is not None and self.deferred.writes_half:
+            half = Array.empty(self.shape, HALF)
+            self.deferred.compute(half)
+            self.half = half
+        return self if self.half is None else self.half
+
+    def values(self):
+        """Return the same numbers as an Array that holds no node. They are computed now if they
+        were deferred."""
+        return Array.empty(self.shape, self.code, self.memory, self.offset)
+
+    def rows(self, part, width):
+        """Return a range of the rows of this array, rows of `width` numbers, in the same memory."""
+        return Array.empty((len(part), width), self.code, self.memory,
+                           self.offset + BYTES[self.code] * part.start * width)
 
     def __getattr__(self, name):  # Python calls this only for attributes that are not set yet
         if name in ("memory", "offset", "ptr") and self.deferred is not None:
@@ -112,5 +149,14 @@ def deferring(completely=True):
         if completely:
             for reference in waiting:
                 array = reference()
-                if array is not None and array.deferred is not None:
+                if array is None or array.deferred is None:
+                    continue
+                if array.half is None:
                     array._compute()
+                else:  # its inputs may change from now on, so it keeps the rounded values
+                    array.deferred = Deferred(widening(array.half))
+
+
+def widening(half):
+    """Return a function that writes the numbers of an array of bfloat16 to an array of float32."""
+    return lambda out: launch(lib.from_bfloat16, out.ptr, half.ptr, half.size)

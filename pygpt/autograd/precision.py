@@ -3,8 +3,9 @@
 An op reads it when it is called, and its backward pass uses the same type, wherever it runs.
 """
 
+from pygpt.autograd.arrays import HALF
 from pygpt.autograd.thread_settings import ThreadSettings
-from pygpt.backend.kernels import BFLOAT16, FLOAT32
+from pygpt.backend.kernels import BFLOAT16, FLOAT32, INP_BFLOAT16, OUT_BFLOAT16
 
 OPERAND_TYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16}  # {name: the number for kernels}
 
@@ -24,6 +25,17 @@ def dtype_in_force():
 def operand_type():
     """Return the number that kernels take for the type in force."""
     return OPERAND_TYPES[_settings.compute_dtype]
+
+
+def operand_code(dtype):
+    """Return the code of an array that is only an operand of products of this type."""
+    return HALF if dtype == BFLOAT16 else "f"
+
+
+def with_forms(dtype, inp=None, out=None):
+    """Return the argument `dtype` of a kernel whose tensors inp and out are these arrays."""
+    return (dtype | (INP_BFLOAT16 if inp is not None and inp.code == HALF else 0)
+            | (OUT_BFLOAT16 if out is not None and out.code == HALF else 0))
 
 
 def computing_in(name):

@@ -66,12 +66,13 @@ class Tensor(Array, Exporter):
         """The type of the values: "float32" or "int32"."""
         return DTYPES[self.code]
 
-    def getter_for_backward(self):
-        """Return a function that returns this tensor in the backward pass. If the op that made the
-        tensor has set `rebuild`, this is that function: it computes the values again, so that
-        nothing keeps them until then.
+    def getter_for_backward(self, dtype):
+        """Return a function that returns this tensor's operand(dtype) in the backward pass. If the
+        op that made the tensor has set `rebuild`, a function of dtype, then rebuild computes the
+        values again, so that nothing keeps them until then.
         """
-        return self.rebuild or (lambda: self)
+        rebuild = self.rebuild
+        return (lambda: self.operand(dtype)) if rebuild is None else (lambda: rebuild(dtype))
 
     def __buffer__(self, flags):
         whole = self.memory.view[self.offset:self.offset + 4 * self.size]

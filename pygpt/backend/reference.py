@@ -15,7 +15,7 @@ from math import (ceil, copysign, cos, exp, frexp, inf, isfinite, isinf, isnan, 
                   sin, sqrt, tanh)
 
 OK, ERANGE, EOVERFLOW = 0, 2, 3  # as PYGPT_OK, PYGPT_ERANGE and PYGPT_EOVERFLOW
-PYGPT_FLOAT32, PYGPT_BFLOAT16 = 0, 1
+PYGPT_FLOAT32, PYGPT_BFLOAT16, PYGPT_INP_BFLOAT16, PYGPT_OUT_BFLOAT16 = 0, 1, 2, 4
 
 
 def _places(*lengths):
@@ -43,14 +43,25 @@ def _all_in_range(ids, n, V):
 
 # ------------------------------------------------------------------------------ matmul, linear ---
 
-def _operands(x, n, dtype):
-    """Return x (n) as a product reads it: rounded to dtype."""
-    if dtype == PYGPT_FLOAT32:
+def _operands(x, n, dtype, form=0):
+    """Return x (n) as a product reads it: rounded to dtype. If dtype has the flag `form`, x holds the
+    bits of bfloat16 numbers."""
+    if not dtype & PYGPT_BFLOAT16:
         return x
-    bits, rounded = [0] * n, [0.0] * n
-    to_bfloat16(bits, x, n)
+    bits, rounded = x, [0.0] * n
+    if not dtype & form:
+        bits = [0] * n
+        to_bfloat16(bits, x, n)
     from_bfloat16(rounded, bits, n)
     return rounded
+
+
+def _store_operand(out, values, dtype):
+    """Write values to out: as bfloat16 if dtype has the flag PYGPT_OUT_BFLOAT16."""
+    if dtype & PYGPT_OUT_BFLOAT16:
+        to_bfloat16(out, values, len(values))
+    else:
+        _store_all(out, values, accumulate=False)
 
 
 def matmul(out, a, b, M, N, K, transpose_a, transpose_b, accumulate, dtype):
@@ -64,17 +75,20 @@ def matmul(out, a, b, M, N, K, transpose_a, transpose_b, accumulate, dtype):
 
 
 def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT, dtype):
-    inp, weight = _operands(inp, R * IN, dtype), _operands(weight, IN * OUT, dtype)
+    inp = _operands(inp, R * IN, dtype, PYGPT_INP_BFLOAT16)
+    weight, values = _operands(weight, IN * OUT, dtype), [0.0] * (R * OUT)
     for r, o in _places(R, OUT):
         z = _dot(inp, r * IN, weight, o, IN, 1, OUT)
         if bias:
             z += bias[o]
         if pre:
-            pre[r * OUT + o] = z
+            if pre is not out:
+                pre[r * OUT + o] = z
             z = _gelu(z)
         if residual:
             z += residual[r * OUT + o]
-        out[r * OUT + o] = z
+        values[r * OUT + o] = z
+    _store_operand(out, values, dtype)
     return OK
 
 
@@ -82,13 +96,12 @@ def linear_backward_input(dinp, act, dout, weight, pre, R, IN, OUT, accumulate, 
     # out_ro = sum_i inp_ri weight_io, so d loss / d inp_ri = sum_o dout_ro weight_io;
     # and where inp = gelu(pre), d loss / d pre = (d loss / d inp) * gelu'(pre).
     dout, weight = _operands(dout, R * OUT, dtype), _operands(weight, IN * OUT, dtype)
+    if act:
+        _store_operand(act, [_gelu(pre[i]) for i in range(R * IN)], dtype)
     for r, i in _places(R, IN):
         grad = _dot(dout, r * OUT, weight, i * OUT, OUT)
         if pre:
-            x = pre[r * IN + i]
-            grad *= _gelu_slope(x)
-            if act:
-                act[r * IN + i] = _gelu(x)
+            grad *= _gelu_slope(pre[r * IN + i])
         _store(dinp, r * IN + i, grad, accumulate)
     return OK
 
@@ -96,6 +109,7 @@ def linear_backward_input(dinp, act, dout, weight, pre, R, IN, OUT, accumulate, 
 def linear_backward_weight(dweight, dbias, inp, dout, R, IN, OUT, accumulate, dtype):
     # out_ro = sum_i inp_ri weight_io + bias_o. weight_io occurs in every row r with the factor
     # inp_ri, hence dweight = inp^T @ dout. bias_o occurs in every row with the factor 1.
+    inp = _operands(inp, R * IN, dtype, PYGPT_INP_BFLOAT16)
     matmul(dweight, inp, dout, IN, OUT, R, 1, 0, accumulate, dtype)
     if dbias:
         sums = [sum((dout[r * OUT + o] for r in range(R)), 0.0) for o in range(OUT)]
@@ -124,14 +138,15 @@ def _attend(out, o, scores, factor, values, v, v_step, HS, dtype):
 
 
 def attention_forward(out, lse, qkv, B, T, C, NH, dropout, seed, stream, dtype):
-    HS = C // NH
-    qkv = _operands(qkv, B * T * 3 * C, dtype)
+    HS, values = C // NH, [0.0] * (B * T * C)
+    qkv = _operands(qkv, B * T * 3 * C, dtype, PYGPT_INP_BFLOAT16)
     for r, (b, h, i) in enumerate(_places(B, NH, T)):
         o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
         k0 = b * T * 3 * C + C + h * HS  # the key of position 0; its value lies C further on
         scores = _scores(qkv, q, qkv, k0, 3 * C, i + 1, HS)
         factor = _dropout_factors(dropout, seed, stream, r, i + 1)
-        lse[r] = _attend(out, o, scores, factor, qkv, k0 + C, 3 * C, HS, dtype)
+        lse[r] = _attend(values, o, scores, factor, qkv, k0 + C, 3 * C, HS, dtype)
+    _store_operand(out, values, dtype)
     return OK
 
 
@@ -141,7 +156,9 @@ def attention_backward(dqkv, dout, qkv, out, lse, B, T, C, NH, dropout, seed, st
     # Through the softmax, ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik), where the sum is dout_i . out_i.
     # From s_ij = q_i . k_j / sqrt(HS): dq_i = sum_j ds_ij k_j / sqrt(HS), dk_j likewise over i.
     HS = C // NH
-    qkv, dout = _operands(qkv, B * T * 3 * C, dtype), _operands(dout, B * T * C, dtype)
+    qkv = _operands(qkv, B * T * 3 * C, dtype, PYGPT_INP_BFLOAT16)
+    out = _operands(out, B * T * C, dtype, PYGPT_OUT_BFLOAT16)
+    dout = _operands(dout, B * T * C, dtype)
     grad = [0.0] * (B * T * 3 * C)  # sums in double precision
     for r, (b, h, i) in enumerate(_places(B, NH, T)):
         o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
@@ -210,15 +227,16 @@ def softmax_backward(dinp, dout, out, R, C, accumulate):
 
 # ----------------------------------------------------------------------------------- layernorm ---
 
-def layernorm_forward(out, mean, rstd, inp, weight, bias, R, C, eps):
+def layernorm_forward(out, mean, rstd, inp, weight, bias, R, C, eps, form):
+    values = []
     for r in range(R):
         row = [inp[r * C + c] for c in range(C)]
         mu = sum(row) / (C or 1)
         variance = sum((x - mu) ** 2 for x in row) / (C or 1)
         scale = 1.0 / sqrt(variance + eps)
         mean[r], rstd[r] = mu, scale
-        for c in range(C):
-            out[r * C + c] = (row[c] - mu) * scale * weight[c] + bias[c]
+        values += [(row[c] - mu) * scale * weight[c] + bias[c] for c in range(C)]
+    _store_operand(out, values, form)
     return OK
 
 

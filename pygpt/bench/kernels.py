@@ -152,8 +152,8 @@ def kernel_cases(shape, dtype=FLOAT32):
             y, lse, qkv, B, T, C, NH, 0.0, NULL, 0, dtype), 2 * half, 4 * R * 4 * C),
         ("attention backward", lambda: lib.attention_backward(
             dqkv, dx, qkv, y, lse, B, T, C, NH, 0.0, NULL, 0, dtype), 5 * half, 4 * R * 8 * C),
-        ("layernorm forward", lambda: lib.layernorm_forward(y, mean, rstd, x, b, b, R, C, 1e-5),
-         0, 4 * R * 2 * C),
+        ("layernorm forward", lambda: lib.layernorm_forward(
+            y, mean, rstd, x, b, b, R, C, 1e-5, 0), 0, 4 * R * 2 * C),
         ("layernorm backward", lambda: lib.layernorm_backward(
             dx, dw, db, y, x, b, mean, rstd, R, C, 1, 0), 0, 4 * R * 4 * C),
         ("gelu forward", lambda: lib.gelu_forward(h, pre, R * 4 * C), 0, 4 * R * 8 * C),

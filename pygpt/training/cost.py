@@ -104,7 +104,7 @@ class _NoMemory:
         return self
 
 
-def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
+def memory_needed(config, B, T, recompute=False, optimizer=AdamW, compute_dtype="float32"):
     """Predict the bytes that training takes.
 
     The prediction is exact for the model and its steps, and adds an allowance for the process. A
@@ -116,14 +116,16 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW):
         B, T: the shape of a batch.
         recompute: as in GPT.
         optimizer: the class of the optimizer.
+        compute_dtype: as in GPT. Operands of bfloat16 take half the memory.
     Returns:
         {"weights": bytes, "gradients": bytes, "state": bytes of the optimizer's buffers,
         "activations": bytes, "total": bytes}.
     """
     if config.n_layer > MOST_LAYERS:
-        activations = 4 * B * T * config.n_embd * config.n_layer * (1 if recompute else 10)
+        in_a_block = 1 if recompute else 10 if compute_dtype == "float32" else 4
+        activations = 4 * B * T * config.n_embd * config.n_layer * in_a_block
     else:
-        activations = _recorded(config, B, T, recompute)
+        activations = _recorded(config, B, T, recompute, compute_dtype)
     flat = _flat_bytes(config)
     parts = {"weights": flat, "gradients": flat,
              "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations}
@@ -138,11 +140,11 @@ def _flat_bytes(config):
     return 4 * (sum(floats.values()) + (config.n_layer - 1) * of_a_block)
 
 
-def _recorded(config, B, T, recompute):
+def _recorded(config, B, T, recompute, compute_dtype):
     """Record a step, and return the bytes of its activations."""
     model = GPT.__new__(GPT)
     model._build(config)
-    model.recompute = recompute
+    model.recompute, model.compute_dtype = recompute, compute_dtype
     no_memory, model.gradients = _NoMemory(), lambda: None  # no buffer for the gradients
     for _, parameter in model.named_parameters():
         parameter.place(no_memory)
@@ -170,14 +172,14 @@ def check_memory(config, model_config, optimizer, has_fixed_width):
         or empty if the run fits; remedy is a text.
     """
     shape, (most, free) = (config.batch_size, config.n_positions), memory_limits()
-    parts = memory_needed(model_config, *shape, config.recompute, optimizer)
+    parts = memory_needed(model_config, *shape, config.recompute, optimizer, config.dtype)
     needed = parts["total"]
     if most is None or needed <= most:
         return needed, free, [], ""
     problem = (f"training needs {gigabytes(needed)} of memory, and this machine has "
                f"{gigabytes(most)}")
     smaller = " or n_positions" if has_fixed_width else ", n_positions or n_embd"
-    recomputed = memory_needed(model_config, *shape, True, optimizer)["total"]
+    recomputed = memory_needed(model_config, *shape, True, optimizer, config.dtype)["total"]
     recompute = f"recompute ({gigabytes(recomputed)}), " if recomputed <= most else ""
     return needed, free, [problem], (
         f"weights, gradients and {optimizer.__name__}'s state take "

@@ -25,7 +25,7 @@ def add(a, b):
     residual, deferred = (b, a) if _takes_residual(a) else (a, b)
     if _takes_residual(deferred):
         compute = deferred.deferred.compute
-        out = Tensor.deferrable(a.shape, lambda out: compute(out, residual), takes_residual=False)
+        out = Tensor.deferrable(a.shape, lambda out: compute(out, residual))
     else:
         out = Tensor.empty(a.shape)
         launch(lib.add_forward, out.ptr, a.ptr, b.ptr, out.size)

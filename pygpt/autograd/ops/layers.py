@@ -6,14 +6,15 @@ stands directly under its forward, below the formula of its gradients. The deriv
 kernel's .c file.
 """
 
+from pygpt.autograd.arrays import Array
 from pygpt.autograd.launch import launch
 from pygpt.autograd.ops.checks import (array_pointer, check, check_floats, check_ids,
                                        check_same_shape, check_whole_number, give_gradient,
                                        give_gradients, node_of, refuse_twice, rows_of)
-from pygpt.autograd.precision import operand_type
+from pygpt.autograd.precision import operand_code, operand_type, with_forms
 from pygpt.autograd.tape import attach, grad_enabled
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import NULL, Memory, in_float32, lib
+from pygpt.backend.kernels import FLOAT32, NULL, Memory, in_float32, lib
 
 MLP_ROWS = 1024  # rows of the hidden layer that exist at a time
 
@@ -31,29 +32,28 @@ def linear(x, weight, bias=None):
               weight.shape)
 
     def compute(out, residual=None):
-        launch(lib.linear_forward, out.ptr, NULL, x.ptr, weight.ptr, array_pointer(bias),
-               array_pointer(residual), R, IN, OUT, dtype)
+        _linear_forward(out, None, x.operand(dtype), weight, bias, residual, R, IN, OUT, dtype)
 
-    out = Tensor.deferrable((*x.shape[:-1], OUT), compute)
-    nodes, get_x = (x.node, weight.node, node_of(bias)), x.getter_for_backward()
+    out = Tensor.deferrable((*x.shape[:-1], OUT), compute, takes_residual=True, writes_half=True)
+    nodes, get_x = (x.node, weight.node, node_of(bias)), x.getter_for_backward(dtype)
 
     # dx = dout W^T, dW = x^T dout, db = the sum of the rows of dout
     def backward(dout):
-        _linear_backward(dout.array, get_x, weight, nodes, R, IN, OUT, dtype)
+        _linear_backward_weight(dout.array, get_x, nodes[1:], R, IN, OUT, dtype)
+        give_gradient(nodes[0], lambda dx, acc: launch(
+            lib.linear_backward_input, dx, NULL, dout.array.ptr, weight.ptr, NULL, R, IN, OUT, acc,
+            dtype))
 
     return attach(out, (x, weight, bias), backward)
 
 
-def _linear_backward(dout, get_x, weight, nodes, R, IN, OUT, dtype):
-    """Compute dW and db, then dx. get_x is a function that returns x; nodes are the nodes of x,
-    weight and bias."""
-    x_node, *weight_and_bias = nodes
-    _linear_backward_weight(dout, get_x, weight_and_bias, R, IN, OUT, dtype)
-    give_gradient(x_node, lambda dx, acc: launch(
-        lib.linear_backward_input, dx, NULL, dout.ptr, weight.ptr, NULL, R, IN, OUT, acc, dtype))
+def _linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT, dtype):
+    launch(lib.linear_forward, out.ptr, array_pointer(pre), inp.ptr, weight.ptr,
+           array_pointer(bias), array_pointer(residual), R, IN, OUT, with_forms(dtype, inp, out))
 
 
 def _linear_backward_weight(dout, get_x, nodes, R, IN, OUT, dtype):
+    """Compute dW and db. get_x is a function that returns x; nodes are those of weight and bias."""
     weight_node, bias_node = nodes
     if weight_node is None:  # at most the bias has a gradient: a sum over rows, with IN = 0
         give_gradient(bias_node, lambda db, acc: launch(
@@ -61,16 +61,18 @@ def _linear_backward_weight(dout, get_x, nodes, R, IN, OUT, dtype):
         return
     x = get_x()
     give_gradients(nodes, lambda places, acc: launch(
-        lib.linear_backward_weight, *places, x.ptr, dout.ptr, R, IN, OUT, acc, dtype))
+        lib.linear_backward_weight, *places, x.ptr, dout.ptr, R, IN, OUT, acc,
+        with_forms(dtype, inp=x)))
 
 
 def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
     """Return gelu(x @ fc_weight + fc_bias) @ proj_weight + proj_bias, as one node of the tape.
 
-    x (..., C), fc_weight (C, H), proj_weight (H, C). Of the two hidden tensors of width H, only the
-    input of the GELU is kept for the backward pass, which computes the GELU again. The result of
-    the GELU exists for MLP_ROWS rows at a time, and these are still in the processor's cache when
-    the second layer reads them.
+    x (..., C), fc_weight (C, H), proj_weight (H, C). The result of the GELU exists for MLP_ROWS
+    rows at a time, and these are still in the processor's cache when the second layer reads them.
+    The backward pass computes the GELU again from its input. In float32 that input is kept for the
+    backward pass. In bfloat16 it is computed again too, also MLP_ROWS rows at a time: it has to be
+    float32, and would be the largest tensor of all, while the product costs little.
     """
     check_floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
                  proj_bias=proj_bias)
@@ -80,45 +82,64 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
           "mlp: x {}, weights {} and {} do not fit", x.shape, fc_weight.shape, proj_weight.shape)
     check(fc_bias.shape == (H,) and proj_bias.shape == (C,),
           "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
-    parts, saves, saved_pre, dtype = _row_parts(R), grad_enabled(), [], operand_type()
+    parts, dtype, saved_pre = _row_parts(R), operand_type(), []
+    saves, longest = grad_enabled() and dtype == FLOAT32, len(parts[0])
+
+    def fc_forward(out, pre, inp, rows):
+        _linear_forward(out, pre, inp.rows(rows, C), fc_weight, fc_bias, None, len(rows), C, H,
+                        dtype)
 
     def compute(out, residual=None):
-        pre, hidden = Tensor.empty((R, H)) if saves else None, Tensor.empty((parts[0].stop, H))
+        inp, hidden = x.operand(dtype), Array.empty((longest, H), operand_code(dtype))
+        pre = Array.empty((R, H)) if saves else None
         for rows in parts:
-            n = len(rows)
-            launch(lib.linear_forward, hidden.ptr,
-                   hidden.ptr if pre is None else _part(pre, rows).ptr,
-                   _part(x, rows).ptr, fc_weight.ptr, fc_bias.ptr, NULL, n, C, H, dtype)
-            launch(lib.linear_forward, _part(out, rows).ptr, NULL, hidden.ptr, proj_weight.ptr,
-                   proj_bias.ptr, array_pointer(_part(residual, rows)), n, H, C, dtype)
-        saved_pre[:] = [pre]
+            fc_forward(hidden, pre.rows(rows, H) if saves else hidden, inp, rows)
+            _linear_forward(out.rows(rows, C), None, hidden, proj_weight, proj_bias,
+                            None if residual is None else residual.rows(rows, C), len(rows), H, C,
+                            dtype)
+        saved_pre[:] = [pre] if saves else []
 
-    out, get_x = Tensor.deferrable(x.shape, compute), x.getter_for_backward()
-    fc_nodes = x.node, fc_weight.node, fc_bias.node
+    out = Tensor.deferrable(x.shape, compute, takes_residual=True)
+    get_x, x_node = x.getter_for_backward(dtype), x.node
+    fc_nodes = fc_weight.node, fc_bias.node
     proj_nodes = proj_weight.node, proj_bias.node
 
     # With pre = x W1 + b1 and hidden = gelu(pre):
     #   dW2 = hidden^T dout, db2 = the sum of the rows of dout, dpre = (dout W2^T) gelu'(pre)
     #   dW1 = x^T dpre,      db1 = the sum of the rows of dpre, dx = dpre W1^T
     def backward(dout):
-        if saved_pre:
-            pre, get_same_x = saved_pre.pop(), get_x
-        else:  # compute() never ran, as in the second run of tape.recomputed, but pre is needed
-            x, pre = get_x(), Tensor.empty((R, H))
-            launch(lib.linear_forward, pre.ptr, NULL, x.ptr, fc_weight.ptr, fc_bias.ptr, NULL, R, C,
-                   H, dtype)
-            get_same_x = x.getter_for_backward()  # get_x might compute it once more
-        # The gradient of pre overwrites pre, which is read here for the last time. The same kernel
-        # computes the GELU of pre once more, into hidden.
-        hidden = Tensor.empty((parts[0].stop, H))
-        for rows in parts:
-            d, h = _part(dout.array, rows), _part(pre, rows)
-            launch(lib.linear_backward_input, h.ptr, hidden.ptr, d.ptr, proj_weight.ptr, h.ptr,
-                   len(rows), H, C, 0, dtype)
-            _linear_backward_weight(d, hidden.getter_for_backward(), proj_nodes, len(rows), H, C,
+        # Nothing was saved in bfloat16, or where compute() never ran, as in the second run of
+        # tape.recomputed.
+        saved = saved_pre.pop() if saved_pre else None
+        inp = get_x() if saved is None or fc_nodes[0] is not None else None
+        some_pre = Array.empty((longest, H)) if saved is None else None
+        hidden = Array.empty((longest, H), operand_code(dtype))
+        dx = None if x_node is None else Array.empty(x_node.shape)
+
+        def fc_backward(dpre, rows):
+            _linear_backward_weight(dpre, lambda: inp.rows(rows, C), fc_nodes, len(rows), C, H,
                                     dtype)
-        del hidden
-        _linear_backward(pre, get_same_x, fc_weight, fc_nodes, R, C, H, dtype)
+            if dx is not None:
+                launch(lib.linear_backward_input, dx.rows(rows, C).ptr, NULL, dpre.ptr,
+                       fc_weight.ptr, NULL, len(rows), C, H, 0, dtype)
+
+        for rows in parts:
+            d, pre = dout.array.rows(rows, C), some_pre
+            if saved is None:
+                fc_forward(pre, None, inp, rows)
+            else:
+                pre = saved.rows(rows, H)
+            # dpre overwrites pre, which is read here for the last time. The same kernel computes
+            # the GELU of pre once more, into hidden.
+            launch(lib.linear_backward_input, pre.ptr, hidden.ptr, d.ptr, proj_weight.ptr, pre.ptr,
+                   len(rows), H, C, 0, with_forms(dtype, out=hidden))
+            _linear_backward_weight(d, lambda: hidden, proj_nodes, len(rows), H, C, dtype)
+            if saved is None:
+                fc_backward(pre, rows)
+        if saved is not None:  # in one piece, which took 7 % less time for a step of char (Zen 3)
+            fc_backward(saved, range(R))
+        if dx is not None:
+            x_node.hand_over(dx)
 
     return attach(out, (x, fc_weight, fc_bias, proj_weight, proj_bias), backward)
 
@@ -129,14 +150,6 @@ def _row_parts(R):
     alone."""
     length = max(256, -(-R // max(1, -(-R // MLP_ROWS)) // 256) * 256)
     return [range(start, min(start + length, R)) for start in range(0, R, length)] or [range(0)]
-
-
-def _part(x, rows):
-    """Return some rows of x (..., C) as a tensor without a node; None if x is None."""
-    if x is None:
-        return None
-    C = x.shape[-1]
-    return Tensor.empty((len(rows), C), memory=x.memory, offset=x.offset + 4 * rows.start * C)
 
 
 def layernorm(x, weight, bias, eps=1e-5):
@@ -153,29 +166,32 @@ def layernorm(x, weight, bias, eps=1e-5):
           "layernorm: x {} does not fit weight {} and bias {}", x.shape, weight.shape, bias.shape)
     eps = in_float32("layernorm: eps", eps, 0.0)
     refuse_twice("layernorm", x=x, weight=weight, bias=bias)
-    out, mean, rstd = Tensor.empty(x.shape), Tensor.empty((R,)), Tensor.empty((R,))
+    mean, rstd, computed = Array.empty((R,)), Array.empty((R,)), []
+    inp, node, weight_nodes = x.values(), x.node, (weight.node, bias.node)
 
-    def normalise(out):
-        launch(lib.layernorm_forward, out.ptr, mean.ptr, rstd.ptr, x.ptr, weight.ptr, bias.ptr,
-               R, C, eps)
+    def compute(out):
+        launch(lib.layernorm_forward, out.ptr, mean.ptr, rstd.ptr, inp.ptr, weight.ptr, bias.ptr,
+               R, C, eps, with_forms(FLOAT32, out=out))
+        computed[:] = [True]
         return out
 
-    normalise(out)
-    out.rebuild = lambda: normalise(Tensor.empty(x.shape))
-    node, weight_nodes = x.node, (weight.node, bias.node)
+    out = Tensor.deferrable(x.shape, compute, writes_half=True)
+    out.rebuild = lambda dtype: compute(Array.empty(inp.shape, operand_code(dtype)))
 
     # With xhat = (x - mean) rstd and dxhat = dout weight:
     #   dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)), with means over the last axis
     #   dweight = the sum of the rows of dout xhat, dbias = the sum of the rows of dout
     def backward(dout):
         # The kernel writes all three gradients; those that are not needed go to scratch memory.
-        scratch_x = Tensor.empty((R, C)) if node is None else None
+        if not computed:  # nobody read the result, but the kernel needs mean and rstd
+            compute(Array.empty(inp.shape))
+        scratch_x = Array.empty((R, C)) if node is None else None
         dx, acc = node.target() if node is not None else (scratch_x.ptr, 0)
-        scratch = Tensor.empty((C,))
+        scratch = Array.empty((C,))
 
         def run_backward(places, acc_params):
             dw, db = (scratch.ptr if place == NULL else place for place in places)
-            launch(lib.layernorm_backward, dx, dw, db, dout.array.ptr, x.ptr, weight.ptr,
+            launch(lib.layernorm_backward, dx, dw, db, dout.array.ptr, inp.ptr, weight.ptr,
                    mean.ptr, rstd.ptr, R, C, acc, acc_params)
 
         if weight_nodes == (None, None):
@@ -224,20 +240,26 @@ def attention(qkv, n_head, dropout=0.0, seed=None, stream=0):
     """
     B, T, C = _attention_sizes("attention", qkv, n_head)
     p, seed = _dropout_arguments("attention", dropout, seed, stream)
-    out, lse, dtype = Tensor.empty((B, T, C)), Tensor.empty((B, n_head, T)), operand_type()
-    launch(lib.attention_forward, out.ptr, lse.ptr, qkv.ptr, B, T, C, n_head, p,
-           array_pointer(seed), stream, dtype)
-    node = qkv.node
-    y = Tensor.empty(out.shape, memory=out.memory, offset=out.offset)
+    dtype, lse, read_in_backward = operand_type(), Array.empty((B, n_head, T)), []
+    inp, node = qkv.operand(dtype), qkv.node
+
+    def compute(out):
+        launch(lib.attention_forward, out.ptr, lse.ptr, inp.ptr, B, T, C, n_head, p,
+               array_pointer(seed), stream, with_forms(dtype, inp, out))
+        read_in_backward[:] = [out.values()]
+
+    out = Tensor.deferrable((B, T, C), compute, writes_half=True)
 
     # In each head, with y_i = sum_j z_ij p_ij v_j, c = 1 / sqrt(C / n_head) and the mask z of the
     # dropout (1 without it):
     #   dv_j = sum_i z_ij p_ij dout_i,  ds_ij = p_ij (z_ij dout_i . v_j - dout_i . y_i)
     #   dq_i = c sum_j ds_ij k_j,       dk_j = c sum_i ds_ij q_i
     def backward(dout):
-        dqkv = Tensor.empty(qkv.shape)
-        launch(lib.attention_backward, dqkv.ptr, dout.array.ptr, qkv.ptr, y.ptr, lse.ptr, B, T, C,
-               n_head, p, array_pointer(seed), stream, dtype)
+        if not read_in_backward:  # nobody read the result
+            compute(Array.empty((B, T, C), operand_code(dtype)))
+        y, dqkv = read_in_backward[0], Array.empty((B, T, 3 * C))
+        launch(lib.attention_backward, dqkv.ptr, dout.array.ptr, inp.ptr, y.ptr, lse.ptr, B, T, C,
+               n_head, p, array_pointer(seed), stream, with_forms(dtype, inp, y))
         node.hand_over(dqkv)
 
     return attach(out, (qkv,), backward)
@@ -358,7 +380,7 @@ def dropout(x, dropout, seed, stream=0):
         launch(lib.dropout_forward, out.ptr, x.ptr, array_pointer(residual), R, C, p,
                array_pointer(seed), stream)
 
-    out, node = Tensor.deferrable(x.shape, compute), x.node
+    out, node = Tensor.deferrable(x.shape, compute, takes_residual=True), x.node
 
     # dx = z dout, with the mask z of the forward pass: 0, or 1 / (1 - dropout)
     def backward(dout):
