@@ -25,12 +25,12 @@
  * Dropout multiplies p by a mask z after the softmax: z_ij is 1/(1-dropout) or 0. So dV uses z p,
  * dp becomes z dp, and D is still dO . O, because O was computed with z p.
  *
- * With operands rounded to bfloat16, q, k, v, dO and O (in D) are rounded first, and the weights and
- * ds where they arise: by a unit that multiplies bfloat16 as it packs them (attention_bf16.inl), else in a
- * copy of the head that a thread is at. Then m is not the largest score itself but a whole multiple
- * of ln 2 above it: exp(s - m) is exp(s) times a power of two, which moves no bit that rounding
- * drops, so a weight is rounded alike whatever scores came before. The scale is applied to the
- * sums, because q times the scale would be another number to round.
+ * With operands rounded to bfloat16, q, k, v, dO and O (in D) are rounded first, and the weights
+ * and ds where they arise: by a unit that multiplies bfloat16 as it packs them
+ * (attention_bf16.inl), else in a copy of the head that a thread is at. Then m is not the largest
+ * score itself but a whole multiple of ln 2 above it: exp(s - m) is exp(s) times a power of two,
+ * which moves no bit that rounding drops, so a weight is rounded alike whatever scores came before.
+ * The scale is applied to the sums, because q times the scale would be another number to round.
  *
  * Threads own heads. Where there are too few heads for the threads, they own blocks of queries of
  * the output and of dQ, and blocks of keys of dK and dV. Each sum is one thread's, in the same

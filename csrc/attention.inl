@@ -34,7 +34,7 @@ static head_rows rounded_copy(float *copy, head_rows rows, int64_t t0, int64_t t
     return rows_at(copy, 0, 0, HS);
 }
 
-/* Returns the first number of rows of floats: of any rows but those that are still to be rounded. */
+/* Returns the first of rows of float32: all rows are, but those that are still to be rounded. */
 INLINE const float *floats_of(head_rows rows) { return rows.first; }
 
 /* dst (HS, QB) = factor * rows^T: n rows of HS floats become lanes; lanes from n on are 0. */
@@ -44,8 +44,8 @@ static void rows_to_lanes(float *dst, head_rows rows, int64_t n, int64_t HS, flo
             int64_t channels = min64(VW, HS - c);
             vf square[VW];
             for (int64_t r = 0; r < VW; r++)
-                square[r] =
-                    i + r < n ? vload_n(floats_of(rows) + (i + r) * rows.ld + c, channels) : vzero();
+                square[r] = i + r < n ? vload_n(floats_of(rows) + (i + r) * rows.ld + c, channels)
+                                      : vzero();
             vtranspose(square);
             for (int64_t r = 0; r < channels; r++)
                 vstore(dst + (c + r) * QB + i, square[r] * factor);

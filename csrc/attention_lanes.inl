@@ -1,8 +1,8 @@
 /* attention_lanes.inl: what attention.inl and attention_bf16.inl share: operations on a block of QB
  * queries, one in each lane. Letters: attention.inl. */
 
-/* One head's part of a tensor's rows: its first number, whether it is bfloat16 or float32 in memory,
- * and the distance between rows. */
+/* One head's part of a tensor's rows: its first number, whether numbers are bfloat16 or float32 in
+ * memory, and the distance between rows. */
 typedef struct head_rows {
     const void *first;
     int half;

@@ -132,7 +132,8 @@ INLINE void vstore_half_n(uint16_t *p, vf x, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
 }
 
-/* The same by the form in memory: bfloat16 with `half`, else float32. `at` counts numbers from x. */
+/* The same by the form in memory: bfloat16 with `half`, else float32. `at` counts numbers from x.
+ */
 INLINE vf vload_as(const void *x, int64_t at, int half) {
     return half ? vload_half((const uint16_t *)x + at) : vload((const float *)x + at);
 }

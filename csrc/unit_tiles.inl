@@ -68,8 +68,8 @@ INLINE vu pairs_along(vf x, vf next) {
 /* Packs a square of VW elements by 2 VW values of k. An element is a row of A or a column of B.
  * With `along`, an element's values of k lie side by side at x, and elements are `step` apart; else
  * the other way round. The pairs lie in the same way at `to`, `ld` apart, or with `turned` in the
- * other. In memory the numbers are bfloat16 with `half`, else float32; rounding a bfloat16 once more
- * changes nothing. */
+ * other. In memory the numbers are bfloat16 with `half`, else float32. Rounding a bfloat16 once
+ * more changes nothing. */
 INLINE void pack_square(uint32_t *to, int64_t ld, const void *x, const int half, int64_t step,
                         const int along, const int turned) {
     vf rows[VW];

@@ -117,7 +117,7 @@ def with_dtype(args, dtype):
 
 def rounding_of_attention(known):
     """Bound the effect of rounding the weights and ds: HALF_BIT of each of them. Besides, D is dout
-    times an output that was computed with rounded weights."""
+    times an output that was computed with rounded weights and is itself rounded."""
     a = SimpleNamespace(**known)
     HS, error = a.C // a.NH, [0.0] * len(a.qkv)
     for r, (b, h, i) in enumerate(product(range(a.B), range(a.NH), range(a.T))):
@@ -128,10 +128,11 @@ def rounding_of_attention(known):
         f = reference._dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
         p = [exp(dot(q[i], k_j) / sqrt(HS) - a.lse[r]) for k_j in k]
         weights = [f_j * p_j for f_j, p_j in zip(f, p)]
-        e_D = HALF_BIT * sum(w * abs_dot(dout, v_j) for w, v_j in zip(weights, v))
+        e_D = HALF_BIT * (sum(w * abs_dot(dout, v_j) for w, v_j in zip(weights, v))
+                          + abs_dot(dout, out))
         for j, at in enumerate(row):
             ds = p[j] * (f[j] * dot(dout, v[j]) - dot(dout, out))
-            e_ds = (HALF_BIT * abs(ds) + p[j] * e_D) / sqrt(HS)
+            e_ds = (HALF_BIT * abs(ds) + (1 + HALF_BIT) * p[j] * e_D) / sqrt(HS)
             for c in range(HS):
                 error[row[i] + c] += e_ds * abs(k[j][c])
                 error[at + a.C + c] += e_ds * abs(q[i][c])

@@ -134,8 +134,8 @@ def test_rounded_weights_by_hand():
     assert got["out"] == pytest.approx([0, 2.71875 / (1 + e)], rel=1e-14)
     assert got["lse"] == pytest.approx([0, math.log(1 + e)], rel=1e-14)
     # Backward with dout = (0, 1): out_1 = 0.73117 is rounded to 187 / 256, which is D. With
-    # p = e / (1 + e) = 0.73106 = 187.15 / 256, ds_1 = p (1 - D) = 0.19704 = 201.77 / 1024. Of these,
-    # 187 / 256 and 202 / 1024 are next. p_0 = 0.26894 = 137.7 / 512, and
+    # p = e / (1 + e) = 0.73106 = 187.15 / 256, ds_1 = p (1 - D) = 0.19704 = 201.77 / 1024. Of
+    # these, 187 / 256 and 202 / 1024 are next. p_0 = 0.26894 = 137.7 / 512, and
     # ds_0 = -p_0 D = -0.19645 = -201.17 / 1024.
     dqkv = outputs("attention_backward", [0.0, 1.0], qkv, got["out"], got["lse"], 1, 2, 1, 1, 0.0,
                    None, 0, BF16, dqkv=6)

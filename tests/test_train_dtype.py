@@ -207,9 +207,9 @@ def test_a_unit_has_a_peak_of_its_own():
 # ---------------------------------------------------------------------- memory
 
 def test_bfloat16_halves_the_memory_of_activations(tiny):
-    """In units of R x n_embd float32 numbers, a block keeps 10 in float32: its input, the sum in its
-    middle, q, k, v, attention's result, and four of the MLP. In bfloat16 it keeps the first two and
-    halves of the next four."""
+    """In units of R x n_embd float32 numbers, a block keeps 10 in float32: its input, the sum in
+    its middle, q, k, v, attention's result, and four of the MLP. In bfloat16 it keeps the first two
+    and halves of the next four."""
     def activations(compute_dtype):
         few, many = (cost.memory_needed(pygpt.GPTConfig(
             vocab_size=50, n_positions=64, n_embd=128, n_layer=layers, n_head=4), 8, 64,
