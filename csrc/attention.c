@@ -169,27 +169,40 @@ int attention_backward(float *dqkv, const float *dout, const void *qkv, const vo
     return PYGPT_OK;
 }
 
-int attention_cached(float *out, float *keys, float *values, const float *qkv, int64_t B, int64_t T,
-                     int64_t C, int64_t NH, int64_t past, int64_t P, int dtype) {
-    const int64_t HS = NH ? C / NH : 0, length = past + T;
-    for (int64_t b = 0; b < B; b++)
-        for (int64_t t = 0; t < T; t++)
-            for (int64_t c = 0; c < C; c++) {
-                const float *new = qkv + (b * T + t) * 3 * C;
-                keys[(b * P + past + t) * C + c] = new[C + c];
-                values[(b * P + past + t) * C + c] = new[2 * C + c];
-            }
-    int threads = threads_for(2.0 * B * T * length * C, B * T * NH);
-    float *scores = scratch_take(length * threads);
+/* out = the attention of T new positions to the old ones and themselves. */
+int attention_cached(float *out, float *keys, float *values, const float *qkv, const int32_t *past,
+                     int64_t B, int64_t T, int64_t C, int64_t NH, int64_t P, int dtype) {
+    const int64_t HS = NH ? C / NH : 0;
+    int64_t longest = 0;
+    for (int64_t b = 0; b < B; b++) {
+        if (past[b] < 0 || past[b] + T > P) return PYGPT_ERANGE;
+        longest = max64(longest, past[b]);
+    }
+    for (int64_t i = 0; i < B * T; i++) {
+        const float *new = qkv + i * 3 * C;
+        const int64_t row = (i / T * P + past[i / T] + i % T) * C;
+        memcpy(keys + row, new + C, sizeof(float) * (size_t)C);
+        memcpy(values + row, new + 2 * C, sizeof(float) * (size_t)C);
+    }
+    if (longest == 0 && T > 1) { /* a prompt: the blocks of training */
+        float *lse = scratch_take(B * NH * T);
+        if (!lse) return PYGPT_ENOMEM;
+        const int status = attention_forward(out, lse, qkv, B, T, C, NH, 0.0f, NULL, 0, dtype);
+        scratch_give(lse);
+        return status;
+    }
+    longest += T;
+    int threads = threads_for(2.0 * B * T * longest * C, B * T * NH);
+    float *scores = scratch_take(longest * threads);
     if (!scores) return PYGPT_ENOMEM;
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < B * T * NH; i++) {
-        int64_t b = i / (T * NH), t = i / NH % T, c = i % NH * HS;
+        const int64_t b = i / (T * NH), t = i / NH % T, c = i % NH * HS;
         isa_in_use->attention_cached(out + (b * T + t) * C + c, qkv + (b * T + t) * 3 * C + c,
-                                     keys + b * P * C + c, values + b * P * C + c, past + t + 1,
+                                     keys + b * P * C + c, values + b * P * C + c, past[b] + t + 1,
                                      C, HS, dtype == PYGPT_BFLOAT16,
-                                     scores + length * thread_number());
+                                     scores + longest * thread_number());
     }
     scratch_give(scores);
     return PYGPT_OK;

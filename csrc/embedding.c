@@ -15,9 +15,13 @@ static int ids_in_range(const int32_t *ids, int64_t n, int64_t V) {
     return 1;
 }
 
-int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe, int64_t B,
-                      int64_t T, int64_t C, int64_t V, int64_t past) {
+int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe,
+                      const int32_t *past, int64_t B, int64_t T, int64_t C, int64_t V, int64_t P) {
     if (!ids_in_range(ids, B * T, V)) return PYGPT_ERANGE;
+    for (int64_t b = 0; wpe && b < B; b++) {
+        const int64_t first = past ? past[b] : 0;
+        if (first < 0 || first + T > P) return PYGPT_ERANGE;
+    }
     int threads = threads_for((double)B * T * C, B * T);
     int64_t chunk = chunk_for(B * T, 1, threads);
     PARALLEL(threads)
@@ -26,7 +30,8 @@ int embedding_forward(float *out, const int32_t *ids, const float *wte, const fl
         for (int64_t r = r0; r < min64(r0 + chunk, B * T); r++) {
             const float *token = wte + ids[r] * C;
             if (wpe)
-                isa_in_use->add(out + r * C, token, wpe + (past + r % T) * C, C);
+                isa_in_use->add(out + r * C, token,
+                                wpe + ((past ? past[r / T] : 0) + r % T) * C, C);
             else
                 memcpy(out + r * C, token, sizeof(float) * (size_t)C);
         }

@@ -75,8 +75,8 @@
 /* A block of this part of the full size takes a round of its own, as a full one does. */
 #define NEARLY_FULL 0.75
 /* A product of at most this many rows of A and a transposed B is computed as dot products: B is
- * read once, in place. */
-#define DOT_ROWS 4
+ * read once, in place. Generation needs it, for as many texts at once. */
+#define DOT_ROWS 16
 
 /* The floats of B that should stay in L2 while the rows of A pass. A quarter of L2 is left to those
  * rows and to C. */

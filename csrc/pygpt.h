@@ -244,11 +244,13 @@ int attention_backward(float *dqkv, const float *dout, const void *qkv, const vo
                        const float *lse, int64_t B, int64_t T, int64_t C, int64_t NH,
                        float dropout, const uint64_t *seed, uint64_t stream, int dtype);
 
-/* The same attention for T new positions after `past` old ones, for generation.
- * keys, values (B,P,C) hold the old positions in rows 0..past-1; the new ones are written to rows
- * past..past+T-1 (past + T <= P). qkv (B,T,3C), out (B,T,C). */
-int attention_cached(float *out, float *keys, float *values, const float *qkv, int64_t B, int64_t T,
-                     int64_t C, int64_t NH, int64_t past, int64_t P, int dtype);
+/* The same attention for T new positions of B texts, for generation. Text b has past[b] old ones.
+ * keys, values (B,P,C) hold the old positions in rows 0..past[b]-1 of a text; the new ones are
+ * written to rows past[b]..past[b]+T-1. qkv (B,T,3C), out (B,T,C). PYGPT_ERANGE when past[b] + T is
+ * more than P, or past[b] is negative. A text's results do not depend on the others, except that
+ * products are added up as in attention_forward where all texts begin: T > 1 and past is all 0. */
+int attention_cached(float *out, float *keys, float *values, const float *qkv, const int32_t *past,
+                     int64_t B, int64_t T, int64_t C, int64_t NH, int64_t P, int dtype);
 
 /* ---------------------------------------------------------------------- softmax (softmax.*) --- */
 
@@ -284,10 +286,11 @@ int gelu_backward(float *dinp, const float *dout, const float *inp, int64_t n, i
 
 /* ------------------------------------------------------------------ embedding (embedding.c) --- */
 
-/* out (B,T,C) = wte[ids] + wpe[past..past+T-1]. ids (B,T), wte (V,C), wpe (P,C) with past + T <= P,
- * or NULL for no positions. PYGPT_ERANGE when an id is outside 0..V-1. */
-int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe, int64_t B,
-                      int64_t T, int64_t C, int64_t V, int64_t past);
+/* out (B,T,C) = wte[ids] + wpe[past[b]..past[b]+T-1]. ids (B,T), wte (V,C), wpe (P,C) or NULL for no
+ * positions, past (B) or NULL for zeros. PYGPT_ERANGE when an id is outside 0..V-1, or one of these
+ * positions outside 0..P-1. */
+int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe,
+                      const int32_t *past, int64_t B, int64_t T, int64_t C, int64_t V, int64_t P);
 
 /* dwte (V,C) [+]= the rows of dout (B,T,C) at their ids; dwpe (P,C) [+]= the sum of dout over the
  * batch, which is 0 in rows from T on. Either may be NULL. Positions start at 0. */

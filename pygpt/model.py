@@ -28,6 +28,7 @@ from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import in_float32
 from pygpt.checkpoint import model_files
 from pygpt.config import is_whole_number, token_ids
+from pygpt.decoding import Cache
 
 
 @nn.recordable
@@ -55,7 +56,8 @@ class CausalSelfAttention(nn.Module):
         """
         cache = current_pass().cache
         if cache is not None:
-            return ops.attention_cached(qkv, *cache.next_layer(), self.n_head)
+            keys, values, past = cache.next_layer()
+            return ops.attention_cached(qkv, keys, values, past, self.n_head)
         return ops.attention(qkv, self.n_head, *self.attn_dropout.in_progress())
 
 
@@ -160,6 +162,14 @@ class GPT(nn.Module):
         """Return the logits (B, T, V) of ids, an int32 Tensor (B, T)."""
         x = self.transformer(ids)                                               # (B, T, C)
         return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
+
+    def last_logits(self, ids):
+        """Return the logits (B, V) after the last of ids, an int32 Tensor (B, T): one text, or one
+        id of each text. In both cases the last vectors lie side by side."""
+        x = self.transformer(ids)                                               # (B, T, C)
+        B, T, C = x.shape
+        last = Tensor.empty((B, C), memory=x.memory, offset=x.offset + 4 * (T - 1) * C)
+        return ops.matmul(last, self.transformer.wte.weight, transpose_b=True)  # (B, V)
 
     def forward_loss(self, ids, targets, ignore_index=ops.IGNORED):
         """Return cross_entropy(forward(ids), targets), by an op that never holds all logits."""
@@ -301,9 +311,9 @@ class GPT(nn.Module):
             step.forward_backward(scale)
             return float(step.loss)
 
-    def new_cache(self):
-        """Make an empty Cache for decode()."""
-        return Cache(self.config)
+    def new_cache(self, rows=1, length=None):
+        """Make an empty decoding.Cache, for decode(), of `rows` texts."""
+        return Cache(self, rows, length)
 
     @one_at_a_time
     def decode(self, ids, cache):
@@ -311,22 +321,14 @@ class GPT(nn.Module):
 
         Args:
             ids: a list of ints.
-            cache: a Cache; the new positions are added to it.
+            cache: a Cache of this model; the new positions are added to its first text. The
+                logits may lie in memory of its own, which its next step overwrites.
 
         Raises:
             ValueError: ids is empty, an id is out of range, or the cache has no room for them.
         """
-        new = self._ids([ids])
-        (_, T), C, P = new.shape, self.config.n_embd, self.config.n_positions
-        if cache.past + T > P:
-            raise ValueError(f"{cache.past} + {T} positions are more than n_positions={P}")
-        with (no_grad(), named_bad_ids(self.config.vocab_size, new),
-              PassSettings(cache=cache.from_first_layer(), compute_dtype=self.compute_dtype)):
-            x = self.transformer(new)                                           # (1, T, C)
-            cache.past += T
-            last = Tensor.empty((1, C), memory=x.memory, offset=x.offset + 4 * (T - 1) * C)
-            logits = ops.matmul(last, self.transformer.wte.weight, transpose_b=True)
-        return Tensor.empty((self.config.vocab_size,), memory=logits.memory)
+        cache.forget_outdated_steps()
+        return cache.read(0, ids)
 
     def generate(self, ids, max_new_tokens=64, **options):
         """Return the ids that follow ids, a list of ints. Options and errors: generate.generate."""
@@ -364,30 +366,6 @@ class GPT(nn.Module):
         """Return a new seed for each forward pass, made from dropout_seed and forward_passes."""
         self.forward_passes += 1
         return (self.dropout_seed * 0x9E3779B97F4A7C15 + self.forward_passes) % 2 ** 64
-
-
-class Cache:
-    """Holds the keys and values of earlier positions, so that generation computes only new ones.
-
-    Attributes:
-        past: the number of positions in it, 0..n_positions.
-    """
-
-    def __init__(self, config):
-        self._shape = (1, config.n_positions, config.n_embd)
-        self.past, self._layers, self._next = 0, [], 0
-
-    def from_first_layer(self):
-        """Go back to the first layer, for a new forward pass; return the cache."""
-        self._next = 0
-        return self
-
-    def next_layer(self):
-        """Return (keys, values, past) of the next layer in this pass."""
-        if self._next == len(self._layers):
-            self._layers.append((Tensor.empty(self._shape), Tensor.empty(self._shape)))
-        self._next += 1
-        return (*self._layers[self._next - 1], self.past)
 
 
 def parameter_shapes(config):

@@ -311,10 +311,10 @@ def attention_cached(a, value):
     for b in range(a.B):
         for h in range(a.NH):
             first = b * a.P * a.C + h * HS
-            k, v = (_heads(x, first, a.C, a.past + a.T, HS) for x in (a.keys, a.values))
+            k, v = (_heads(x, first, a.C, a.past[b] + a.T, HS) for x in (a.keys, a.values))
             for i in range(a.T):
                 o, q = (b * a.T + i) * a.C + h * HS, (b * a.T + i) * 3 * a.C + h * HS
-                seen = a.past + i + 1
+                seen = a.past[b] + i + 1
                 row = _attention_row(a.qkv[q:q + HS], k[:seen])
                 out[o:o + HS] = _attention_out(*row, [1.0] * seen, v[:seen], HS, a.dtype)[0]
     copied = Bound(0, [0.0] * len(value["keys"]))

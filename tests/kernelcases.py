@@ -105,6 +105,9 @@ class Case:
             count = prod(self.dimensions(p.name, sizes))
             if p.name in absent:
                 args[p.name] = None
+            elif p.name == "past":
+                args[p.name] = [rng.randint(0, sizes["past"]) for _ in range(count)]
+                args[p.name][-1:] = [sizes["past"]] * min(count, 1)  # the longest, for `large`
             elif p.ctype == "int32_t":
                 args[p.name] = [rng.randrange(sizes["V"]) for _ in range(count)]
             elif p.ctype == "uint64_t":
@@ -302,7 +305,7 @@ CASES = [
          large=in_both_types(*({**sizes, "dropout": p}
                                for sizes, p in zip(LONG_ATTENTION, (0.2, 0.0, 0.5))))),
     Case("attention_cached",
-         {"out": "B T C", "keys": "B P C", "values": "B P C", "qkv": "B T 3 C"},
+         {"out": "B T C", "keys": "B P C", "values": "B P C", "qkv": "B T 3 C", "past": "B"},
          {**ATTENTION, "past": st.integers(0, 20), "spare": FEW}, bounds.attention_cached,
          lambda s: {**_heads(s), **_positions(s)}, inout=("keys", "values"),
          large=in_both_types({"B": 2, "T": 1, "NH": 12, "HS": 17, "past": 500, "spare": 5},
@@ -326,9 +329,11 @@ CASES = [
          large=({"n": 60007},), may_alias=(("out", "inp", (0,)),)),
     Case("gelu_backward", {"dinp": "n", "dout": "n", "inp": "n"}, {"n": MANY},
          bounds.gelu_backward, large=({"n": 60007},), may_alias=(("dinp", "dout", (0,)),)),
-    Case("embedding_forward", {"out": "B T C", "ids": "B T", "wte": "V C", "wpe": "P C"},
+    Case("embedding_forward",
+         {"out": "B T C", "ids": "B T", "wte": "V C", "wpe": "P C", "past": "B"},
          _with_vocabulary(B=FEW, T=SIZE, C=SIZE, past=st.integers(0, 5), spare=FEW),
-         bounds.of_terms("embedding_forward", lambda a: 1), _positions, optional=("wpe",),
+         bounds.of_terms("embedding_forward", lambda a: 1), _positions,
+         optional=("wpe", "past"),
          large=({"B": 8, "T": 100, "C": 517, "V": 300, "past": 3, "spare": 1},)),
     Case("embedding_backward", {"dwte": "V C", "dwpe": "P C", "dout": "B T C", "ids": "B T"},
          _with_vocabulary(B=FEW, T=SIZE, C=SIZE, past=st.just(0), spare=FEW),

@@ -231,7 +231,7 @@ def test_attention_rounds_q_k_and_v(kernels):
                                      **sizes):
         near(outputs["out"], inputs, where)
     for where, outputs in everywhere(kernels, "attention_cached", out=zeros, keys=zeros,
-                                     values=zeros, qkv=qkv, P=1, **sizes):
+                                     values=zeros, qkv=qkv, past=[0], P=1, **sizes):
         near(outputs["out"], inputs, where)
         assert outputs["values"] == inputs, where  # the cache is not rounded
 
@@ -349,7 +349,7 @@ def test_the_rounding_of_weights_does_not_depend_on_the_blocks_of_keys(kernels, 
         args = arguments(kernel, out=[0.0] * T, lse=[0.0] * T, qkv=qkv, B=1, T=T, C=1, NH=1)
     else:
         args = arguments(kernel, out=[0.0], keys=qkv[1:-3:3] + [0.0], values=qkv[2:-3:3] + [0.0],
-                         qkv=qkv[-3:], B=1, T=1, C=1, NH=1, past=T - 1, P=T)
+                         qkv=qkv[-3:], B=1, T=1, C=1, NH=1, past=[T - 1], P=T)
     agree(kernels, kernel, args)
 
 
@@ -364,7 +364,7 @@ def test_the_order_of_keys_changes_a_sum_and_no_weight(kernels):
         for where, outputs in everywhere(
                 kernels, "attention_cached", out=[0.0], keys=[k for k, _ in row] + [0.0],
                 values=[v for _, v in row] + [0.0], qkv=[1.0, 0.5, 2.0], B=1, T=1, C=1, NH=1,
-                past=n, P=n + 1):
+                past=[n], P=n + 1):
             found.setdefault(where, []).append(outputs["out"][0])
         rng.shuffle(row)
     row.append((0.5, 2.0))

@@ -13,7 +13,7 @@ import pytest
 import pygpt
 
 BELOW_MODEL = {"config", "files", "backend", "autograd", "parameters", "nn", "optim", "checkpoint",
-               "generate"}
+               "decoding", "generate"}
 LAW = {
     "files": set(),
     "backend": set(),
@@ -25,6 +25,7 @@ LAW = {
     "tokenizer": {"config", "files", "backend"},
     "checkpoint": {"config", "files", "backend"},
     "generate": {"config", "files"},
+    "decoding": {"autograd", "backend"},
     "model": BELOW_MODEL - {"optim"},
     "data": {"config", "files", "tokenizer", "checkpoint"},
     "training": BELOW_MODEL | {"tokenizer", "model", "data"},

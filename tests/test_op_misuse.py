@@ -131,7 +131,7 @@ def test_ids_and_targets_must_be_int_tensors(call):
 
 def test_what_has_no_gradient_says_so_before_it_computes():
     wte, wpe = trained(3, 4), trained(6, 4)
-    with pytest.raises(ValueError, match="wpe has no gradient with past=3"):
+    with pytest.raises(ValueError, match="wpe has no gradient with past"):
         ops.embedding(i(1, 2), wte, wpe, past=3)
     qkv, cache = trained(1, 1, 12), f(1, 2, 4)
     with pytest.raises(ValueError, match="qkv has no gradient"):

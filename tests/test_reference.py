@@ -224,7 +224,7 @@ def test_cached_attention_is_attention_in_two_parts(B, T, NH, HS, cut, dtype):
     for first, last in ((0, cut), (cut, T)):
         part = [x for b in range(B) for x in qkv[(b * T + first) * 3 * C:(b * T + last) * 3 * C]]
         out = [math.nan] * (B * (last - first) * C)
-        reference.attention_cached(out, keys, values, part, B, last - first, C, NH, first, T,
+        reference.attention_cached(out, keys, values, part, [first] * B, B, last - first, C, NH, T,
                                    dtype)
         assert out == [x for b in range(B) for x in whole[(b * T + first) * C:(b * T + last) * C]]
 
@@ -232,7 +232,11 @@ def test_cached_attention_is_attention_in_two_parts(B, T, NH, HS, cut, dtype):
 def test_embedding_by_hand():
     # Tokens 2, 0 at positions 1 and 2: rows (5, 6) and (1, 2) plus (30, 40) and (50, 60).
     wte, wpe = [1, 2, 3, 4, 5, 6], [10, 20, 30, 40, 50, 60]
-    assert outputs("embedding_forward", [2, 0], wte, wpe, 1, 2, 2, 3, 1, out=4) == [35, 46, 51, 62]
+    assert outputs("embedding_forward", [2, 0], wte, wpe, [1], 1, 2, 2, 3, 3, out=4) == [
+        35, 46, 51, 62]
+    # Two texts of token 0, the second after two old positions.
+    assert outputs("embedding_forward", [0, 0], wte, wpe, [0, 2], 2, 1, 2, 3, 3, out=4) == [
+        11, 22, 51, 62]
     # Backward, token 1 three times in two rows of two: its gradients add up, and so do positions'.
     got = outputs("embedding_backward", [1.0, 2.0, 3.0, 4.0], [1, 1, 0, 1], 2, 2, 1, 2, 3, 0, 0,
                   dwte=2, dwpe=3)

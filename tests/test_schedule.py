@@ -121,7 +121,7 @@ def jobs(memory):
         ("layernorm_backward", lambda C: (f, f, f, f, f, f, f, f, 50, C, 0, 0), WORTH // 400),
         ("dropout_forward", lambda C: (f, f, null, 10, C, 0.5, q, 1), WORTH // 80),
         ("dropout_backward", lambda C: (f, f, 10, C, 0.5, q, 1, 0), WORTH // 80),
-        ("embedding_forward", lambda C: (f, i, f, null, 1, 10, C, 1, 0), WORTH // 10),
+        ("embedding_forward", lambda C: (f, i, f, null, null, 1, 10, C, 1, 0), WORTH // 10),
         ("embedding_backward", lambda C: (f, f, f, i, 1, 10, C, 1, 10, 0, 0), WORTH // 10),
         ("attention_forward", lambda T: (f, f, f, 1, T, 8, 4, 0.0, null, 0, FLOAT32), 100),
         ("attention_backward", lambda T: (f, f, f, f, f, 4, T, 8, 4, 0.0, null, 0, FLOAT32), 32),

@@ -19,7 +19,7 @@ class PassSettings:
         seed: the ops.Seed of the dropout masks, or None for no dropout.
         dropouts: the Dropout modules. Their shares are stored now, so that a module that is
             recomputed in the backward pass drops the same values, even after a call of eval().
-        cache: the keys and values of earlier positions (model.Cache), or None.
+        cache: the keys and values of earlier positions (decoding.CacheRows), or None.
         recomputed: the modules that keep only their input for the backward pass.
         compute_dtype: the type to which products round their operands, "float32" or "bfloat16";
             None: the one in force now.
@@ -77,9 +77,10 @@ def call_forward(module, inputs):
 
 
 def past_positions():
-    """Return the number of positions before those of the forward pass in progress."""
+    """Return the numbers of positions before those of the forward pass in progress, an int32 tensor
+    (B,), or None if there are none."""
     cache = current_pass().cache
-    return 0 if cache is None else cache.past
+    return None if cache is None else cache.past
 
 
 def calling_modules(call):

@@ -180,17 +180,19 @@ def attention_backward(dqkv, dout, qkv, out, lse, B, T, C, NH, dropout, seed, st
     return OK
 
 
-def attention_cached(out, keys, values, qkv, B, T, C, NH, past, P, dtype):
+def attention_cached(out, keys, values, qkv, past, B, T, C, NH, P, dtype):
     HS = C // NH
+    if not all(0 <= past[b] <= P - T for b in range(B)):
+        return ERANGE
     for b, i, c in _places(B, T, C):
-        new, row = (b * T + i) * 3 * C, (b * P + past + i) * C
+        new, row = (b * T + i) * 3 * C, (b * P + past[b] + i) * C
         keys[row + c] = qkv[new + C + c]
         values[row + c] = qkv[new + 2 * C + c]
     qkv = _operands(qkv, B * T * 3 * C, dtype)
     keys, values = _operands(keys, B * P * C, dtype), _operands(values, B * P * C, dtype)
     for b, h, i in _places(B, NH, T):
         o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
-        first, seen = b * P * C + h * HS, past + i + 1
+        first, seen = b * P * C + h * HS, past[b] + i + 1
         scores = _scores(qkv, q, keys, first, C, seen, HS)
         _attend(out, o, scores, [1.0] * seen, values, first, C, HS, dtype)
     return OK
@@ -290,12 +292,13 @@ def gelu_backward(dinp, dout, inp, n, accumulate):
 
 # ----------------------------------------------------------------------------------- embedding ---
 
-def embedding_forward(out, ids, wte, wpe, B, T, C, V, past):
-    if not _all_in_range(ids, B * T, V):
+def embedding_forward(out, ids, wte, wpe, past, B, T, C, V, P):
+    first = [past[b] if past else 0 for b in range(B)]
+    if not _all_in_range(ids, B * T, V) or wpe and not all(0 <= f <= P - T for f in first):
         return ERANGE
     for b, t, c in _places(B, T, C):
         token = wte[ids[b * T + t] * C + c]
-        position = wpe[(past + t) * C + c] if wpe else 0.0
+        position = wpe[(first[b] + t) * C + c] if wpe else 0.0
         out[(b * T + t) * C + c] = token + position
     return OK
 

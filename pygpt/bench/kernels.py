@@ -168,8 +168,8 @@ def kernel_cases(shape, dtype=FLOAT32):
         ("head and loss, both", lambda: lib.linear_cross_entropy_backward(
             loss, losses, dx, dwte, loss, x, wte, targets, R, C, V, -100, 0, 0, dtype),
          6 * R * C * V, 4 * 3 * V * C),
-        ("embedding forward", lambda: lib.embedding_forward(y, targets, wte, x, B, T, C, V, 0),
-         0, 4 * R * 3 * C),
+        ("embedding forward", lambda: lib.embedding_forward(
+            y, targets, wte, x, NULL, B, T, C, V, R), 0, 4 * R * 3 * C),
         ("embedding backward", lambda: lib.embedding_backward(
             dwte, dx, x, targets, B, T, C, V, T, 1, 0), 0, 4 * R * 4 * C),
     ]

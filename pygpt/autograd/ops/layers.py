@@ -276,10 +276,10 @@ def _attention_sizes(op, qkv, n_head):
 
 
 def attention_cached(qkv, keys, values, past, n_head):
-    """Compute the attention of T new positions to `past` old ones and to themselves; no gradient.
+    """Compute the attention of T new positions to the old ones and to themselves; no gradient.
 
-    qkv (B, T, 3C); keys and values (B, P, C) -> (B, T, C). The call fills the rows past..past+T-1
-    of keys and values.
+    qkv (B, T, 3C); keys and values (B, P, C); past: the number of old positions, an int32 tensor
+    (B,), or an int for all -> (B, T, C). The call fills rows past..past+T-1 of keys and values.
     """
     B, T, C = _attention_sizes("attention_cached", qkv, n_head)
     check_floats("attention_cached", keys=keys, values=values)
@@ -287,40 +287,59 @@ def attention_cached(qkv, keys, values, past, n_head):
     P = keys.shape[1] if len(keys.shape) == 3 else 0
     check(keys.shape == (B, P, C), "attention_cached: keys {} do not fit qkv {}", keys.shape,
           qkv.shape)
-    check_whole_number("attention_cached", "past", past, 0)
-    check(past + T <= P, "attention_cached: {} + {} positions do not fit a cache of {}", past,
-          T, P)
+    past = _past_tensor("attention_cached", past, B)
+    check(_longest(past) + T <= P, "attention_cached: {} + {} positions do not fit a cache of {}",
+          _longest(past), T, P)
     check(not (qkv.requires_grad and grad_enabled()),
           "attention_cached: qkv has no gradient; call it within no_grad()")
     out = Tensor.empty((B, T, C))
-    launch(lib.attention_cached, out.ptr, keys.ptr, values.ptr, qkv.ptr, B, T, C, n_head, past, P,
-           operand_type())
+    launch(lib.attention_cached, out.ptr, keys.ptr, values.ptr, qkv.ptr, past.ptr, B, T, C, n_head,
+           P, operand_type())
     return out
 
 
-def embedding(ids, wte, wpe=None, past=0):
+def _past_tensor(op, past, B):
+    """Check the numbers of old positions, and return them as an int32 tensor (B,)."""
+    if not isinstance(past, Tensor):
+        check_whole_number(op, "past", past, 0)
+        past = Tensor([past] * B, dtype="int32")
+    check_ids(op, past=past)
+    check(past.shape == (B,), "{}: past has shape {}, not ({},)", op, past.shape, B)
+    return past
+
+
+def _longest(past):
+    """Return the largest number of old positions. A replay of recorded calls leaves this check to
+    the kernel."""
+    return max(past.memory.view.cast("i"), default=0)
+
+
+def embedding(ids, wte, wpe=None, past=None):
     """Return wte[ids] + wpe[past + t]: ids (B, T) int32, wte (V, C), wpe (P, C) -> (B, T, C).
 
-    With past > 0, which serves generation, wpe gets no gradient: use no_grad().
+    past serves generation: an int32 tensor (B,) of the positions before those of ids, or an int for
+    all; None: there are none. With past, wpe gets no gradient: use no_grad().
     """
     check_ids("embedding", ids=ids)
     check_floats("embedding", wte=wte)
     check(len(ids.shape) == 2, "embedding: ids have shape {}, not (B, T)", ids.shape)
     check(len(wte.shape) == 2, "embedding: wte has shape {}, not (V, C)", wte.shape)
-    check_whole_number("embedding", "past", past, 0)
     (B, T), (V, C) = ids.shape, wte.shape
-    P = T
+    past, P = None if past is None else _past_tensor("embedding", past, B), T
     if wpe is not None:
         check_floats("embedding", wpe=wpe)
         check(len(wpe.shape) == 2 and wpe.shape[1] == C,
               "embedding: wte {} and wpe {} do not fit", wte.shape, wpe.shape)
         P = wpe.shape[0]
-        check(past + T <= P, "embedding: {} positions are more than n_positions={}", past + T, P)
+        longest = 0 if past is None else _longest(past)
+        check(longest + T <= P, "embedding: {} positions are more than n_positions={}", longest + T,
+              P)
         refuse_twice("embedding", wte=wte, wpe=wpe)
-        check(not (past and wpe.requires_grad and grad_enabled()),
-              "embedding: wpe has no gradient with past={}; call it within no_grad()", past)
+        check(not (past is not None and wpe.requires_grad and grad_enabled()),
+              "embedding: wpe has no gradient with past; call it within no_grad()")
     out = Tensor.empty((B, T, C))
-    launch(lib.embedding_forward, out.ptr, ids.ptr, wte.ptr, array_pointer(wpe), B, T, C, V, past)
+    launch(lib.embedding_forward, out.ptr, ids.ptr, wte.ptr, array_pointer(wpe),
+           array_pointer(past), B, T, C, V, P)
     tokens, positions = wte.node, node_of(wpe)
 
     # dwte[ids[b,t]] += dout[b,t],  dwpe[t] += sum_b dout[b,t]

@@ -1,0 +1,181 @@
+"""Computes the next tokens' logits of texts that grow: the part of generation that the model does.
+
+A text's keys and values are kept in a Cache, so that each new token costs the work of one position.
+Several texts are rows of one cache. A step computes one token of each at once, in the time that it
+takes to read the weights, and each as if it were alone:
+
+    cache     row 0  | a b c d e |         read(row, ids)   the new ids of one text, any number
+              row 1  | x y |               step(ids)        one new id of each text
+              row 2  | p q r |
+
+The kernel calls of a step are recorded the first time, and replayed from then on (replay.py). What
+differs between steps, the ids and the numbers of past positions, lies in memory that they read.
+"""
+
+from pygpt.autograd.forward_pass import PassSettings
+from pygpt.autograd.ids import as_int32, named_bad_ids
+from pygpt.autograd.launch import one_at_a_time
+from pygpt.autograd.replay import Program, run
+from pygpt.autograd.tape import no_grad
+from pygpt.autograd.tensor import Tensor
+from pygpt.backend.kernels import Memory
+
+
+class Cache:
+    """Holds the keys and values of the earlier positions of some texts.
+
+    Between two calls the model's weights may change, but not its modules and settings: the steps
+    would go on as they were recorded, unless forget_outdated_steps() is called in between.
+
+    Args:
+        model: a GPT.
+        rows: the number of texts, at least 1.
+        length: the most positions of a text, 1..n_positions; None: n_positions.
+    """
+
+    def __init__(self, model, rows=1, length=None):
+        most = model.config.n_positions
+        self.rows, self.length = rows, most if length is None else length
+        if not (1 <= self.length <= most and rows >= 1):
+            raise ValueError(f"a cache of {rows} texts of {length} positions; give at least one of "
+                             f"each, and at most n_positions={most}")
+        self._model, self._layers = model, []
+        self._steps, self._dependencies = {}, model.step_dependencies()
+        self._past = Tensor.empty((rows,), "i", memory=Memory(4 * rows))
+        self.pasts = self._past.flat()
+        for row in range(rows):
+            self.pasts[row] = 0
+
+    @property
+    def past(self):
+        """The number of positions of the first text, 0..length."""
+        return self.pasts[0]
+
+    def read(self, row, ids):
+        """Continue a text with new ids; return the logits (V,) after the last of them.
+
+        Args:
+            row: the text's number, 0..rows-1.
+            ids: a list of ints.
+        Raises:
+            ValueError: ids is empty, an id is out of range, or they do not fit into the cache.
+        """
+        if self.rows == 1 and len(ids) == 1:
+            logits = self.step(ids)
+            return Tensor.empty(logits.shape[1:], memory=logits.memory, offset=logits.offset)
+        _, T, data = as_int32("ids", [ids], self._model.config.n_positions)
+        self._refuse_if_full(self.pasts[row:row + 1], T)
+        tensor = Tensor.empty((1, T), "i", memory=Memory(4 * T))
+        tensor.memory.view[:] = data
+        logits = self._compute(tensor, CacheRows(self, row, 1))
+        self.pasts[row] += T
+        return Tensor.empty(logits.shape[1:], memory=logits.memory, offset=logits.offset)
+
+    def step(self, ids):
+        """Continue each of the first texts with one new id.
+
+        Args:
+            ids: a list of ints, one for each text, at most `rows`.
+        Returns:
+            The logits (len(ids), V), in memory that the next step of as many texts overwrites.
+        Raises:
+            ValueError: as of read.
+        """
+        n = len(ids)
+        if n not in self._steps:
+            self._steps[n] = _Step(self, n)
+        self._refuse_if_full(self.pasts[:n], 1)
+        logits = self._steps[n].run(ids)
+        for row in range(n):
+            self.pasts[row] += 1
+        return logits
+
+    def forget_outdated_steps(self):
+        """Forget the recorded steps if the model's modules or settings have changed."""
+        found = self._model.step_dependencies()
+        if found is None or found != self._dependencies:
+            self._steps, self._dependencies = {}, found
+
+    def forget(self, row):
+        """Begin the text of a row anew."""
+        self.pasts[row] = 0
+
+    def move(self, source, target):
+        """Put a copy of the text of row `source` into row `target`."""
+        past, (_, P, C) = self.pasts[source], self._shape()
+        for tensor in (tensor for layer in self._layers for tensor in layer):
+            values = tensor.flat().cast("B")
+            start, end = (4 * row * P * C for row in (source, target))
+            values[end:end + 4 * past * C] = values[start:start + 4 * past * C]
+        self.pasts[target] = past
+
+    def _shape(self):
+        return self.rows, self.length, self._model.config.n_embd
+
+    def layer(self, i):
+        """Return (keys, values) of layer i, each (rows, length, C)."""
+        if i == len(self._layers):
+            self._layers.append(tuple(
+                Tensor.empty(self._shape(), memory=Memory(4 * self.rows * self.length
+                                                          * self._model.config.n_embd))
+                for _ in ("keys", "values")))
+        return self._layers[i]
+
+    def _refuse_if_full(self, pasts, new):
+        for past in pasts:
+            if past + new > self.length:
+                limit = ("n_positions" if self.length == self._model.config.n_positions
+                         else "the cache's length")
+                raise ValueError(f"{past} + {new} positions are more than {limit}={self.length}")
+
+    @one_at_a_time
+    def _compute(self, ids, rows):
+        """Return the logits (B, V) after the last of ids (B, T)."""
+        model = self._model
+        with (no_grad(), named_bad_ids(model.config.vocab_size, ids),
+              PassSettings(cache=rows, compute_dtype=model.compute_dtype)):
+            return model.last_logits(ids)
+
+
+class CacheRows:
+    """Some consecutive rows of a Cache, for one forward pass.
+
+    Attributes:
+        past: the numbers of past positions, an int32 tensor (count,).
+    """
+
+    def __init__(self, cache, first, count):
+        self._cache, self._first, self._count, self._next = cache, first, count, 0
+        self.past = Tensor.empty((count,), "i", cache._past.memory, 4 * first)
+
+    def next_layer(self):
+        """Return (keys, values, past) of the next layer in this pass, of these rows."""
+        tensors, self._next = self._cache.layer(self._next), self._next + 1
+        _, P, C = tensors[0].shape
+        return (*(Tensor.empty((self._count, P, C), memory=t.memory,
+                               offset=4 * self._first * P * C) for t in tensors), self.past)
+
+
+class _Step:
+    """One step of the first n texts of a cache, whose kernel calls are recorded once."""
+
+    def __init__(self, cache, n):
+        self._cache, self._n = cache, n
+        self._ids = Tensor.empty((n, 1), "i", memory=Memory(4 * n))
+        self._program = self._logits = None
+        self._is_recorded = cache._dependencies is not None
+
+    @one_at_a_time
+    def run(self, ids):
+        """Return the logits (n, V) after one new id of each text."""
+        _, _, data = as_int32("ids", [[token] for token in ids], 1)
+        self._ids.memory.view[:] = data
+        if self._program is None or self._program.pool.is_touched:
+            program = Program() if self._is_recorded else None
+            with program.record_forward() if program else no_grad():
+                self._logits = self._cache._compute(self._ids, CacheRows(self._cache, 0, self._n))
+            self._program = program
+        else:
+            with named_bad_ids(self._cache._model.config.vocab_size, self._ids):
+                run(self._program.forward)
+        return self._logits

@@ -1,0 +1,135 @@
+"""Tests decoding.Cache: each text as if alone, whatever its neighbours, and as the whole model."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import bits, randomise, tiny
+from sharing import needs_threads, shared_among
+
+from pygpt.autograd.launch import calling
+from pygpt.autograd.tape import no_grad
+from pygpt.backend.kernels import check_status
+
+MODEL = randomise(tiny(n_positions=24)).eval()
+TEXTS = st.lists(st.lists(st.integers(0, 10), min_size=1, max_size=12), min_size=1, max_size=18)
+
+
+def alone(ids, prompt):
+    """Return the bits of the logits after each id from the prompt's end on, of a text alone."""
+    cache = MODEL.new_cache()
+    return [bits(cache.read(0, ids[:prompt]))] + [bits(cache.read(0, [i])) for i in ids[prompt:]]
+
+
+@given(texts=TEXTS, seed=st.integers(0, 99))
+def test_each_text_of_a_cache_is_as_if_alone(texts, seed):
+    """Texts of different lengths grow together; the cache is moved and read again meanwhile."""
+    rng = random.Random(seed)
+    cache, seen = MODEL.new_cache(len(texts)), []
+    texts = [(list(ids), len(ids)) for ids in texts]
+    for row, (ids, _) in enumerate(texts):
+        seen.append([bits(cache.read(row, ids))])
+    for _ in range(5):
+        n = rng.randint(1, len(texts))
+        new = [rng.randrange(11) for _ in range(n)]
+        logits = cache.step(new)
+        for row in range(n):
+            texts[row][0].append(new[row])
+            seen[row].append(bits(logits.values().rows(range(row, row + 1), 11)))
+        a, b = rng.randrange(len(texts)), rng.randrange(len(texts))
+        if rng.random() < 0.3:
+            cache.move(a, b)
+            texts[b], seen[b] = (list(texts[a][0]), texts[a][1]), list(seen[a])
+        elif rng.random() < 0.2:
+            cache.forget(a)
+            ids = [rng.randrange(11) for _ in range(rng.randint(1, 9))]
+            texts[a], seen[a] = (ids, len(ids)), [bits(cache.read(a, ids))]
+    for (ids, prompt), found in zip(texts, seen):
+        assert found == alone(ids, prompt)
+
+
+@given(ids=st.lists(st.integers(0, 10), min_size=2, max_size=24), seed=st.integers(0, 99))
+def test_a_cache_agrees_with_the_whole_model_at_every_position(ids, seed):
+    """However the text is divided: into a prompt, further pieces and single ids."""
+    rng, cache, at = random.Random(seed), MODEL.new_cache(), 0
+    with no_grad():
+        whole = MODEL([ids]).tolist()[0]
+    while at < len(ids):
+        length = rng.choice((1, 1, 2, 5))
+        got = cache.read(0, ids[at:at + length]).tolist()
+        at = min(at + length, len(ids))
+        # sums of at most 64 products in two orders, through two layers
+        assert max(abs(a - b) for a, b in zip(got, whole[at - 1])) < 1e-4
+    assert cache.past == len(ids)
+
+
+@needs_threads
+def test_no_bit_depends_on_the_number_of_threads():
+    found = []
+    for threads in 1, 2, 3:
+        with shared_among(threads):
+            cache = MODEL.new_cache(3)
+            prompts = [bits(cache.read(row, [1, 2, 3][:row + 1])) for row in range(3)]
+            found.append(prompts + [bits(cache.step([4, 5, 6])) for _ in range(3)])
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_recorded_step_equals_one_that_runs_op_by_op_and_reads_new_weights():
+    def run(model, changed):
+        cache, found = model.new_cache(2), []
+        for step in range(4):
+            if step == 2:
+                flat = changed.flat()
+                for i in range(len(flat)):
+                    flat[i] *= 1.5
+            found.append(bits(cache.step([step, step + 1])))
+        return found
+
+    models = [randomise(tiny()) for _ in range(2)]
+    recorded = run(models[0], models[0].transformer.h[0].mlp.c_fc.weight)
+    with calling(lambda kernel, args: check_status(kernel(*args))):  # nothing is recorded
+        eager = run(models[1], models[1].transformer.h[0].mlp.c_fc.weight)
+    assert recorded == eager and len(set(recorded)) == 4
+
+
+@pytest.mark.parametrize("change", [
+    lambda model: setattr(model, "compute_dtype", "bfloat16"),
+    lambda model: setattr(model.transformer.h[0].attn, "n_head", 2),
+    lambda model: setattr(model.transformer, "h", model.transformer.h[:1]),
+    lambda model: setattr(model.transformer.ln_f, "eps", 0.5)])
+def test_decode_notices_that_the_model_has_changed(change):
+    model, other = randomise(tiny()), randomise(tiny())
+    cache = model.new_cache()
+    model.decode([1], cache), model.decode([2], cache)
+    change(model), change(other)
+    expected = other.new_cache()
+    with calling(lambda kernel, args: check_status(kernel(*args))):
+        for layer, theirs in zip(cache._layers, expected._layers or [expected.layer(i)
+                                                                    for i in range(2)]):
+            for a, b in zip(layer, theirs):
+                b.flat()[:] = a.flat()
+        expected.pasts[0] = 2
+        wanted = bits(other.decode([3], expected))
+    assert bits(model.decode([3], cache)) == wanted
+
+
+def test_a_full_cache_and_bad_ids_change_nothing():
+    model = randomise(tiny())
+    cache = model.new_cache(2, length=4)
+    cache.read(0, [1, 2, 3])
+    cache.read(1, [1])
+    for call, message in (
+            (lambda: cache.read(0, [1, 2]), r"3 \+ 2 positions are more than the cache's length=4"),
+            (lambda: cache.step([1, 99]), "ids: 99 is outside 0..10"),
+            (lambda: cache.step([1, "a"]), "'a'"), (lambda: cache.read(1, [-1, 2]), "ids: -1"),
+            (lambda: cache.read(1, []), "0 positions"),
+            (lambda: model.new_cache(0), "a cache of 0 texts"),
+            (lambda: model.new_cache(1, 9), "length|n_positions=8")):
+        with pytest.raises(ValueError, match=message):
+            call()
+        assert list(cache.pasts) == [3, 1]
+    cache.step([1, 1])
+    with pytest.raises(ValueError, match=r"4 \+ 1 positions"):
+        cache.step([1, 1])
+    assert list(cache.pasts) == [4, 2]
