@@ -1,0 +1,240 @@
+/* quantized.inl: computes a few rows by a weight that is stored in 16 or 8 bits. Formats, and why
+ * the rows of a weight are its outputs: quantized.c.
+ *
+ * A tile is `rows` rows of x by `outs` outputs. Each of its sums is a vector, whose lanes take
+ * different places along IN and are added up at the end. A weight is widened once for all rows of a
+ * tile. The operations of one sum, and so its bits, are the same in every tile. */
+
+#define FEW_ROWS 4                 /* the most rows of a tile */
+#define FEW_OUTS (REGISTERS / 8)   /* its outputs, where it has several rows */
+#define ONE_ROW_OUTS 4             /* and where it has one: enough sums that none waits */
+_Static_assert(FEW_ROWS * FEW_OUTS + 2 * FEW_OUTS + 3 <= REGISTERS, "bfloat16_tile: registers");
+_Static_assert(STORED_OUTS % ONE_ROW_OUTS == 0 && STORED_OUTS % FEW_OUTS == 0, "whole tiles");
+
+/* Writes the sums of a tile to t, whose rows are STORED_OUTS apart; row i times factor[i], if
+ * given. */
+INLINE void store_sums(const int rows, const int outs, float *t, vf sums[FEW_ROWS][ONE_ROW_OUTS],
+                       const float *factor) {
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int j = 0; j < outs; j++)
+            t[i * STORED_OUTS + j] = vsum(sums[i][j]) * (factor ? factor[i] : 1.0f);
+}
+
+/* ------------------------------------------------------------------------------- bfloat16 --- */
+
+/* PAIRS weights are loaded at once, as VW pairs: the lower half of a pair is the weight of an even
+ * place, the upper half that of the next. x is arranged to match: the VW even places of each PAIRS,
+ * then the VW odd ones; 0 beyond IN. */
+#define PAIRS (2 * VW)
+
+static void arrange_bfloat16(const stored_product *p, int64_t r0, int64_t r1) {
+    for (int64_t r = r0; r < r1; r++) {
+        const float *from = p->inp + r * p->IN;
+        float *to = (float *)p->x + r * p->x_row;
+        int64_t k = 0;
+        for (; k + PAIRS <= p->IN; k += PAIRS)
+            for (int64_t i = 0; i < VW; i++) {
+                to[k + i] = from[k + 2 * i];
+                to[k + VW + i] = from[k + 2 * i + 1];
+            }
+        if (k == p->IN) continue;
+        for (int64_t i = 0; i < PAIRS; i++)
+            to[k + i % 2 * VW + i / 2] = k + i < p->IN ? from[k + i] : 0.0f;
+    }
+}
+
+/* Adds the products at PAIRS places to the sums. */
+INLINE void add_pairs(const int rows, const int outs, vf sums[FEW_ROWS][ONE_ROW_OUTS],
+                      const float *x, int64_t x_row, const uint16_t *const *w, int64_t k) {
+    vf even[ONE_ROW_OUTS], odd[ONE_ROW_OUTS];
+    UNROLL for (int j = 0; j < outs; j++) {
+        const vu bits = (vu)vload((const float *)(w[j] + k));
+        even[j] = (vf)(bits << 16);
+        odd[j] = (vf)(bits & 0xFFFF0000u);
+    }
+    UNROLL for (int i = 0; i < rows; i++) {
+        const vf x0 = vload(x + i * x_row), x1 = vload(x + i * x_row + VW);
+        UNROLL for (int j = 0; j < outs; j++) sums[i][j] = x0 * even[j] + sums[i][j];
+        UNROLL for (int j = 0; j < outs; j++) sums[i][j] = x1 * odd[j] + sums[i][j];
+    }
+}
+
+INLINE void bfloat16_tile(const int rows, const int outs, float *t, const stored_product *p,
+                          int64_t r, const int64_t *o) {
+    const float *x = (const float *)p->x + r * p->x_row;
+    const uint16_t *w[ONE_ROW_OUTS];
+    vf sums[FEW_ROWS][ONE_ROW_OUTS];
+    UNROLL for (int j = 0; j < outs; j++) w[j] = p->halves + o[j] * p->IN;
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int j = 0; j < outs; j++) sums[i][j] = vzero();
+    int64_t k = 0;
+    for (; k + PAIRS <= p->IN; k += PAIRS) add_pairs(rows, outs, sums, x + k, p->x_row, w, k);
+    if (k < p->IN) {
+        uint16_t rest[ONE_ROW_OUTS][PAIRS] = {{0}};
+        for (int j = 0; j < outs; j++) {
+            memcpy(rest[j], w[j] + k, sizeof(uint16_t) * (size_t)(p->IN - k));
+            w[j] = rest[j];
+        }
+        add_pairs(rows, outs, sums, x + k, p->x_row, w, 0);
+    }
+    store_sums(rows, outs, t, sums, NULL);
+}
+
+/* ----------------------------------------------------------------------------------- int8 --- */
+
+/* Returns the largest |x| over n floats as the bits of a float. In this order, an infinity comes
+ * after every number and a NaN after it. */
+INLINE int32_t largest_bits(const float *x, int64_t n) {
+    vi most = {0};
+    for (int64_t i = 0; i < n; i += VW) {
+        const vi bits = (vi)vload_n(x + i, min64(VW, n - i)) & 0x7FFFFFFF;
+        const vi is_more = bits > most;
+        most = (bits & is_more) | (most & ~is_more);
+    }
+    int32_t lanes[VW], best = 0;
+    memcpy(lanes, &most, sizeof most);
+    for (int i = 0; i < VW; i++) best = lanes[i] > best ? lanes[i] : best;
+    return best;
+}
+
+/* Returns the nearest whole numbers, ties to even, for |x| < 2^22. */
+INLINE vi vnearest(vf x) {
+    const vf SHIFT = vset1(12582912.0f); /* 1.5 * 2^23 leaves no bits for a fraction */
+    return (vi)(x + SHIFT) - (vi)SHIFT;
+}
+
+/* Each row of x becomes 16-bit whole numbers and a factor, see quantized.c; 0 beyond IN. */
+static void arrange_int8(const stored_product *p, int64_t r0, int64_t r1) {
+    for (int64_t r = r0; r < r1; r++) {
+        const float *from = p->inp + r * p->IN;
+        int16_t *to = (int16_t *)p->x + r * p->x_row;
+        const int32_t largest = largest_bits(from, p->IN);
+        int32_t power = (largest >> 23) - (126 + 15); /* largest / 2^power is in [2^14, 2^15) */
+        const int is_small = largest < (127 - 100) << 23, is_finite = largest < 0x7F800000;
+        memset(to, 0, sizeof(int16_t) * (size_t)p->x_row);
+        p->factors[r] = is_finite ? 1.0f : NAN;
+        if (is_small || !is_finite) continue;
+        /* 32767.5 would be rounded to 32768, which does not fit */
+        power += (largest & 0x7FFFFF) >= 0x7FFF00;
+        p->factors[r] = float_of((uint32_t)(127 + power) << 23);
+        const vf inverse = vset1(float_of((uint32_t)(127 - power) << 23));
+        for (int64_t k = 0; k < p->IN; k += VW) {
+            const int64_t n = min64(VW, p->IN - k);
+            const half_vs whole =
+                __builtin_convertvector(vnearest(vload_n(from + k, n) * inverse), half_vs);
+            memcpy(to + k, &whole, sizeof(int16_t) * (size_t)n);
+        }
+    }
+}
+
+#define STEPS (PYGPT_INT8_GROUP / PAIRS) /* vectors of int16 in a group */
+_Static_assert(STEPS * PAIRS == PYGPT_INT8_GROUP, "a group is whole vectors");
+
+INLINE void int8_tile(const int rows, const int outs, float *t, const stored_product *p, int64_t r,
+                      const int64_t *o) {
+    const int64_t groups = p->x_row / PYGPT_INT8_GROUP;
+    const int16_t *x = (const int16_t *)p->x + r * p->x_row;
+    const int8_t *w[ONE_ROW_OUTS];
+    const float *scales[ONE_ROW_OUTS];
+    vf sums[FEW_ROWS][ONE_ROW_OUTS];
+    UNROLL for (int j = 0; j < outs; j++) {
+        w[j] = p->q + o[j] * p->x_row;
+        scales[j] = p->scales + o[j] * groups;
+    }
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int j = 0; j < outs; j++) sums[i][j] = vzero();
+    for (int64_t g = 0; g < groups; g++, x += PYGPT_INT8_GROUP) {
+        UNROLL for (int j = 0; j < outs; j++) {
+            vs wide[STEPS];
+            UNROLL for (int s = 0; s < STEPS; s++)
+                wide[s] = vload_int8(w[j] + g * PYGPT_INT8_GROUP + s * PAIRS);
+            const vf scale = vset1(scales[j][g]);
+            UNROLL for (int i = 0; i < rows; i++) {
+                vi total = vpair_sums(wide[0], vload_int16(x + i * p->x_row));
+                UNROLL for (int s = 1; s < STEPS; s++)
+                    total += vpair_sums(wide[s], vload_int16(x + i * p->x_row + s * PAIRS));
+                sums[i][j] = __builtin_convertvector(total, vf) * scale + sums[i][j];
+            }
+        }
+    }
+    store_sums(rows, outs, t, sums, p->factors + r);
+}
+
+/* ------------------------------------------------------------------------- a thread's part --- */
+
+/* Computes outputs o0..o1, at most STORED_OUTS, of all rows. The last tile of a row may lack
+ * outputs: it computes its last one several times, in places of t that are not read. */
+#define TILES(tile, rows, outs)                                              \
+    for (int64_t n = o0; n < o1; n += outs) {                                \
+        int64_t o[outs];                                                     \
+        for (int j = 0; j < outs; j++) o[j] = min64(n + j, o1 - 1);          \
+        tile(rows, outs, t + (n - o0), p, r, o);                             \
+    }                                                                        \
+    break;
+#define STORED_PART(name, tile)                                                         \
+    static void name(const stored_product *p, int64_t o0, int64_t o1) {                 \
+        float t[FEW_ROWS * STORED_OUTS];                                                \
+        for (int64_t r = 0; r < p->out.M; r += FEW_ROWS) {                              \
+            const int64_t rows = min64(FEW_ROWS, p->out.M - r);                         \
+            switch (rows) {                                                             \
+                case 1: TILES(tile, 1, ONE_ROW_OUTS)                                    \
+                case 2: TILES(tile, 2, FEW_OUTS)                                        \
+                case 3: TILES(tile, 3, FEW_OUTS)                                        \
+                default: TILES(tile, 4, FEW_OUTS)                                       \
+            }                                                                           \
+            tile_finish(&p->out, t, STORED_OUTS, rows, o1 - o0, r, o0, 1, 1);           \
+        }                                                                               \
+    }
+_Static_assert(FEW_ROWS == 4, "STORED_PART lists the tiles of 1 to 4 rows");
+STORED_PART(bfloat16_part, bfloat16_tile)
+STORED_PART(int8_part, int8_tile)
+
+/* ------------------------------------------------------------------- to int8 and from int8 --- */
+
+/* Quantizes one group: q = w / scale, rounded to the nearest, with scale = max |w| / 127. */
+static void quantize_group(int8_t *q, float *scale, const float *w) {
+    const int32_t largest = largest_bits(w, PYGPT_INT8_GROUP);
+    memset(q, 0, PYGPT_INT8_GROUP);
+    *scale = largest < 0x7F800000 ? 0.0f : NAN;
+    if (largest < (127 - 100) << 23 || largest >= 0x7F800000) return;
+    *scale = float_of((uint32_t)largest) / 127.0f;
+    const vf divisor = vset1(*scale);
+    for (int64_t k = 0; k < PYGPT_INT8_GROUP; k += VW) {
+        int32_t lanes[VW];
+        const vi whole = vnearest(vload(w + k) / divisor);
+        memcpy(lanes, &whole, sizeof lanes);
+        for (int i = 0; i < VW; i++) q[k + i] = (int8_t)lanes[i];
+    }
+}
+
+/* Quantizes the rows o0..o1 of a weight (OUT,IN), at most QUANTIZED_OUTS, of which places along IN
+ * are `along` floats apart and rows `across`. */
+static void quantize_part(int8_t *q, float *scales, const float *weight, int64_t o0, int64_t o1,
+                          int64_t IN, int64_t across, int64_t along) {
+    const int64_t groups = (IN + PYGPT_INT8_GROUP - 1) / PYGPT_INT8_GROUP;
+    float group[QUANTIZED_OUTS][PYGPT_INT8_GROUP];
+    for (int64_t g = 0; g < groups; g++) {
+        const int64_t k0 = g * PYGPT_INT8_GROUP, n = min64(PYGPT_INT8_GROUP, IN - k0);
+        memset(group, 0, sizeof group);
+        if (along == 1)
+            for (int64_t o = o0; o < o1; o++)
+                memcpy(group[o - o0], weight + o * across + k0, sizeof(float) * (size_t)n);
+        else
+            for (int64_t k = 0; k < n; k++)
+                for (int64_t o = o0; o < o1; o++)
+                    group[o - o0][k] = weight[o * across + (k0 + k) * along];
+        for (int64_t o = o0; o < o1; o++)
+            quantize_group(q + (o * groups + g) * PYGPT_INT8_GROUP, scales + o * groups + g,
+                           group[o - o0]);
+    }
+}
+
+/* out (o0..o1, IN) = q * scale. */
+static void dequantize_part(float *out, const int8_t *q, const float *scales, int64_t o0,
+                            int64_t o1, int64_t IN) {
+    const int64_t groups = (IN + PYGPT_INT8_GROUP - 1) / PYGPT_INT8_GROUP;
+    for (int64_t o = o0; o < o1; o++)
+        for (int64_t k = 0; k < IN; k++)
+            out[o * IN + k] = (float)q[o * groups * PYGPT_INT8_GROUP + k] *
+                              scales[o * groups + k / PYGPT_INT8_GROUP];
+}
