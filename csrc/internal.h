@@ -73,8 +73,9 @@ typedef struct stored_product {
     int64_t x_row;
     float *factors;         /* (R): of the numbers in x (int8) */
     const uint16_t *halves; /* W (OUT,IN) in bfloat16, or NULL */
-    const int8_t *q;        /* W (OUT,x_row) in int8, or NULL */
-    const float *scales;    /* (OUT, x_row / PYGPT_INT8_GROUP) */
+    const int8_t *q;        /* W (OUT,w_row) in int8, or NULL */
+    const float *scales;    /* (OUT, w_row / PYGPT_INT8_GROUP) */
+    int64_t w_row;          /* numbers from a row of W to the next */
 } stored_product;
 
 /* How one instruction set computes such a product. */

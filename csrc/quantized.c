@@ -31,18 +31,18 @@
  */
 #include "internal.h"
 
-/* Lines of a smaller part are not worth a thread's while. */
-#define LEAST_OUTS 12
+/* The outputs that threads share out are multiples of this. */
+#define UNIT_OUTS 4
 
 static int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-/* Computes p with x's rows arranged in scratch of `row_bytes` bytes each. */
+/* Computes p with x's rows arranged in scratch of `row_bytes` bytes each. Each thread has one
+ * stretch of the outputs, so that it reads the weights from one end to the other. */
 static int run_stored(stored_product p, int64_t row_bytes, const stored_loops *loops) {
     const int64_t R = p.out.M, OUT = p.out.N, row = rounded_up(row_bytes, 64) / 4;
     const int threads = threads_for((double)R * (double)OUT * (double)p.IN,
-                                    (OUT + LEAST_OUTS - 1) / LEAST_OUTS);
-    const int64_t chunk =
-        min64(STORED_OUTS, rounded_up(chunk_for(OUT, LEAST_OUTS, threads), LEAST_OUTS));
+                                    (OUT + UNIT_OUTS - 1) / UNIT_OUTS);
+    const int64_t share = max64(1, rounded_up((OUT + threads - 1) / threads, UNIT_OUTS));
     float *scratch = scratch_take(R * row + rounded_up(R, 16));
     if (!scratch) return PYGPT_ENOMEM;
     p.x = scratch;
@@ -50,8 +50,12 @@ static int run_stored(stored_product p, int64_t row_bytes, const stored_loops *l
     PARALLEL(threads) {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < R; r++) loops->arrange(&p, r, r + 1);
-#pragma omp for schedule(dynamic)
-        for (int64_t o = 0; o < OUT; o += chunk) loops->part(&p, o, min64(o + chunk, OUT));
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < OUT; first += share) {
+            const int64_t end = min64(first + share, OUT);
+            for (int64_t o = first; o < end; o += STORED_OUTS)
+                loops->part(&p, o, min64(o + STORED_OUTS, end));
+        }
     }
     scratch_give(scratch);
     return PYGPT_OK;
@@ -70,6 +74,7 @@ int linear_bfloat16(float *out, float *pre, const float *inp, const uint16_t *we
                     const float *bias, const float *residual, int64_t R, int64_t IN, int64_t OUT) {
     stored_product p = product_of(out, pre, inp, bias, residual, R, IN, OUT);
     p.halves = weight;
+    p.w_row = IN;
     p.x_row = rounded_up(IN, 32); /* pairs of the widest vector */
     return run_stored(p, p.x_row * (int64_t)sizeof(float), &isa_in_use->stored_bfloat16);
 }
@@ -79,7 +84,7 @@ int linear_int8(float *out, float *pre, const float *inp, const int8_t *q, const
     stored_product p = product_of(out, pre, inp, bias, residual, R, IN, OUT);
     p.q = q;
     p.scales = scales;
-    p.x_row = rounded_up(IN, PYGPT_INT8_GROUP);
+    p.x_row = p.w_row = rounded_up(IN, PYGPT_INT8_GROUP);
     return run_stored(p, p.x_row * (int64_t)sizeof(int16_t), &isa_in_use->stored_int8);
 }
 
@@ -96,7 +101,7 @@ int quantize_int8(int8_t *q, float *scales, const float *weight, int64_t IN, int
 }
 
 int dequantize_int8(float *out, const int8_t *q, const float *scales, int64_t IN, int64_t OUT) {
-    const int threads = threads_for((double)IN * (double)OUT, OUT);
+    const int threads = threads_for(2.0 * (double)IN * (double)OUT, OUT);
     const int64_t chunk = chunk_for(OUT, 1, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)

@@ -5,19 +5,28 @@
  * different places along IN and are added up at the end. A weight is widened once for all rows of a
  * tile. The operations of one sum, and so its bits, are the same in every tile. */
 
-#define FEW_ROWS 4                 /* the most rows of a tile */
-#define FEW_OUTS (REGISTERS / 8)   /* its outputs, where it has several rows */
-#define ONE_ROW_OUTS 4             /* and where it has one: enough sums that none waits */
-_Static_assert(FEW_ROWS * FEW_OUTS + 2 * FEW_OUTS + 3 <= REGISTERS, "bfloat16_tile: registers");
-_Static_assert(STORED_OUTS % ONE_ROW_OUTS == 0 && STORED_OUTS % FEW_OUTS == 0, "whole tiles");
+#define FEW_ROWS 4               /* the most rows of a tile */
+#define FEW_OUTS (REGISTERS / 8) /* its outputs, where it has several rows */
+_Static_assert(FEW_ROWS * FEW_OUTS + 2 * FEW_OUTS + 2 <= REGISTERS, "the tile fits the registers");
+_Static_assert(STORED_OUTS % FEW_OUTS == 0 && STORED_OUTS % VW == 0, "whole tiles and vectors");
 
-/* Writes the sums of a tile to t, whose rows are STORED_OUTS apart; row i times factor[i], if
- * given. */
-INLINE void store_sums(const int rows, const int outs, float *t, vf sums[FEW_ROWS][ONE_ROW_OUTS],
-                       const float *factor) {
+/* A tile's place: row r of x; the outputs o, whose sums lie from column n on; the places k0..k1; and
+ * how far ahead of a weight to prefetch, 0: not at all. */
+typedef struct few_tile {
+    int64_t r, n, o[FEW_OUTS], k0, k1, ahead;
+} few_tile;
+
+/* Sets the sums of a tile to those of the places before k0; they lie in memory meanwhile. */
+INLINE void resume_sums(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS],
+                        vf kept[FEW_ROWS][STORED_OUTS], const few_tile *at) {
     UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < outs; j++)
-            t[i * STORED_OUTS + j] = vsum(sums[i][j]) * (factor ? factor[i] : 1.0f);
+        UNROLL for (int j = 0; j < outs; j++) sums[i][j] = at->k0 ? kept[i][at->n + j] : vzero();
+}
+
+INLINE void keep_sums(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS],
+                      vf kept[FEW_ROWS][STORED_OUTS], const few_tile *at) {
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int j = 0; j < outs; j++) kept[i][at->n + j] = sums[i][j];
 }
 
 /* ------------------------------------------------------------------------------- bfloat16 --- */
@@ -44,11 +53,12 @@ static void arrange_bfloat16(const stored_product *p, int64_t r0, int64_t r1) {
 }
 
 /* Adds the products at PAIRS places to the sums. */
-INLINE void add_pairs(const int rows, const int outs, vf sums[FEW_ROWS][ONE_ROW_OUTS],
-                      const float *x, int64_t x_row, const uint16_t *const *w, int64_t k) {
-    vf even[ONE_ROW_OUTS], odd[ONE_ROW_OUTS];
+INLINE void add_pairs(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS], const float *x,
+                      int64_t x_row, const uint16_t *const *w, int64_t k, int64_t ahead) {
+    vf even[FEW_OUTS], odd[FEW_OUTS];
     UNROLL for (int j = 0; j < outs; j++) {
         const vu bits = (vu)vload((const float *)(w[j] + k));
+        if (ahead) __builtin_prefetch(w[j] + k + ahead);
         even[j] = (vf)(bits << 16);
         odd[j] = (vf)(bits & 0xFFFF0000u);
     }
@@ -59,25 +69,28 @@ INLINE void add_pairs(const int rows, const int outs, vf sums[FEW_ROWS][ONE_ROW_
     }
 }
 
-INLINE void bfloat16_tile(const int rows, const int outs, float *t, const stored_product *p,
-                          int64_t r, const int64_t *o) {
-    const float *x = (const float *)p->x + r * p->x_row;
-    const uint16_t *w[ONE_ROW_OUTS];
-    vf sums[FEW_ROWS][ONE_ROW_OUTS];
-    UNROLL for (int j = 0; j < outs; j++) w[j] = p->halves + o[j] * p->IN;
-    UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < outs; j++) sums[i][j] = vzero();
-    int64_t k = 0;
-    for (; k + PAIRS <= p->IN; k += PAIRS) add_pairs(rows, outs, sums, x + k, p->x_row, w, k);
-    if (k < p->IN) {
-        uint16_t rest[ONE_ROW_OUTS][PAIRS] = {{0}};
+INLINE void bfloat16_tile(const int rows, const int outs, vf kept[FEW_ROWS][STORED_OUTS],
+                          const stored_product *p, const few_tile *at) {
+    const float *x = (const float *)p->x + at->r * p->x_row;
+    const uint16_t *w[FEW_OUTS];
+    vf sums[FEW_ROWS][FEW_OUTS];
+    UNROLL for (int j = 0; j < outs; j++) w[j] = p->halves + at->o[j] * p->IN;
+    resume_sums(rows, outs, sums, kept, at);
+    int64_t k = at->k0;
+    if (at->ahead)
+        for (; k + PAIRS <= at->k1; k += PAIRS)
+            add_pairs(rows, outs, sums, x + k, p->x_row, w, k, at->ahead);
+    for (; k + PAIRS <= at->k1; k += PAIRS)
+        add_pairs(rows, outs, sums, x + k, p->x_row, w, k, 0);
+    if (k < at->k1) {
+        uint16_t rest[FEW_OUTS][PAIRS] = {{0}};
         for (int j = 0; j < outs; j++) {
-            memcpy(rest[j], w[j] + k, sizeof(uint16_t) * (size_t)(p->IN - k));
+            memcpy(rest[j], w[j] + k, sizeof(uint16_t) * (size_t)(at->k1 - k));
             w[j] = rest[j];
         }
-        add_pairs(rows, outs, sums, x + k, p->x_row, w, 0);
+        add_pairs(rows, outs, sums, x + k, p->x_row, w, 0, 0);
     }
-    store_sums(rows, outs, t, sums, NULL);
+    keep_sums(rows, outs, sums, kept, at);
 }
 
 /* ----------------------------------------------------------------------------------- int8 --- */
@@ -130,64 +143,98 @@ static void arrange_int8(const stored_product *p, int64_t r0, int64_t r1) {
 #define STEPS (PYGPT_INT8_GROUP / PAIRS) /* vectors of int16 in a group */
 _Static_assert(STEPS * PAIRS == PYGPT_INT8_GROUP, "a group is whole vectors");
 
-INLINE void int8_tile(const int rows, const int outs, float *t, const stored_product *p, int64_t r,
-                      const int64_t *o) {
-    const int64_t groups = p->x_row / PYGPT_INT8_GROUP;
-    const int16_t *x = (const int16_t *)p->x + r * p->x_row;
-    const int8_t *w[ONE_ROW_OUTS];
-    const float *scales[ONE_ROW_OUTS];
-    vf sums[FEW_ROWS][ONE_ROW_OUTS];
+INLINE void int8_tile(const int rows, const int outs, vf kept[FEW_ROWS][STORED_OUTS],
+                      const stored_product *p, const few_tile *at) {
+    const int16_t *x = (const int16_t *)p->x + at->r * p->x_row;
+    const int8_t *w[FEW_OUTS];
+    const float *scales[FEW_OUTS];
+    vf sums[FEW_ROWS][FEW_OUTS];
     UNROLL for (int j = 0; j < outs; j++) {
-        w[j] = p->q + o[j] * p->x_row;
-        scales[j] = p->scales + o[j] * groups;
+        w[j] = p->q + at->o[j] * p->x_row;
+        scales[j] = p->scales + at->o[j] * (p->x_row / PYGPT_INT8_GROUP);
     }
-    UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < outs; j++) sums[i][j] = vzero();
-    for (int64_t g = 0; g < groups; g++, x += PYGPT_INT8_GROUP) {
+    resume_sums(rows, outs, sums, kept, at);
+    for (int64_t k = at->k0; k < at->k1; k += PYGPT_INT8_GROUP) {
         UNROLL for (int j = 0; j < outs; j++) {
             vs wide[STEPS];
-            UNROLL for (int s = 0; s < STEPS; s++)
-                wide[s] = vload_int8(w[j] + g * PYGPT_INT8_GROUP + s * PAIRS);
-            const vf scale = vset1(scales[j][g]);
+            __builtin_prefetch(w[j] + k + at->ahead);
+            UNROLL for (int s = 0; s < STEPS; s++) wide[s] = vload_int8(w[j] + k + s * PAIRS);
+            const vf scale = vset1(scales[j][k / PYGPT_INT8_GROUP]);
             UNROLL for (int i = 0; i < rows; i++) {
-                vi total = vpair_sums(wide[0], vload_int16(x + i * p->x_row));
+                const int16_t *row = x + i * p->x_row + k;
+                vi total = vpair_sums(wide[0], vload_int16(row));
                 UNROLL for (int s = 1; s < STEPS; s++)
-                    total += vpair_sums(wide[s], vload_int16(x + i * p->x_row + s * PAIRS));
+                    total += vpair_sums(wide[s], vload_int16(row + s * PAIRS));
                 sums[i][j] = __builtin_convertvector(total, vf) * scale + sums[i][j];
             }
         }
     }
-    store_sums(rows, outs, t, sums, p->factors + r);
+    keep_sums(rows, outs, sums, kept, at);
 }
 
 /* ------------------------------------------------------------------------- a thread's part --- */
 
-/* Computes outputs o0..o1, at most STORED_OUTS, of all rows. The last tile of a row may lack
- * outputs: it computes its last one several times, in places of t that are not read. */
-#define TILES(tile, rows, outs)                                              \
-    for (int64_t n = o0; n < o1; n += outs) {                                \
-        int64_t o[outs];                                                     \
-        for (int j = 0; j < outs; j++) o[j] = min64(n + j, o1 - 1);          \
-        tile(rows, outs, t + (n - o0), p, r, o);                             \
-    }                                                                        \
+/* t (rows, STORED_OUTS) = the sums of the lanes, as vsum adds them, VW outputs at a time; times the
+ * row's factor, unless NULL. */
+static void join_lanes(float *t, vf kept[FEW_ROWS][STORED_OUTS], int64_t rows, int64_t outs,
+                       const float *factors) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < outs; j += VW) {
+            vf lanes[VW];
+            UNROLL for (int l = 0; l < VW; l++) lanes[l] = kept[i][j + l];
+            vtranspose(lanes);
+            UNROLL for (int step = VW / 2; step > 0; step /= 2)
+                UNROLL for (int l = 0; l < step; l++) lanes[l] += lanes[l + step];
+            vstore(t + i * STORED_OUTS + j, factors ? lanes[0] * factors[i] : lanes[0]);
+        }
+}
+
+/* Runs a tile over the outputs o0..o1, at places k0..k1. The last tile may lack outputs: it
+ * computes the last one several times, in places that are not read. */
+#define TILES(tile, rows, outs)                                                         \
+    for (int64_t n = o0; n < o1; n += outs) {                                           \
+        UNROLL for (int j = 0; j < outs; j++) at.o[j] = min64(n + j, o1 - 1);           \
+        at.n = n - o0;                                                                  \
+        tile(rows, outs, kept, p, &at);                                                 \
+    }                                                                                   \
     break;
-#define STORED_PART(name, tile)                                                         \
-    static void name(const stored_product *p, int64_t o0, int64_t o1) {                 \
-        float t[FEW_ROWS * STORED_OUTS];                                                \
-        for (int64_t r = 0; r < p->out.M; r += FEW_ROWS) {                              \
-            const int64_t rows = min64(FEW_ROWS, p->out.M - r);                         \
-            switch (rows) {                                                             \
-                case 1: TILES(tile, 1, ONE_ROW_OUTS)                                    \
-                case 2: TILES(tile, 2, FEW_OUTS)                                        \
-                case 3: TILES(tile, 3, FEW_OUTS)                                        \
-                default: TILES(tile, 4, FEW_OUTS)                                       \
-            }                                                                           \
-            tile_finish(&p->out, t, STORED_OUTS, rows, o1 - o0, r, o0, 1, 1);           \
-        }                                                                               \
+
+/* Computes outputs o0..o1, at most STORED_OUTS, of all rows. With several tiles of rows, IN is cut
+ * into parts of which the rows of a tile stay in L1, and the weights of the next o1 - o0 outputs
+ * are prefetched while the second tile computes. */
+#define STORED_PART(name, tile, one_row_outs, size)                                              \
+    static void name(const stored_product *p, int64_t o0, int64_t o1) {                          \
+        const int64_t R = p->out.M, IN = p->IN, part = R > FEW_ROWS ? X_BYTES / (FEW_ROWS * size) : IN; \
+        vf kept[FEW_ROWS][STORED_OUTS] = {{{0}}};                                                \
+        float t[FEW_ROWS * STORED_OUTS];                                                         \
+        for (int64_t r = 0; r < R; r += FEW_ROWS) {                                              \
+            const int64_t rows = min64(FEW_ROWS, R - r);                                         \
+            for (int64_t k0 = 0; k0 < IN; k0 += part) {                                          \
+                few_tile at = {.r = r, .k0 = k0, .k1 = min64(k0 + part, IN)};                    \
+                at.ahead = r == 0 ? NEAR(rows) : r == FEW_ROWS ? STORED_OUTS * p->w_row : 0;     \
+                switch (rows) {                                                                  \
+                    case 1: TILES(tile, 1, one_row_outs)                                         \
+                    case 2: TILES(tile, 2, FEW_OUTS)                                             \
+                    case 3: TILES(tile, 3, FEW_OUTS)                                             \
+                    default: TILES(tile, 4, FEW_OUTS)                                            \
+                }                                                                                \
+            }                                                                                    \
+            join_lanes(t, kept, rows, o1 - o0, p->q ? p->factors + r : NULL);                    \
+            tile_finish(&p->out, t, STORED_OUTS, rows, o1 - o0, r, o0, 1, 1);                    \
+        }                                                                                        \
     }
+#ifndef NEAR1
+#define NEAR1 2
+#endif
+#define NEAR(rows) (((rows) == 1 ? NEAR1 : FEW_OUTS) * p->w_row)
+#define X_BYTES 16384 /* of x, half of L1 */
 _Static_assert(FEW_ROWS == 4, "STORED_PART lists the tiles of 1 to 4 rows");
-STORED_PART(bfloat16_part, bfloat16_tile)
-STORED_PART(int8_part, int8_tile)
+#ifndef ONE16
+#define ONE16 2
+#define ONE8 1
+#endif
+STORED_PART(bfloat16_part, bfloat16_tile, ONE16, 4)
+STORED_PART(int8_part, int8_tile, ONE8, 2)
 
 /* ------------------------------------------------------------------- to int8 and from int8 --- */
 

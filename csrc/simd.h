@@ -261,7 +261,13 @@ typedef int8_t vb_unaligned __attribute__((vector_size(2 * VW), may_alias, align
 INLINE vs vload_int16(const int16_t *p) { return *(const vs_unaligned *)p; }
 /* Loads 2 VW int8 as int16. */
 INLINE vs vload_int8(const int8_t *p) {
+#if defined(SIMD_AVX512)
+    return (vs)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p));
+#elif defined(SIMD_AVX2)
+    return (vs)_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p));
+#else
     return __builtin_convertvector(*(const vb_unaligned *)p, vs);
+#endif
 }
 /* Returns in lane l a[2l] b[2l] + a[2l+1] b[2l+1], which must fit in 32 bits. */
 INLINE vi vpair_sums(vs a, vs b) {
