@@ -7,11 +7,21 @@
 
 #define FEW_ROWS 4               /* the most rows of a tile */
 #define FEW_OUTS (REGISTERS / 8) /* its outputs, where it has several rows */
+#define X_BYTES 16384            /* of x, half of L1, in which a tile's rows should stay */
+#ifndef NEAR_BYTES
+#define NEAR_BYTES 3072          /* see tiles_ahead */
+#endif
+#ifndef ONE16
+#define ONE16 2
+#endif
+#ifndef ONE8
+#define ONE8 1
+#endif
 _Static_assert(FEW_ROWS * FEW_OUTS + 2 * FEW_OUTS + 2 <= REGISTERS, "the tile fits the registers");
 _Static_assert(STORED_OUTS % FEW_OUTS == 0 && STORED_OUTS % VW == 0, "whole tiles and vectors");
 
-/* A tile's place: row r of x; the outputs o, whose sums lie from column n on; the places k0..k1; and
- * how far ahead of a weight to prefetch, 0: not at all. */
+/* A tile's place: row r of x; the outputs o, whose sums lie from column n on; the places k0..k1 of
+ * IN; and how far ahead of a weight to prefetch, 0: not at all. */
 typedef struct few_tile {
     int64_t r, n, o[FEW_OUTS], k0, k1, ahead;
 } few_tile;
@@ -189,52 +199,66 @@ static void join_lanes(float *t, vf kept[FEW_ROWS][STORED_OUTS], int64_t rows, i
         }
 }
 
-/* Runs a tile over the outputs o0..o1, at places k0..k1. The last tile may lack outputs: it
- * computes the last one several times, in places that are not read. */
-#define TILES(tile, rows, outs)                                                         \
-    for (int64_t n = o0; n < o1; n += outs) {                                           \
-        UNROLL for (int j = 0; j < outs; j++) at.o[j] = min64(n + j, o1 - 1);           \
-        at.n = n - o0;                                                                  \
-        tile(rows, outs, kept, p, &at);                                                 \
-    }                                                                                   \
-    break;
+typedef void tile_function(const int rows, const int outs, vf kept[FEW_ROWS][STORED_OUTS],
+                           const stored_product *p, const few_tile *at);
 
-/* Computes outputs o0..o1, at most STORED_OUTS, of all rows. With several tiles of rows, IN is cut
- * into parts of which the rows of a tile stay in L1, and the weights of the next o1 - o0 outputs
- * are prefetched while the second tile computes. */
-#define STORED_PART(name, tile, one_row_outs, size)                                              \
-    static void name(const stored_product *p, int64_t o0, int64_t o1) {                          \
-        const int64_t R = p->out.M, IN = p->IN, part = R > FEW_ROWS ? X_BYTES / (FEW_ROWS * size) : IN; \
-        vf kept[FEW_ROWS][STORED_OUTS] = {{{0}}};                                                \
-        float t[FEW_ROWS * STORED_OUTS];                                                         \
-        for (int64_t r = 0; r < R; r += FEW_ROWS) {                                              \
-            const int64_t rows = min64(FEW_ROWS, R - r);                                         \
-            for (int64_t k0 = 0; k0 < IN; k0 += part) {                                          \
-                few_tile at = {.r = r, .k0 = k0, .k1 = min64(k0 + part, IN)};                    \
-                at.ahead = r == 0 ? NEAR(rows) : r == FEW_ROWS ? STORED_OUTS * p->w_row : 0;     \
-                switch (rows) {                                                                  \
-                    case 1: TILES(tile, 1, one_row_outs)                                         \
-                    case 2: TILES(tile, 2, FEW_OUTS)                                             \
-                    case 3: TILES(tile, 3, FEW_OUTS)                                             \
-                    default: TILES(tile, 4, FEW_OUTS)                                            \
-                }                                                                                \
-            }                                                                                    \
-            join_lanes(t, kept, rows, o1 - o0, p->q ? p->factors + r : NULL);                    \
-            tile_finish(&p->out, t, STORED_OUTS, rows, o1 - o0, r, o0, 1, 1);                    \
-        }                                                                                        \
+/* Computes the outputs o0..o1 of `rows` rows, tile by tile. The last tile may lack outputs: it
+ * computes the last one several times, in places that are not read. */
+INLINE void tiles(tile_function *tile, const int rows, const int outs,
+                  vf kept[FEW_ROWS][STORED_OUTS], const stored_product *p, few_tile at, int64_t o0,
+                  int64_t o1) {
+    for (int64_t n = o0; n < o1; n += outs) {
+        at.n = n - o0;
+        UNROLL for (int j = 0; j < outs; j++) at.o[j] = min64(n + j, o1 - 1);
+        tile(rows, outs, kept, p, &at);
     }
-#ifndef NEAR1
-#define NEAR1 2
-#endif
-#define NEAR(rows) (((rows) == 1 ? NEAR1 : FEW_OUTS) * p->w_row)
-#define X_BYTES 16384 /* of x, half of L1 */
-_Static_assert(FEW_ROWS == 4, "STORED_PART lists the tiles of 1 to 4 rows");
-#ifndef ONE16
-#define ONE16 2
-#define ONE8 1
-#endif
-STORED_PART(bfloat16_part, bfloat16_tile, ONE16, 4)
-STORED_PART(int8_part, int8_tile, ONE8, 2)
+}
+
+/* Returns how far ahead of a weight to prefetch, in weights of `size` bytes: a whole number of
+ * tiles, so that each cache line is prefetched once, and at least NEAR_BYTES. */
+INLINE int64_t tiles_ahead(const stored_product *p, int64_t outs, int64_t size) {
+    const int64_t tile = max64(1, outs * p->w_row);
+    return (NEAR_BYTES / size + tile - 1) / tile * tile;
+}
+
+/* Computes the outputs o0..o1, at most STORED_OUTS, of all rows. With several tiles of rows, IN is
+ * cut into parts short enough for the x of a tile to stay in L1, and the weights of the next
+ * STORED_OUTS outputs are prefetched while the second tile of rows computes. `one_row_outs` is the
+ * number of outputs in a tile of one row; x and weights are numbers of x_size and w_size bytes. */
+INLINE void stored_part(tile_function *tile, const int one_row_outs, const int64_t x_size,
+                        const int64_t w_size, const stored_product *p, int64_t o0, int64_t o1) {
+    const int64_t R = p->out.M, IN = p->IN;
+    const int64_t part = R > FEW_ROWS ? X_BYTES / (FEW_ROWS * x_size) : IN;
+    vf kept[FEW_ROWS][STORED_OUTS];
+    float t[FEW_ROWS * STORED_OUTS];
+    /* for IN = 0, and for places that no output has */
+    memset(kept, 0, sizeof kept[0] * (size_t)min64(R, FEW_ROWS));
+    for (int64_t r = 0; r < R; r += FEW_ROWS) {
+        const int64_t rows = min64(FEW_ROWS, R - r), outs = rows == 1 ? one_row_outs : FEW_OUTS;
+        few_tile at = {.r = r};
+        if (r == 0) at.ahead = tiles_ahead(p, outs, w_size);
+        if (r == FEW_ROWS) at.ahead = STORED_OUTS * p->w_row;
+        for (int64_t k0 = 0; k0 < IN; k0 += part) {
+            at.k0 = k0, at.k1 = min64(k0 + part, IN);
+            switch (rows) {
+                case 1: tiles(tile, 1, one_row_outs, kept, p, at, o0, o1); break;
+                case 2: tiles(tile, 2, FEW_OUTS, kept, p, at, o0, o1); break;
+                case 3: tiles(tile, 3, FEW_OUTS, kept, p, at, o0, o1); break;
+                default: tiles(tile, 4, FEW_OUTS, kept, p, at, o0, o1);
+            }
+        }
+        join_lanes(t, kept, rows, o1 - o0, p->q ? p->factors + r : NULL);
+        tile_finish(&p->out, t, STORED_OUTS, rows, o1 - o0, r, o0, 1, 1);
+    }
+}
+_Static_assert(FEW_ROWS == 4, "stored_part lists the tiles of 1 to 4 rows");
+
+static void bfloat16_part(const stored_product *p, int64_t o0, int64_t o1) {
+    stored_part(bfloat16_tile, ONE16, sizeof(float), sizeof(uint16_t), p, o0, o1);
+}
+static void int8_part(const stored_product *p, int64_t o0, int64_t o1) {
+    stored_part(int8_tile, ONE8, sizeof(int16_t), sizeof(int8_t), p, o0, o1);
+}
 
 /* ------------------------------------------------------------------- to int8 and from int8 --- */
 
