@@ -83,6 +83,29 @@ static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_row
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);
 
+/* out = x W^T + bias .., where W (OUT,IN) is stored in fewer bits (quantized.c). */
+typedef struct stored_product {
+    gemm out;               /* M = R rows, N = OUT; the outputs, as tile_finish writes them */
+    int64_t IN;
+    const float *inp;       /* (R,IN) */
+    void *x;                /* inp as the loops read it, rows x_row numbers apart */
+    int64_t x_row;
+    float *factors;         /* (R): of the numbers in x (int8) */
+    const uint16_t *halves; /* W (OUT,IN) in bfloat16, or NULL */
+    const int8_t *q;        /* W (OUT,w_row) in int8, or NULL */
+    const float *scales;    /* (OUT, w_row / PYGPT_INT8_GROUP) */
+    int64_t w_row;          /* numbers from a row of W to the next */
+} stored_product;
+
+/* How one instruction set computes such a product. */
+typedef struct stored_loops {
+    void (*arrange)(const stored_product *p, int64_t r0, int64_t r1); /* rows of inp to x */
+    void (*part)(const stored_product *p, int64_t o0, int64_t o1); /* at most STORED_OUTS outputs */
+} stored_loops;
+#define STORED_OUTS 48
+/* The outputs whose groups are quantized together: a cache line of a weight (IN,OUT). */
+#define QUANTIZED_OUTS 16
+
 /* The sizes and constants of one attention call, the same for every (batch, head). */
 typedef struct attention_shape {
     int64_t T, C, NH, HS;
@@ -138,6 +161,11 @@ typedef struct isa {
     attention_loops attention_bf16; /* on the unit; all 0 without one */
     void (*attention_cached)(float *out, const float *q, const float *keys, const float *values,
                              int64_t n, int64_t C, int64_t HS, int rounded, float *scores);
+    stored_loops stored_bfloat16, stored_int8;
+    void (*quantize)(int8_t *q, float *scales, const float *weight, int64_t o0, int64_t o1,
+                     int64_t IN, int64_t across, int64_t along);
+    void (*dequantize)(float *out, const int8_t *q, const float *scales, int64_t o0, int64_t o1,
+                       int64_t IN);
     void (*softmax_forward)(float *out, const float *inp, int64_t r0, int64_t r1, int64_t C);
     void (*softmax_backward)(float *dinp, const float *dout, const float *out, int64_t r0,
                              int64_t r1, int64_t C, int accumulate);

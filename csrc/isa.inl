@@ -40,6 +40,7 @@ SET_TARGET(ISA_TARGET)
 #include ISA_LOOPS
 #else
 #include "matmul.inl"
+#include "quantized.inl"
 
 #include "dropout_mask.inl"
 #include "dropout.inl"
@@ -61,6 +62,10 @@ const isa ISA_TABLE = {
     .gemm_block = gemm_block,
     .tile_finish = tile_finish,
     .gemm_dots = gemm_dots,
+    .stored_bfloat16 = {.arrange = arrange_bfloat16, .part = bfloat16_part},
+    .stored_int8 = {.arrange = arrange_int8, .part = int8_part},
+    .quantize = quantize_part,
+    .dequantize = dequantize_part,
     .attention = {.block = QB,
                   .scratch = attention_scratch,
                   .forward = attention_forward_part,

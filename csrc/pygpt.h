@@ -229,6 +229,39 @@ int linear_backward_input(float *dinp, void *act, const float *dout, const float
 int linear_backward_weight(float *dweight, float *dbias, const void *inp, const float *dout,
                            int64_t R, int64_t IN, int64_t OUT, int accumulate, int dtype);
 
+/* ------------------------------------------------------------------ quantized (quantized.*) --- */
+
+/* Weights at rest in fewer bits, for generation. Such a weight has its outputs as rows, (OUT,IN),
+ * as the token embedding has them: linear_forward's weight (IN,OUT) transposed.
+ *
+ * In int8 a row is G = ceil(IN / 64) groups of 64 places: q (OUT,G,64), scales (OUT,G). Weight
+ * i = 64 g + k of output o is q[o][g][k] * scales[o][g]; q is 0 at places from IN on. */
+#define PYGPT_INT8_GROUP 64
+
+/* scales = max |w| / 127 of each group, rounded to float32; q = w / scale, the quotient rounded to
+ * float32 and then to the nearest whole number, ties to even: -127..127. So q * scale is off by at
+ * most scale / 2 and a rounding. In a group without a number of 2^-100 or more in size, q and scale
+ * are 0; in one that holds a NaN or an infinity, q is 0 and scale is NaN.
+ * weight (OUT,IN), or (IN,OUT) when transpose. For bfloat16: `transpose`, then to_bfloat16. */
+int quantize_int8(int8_t *q, float *scales, const float *weight, int64_t IN, int64_t OUT,
+                  int transpose);
+/* out (OUT,IN) = q * scale: the rows of an embedding, for example. */
+int dequantize_int8(float *out, const int8_t *q, const float *scales, int64_t IN, int64_t OUT);
+
+/* These are linear_forward, with the same arguments and aliasing, on a weight at rest. A row of out
+ * has the same bits whatever R is.
+ *
+ * linear_bfloat16 widens weight (OUT,IN), bits of bfloat16, and computes in float32. */
+int linear_bfloat16(float *out, float *pre, const float *inp, const uint16_t *weight,
+                    const float *bias, const float *residual, int64_t R, int64_t IN, int64_t OUT);
+/* linear_int8 rounds inp too, each row of it to n * 2^e with whole numbers n, ties to even, and the
+ * smallest e with which every |n| <= 32767. So inp is off by at most max |inp| / 2^15. A group's
+ * sum of q * n is exact; the rest is float32. A row without a number of 2^-100 or more in size
+ * counts as 0; one that holds a NaN or an infinity gives NaN. The sum before the factor 2^e must be
+ * finite: weights below 2^96 are safe. */
+int linear_int8(float *out, float *pre, const float *inp, const int8_t *q, const float *scales,
+                const float *bias, const float *residual, int64_t R, int64_t IN, int64_t OUT);
+
 /* ------------------------------------------------------------------ attention (attention.*) --- */
 
 /* Causal multi-head self-attention. qkv (B,T,3C): q, k, v side by side, each NH heads of HS = C/NH.

@@ -299,4 +299,34 @@ INLINE vf vgelu_slope(vf x, vf *gelu) {
     return s + c * s * (1.0f - s) * (2 * GELU_K + (6 * GELU_K * GELU_C) * (c * c));
 }
 
+/* Vectors of 2 VW and of VW int16. */
+typedef int16_t vs __attribute__((vector_size(4 * VW)));
+typedef int16_t vs_unaligned __attribute__((vector_size(4 * VW), may_alias, aligned(2)));
+typedef int16_t half_vs __attribute__((vector_size(2 * VW)));
+typedef int8_t vb_unaligned __attribute__((vector_size(2 * VW), may_alias, aligned(1)));
+
+INLINE vs vload_int16(const int16_t *p) { return *(const vs_unaligned *)p; }
+/* Loads 2 VW int8 as int16. */
+INLINE vs vload_int8(const int8_t *p) {
+#if defined(SIMD_AVX512)
+    return (vs)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p));
+#elif defined(SIMD_AVX2)
+    return (vs)_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p));
+#else
+    return __builtin_convertvector(*(const vb_unaligned *)p, vs);
+#endif
+}
+/* Returns in lane l a[2l] b[2l] + a[2l+1] b[2l+1], which must fit in 32 bits. */
+INLINE vi vpair_sums(vs a, vs b) {
+#if defined(SIMD_AVX512)
+    return (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(SIMD_AVX2)
+    return (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#else
+    const vi x = (vi)a, y = (vi)b; /* pairs: one number in the lower half, one in the upper */
+    const vi lower = ((vi)((vu)x << 16) >> 16) * ((vi)((vu)y << 16) >> 16);
+    return lower + (x >> 16) * (y >> 16);
+#endif
+}
+
 #endif

@@ -98,8 +98,9 @@ def gelu_backward(a, value):
 
 # -------------------------------------------------------------------------------------- linear ---
 
-def linear_forward(a, value):
-    z = of_terms("linear_forward", lambda a: a.IN + 2)(without(a, "pre", "residual"), None)["out"]
+def linear_forward(a, value, roundings=None):
+    z = of_terms("linear_forward", lambda a: roundings or a.IN + 2)(
+        without(a, "pre", "residual"), None)["out"]
     errors = [z.steps * (UNIT * m + FLOOR) for m in z.magnitudes]
     if a.pre is not None:  # |gelu'| < 1.13
         errors = [1.13 * e + gelu_error(x) for e, x in zip(errors, value["pre"])]
@@ -117,6 +118,38 @@ def linear_backward_input(a, value):
     extra = [m * slope_error(x) for m, x in zip(bare.magnitudes, a.pre)]
     return {"dinp": Bound(a.OUT + 4, [m * s for m, s in zip(bare.magnitudes, slopes)], extra),
             "act": Bound(1, [0.0] * len(a.pre), [gelu_error(x) for x in a.pre])}
+
+
+# ----------------------------------------------------------------------------------- quantized ---
+
+def dequantize_int8(a, value):
+    return {"out": Bound(1, [abs(x) for x in value["out"]])}
+
+
+def _of_linear(a, value, inp, weight, roundings):
+    """Bound linear_forward for inp (R,IN), and weight (OUT,IN) stored across."""
+    across = [0.0] * len(weight)
+    reference.transpose(across, weight, a.OUT, a.IN)
+    return linear_forward(SimpleNamespace(
+        **{name: getattr(a, name) for name in ("out", "pre", "bias", "residual", "R", "IN", "OUT")},
+        inp=inp, weight=across, dtype=reference.PYGPT_FLOAT32), value, roundings)
+
+
+def linear_bfloat16(a, value):
+    wide = [0.0] * len(a.weight)
+    reference.from_bfloat16(wide, a.weight, len(wide))
+    return _of_linear(a, value, a.inp, wide, a.IN + 2)
+
+
+def linear_int8(a, value):
+    # A group's sums are exact, converted to float32, multiplied and added: G + 1 additions and at
+    # most 4 to join 16 lanes, or 1 conversion, 1 product and 1 factor 2^e, which is exact. That of
+    # the bias is one more. The reference rounds no q * scale, as its numbers are double.
+    wide, inp = [0.0] * (a.OUT * a.IN), []
+    reference.dequantize_int8(wide, a.q, a.scales, a.IN, a.OUT)
+    for r in range(a.R):
+        inp += reference._whole_times_power(a.inp[r * a.IN:(r + 1) * a.IN])
+    return _of_linear(a, value, inp, wide, -(-a.IN // reference.PYGPT_INT8_GROUP) + 9)
 
 
 # --------------------------------------------------------------------- softmax, cross-entropy ---

@@ -90,7 +90,13 @@ class Case:
         return DTYPES if "dtype" in self.sizes else DTYPES[:1]
 
     def dimensions(self, name, args):
-        return [int(d) if d.isdigit() else args[d] for d in self.shapes[name].split()]
+        return [self.size(d, args) for d in self.shapes[name].split()]
+
+    def size(self, dimension, args):
+        """Return a dimension's size, which may be a number or follow from the arguments."""
+        if dimension.isdigit():
+            return int(dimension)
+        return args[dimension] if dimension in args else self.derive(args)[dimension]
 
     def arguments(self, sizes, values, absent, seed):
         """Return all arguments in order, flags 0; `values` gives a name in VALUES per pointer."""
@@ -114,6 +120,8 @@ class Case:
                 args[p.name] = [rng.getrandbits(64)]
             elif p.ctype == "uint16_t":
                 args[p.name] = [rng.getrandbits(16) for _ in range(count)]
+            elif p.ctype == "int8_t":
+                args[p.name] = [rng.randint(-127, 127) for _ in range(count)]
             else:
                 draw = VALUES[values[p.name]](rng)
                 args[p.name] = list(array(TYPECODES[p.ctype], (draw() for _ in range(count))))
@@ -155,7 +163,7 @@ class Case:
             if args[name] is not None:
                 flat = [0]
                 for dimension in shape.split():
-                    size = int(dimension) if dimension.isdigit() else args[dimension]
+                    size = self.size(dimension, args)
                     picked = chosen.get(dimension, range(size))
                     flat = [f * size + i for f in flat for i in picked]
                 positions[name] = flat
@@ -223,6 +231,17 @@ def _finite_halves(args, rng):
     args["inp"] = [x & ~0x4000 if x & 0x7C00 == 0x7C00 else x for x in args["inp"]]
 
 
+def _plain_halves(args, rng):
+    """Make the weight bfloat16 numbers of ordinary size."""
+    halves = [0] * len(args["weight"])
+    reference.to_bfloat16(halves, [rng.gauss(0, 1) for _ in halves], len(halves))
+    args["weight"] = halves
+
+
+def _groups(sizes):
+    return {"G": -(-sizes["IN"] // reference.PYGPT_INT8_GROUP)}
+
+
 def _heads(sizes):
     return {"C": sizes["NH"] * sizes["HS"]}
 
@@ -257,6 +276,12 @@ LINEAR_SIZES = {"R": SIZE, "IN": SIZE, "OUT": SIZE, **DTYPE}
 LINEAR_LARGE = in_both_types(
     {"R": 261, "IN": 517, "OUT": 323}, {"R": 65, "IN": 300, "OUT": 1000},
     {"R": 1, "IN": 700, "OUT": 1100}, {"R": 267, "IN": 1024, "OUT": 323})
+BOTH = (0, 1)
+STORED_SIZES = {"R": SIZE, "IN": SIZE | st.sampled_from((127, 128, 129)), "OUT": SIZE}
+STORED = dict(optional=("pre", "bias", "residual"), may_alias=(("out", "residual", (0,)),),
+              large=({"R": 1, "IN": 700, "OUT": 1100}, {"R": 16, "IN": 320, "OUT": 515},
+                     {"R": 65, "IN": 97, "OUT": 323}, {"R": 6, "IN": 2180, "OUT": 130}),
+              sample={"R": 9, "OUT": 12})
 # 512 rows of logits at once and a rest, and more classes than rows.
 LOSS_LARGE = in_both_types({"R": 1003, "C": 17, "V": 65}, {"R": 70, "C": 33, "V": 1031})
 
@@ -265,8 +290,6 @@ def _act_needs_pre(args, rng):
     if args["pre"] is None:
         args["act"] = None
 
-
-BOTH = (0, 1)
 
 CASES = [
     Case("matmul nn", {"out": "M N", "a": "M K", "b": "K N"},
@@ -291,6 +314,22 @@ CASES = [
          {"dweight": "IN OUT", "dbias": "OUT", "inp": "R IN", "dout": "R OUT"},
          LINEAR_SIZES, bounds.of_terms("linear_backward_weight", lambda a: a.R + 2),
          optional=("dbias",), large=LINEAR_LARGE, sample={"IN": 9, "OUT": 12}),
+    *(Case(f"quantize_int8 {'transposed' if transpose else 'plain'}",
+           {"q": "OUT G 64", "scales": "OUT G", "weight": "IN OUT" if transpose else "OUT IN"},
+           {"IN": STORED_SIZES["IN"], "OUT": SIZE}, bounds.exact, _groups,
+           fixed={"transpose": transpose}, large=({"IN": 515, "OUT": 323},),
+           sample={"OUT": 12}) for transpose in BOTH),
+    Case("dequantize_int8", {"out": "OUT IN", "q": "OUT G 64", "scales": "OUT G"},
+         {"IN": STORED_SIZES["IN"], "OUT": SIZE}, bounds.dequantize_int8, _groups,
+         large=({"IN": 515, "OUT": 801},)),
+    Case("linear_bfloat16",
+         {"out": "R OUT", "pre": "R OUT", "inp": "R IN", "weight": "OUT IN", "bias": "OUT",
+          "residual": "R OUT"},
+         STORED_SIZES, bounds.linear_bfloat16, prepare=_plain_halves, **STORED),
+    Case("linear_int8",
+         {"out": "R OUT", "pre": "R OUT", "inp": "R IN", "q": "OUT G 64", "scales": "OUT G",
+          "bias": "OUT", "residual": "R OUT"},
+         STORED_SIZES, bounds.linear_int8, _groups, **STORED),
     Case("attention_forward",
          {"out": "B T C", "lse": "B NH T", "qkv": "B T 3 C", "seed": "1"},
          {**ATTENTION, "dropout": PROBABILITY}, bounds.attention_forward, _heads,

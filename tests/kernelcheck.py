@@ -16,7 +16,8 @@ from pygpt.backend import reference
 from sharing import HAS_THREADS, sharing, small_jobs_shared
 
 HEADER = Path(__file__).parent.parent / "csrc" / "pygpt.h"
-TYPECODES = {"float": "f", "double": "d", "int32_t": "i", "uint64_t": "Q", "uint16_t": "H"}
+TYPECODES = {"float": "f", "double": "d", "int32_t": "i", "uint64_t": "Q", "uint16_t": "H",
+             "int8_t": "b"}
 THREADS = (1, 2, 3) if HAS_THREADS else (1,)
 # Kernels of one thread, which no size is shared out by.
 SERIAL = ("sum_forward", "sum_backward")

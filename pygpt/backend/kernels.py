@@ -161,7 +161,7 @@ class Memory:
             self._base = ffi.cast("char *", block)
 
     def pointer(self, code: str, offset: int = 0):
-        """Return the address of byte `offset` as kernels take it; code: 'f', 'i', 'Q', 'd', 'H'."""
+        """Return the address of byte `offset` as kernels take it; code: f, i, Q, d, H or b."""
         if ffi is None:
             size = struct.calcsize(code)
             whole = (self.nbytes - offset) // size * size
@@ -186,7 +186,7 @@ def address(argument):
 
 
 _POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *",
-            "H": "uint16_t *"}
+            "H": "uint16_t *", "b": "int8_t *"}
 
 
 # ------------------------------------------------------------------------------------- threads ---

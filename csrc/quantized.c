@@ -1,0 +1,111 @@
+/* quantized.c: computes layers whose weights are stored in 16 or 8 bits, for generation.
+ *
+ * To generate a token, every weight is read once and multiplied by one row of numbers, or by the
+ * few rows of a batch. The time is that of reading the weights, so half the bytes take half the
+ * time, as long as widening the numbers again takes less.
+ *
+ *   bfloat16   the upper half of a float32. Widening is a shift.
+ *   int8       groups of 64 weights along IN: w = q * scale, q in -127..127, scale = max |w| / 127
+ *              of the group. A float32 scale for 64 bytes is 1.06 bytes a weight, as in Q8_0 of
+ *              llama.cpp, whose groups have 32 weights and a float16 scale.
+ *
+ * A weight is stored with its outputs as rows, (OUT,IN). A sum then reads consecutive memory, whose
+ * next lines the processor fetches by itself; and the token embedding, which is a table and the
+ * head's weight, is stored once for both uses. The weight of a layer, (IN,OUT) in a checkpoint, is
+ * transposed when it is quantized.
+ *
+ * With int8, each row of x is rounded too, to 16 bits: x = n * 2^e with whole |n| <= 32767 and one
+ * power of two for the row. A group's sum is then one of whole numbers, exact in 32 bits:
+ * 64 * 127 * 32767 < 2^28. So
+ *
+ *   y_o = 2^e sum_g scale_og (sum_{i in g} q_oi n_i)
+ *
+ * AVX2 multiplies and adds 16 pairs of int16 in one instruction, twice the float32's rate. With x
+ * in 8 bits, as Q8_0 has it, that would be 32 pairs, but the sum of pairs is 16 bits wide and needs
+ * another instruction; and the rounding of x in 8 bits costs as much accuracy again as that of the
+ * weights. In 16 bits it is below it as long as the row's largest number is less than some 100
+ * times the typical one.
+ *
+ * Rows do not depend on one another, and the sums of a row are formed in the same order whatever
+ * the tile: row r of a batch has the bits that it has alone.
+ */
+#include "internal.h"
+
+/* The outputs that threads share out are multiples of this. */
+#define UNIT_OUTS 4
+
+static int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+/* Computes p with x's rows arranged in scratch of `row_bytes` bytes each. Each thread has one
+ * stretch of the outputs, so that it reads the weights from one end to the other. */
+static int run_stored(stored_product p, int64_t row_bytes, const stored_loops *loops) {
+    const int64_t R = p.out.M, OUT = p.out.N, row = rounded_up(row_bytes, 64) / 4;
+    const int threads = threads_for((double)R * (double)OUT * (double)p.IN,
+                                    (OUT + UNIT_OUTS - 1) / UNIT_OUTS);
+    const int64_t share = max64(1, rounded_up((OUT + threads - 1) / threads, UNIT_OUTS));
+    float *scratch = scratch_take(R * row + rounded_up(R, 16));
+    if (!scratch) return PYGPT_ENOMEM;
+    p.x = scratch;
+    p.factors = scratch + R * row;
+    PARALLEL(threads) {
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < R; r++) loops->arrange(&p, r, r + 1);
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < OUT; first += share) {
+            const int64_t end = min64(first + share, OUT);
+            for (int64_t o = first; o < end; o += STORED_OUTS)
+                loops->part(&p, o, min64(o + STORED_OUTS, end));
+        }
+    }
+    scratch_give(scratch);
+    return PYGPT_OK;
+}
+
+static stored_product product_of(float *out, float *pre, const float *inp, const float *bias,
+                                 const float *residual, int64_t R, int64_t IN, int64_t OUT) {
+    return (stored_product){
+        .out = {.M = R, .N = OUT, .c = out, .ldc = OUT, .addend = residual, .bias = bias,
+                .pre = pre},
+        .IN = IN, .inp = inp,
+    };
+}
+
+int linear_bfloat16(float *out, float *pre, const float *inp, const uint16_t *weight,
+                    const float *bias, const float *residual, int64_t R, int64_t IN, int64_t OUT) {
+    stored_product p = product_of(out, pre, inp, bias, residual, R, IN, OUT);
+    p.halves = weight;
+    p.w_row = IN;
+    p.x_row = rounded_up(IN, 32); /* pairs of the widest vector */
+    return run_stored(p, p.x_row * (int64_t)sizeof(float), &isa_in_use->stored_bfloat16);
+}
+
+int linear_int8(float *out, float *pre, const float *inp, const int8_t *q, const float *scales,
+                const float *bias, const float *residual, int64_t R, int64_t IN, int64_t OUT) {
+    stored_product p = product_of(out, pre, inp, bias, residual, R, IN, OUT);
+    p.q = q;
+    p.scales = scales;
+    p.x_row = p.w_row = rounded_up(IN, PYGPT_INT8_GROUP);
+    return run_stored(p, p.x_row * (int64_t)sizeof(int16_t), &isa_in_use->stored_int8);
+}
+
+int quantize_int8(int8_t *q, float *scales, const float *weight, int64_t IN, int64_t OUT,
+                  int transpose) {
+    const int64_t parts = (OUT + QUANTIZED_OUTS - 1) / QUANTIZED_OUTS;
+    const int threads = threads_for(4.0 * (double)IN * (double)OUT, parts);
+    PARALLEL(threads)
+#pragma omp for schedule(dynamic)
+    for (int64_t o = 0; o < OUT; o += QUANTIZED_OUTS)
+        isa_in_use->quantize(q, scales, weight, o, min64(o + QUANTIZED_OUTS, OUT), IN,
+                             transpose ? 1 : IN, transpose ? OUT : 1);
+    return PYGPT_OK;
+}
+
+int dequantize_int8(float *out, const int8_t *q, const float *scales, int64_t IN, int64_t OUT) {
+    const int threads = threads_for(2.0 * (double)IN * (double)OUT, OUT);
+    const int64_t chunk = chunk_for(OUT, 1, threads);
+    PARALLEL(threads)
+#pragma omp for schedule(dynamic)
+    for (int64_t o = 0; o < OUT; o += chunk)
+        isa_in_use->dequantize(out, q, scales, o, min64(o + chunk, OUT), IN);
+    return PYGPT_OK;
+}
