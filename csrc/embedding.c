@@ -15,8 +15,29 @@ static int ids_in_range(const int32_t *ids, int64_t n, int64_t V) {
     return 1;
 }
 
-int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe,
-                      const int32_t *past, int64_t B, int64_t T, int64_t C, int64_t V, int64_t P) {
+/* A table of token vectors in one of three forms; the other pointers are NULL. */
+typedef struct table {
+    const float *floats;
+    const uint16_t *halves;
+    const int8_t *q;
+    const float *scales;
+} table;
+
+/* out (C) = the vector of a token. */
+static void read_row(float *out, const table *t, int64_t token, int64_t C) {
+    if (t->floats) {
+        memcpy(out, t->floats + token * C, sizeof(float) * (size_t)C);
+    } else if (t->halves) {
+        for (int64_t c = 0; c < C; c++) out[c] = widened(t->halves[token * C + c]);
+    } else {
+        const int64_t groups = (C + PYGPT_INT8_GROUP - 1) / PYGPT_INT8_GROUP;
+        isa_in_use->dequantize(out, t->q + token * groups * PYGPT_INT8_GROUP,
+                               t->scales + token * groups, 0, 1, C);
+    }
+}
+
+static int embed(float *out, const int32_t *ids, const table *t, const float *wpe,
+                 const int32_t *past, int64_t B, int64_t T, int64_t C, int64_t V, int64_t P) {
     if (!ids_in_range(ids, B * T, V)) return PYGPT_ERANGE;
     for (int64_t b = 0; wpe && b < B; b++) {
         const int64_t first = past ? past[b] : 0;
@@ -28,14 +49,28 @@ int embedding_forward(float *out, const int32_t *ids, const float *wte, const fl
 #pragma omp for schedule(dynamic)
     for (int64_t r0 = 0; r0 < B * T; r0 += chunk)
         for (int64_t r = r0; r < min64(r0 + chunk, B * T); r++) {
-            const float *token = wte + ids[r] * C;
+            float *row = out + r * C;
+            read_row(row, t, ids[r], C);
             if (wpe)
-                isa_in_use->add(out + r * C, token,
-                                wpe + ((past ? past[r / T] : 0) + r % T) * C, C);
-            else
-                memcpy(out + r * C, token, sizeof(float) * (size_t)C);
+                isa_in_use->add(row, row, wpe + ((past ? past[r / T] : 0) + r % T) * C, C);
         }
     return PYGPT_OK;
+}
+
+int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe,
+                      const int32_t *past, int64_t B, int64_t T, int64_t C, int64_t V, int64_t P) {
+    return embed(out, ids, &(table){.floats = wte}, wpe, past, B, T, C, V, P);
+}
+
+int embedding_bfloat16(float *out, const int32_t *ids, const uint16_t *wte, const float *wpe,
+                       const int32_t *past, int64_t B, int64_t T, int64_t C, int64_t V, int64_t P) {
+    return embed(out, ids, &(table){.halves = wte}, wpe, past, B, T, C, V, P);
+}
+
+int embedding_int8(float *out, const int32_t *ids, const int8_t *q, const float *scales,
+                   const float *wpe, const int32_t *past, int64_t B, int64_t T, int64_t C,
+                   int64_t V, int64_t P) {
+    return embed(out, ids, &(table){.q = q, .scales = scales}, wpe, past, B, T, C, V, P);
 }
 
 int64_t pygpt_embedding_chunk(int64_t C, int threads) {

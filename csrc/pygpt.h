@@ -325,6 +325,14 @@ int gelu_backward(float *dinp, const float *dout, const float *inp, int64_t n, i
 int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe,
                       const int32_t *past, int64_t B, int64_t T, int64_t C, int64_t V, int64_t P);
 
+/* The same with a table of tokens at rest: wte (V,C), bits of bfloat16; or q and scales, as
+ * quantize_int8 makes them with IN = C and OUT = V. */
+int embedding_bfloat16(float *out, const int32_t *ids, const uint16_t *wte, const float *wpe,
+                       const int32_t *past, int64_t B, int64_t T, int64_t C, int64_t V, int64_t P);
+int embedding_int8(float *out, const int32_t *ids, const int8_t *q, const float *scales,
+                   const float *wpe, const int32_t *past, int64_t B, int64_t T, int64_t C,
+                   int64_t V, int64_t P);
+
 /* dwte (V,C) [+]= the rows of dout (B,T,C) at their ids; dwpe (P,C) [+]= the sum of dout over the
  * batch, which is 0 in rows from T on. Either may be NULL. Positions start at 0. */
 int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_t *ids, int64_t B,

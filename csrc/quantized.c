@@ -65,7 +65,7 @@ static stored_product product_of(float *out, float *pre, const float *inp, const
                                  const float *residual, int64_t R, int64_t IN, int64_t OUT) {
     return (stored_product){
         .out = {.M = R, .N = OUT, .c = out, .ldc = OUT, .addend = residual, .bias = bias,
-                .pre = pre},
+                .gelu = pre != NULL, .pre = pre == out ? NULL : pre},
         .IN = IN, .inp = inp,
     };
 }

@@ -248,7 +248,8 @@ INLINE void stored_part(tile_function *tile, const int one_row_outs, const int64
             }
         }
         join_lanes(t, kept, rows, o1 - o0, p->q ? p->factors + r : NULL);
-        tile_finish(&p->out, t, STORED_OUTS, rows, o1 - o0, r, o0, 1, 1);
+        tile_finish(&p->out, t, STORED_OUTS, p->out.c + r * p->out.ldc + o0, rows, o1 - o0, r, o0,
+                    1, 1);
     }
 }
 _Static_assert(FEW_ROWS == 4, "stored_part lists the tiles of 1 to 4 rows");

@@ -25,10 +25,12 @@ from pygpt.autograd.precision import checked_dtype
 from pygpt.autograd.recorded_step import StepCache
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import in_float32
+from pygpt.backend.kernels import Memory, in_float32
 from pygpt.checkpoint import model_files
+from pygpt.checkpoint.int8 import StoredInt8
 from pygpt.config import is_whole_number, token_ids
 from pygpt.decoding import Cache
+from pygpt.parameters import Parameter
 
 
 @nn.recordable
@@ -188,7 +190,7 @@ class GPT(nn.Module):
         return object.__new__, (type(self),), state
 
     @classmethod
-    def from_pretrained(cls, directory, compute_dtype="float32", **changes):
+    def from_pretrained(cls, directory, compute_dtype="float32", weights=None, **changes):
         """Open a Hugging Face GPT-2 directory, or one with nanoGPT's names
         (checkpoint/model_files.py).
 
@@ -196,32 +198,61 @@ class GPT(nn.Module):
 
         Args:
             compute_dtype: as in GPT; the type of the weights in the files does not matter.
+            weights: "float32", or a form of quantize(); None: as in the files, "int8" or else
+                "float32".
             changes: fields of its GPTConfig to change: the three dropout shares.
         Raises:
             OSError: a file is missing or cannot be read.
-            ValueError: there is no such compute_dtype.
+            ValueError: there is no such compute_dtype or form, or it is another than the files'
+                int8.
             CheckpointError: the directory does not hold such a model; the message names the file
                 and the field.
             MemoryError: the converted weights do not fit.
         """
         checked_dtype(compute_dtype)
-        config, weights, end_of_text = model_files.read_model(directory, parameter_shapes)
+        if weights not in (None, "float32"):
+            ops.WeightAtRest.empty(weights, (0, 0))  # refuses other forms before files are read
+        config, stored, end_of_text = model_files.read_model(directory, parameter_shapes)
         self = cls.__new__(cls)
         self._build(replace(config, **changes))
-        self.compute_dtype = compute_dtype
-        for name, parameter in self.named_parameters():
-            parameter.place(weights.pop(name).memory())
-        self.end_of_text = end_of_text
+        self.compute_dtype, self.end_of_text = compute_dtype, end_of_text
+        if any(isinstance(weight, StoredInt8) for weight in stored.values()):
+            if weights not in (None, "int8"):
+                raise ValueError(f"{directory}: its weights are int8; weights={weights!r} needs the "
+                                 "model that they were made from")
+            weights = "int8"
+        self._fill(stored, weights or "float32")
         return self.eval()
 
+    def _fill(self, stored, form):
+        """Give a new model its weights, {name: weights.Stored or StoredInt8}, in this form."""
+        for module_name, module in self.named_modules():
+            for attribute, parameter in list(vars(module).items()):
+                if not isinstance(parameter, Parameter):
+                    continue
+                weight = stored.pop(f"{module_name}.{attribute}")
+                is_layer = isinstance(module, nn.Linear)
+                if isinstance(weight, StoredInt8):
+                    setattr(module, attribute, ops.WeightAtRest(
+                        "int8", weight.shape, *weight.memories(), is_layer))
+                    continue
+                memory = weight.memory()
+                if form != "float32" and len(parameter.shape) == 2 and \
+                        module is not self.transformer.wpe:
+                    setattr(module, attribute, ops.WeightAtRest.of(
+                        Tensor.empty(parameter.shape, memory=memory), form, is_layer))
+                else:
+                    parameter.place(memory)
+
     @one_at_a_time
-    def save_pretrained(self, directory, dtype="float32", end_of_text=None):
+    def save_pretrained(self, directory, dtype="as in memory", end_of_text=None):
         """Write model.safetensors and config.json, each complete or not at all.
 
         Args:
             directory: made if it is missing.
-            dtype: the type of the weights in the file: "float32", "float16" or "bfloat16". Rounding
-                is to nearest, ties to even.
+            dtype: the type of the weights in the file: "float32", "float16" or "bfloat16", rounded
+                to nearest, ties to even; or "as in memory": float32, and for matrices at rest
+                their form. Other programs do not read int8.
             end_of_text: the id, or tuple of ids, at which generation stops; None: the model's
                 own end_of_text.
         Raises:
@@ -230,8 +261,52 @@ class GPT(nn.Module):
                 not in the vocabulary; the message names the value.
         """
         end = self.end_of_text if end_of_text is None else self._checked_end(end_of_text)
-        model_files.write_model(directory, self.config, (
-            (name, p.shape, p.flat()) for name, p in self.named_parameters()), dtype, end)
+        at_rest = dict(self.weights_at_rest())
+        if dtype == "as in memory":
+            def dtype(name):
+                return "bfloat16" if name in at_rest else "float32"
+            in_int8 = self.weights == "int8"
+        else:
+            in_int8 = False
+        model_files.write_model(directory, self.config, self._saved(at_rest, in_int8), dtype, end)
+
+    def _saved(self, at_rest, in_int8):
+        """Yield (name, shape, buffer) of all weights, as model_files.write_model takes them."""
+        own = dict(self.named_parameters())
+        for name, shape in parameter_shapes(self.config).items():
+            weight = at_rest.get(name)
+            if weight is None:
+                yield name, shape, own[name].flat()
+            elif in_int8:
+                yield name, weight.shape, (weight.values, weight.scales)
+            else:
+                yield name, shape, weight.as_parameter
+
+    @one_at_a_time
+    def quantize(self, form="int8"):
+        """Return a copy for generation whose matrices rest in fewer bits, the head and the token
+        embedding included. It generates faster, because each token reads every weight, and cannot
+        be trained. Vectors and position embeddings stay float32.
+
+        Args:
+            form: "int8" (with a scale for each 64 weights, 1.06 bytes a weight) or "bfloat16".
+        Raises:
+            ValueError: there is no such form, or the weights rest already.
+        """
+        if self.weights != "float32":
+            raise ValueError(f"quantize({form!r}): the weights rest in {self.weights} already")
+        ops.WeightAtRest.empty(form, (0, 0))  # refuses other forms
+        twin = type(self).__new__(type(self))
+        twin._build(self.config)
+        twin.compute_dtype, twin.end_of_text = self.compute_dtype, self.end_of_text
+        twin._fill({name: _Copied(p) for name, p in self.named_parameters()}, form)
+        return twin.eval()
+
+    @property
+    def weights(self):
+        """The form of the matrices in memory: "float32", or the form of quantize()."""
+        weight = self.transformer.wte.weight
+        return weight.form if isinstance(weight, ops.WeightAtRest) else "float32"
 
     @property
     def end_of_text(self):
@@ -366,6 +441,18 @@ class GPT(nn.Module):
         """Return a new seed for each forward pass, made from dropout_seed and forward_passes."""
         self.forward_passes += 1
         return (self.dropout_seed * 0x9E3779B97F4A7C15 + self.forward_passes) % 2 ** 64
+
+
+class _Copied:
+    """A parameter as _fill takes weights: memory() returns a copy of its values."""
+
+    def __init__(self, parameter):
+        self._parameter = parameter
+
+    def memory(self):
+        memory = Memory(4 * self._parameter.size)
+        memory.view[:] = self._parameter.flat().cast("B")
+        return memory
 
 
 def parameter_shapes(config):

@@ -109,6 +109,12 @@ class Module:
             if isinstance(item, Module):
                 yield name, item
 
+    def weights_at_rest(self):
+        """Yield (dotted name, WeightAtRest) of the matrices in fewer bits (quantize)."""
+        for name, module in self.named_modules():
+            if isinstance(getattr(module, "weight", None), ops.WeightAtRest):
+                yield f"{name}.weight", module.weight
+
     def num_parameters(self):
         """Count the numbers in the parameters, frozen ones included."""
         return sum(p.size for _, p in self.named_parameters())

@@ -354,6 +354,18 @@ def attention_cached(a, value):
     return {"out": Bound(1, [0.0] * len(out), out), "keys": copied, "values": copied}
 
 
+def embedding_at_rest(a, value):
+    # out = token + position, so |token| + |position| <= |out| + 2 |position|; a token of int8 is
+    # rounded once more.
+    sizes = []
+    for r in range(a.B * a.T):
+        first = (a.past[r // a.T] if a.past else 0) + r % a.T
+        for c in range(a.C):
+            position = a.wpe[first * a.C + c] if a.wpe else 0.0
+            sizes.append(abs(value["out"][r * a.C + c]) + 2 * abs(position))
+    return {"out": Bound(2, sizes)}
+
+
 def attention_backward(a, value):
     # Follows the reference: e_x is the error of x. In float32, dout . out may also be formed as
     # sum_j p_j dp_j, whose magnitude is never smaller, so D takes the larger. With rounded weights

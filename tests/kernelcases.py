@@ -232,10 +232,11 @@ def _finite_halves(args, rng):
 
 
 def _plain_halves(args, rng):
-    """Make the weight bfloat16 numbers of ordinary size."""
-    halves = [0] * len(args["weight"])
+    """Make the weight or the table bfloat16 numbers of ordinary size."""
+    name = "weight" if "weight" in args else "wte"
+    halves = [0] * len(args[name])
     reference.to_bfloat16(halves, [rng.gauss(0, 1) for _ in halves], len(halves))
-    args["weight"] = halves
+    args[name] = halves
 
 
 def _groups(sizes):
@@ -374,6 +375,14 @@ CASES = [
          bounds.of_terms("embedding_forward", lambda a: 1), _positions,
          optional=("wpe", "past"),
          large=({"B": 8, "T": 100, "C": 517, "V": 300, "past": 3, "spare": 1},)),
+    *(Case(f"embedding_{form}",
+           {"out": "B T C", "ids": "B T", **table, "wpe": "P C", "past": "B"},
+           _with_vocabulary(B=FEW, T=SIZE, C=SIZE, past=st.integers(0, 5), spare=FEW),
+           bounds.embedding_at_rest, lambda s: {**_positions(s), "G": -(-s["C"] // 64)},
+           prepare=_plain_halves if form == "bfloat16" else lambda args, rng: None,
+           optional=("wpe", "past"),
+           large=({"B": 8, "T": 100, "C": 517, "V": 300, "past": 3, "spare": 1},))
+      for form, table in (("bfloat16", {"wte": "V C"}), ("int8", {"q": "V G 64", "scales": "V G"}))),
     Case("embedding_backward", {"dwte": "V C", "dwpe": "P C", "dout": "B T C", "ids": "B T"},
          _with_vocabulary(B=FEW, T=SIZE, C=SIZE, past=st.just(0), spare=FEW),
          bounds.of_terms("embedding_backward", lambda a: a.B * a.T + 1), _positions,

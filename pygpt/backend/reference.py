@@ -368,6 +368,18 @@ def embedding_forward(out, ids, wte, wpe, past, B, T, C, V, P):
     return OK
 
 
+def embedding_bfloat16(out, ids, wte, wpe, past, B, T, C, V, P):
+    wide = [0.0] * (V * C)
+    from_bfloat16(wide, wte, V * C)
+    return embedding_forward(out, ids, wide, wpe, past, B, T, C, V, P)
+
+
+def embedding_int8(out, ids, q, scales, wpe, past, B, T, C, V, P):
+    wide = [0.0] * (V * C)
+    dequantize_int8(wide, q, scales, C, V)
+    return embedding_forward(out, ids, wide, wpe, past, B, T, C, V, P)
+
+
 def embedding_backward(dwte, dwpe, dout, ids, B, T, C, V, P, accumulate_wte, accumulate_wpe):
     # A row of a table is copied to every place that uses it, so its gradient is the sum of the
     # gradients of those places. A token's row is used wherever the token occurs, a position's row

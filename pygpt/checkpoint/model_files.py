@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from functools import partial
 
 from pygpt.backend.cpu import gigabytes, memory_limits
-from pygpt.checkpoint import names, safetensors, saved, shards
+from pygpt.checkpoint import int8, names, safetensors, saved, shards
 from pygpt.checkpoint.safetensors import CheckpointError, as_checkpoint_error
 from pygpt.checkpoint.shards import WEIGHTS_FILE
 from pygpt.checkpoint.weights import DTYPES, narrowed
@@ -43,7 +43,7 @@ NEUTRAL = {
     "cross_attention_hidden_size": (None,),
     "is_encoder_decoder": (None, False),
     "pruned_heads": (None, {}),
-    "quantization_config": (None,),
+    "quantization_config": (None, int8.CONFIG),
 }
 # Other names of GPTConfig's fields. GPT-2's own config.json has n_ctx, and llama.cpp's converter
 # reads it; transformers takes the others for the same fields.
@@ -100,15 +100,16 @@ def read_model(directory, shapes_of):
         shapes_of: a function of a GPTConfig that returns {name: shape} of the model's parameters
             (model.parameter_shapes).
     Returns:
-        (GPTConfig, {name: weights.Stored}, end of text): a weight for each name, of its shape; and
-        the end of a text in config.json, an id, a tuple of ids, or None.
+        (GPTConfig, {name: weights.Stored}, end of text): a weight for each name, of its shape, or
+        int8.StoredInt8 for a matrix of a model in int8; and the end of a text in config.json, an
+        id, a tuple of ids, or None.
     Raises:
         OSError: a file is missing or cannot be read.
         CheckpointError: a file is damaged, or is not a GPT-2 that is computed here.
         MemoryError: weights that are to be converted do not fit into memory.
     """
     directory = find_model(directory)
-    config, has_biases, end_of_text = _read_config(directory)
+    config, has_biases, end_of_text, is_int8 = _read_config(directory)
     path, tensors = shards.read_tensors(directory)
     tensors = names.renamed(tensors)
     # The number of layers is compared first: a config may claim 10^9, whose shapes fill the memory.
@@ -116,9 +117,14 @@ def read_model(directory, shapes_of):
     if layers < config.n_layer:
         raise CheckpointError(f"{path}: holds no layer {layers}, but {CONFIG_FILE} says "
                               f"n_layer={config.n_layer}")
-    weights = names.stored_parameters(path, tensors, shapes_of(config), has_biases)
+    shapes, in_int8 = shapes_of(config), {}
+    if is_int8:
+        matrices = {name: shapes.pop(name) for name in list(shapes)
+                    if name == names.EMBEDDING or names.is_layer_matrix(name)}
+        in_int8 = int8.take(path, tensors, matrices, names.is_layer_matrix)
+    weights = names.stored_parameters(path, tensors, shapes, has_biases)
     _refuse_too_much(path, weights)
-    return config, weights, end_of_text
+    return config, weights | in_int8, end_of_text
 
 
 def _refuse_too_much(path, weights):
@@ -144,7 +150,7 @@ def read_config(directory):
 
 
 def _read_config(directory):
-    """Return (GPTConfig, whether the model has biases, the end of a text)."""
+    """Return (GPTConfig, whether the model has biases, the end of a text, whether it is int8)."""
     path = os.path.join(directory, CONFIG_FILE)
     with as_checkpoint_error():
         document = read_json_object(path)
@@ -159,7 +165,8 @@ def _read_config(directory):
             raise CheckpointError(f"{path}: {key}={shown(document[key])} is not supported; "
                                   f"it must be {' or '.join(map(repr, computed))}")
     end_of_text = _end_of_text(path, document.get(END_KEY), config.vocab_size)
-    return config, document.get("bias", True), end_of_text
+    is_int8 = document.get("quantization_config") is not None
+    return config, document.get("bias", True), end_of_text, is_int8
 
 
 def _end_of_text(path, value, vocab_size):
@@ -214,23 +221,34 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
             as a whole.
         config: the GPTConfig.
         named_tensors: an iterable of (name, shape, buffer), with the names of
-            GPT.named_parameters, and buffers of float32 that are C-contiguous.
-        dtype: the type of the weights in the file, a key of DTYPES.
+            GPT.named_parameters, and C-contiguous buffers of float32, or functions that return
+            them. A matrix in int8 has a buffer (values, scales), two of Memory, and the shape
+            (OUT, IN).
+        dtype: the type of the weights in the file, a key of DTYPES, or a function of a name that
+            returns it.
         end_of_text: the id of the token between two texts, a tuple of ids, or None; it is written
             as eos_token_id, and the first id as bos_token_id, as in GPT-2.
     Raises:
         OSError: the directory cannot be made or written.
         ValueError: there is no such dtype, or a weight is too large for it.
     """
-    if dtype not in DTYPES:
+    if not callable(dtype) and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not {' or '.join(map(repr, DTYPES))}")
     os.makedirs(directory, exist_ok=True)
-    safetensors.write(os.path.join(directory, WEIGHTS_FILE), (
-        (name, DTYPES[dtype], shape, partial(narrowed, name, buffer, dtype))
-        for name, shape, buffer in named_tensors), {"format": "pt"})
+    tensors, is_int8 = [], False
+    for name, shape, buffer in named_tensors:
+        if isinstance(buffer, tuple):
+            tensors += int8.entries(name, *buffer, shape)
+            is_int8 = True
+        else:
+            in_file = dtype(name) if callable(dtype) else dtype
+            tensors.append((name, DTYPES[in_file], shape, partial(narrowed, name, buffer, in_file)))
+    safetensors.write(os.path.join(directory, WEIGHTS_FILE), tensors, {"format": "pt"})
     first = end_of_text[0] if isinstance(end_of_text, (tuple, list)) else end_of_text
     document = {key: values[0] for key, values in COMPUTED.items()} | asdict(config) | {
         "architectures": ["GPT2LMHeadModel"], "initializer_range": 0.02,
-        "n_ctx": config.n_positions, "torch_dtype": dtype,
+        "n_ctx": config.n_positions, "torch_dtype": "float32" if callable(dtype) else dtype,
         "bos_token_id": first, END_KEY: end_of_text}
+    if is_int8:
+        document["quantization_config"] = int8.CONFIG
     write_json_object(os.path.join(directory, CONFIG_FILE), document, indent=2, sort_keys=True)

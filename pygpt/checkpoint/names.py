@@ -37,9 +37,10 @@ def stored_parameters(path, tensors, shapes, has_biases=True):
             differs from the embedding.
     """
     tensors = dict(tensors)
-    head = tensors.pop(HEAD, None)
-    tensors.setdefault(EMBEDDING, head)  # a file may store the tied weight under either name
-    if tensors[EMBEDDING] is None:
+    head = tensors.pop(HEAD, None) if EMBEDDING in shapes else None
+    if head is not None:
+        tensors.setdefault(EMBEDDING, head)  # a file may store the tied weight under either name
+    if EMBEDDING in shapes and EMBEDDING not in tensors:
         raise CheckpointError(f"{path}: {EMBEDDING} is missing")
     is_out_in = FIRST in tensors and tensors[FIRST].shape == shapes[FIRST][::-1]
     stored = {}
@@ -55,7 +56,7 @@ def stored_parameters(path, tensors, shapes, has_biases=True):
             hint = (' (a model without biases has "bias": false in its config.json)'
                     if is_bias else "")
             raise CheckpointError(f"{path}: {name} is missing{hint}")
-        is_transposed = is_out_in and bool(re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name))
+        is_transposed = is_out_in and is_layer_matrix(name)
         _check(name, tensors[name], shape[::-1] if is_transposed else shape)
         stored[name] = Stored(tensors.pop(name), is_transposed)
     if tensors:
@@ -66,6 +67,11 @@ def stored_parameters(path, tensors, shapes, has_biases=True):
         _check(HEAD, head, shapes[EMBEDDING])
         _check_tied_head(head, stored[EMBEDDING].entry)
     return stored
+
+
+def is_layer_matrix(name):
+    """Return whether a parameter is the matrix of a linear layer, (in, out)."""
+    return bool(re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name))
 
 
 def layers_of(tensors):

@@ -78,13 +78,14 @@ def narrowed(name, values, dtype):
 
     Args:
         name: the tensor's name, for the message.
-        values: a C-contiguous buffer of float32.
+        values: a C-contiguous buffer of float32, or a function that returns one.
         dtype: a key of DTYPES.
     Returns:
         A buffer; `values` itself for float32.
     Raises:
         ValueError: a finite number is too large for the dtype.
     """
+    values = values() if callable(values) else values
     if dtype == "float32":
         return values
     kernel, largest, too_large = WRITE[dtype]

@@ -8,6 +8,8 @@ forward, below the formula of its gradients.
 from math import prod
 
 from pygpt.autograd.launch import launch
+from pygpt.autograd.ops import at_rest
+from pygpt.autograd.ops.at_rest import WeightAtRest
 from pygpt.autograd.ops.checks import (check, check_floats, check_same_shape, check_whole_number,
                                        give_gradient, rows_of)
 from pygpt.autograd.precision import operand_type
@@ -121,6 +123,10 @@ def reshape(a, shape):
 
 def matmul(a, b, transpose_b=False):
     """Return a @ b, or a @ b^T with transpose_b: a (..., K), b (K, N) or (N, K) -> (..., N)."""
+    if isinstance(b, WeightAtRest):
+        check(transpose_b, "matmul: a weight at rest {} has its outputs as rows: use transpose_b",
+              b.shape)
+        return at_rest.linear(a, b)
     check_floats("matmul", a=a, b=b)
     check(len(b.shape) == 2, "matmul: the right operand has shape {}, not two dimensions", b.shape)
     M, K = rows_of("matmul", "a", a)

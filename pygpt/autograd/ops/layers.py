@@ -8,6 +8,8 @@ kernel's .c file.
 
 from pygpt.autograd.arrays import Array
 from pygpt.autograd.launch import launch
+from pygpt.autograd.ops import at_rest
+from pygpt.autograd.ops.at_rest import WeightAtRest
 from pygpt.autograd.ops.checks import (array_pointer, check, check_floats, check_ids,
                                        check_same_shape, check_whole_number, give_gradient,
                                        give_gradients, node_of, refuse_twice, rows_of)
@@ -21,6 +23,8 @@ MLP_ROWS = 1024  # rows of the hidden layer that exist at a time
 
 def linear(x, weight, bias=None):
     """Return x @ weight + bias: x (..., IN), weight (IN, OUT), bias (OUT,) -> (..., OUT)."""
+    if isinstance(weight, WeightAtRest):
+        return at_rest.linear(x, weight, bias)
     check_floats("linear", x=x, weight=weight)
     R, IN = rows_of("linear", "x", x)
     check(len(weight.shape) == 2 and weight.shape[0] == IN,
@@ -74,6 +78,9 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
     backward pass. In bfloat16 it is computed again too, also MLP_ROWS rows at a time: it has to be
     float32, and would be the largest tensor of all, while the product costs little.
     """
+    if isinstance(fc_weight, WeightAtRest):
+        hidden = at_rest.linear(x, fc_weight, fc_bias, gelu=True)
+        return at_rest.linear(hidden, proj_weight, proj_bias)
     check_floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
                  proj_bias=proj_bias)
     R, C = rows_of("mlp", "x", x)
@@ -321,7 +328,8 @@ def embedding(ids, wte, wpe=None, past=None):
     all; None: there are none. With past, wpe gets no gradient: use no_grad().
     """
     check_ids("embedding", ids=ids)
-    check_floats("embedding", wte=wte)
+    if not isinstance(wte, WeightAtRest):
+        check_floats("embedding", wte=wte)
     check(len(ids.shape) == 2, "embedding: ids have shape {}, not (B, T)", ids.shape)
     check(len(wte.shape) == 2, "embedding: wte has shape {}, not (V, C)", wte.shape)
     (B, T), (V, C) = ids.shape, wte.shape
@@ -334,9 +342,12 @@ def embedding(ids, wte, wpe=None, past=None):
         longest = 0 if past is None else _longest(past)
         check(longest + T <= P, "embedding: {} positions are more than n_positions={}", longest + T,
               P)
-        refuse_twice("embedding", wte=wte, wpe=wpe)
+        if not isinstance(wte, WeightAtRest):
+            refuse_twice("embedding", wte=wte, wpe=wpe)
         check(not (past is not None and wpe.requires_grad and grad_enabled()),
               "embedding: wpe has no gradient with past; call it within no_grad()")
+    if isinstance(wte, WeightAtRest):
+        return at_rest.embedding(ids, wte, wpe, past)
     out = Tensor.empty((B, T, C))
     launch(lib.embedding_forward, out.ptr, ids.ptr, wte.ptr, array_pointer(wpe),
            array_pointer(past), B, T, C, V, P)

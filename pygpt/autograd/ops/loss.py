@@ -1,6 +1,8 @@
 """Defines the loss: the cross-entropy of logits, or of a linear head that computes them."""
 
 from pygpt.autograd.launch import launch
+from pygpt.autograd.ops import at_rest
+from pygpt.autograd.ops.at_rest import WeightAtRest
 from pygpt.autograd.ops.checks import check, check_floats, check_ids, refuse_twice, rows_of
 from pygpt.autograd.precision import operand_type
 from pygpt.autograd.tape import attach
@@ -47,6 +49,8 @@ def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
 
     x (..., C), weight (V, C), targets int32, one for each row of x -> ().
     """
+    if isinstance(weight, WeightAtRest):
+        return cross_entropy(at_rest.linear(x, weight), targets, ignore_index)
     check_floats("linear_cross_entropy", x=x, weight=weight)
     check_ids("linear_cross_entropy", targets=targets)
     R, C = rows_of("linear_cross_entropy", "x", x)
