@@ -49,9 +49,9 @@ typedef struct gemm {
 /* Whether the sums of a block must wait in scratch, because C can't hold them. */
 static inline int sums_wait(const gemm *g) { return g->c_half && g->kc < g->K; }
 
-/* Returns where the sums so far of a block from row m0 and column n0 on are kept, from its row m and
- * column n on: in C, their rows ldc apart, or if they wait in the thread's scratch, ld_sums apart;
- * NULL if a bfloat16 C needs none. */
+/* Returns where the sums so far of a block from row m0 and column n0 on are kept, from its row m
+ * and column n on: in C, their rows ldc apart, or if they wait in the thread's scratch, ld_sums
+ * apart; NULL if a bfloat16 C needs none. */
 static inline float *sums_so_far(const gemm *g, float *scratch, int64_t m0, int64_t n0, int64_t m,
                                  int64_t n) {
     if (sums_wait(g)) return scratch + g->sums + (m - m0) * g->ld_sums + n - n0;

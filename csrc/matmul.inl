@@ -78,8 +78,8 @@ NOINLINE void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_
 }
 
 /* Adds the sums t (mr, nr) over a part of K to the sums so far of the elements from row m and
- * column n on, and after the last part applies the rest of the layer. The rows of t are `ldt` apart,
- * with room for whole vectors. */
+ * column n on, and after the last part applies the rest of the layer. The rows of t are `ldt`
+ * apart, with room for whole vectors. */
 static void tile_finish(const gemm *g, const float *t, int64_t ldt, float *so_far, int64_t mr,
                         int64_t nr, int64_t m, int64_t n, int first, int last) {
     const int64_t ld = sums_wait(g) ? g->ld_sums : g->ldc;

@@ -167,8 +167,8 @@ int pygpt_isa_select(int i);
  *
  * With PYGPT_BFLOAT16 each operand is rounded to the nearest number of 8 bits (ties to even; from
  * 2^128 (1 - 2^-9) on to infinity) before it is multiplied. All else is as with PYGPT_FLOAT32:
- * products are added up in float32, in an order that depends on the instruction set, and inputs and
- * outputs are float32 in memory. The operands are
+ * products are added up in float32, in an order that depends on the instruction set, and tensors
+ * are float32 in memory unless a flag below says otherwise. The operands are
  *   matmul, linear_*   inp, weight and dout; not a bias, its gradient or a residual
  *   attention_*        q, k, v and dout; 2^n exp(s) times dropout's factor in the sum over v, with
  *                      any whole number n; p times that factor in dv; ds. The scale 1 / sqrt(HS)
@@ -177,9 +177,10 @@ int pygpt_isa_select(int i);
  *   linear_cross_*     inp, weight and dlogits */
 enum { PYGPT_FLOAT32, PYGPT_BFLOAT16 };
 
-/* To PYGPT_BFLOAT16 these may be added. They say that a tensor which is only an operand, a void * in
- * its contract, lies in memory as bfloat16: its upper 16 bits, rounded when it is written instead of
- * when it is read. This halves its memory and changes no bit of any other result.
+/* To PYGPT_BFLOAT16, and only to that, these may be added. They say that a tensor which is only an
+ * operand, a void * in its contract, lies in memory as bfloat16, the upper 16 bits of a float32,
+ * rounded when it is written instead of when it is read. This halves its memory and changes no bit
+ * of any other result.
  *   PYGPT_INP_BFLOAT16   inp of linear_forward and linear_backward_weight; qkv
  *   PYGPT_OUT_BFLOAT16   out of linear_forward and layernorm_forward; act of linear_backward_input;
  *                        out of attention_forward and attention_backward */
@@ -212,8 +213,8 @@ int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns);
 
 /* z = inp @ weight + bias;  out = z [+ residual], or with pre: pre = z, out = gelu(z) [+ residual].
  * inp (R,IN), weight (IN,OUT), bias (OUT) or NULL, residual (R,OUT) or NULL, pre (R,OUT) or NULL,
- * out (R,OUT). out may alias residual unless it is bfloat16. pre is float32, or it is out itself, in
- * either form: then only the GELU is stored. */
+ * out (R,OUT). out may alias residual unless it is bfloat16. pre is float32, or it is out itself,
+ * in either form: then only the GELU is stored. */
 int linear_forward(void *out, void *pre, const void *inp, const float *weight, const float *bias,
                    const float *residual, int64_t R, int64_t IN, int64_t OUT, int dtype);
 
@@ -264,7 +265,7 @@ int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R
 
 /* xhat = (inp - mean) * rstd, out = xhat * weight + bias, over each row of inp (R,C).
  * mean (R), rstd (R) = 1/sqrt(variance + eps), the variance divided by C; weight (C), bias (C).
- * form is 0, or PYGPT_OUT_BFLOAT16 if out is an operand of products of that type. */
+ * form is 0, or PYGPT_OUT_BFLOAT16 alone: there are no products here. */
 int layernorm_forward(void *out, float *mean, float *rstd, const float *inp, const float *weight,
                       const float *bias, int64_t R, int64_t C, float eps, int form);
 

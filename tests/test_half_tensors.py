@@ -4,6 +4,8 @@ The rule is that the form of an operand changes no bit: with bfloat16 inputs a k
 with the same inputs in float32, and a bfloat16 output is the float32 output, rounded.
 """
 
+import contextlib
+import math
 import random
 from array import array
 
@@ -20,6 +22,7 @@ from pygpt.autograd.arrays import deferring
 from pygpt.autograd.forward_pass import calling_modules
 from pygpt.autograd.launch import calling
 from pygpt.autograd.precision import computing_in
+from pygpt.autograd.tape import recomputed
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend import reference
 from pygpt.backend.kernels import BFLOAT16, INP_BFLOAT16, NULL, OUT_BFLOAT16, ffi
@@ -136,13 +139,34 @@ def test_a_layer(kernels, R, IN, OUT, extras, shift, seed):
           shift)
 
 
-@pytest.mark.parametrize("sizes", [(100, 600, 200), (1, 800, 33), (65, 1, 520), (3, 0, 5)])
+@pytest.mark.parametrize("sizes", [(100, 600, 200), (1, 800, 33), (65, 1, 520), (33, 513, 40),
+                                   (3, 0, 5), (0, 4, 5), (3, 4, 0)])
 def test_a_layer_in_many_blocks(kernels, sizes):
     R, IN, OUT = sizes
     inp, weight, bias = drawn(random.Random(1), R * IN, IN * OUT, OUT)
     args = dict(out=[0.0] * R * OUT, pre=None, inp=inp, weight=weight, bias=bias, residual=None,
                 R=R, IN=IN, OUT=OUT, dtype=BFLOAT16)
     check(kernels, "linear_forward", args, {"inp": INP_BFLOAT16, "out": OUT_BFLOAT16}, ("out",))
+
+
+@given(R=SIZE, IN=LONG, OUT=SIZE, seed=st.integers(0, 99))
+@few_examples
+def test_the_gelu_alone(kernels, R, IN, OUT, seed):
+    """Where pre is out itself, in either form, the result is that of a pre of its own."""
+    inp, weight = drawn(random.Random(seed), R * IN, IN * OUT)
+    args = dict(out=[0.0] * R * OUT, pre=[0.0] * R * OUT, inp=inp, weight=weight, bias=None,
+                residual=None, R=R, IN=IN, OUT=OUT, dtype=BFLOAT16)
+    for isa in isas_for(BFLOAT16):
+        with use_isa(isa):
+            wanted = run(kernels, "linear_forward", args, {}, ())["out"].as_half()
+            for is_half in False, True:
+                out = Numbers(args["out"], is_half)
+                memory = [Numbers(x, False) for x in (inp, weight)]
+                assert kernels.lib.linear_forward(
+                    out.pointer, out.pointer, *(m.pointer for m in memory), NULL, NULL, R, IN, OUT,
+                    BFLOAT16 | OUT_BFLOAT16 * is_half) == 0
+                out.raw()
+                assert out.as_half() == wanted, isa
 
 
 @given(R=LONG, IN=SIZE, OUT=SIZE, accumulate=st.integers(0, 1), shift=st.integers(0, 1),
@@ -229,7 +253,7 @@ def test_a_product_reads_a_deferred_result_as_bfloat16_and_others_read_float32()
                         assert ops.linear(y, w).tolist() == product
                     else:
                         assert (y * 1.0).tolist() == normal.tolist()
-                assert (y.half is not None) == product_first
+                assert y.half is None  # the float32 values serve every further reader
 
 
 def test_after_the_pass_a_result_that_was_only_an_operand_is_the_rounded_one():
@@ -241,6 +265,63 @@ def test_after_the_pass_a_result_that_was_only_an_operand_is_the_rounded_one():
     x.flat()[0] = 9.0
     assert halves(y.flat()) == halves(wanted) and y.flat().tolist() != wanted
     assert y.flat().tolist() == list(map(reference_number, halves(wanted)))
+
+
+def test_no_result_depends_on_what_else_reads_it_or_when():
+    """Some readers come at the end of the block, when others have been computed already."""
+    rng = random.Random(3)
+    shapes = (1, 5, 8), (8, 24), (8,), (8,), (8, 8)
+    leaves = [Tensor([rng.gauss(0, 1) for _ in range(math.prod(shape))], requires_grad=True)
+              for shape in shapes]
+
+    def post_norm(x, w, scale, shift, w2):
+        h = ops.layernorm(x, scale, shift)
+        return ops.linear(ops.attention(ops.linear(h, w), 2), w2) + h
+
+    def dropped(x, w, scale, shift, w2):
+        h = ops.layernorm(x, scale, shift)
+        a = ops.attention(ops.linear(h, w), 2)
+        return ops.dropout(h, 0.3, ops.Seed(1)) + a
+
+    def shared(x, w, scale, shift, w2):  # x has a gradient when the MLP adds its own
+        h = ops.layernorm(x, scale, shift)
+        return ops.mlp(h, w2, shift, w2, shift) * h + ops.linear(h, w2)
+
+    for program in post_norm, dropped, shared:
+        found = []
+        for block in contextlib.nullcontext, deferring:
+            with computing_in("bfloat16"), block():
+                out = program(*(ops.reshape(x, shape) for x, shape in zip(leaves, shapes)))
+            ops.sum(out * out).backward()
+            found.append([bits(out)] + [bits(x.grad) for x in leaves])
+            for x in leaves:
+                x.node.valid = False
+        assert found[0] == found[1], program.__name__
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("op", ["layernorm", "attention"])
+def test_a_result_that_nobody_reads_has_its_statistics_for_the_backward_pass(op, name):
+    """With a frozen weight, no kernel of the second run of recomputed() reads the result."""
+    rng = random.Random(4)
+    w, scale = (Tensor([rng.gauss(0, 1) for _ in range(n)]) for n in (16, 8))
+    w = ops.reshape(w, (8, 2))
+
+    def function(x):
+        y = ops.layernorm(x, scale, scale) if op == "layernorm" else ops.attention(x, 2)
+        return ops.linear(y, w)
+
+    found = []
+    for run_function in function, lambda x: recomputed(function, x):
+        x = Tensor([[[rng.gauss(0, 1) for _ in range(8 if op == "layernorm" else 24)]
+                     for _ in range(3)]], requires_grad=True)
+        rng.seed(5)
+        x.flat()[:] = array("f", [rng.gauss(0, 1) for _ in range(x.size)])
+        with computing_in(name), deferring():
+            out = run_function(x)
+        ops.sum(out * out).backward()
+        found.append(bits(x.grad))
+    assert found[0] == found[1]
 
 
 def test_in_float32_no_tensor_is_bfloat16():

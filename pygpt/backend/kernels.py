@@ -174,15 +174,19 @@ def _refused(nbytes):
 
 
 def address(argument):
-    """Return the address that a kernel's argument points to, or None if it points to no floats."""
+    """Return (the address that a kernel's argument points to, the code of the numbers there, "f" or
+    "H"), or (None, None) if it points to no such numbers."""
     if ffi is None:
-        if not isinstance(argument, memoryview) or argument.format != "f" or not len(argument):
-            return None
+        if not (isinstance(argument, memoryview) and argument.format in ("f", "H")
+                and len(argument)):
+            return None, None
         import ctypes
-        return ctypes.addressof(ctypes.c_char.from_buffer(argument))
-    if not isinstance(argument, ffi.CData) or ffi.typeof(argument) is not ffi.typeof("float *"):
-        return None
-    return int(ffi.cast("uintptr_t", argument))
+        return ctypes.addressof(ctypes.c_char.from_buffer(argument)), argument.format
+    if isinstance(argument, ffi.CData):
+        for code in ("f", "H"):
+            if ffi.typeof(argument) is ffi.typeof(_POINTER[code]):
+                return int(ffi.cast("uintptr_t", argument)), code
+    return None, None
 
 
 _POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *",

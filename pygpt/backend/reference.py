@@ -44,8 +44,8 @@ def _all_in_range(ids, n, V):
 # ------------------------------------------------------------------------------ matmul, linear ---
 
 def _operands(x, n, dtype, form=0):
-    """Return x (n) as a product reads it: rounded to dtype. If dtype has the flag `form`, x holds the
-    bits of bfloat16 numbers."""
+    """Return x (n) as a product reads it: rounded to dtype. If dtype has the flag `form`, x holds
+    the bits of bfloat16 numbers."""
     if not dtype & PYGPT_BFLOAT16:
         return x
     bits, rounded = x, [0.0] * n

@@ -72,7 +72,7 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
     rows at a time, and these are still in the processor's cache when the second layer reads them.
     The backward pass computes the GELU again from its input. In float32 that input is kept for the
     backward pass. In bfloat16 it is computed again too, also MLP_ROWS rows at a time: it has to be
-    float32, and would be the largest tensor of all, while the product costs little.
+    float32, and would be the largest tensor of all. The product is a ninth of a block's.
     """
     check_floats("mlp", x=x, fc_weight=fc_weight, fc_bias=fc_bias, proj_weight=proj_weight,
                  proj_bias=proj_bias)
@@ -108,11 +108,14 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
     #   dW2 = hidden^T dout, db2 = the sum of the rows of dout, dpre = (dout W2^T) gelu'(pre)
     #   dW1 = x^T dpre,      db1 = the sum of the rows of dpre, dx = dpre W1^T
     def backward(dout):
-        # Nothing was saved in bfloat16, or where compute() never ran, as in the second run of
-        # tape.recomputed.
         saved = saved_pre.pop() if saved_pre else None
         inp = get_x() if saved is None or fc_nodes[0] is not None else None
-        some_pre = Array.empty((longest, H)) if saved is None else None
+        in_parts = dtype != FLOAT32
+        if saved is None and not in_parts:  # compute() never ran (the second run of recomputed)
+            saved = Array.empty((R, H))
+            for rows in parts:
+                fc_forward(saved.rows(rows, H), None, inp, rows)
+        some_pre = Array.empty((longest, H)) if in_parts else None
         hidden = Array.empty((longest, H), operand_code(dtype))
         dx = None if x_node is None else Array.empty(x_node.shape)
 
@@ -124,19 +127,18 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
                        fc_weight.ptr, NULL, len(rows), C, H, 0, dtype)
 
         for rows in parts:
-            d, pre = dout.array.rows(rows, C), some_pre
-            if saved is None:
+            d = dout.array.rows(rows, C)
+            pre = some_pre if in_parts else saved.rows(rows, H)
+            if in_parts:
                 fc_forward(pre, None, inp, rows)
-            else:
-                pre = saved.rows(rows, H)
             # dpre overwrites pre, which is read here for the last time. The same kernel computes
             # the GELU of pre once more, into hidden.
             launch(lib.linear_backward_input, pre.ptr, hidden.ptr, d.ptr, proj_weight.ptr, pre.ptr,
                    len(rows), H, C, 0, with_forms(dtype, out=hidden))
             _linear_backward_weight(d, lambda: hidden, proj_nodes, len(rows), H, C, dtype)
-            if saved is None:
+            if in_parts:
                 fc_backward(pre, rows)
-        if saved is not None:  # in one piece, which took 7 % less time for a step of char (Zen 3)
+        if not in_parts:  # in one piece, which took 7 % less time for a step of char (Zen 3)
             fc_backward(saved, range(R))
         if dx is not None:
             x_node.hand_over(dx)
