@@ -166,7 +166,7 @@ typedef struct isa {
     void (*add)(float *out, const float *a, const float *b, int64_t n);
     void (*mul)(float *out, const float *a, const float *b, int64_t n, int accumulate);
     void (*scale)(float *out, const float *inp, float factor, int64_t n, int accumulate);
-    void (*adamw)(float *param, float *m, float *v, const float *grad,
+    void (*adamw)(float *param, uint16_t *half, float *m, float *v, const float *grad,
                   const float *settings, float weight_decay, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
     multiply_chain multiply_chain;

@@ -387,9 +387,10 @@ enum {
 /* One step over flat buffers of n elements, of which the first n_decay are decayed. With the
  * settings (8) in the order above:
  *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
- *   param -= lr * (m / unbias_m) / (sqrt(v / unbias_v) + eps) + lr * weight_decay * param */
-int adamw_step(float *param, float *m, float *v, const float *grad, const float *settings,
-               int64_t n, int64_t n_decay);
+ *   param -= lr * (m / unbias_m) / (sqrt(v / unbias_v) + eps) + lr * weight_decay * param
+ * half, unless NULL, takes the new param as bfloat16, rounded as by to_bfloat16. */
+int adamw_step(float *param, uint16_t *half, float *m, float *v, const float *grad,
+               const float *settings, int64_t n, int64_t n_decay);
 
 /* out (1) = the sum of squares of x (n), in double precision, in an order fixed by n alone. */
 int sum_squares(double *out, const float *x, int64_t n);

@@ -14,7 +14,7 @@ import math
 import numbers
 from array import array
 
-from pygpt.backend.kernels import Memory, check_status, in_float32, lib
+from pygpt.backend.kernels import NULL, Memory, check_status, in_float32, lib
 from pygpt.autograd.launch import one_at_a_time
 
 OPTIMIZERS = {}  # {class name in small letters: the class} of every derived class
@@ -194,7 +194,7 @@ class AdamW(Optimizer):
         scalars.view.cast("f")[:] = memoryview(array("f", [
             lr, beta1, beta2, eps, weight_decay, 1 - beta1 ** self.steps, 1 - beta2 ** self.steps,
             gradients.factor]))
-        memories = self.layout.values, self.m, self.v, gradients.memory
         for start, n, n_decay in self.layout.trained_spans():
-            check_status(lib.adamw_step(*(memory.pointer("f", 4 * start) for memory in memories),
-                                        scalars.pointer("f"), n, n_decay))
+            values, m, v, grad = (memory.pointer("f", 4 * start) for memory in (
+                self.layout.values, self.m, self.v, gradients.memory))
+            check_status(lib.adamw_step(values, NULL, m, v, grad, scalars.pointer("f"), n, n_decay))

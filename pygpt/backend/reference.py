@@ -559,7 +559,7 @@ def _flush(x):
     return 0.0 if abs(x) < 2.0 ** -126 else x  # in this order NaN stays NaN
 
 
-def adamw_step(param, m, v, grad, settings, n, n_decay):
+def adamw_step(param, half, m, v, grad, settings, n, n_decay):
     lr, beta1, beta2, eps, weight_decay, unbias_m, unbias_v, grad_scale = (
         settings[i] for i in range(8))
     for i in range(n):
@@ -569,6 +569,8 @@ def adamw_step(param, m, v, grad, settings, n, n_decay):
         step = (m[i] / unbias_m) / (sqrt(v[i] / unbias_v) + eps)
         decay = weight_decay * param[i] if i < n_decay else 0.0
         param[i] = _flush(param[i] - lr * step - lr * decay)
+    if half:
+        to_bfloat16(half, param, n)
     return OK
 
 
