@@ -180,11 +180,13 @@ enum { PYGPT_FLOAT32, PYGPT_BFLOAT16 };
 /* To PYGPT_BFLOAT16 these may be added. They say that a tensor which is only an operand, a void * in
  * its contract, lies in memory as bfloat16: its upper 16 bits, rounded when it is written instead of
  * when it is read. This halves its memory and changes no bit of any other result.
- *   PYGPT_INP_BFLOAT16   inp of linear_forward and linear_backward_weight; qkv
- *   PYGPT_OUT_BFLOAT16   out of linear_forward and layernorm_forward; act of linear_backward_input;
- *                        out of attention_forward and attention_backward */
+ *   PYGPT_INP_BFLOAT16     inp of linear_forward and linear_backward_weight; qkv
+ *   PYGPT_OUT_BFLOAT16     out of linear_forward and layernorm_forward; act of
+ *                          linear_backward_input; out of attention_forward and attention_backward
+ *   PYGPT_WEIGHT_BFLOAT16  weight of linear_forward, linear_backward_input and linear_cross_* */
 #define PYGPT_INP_BFLOAT16 2
 #define PYGPT_OUT_BFLOAT16 4
+#define PYGPT_WEIGHT_BFLOAT16 8
 
 /* ------------------------------------------------------------------- matmul (matmul.c/.inl) --- */
 
@@ -214,13 +216,13 @@ int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns);
  * inp (R,IN), weight (IN,OUT), bias (OUT) or NULL, residual (R,OUT) or NULL, pre (R,OUT) or NULL,
  * out (R,OUT). out may alias residual unless it is bfloat16. pre is float32, or it is out itself, in
  * either form: then only the GELU is stored. */
-int linear_forward(void *out, void *pre, const void *inp, const float *weight, const float *bias,
+int linear_forward(void *out, void *pre, const void *inp, const void *weight, const float *bias,
                    const float *residual, int64_t R, int64_t IN, int64_t OUT, int dtype);
 
 /* dinp (R,IN) [+]= dout @ weight^T, and when pre (R,IN) is given, times gelu'(pre): the gradient
  * at pre where inp was gelu(pre). act (R,IN), unless NULL, takes that inp; it must be NULL without
  * pre. dout (R,OUT). dinp may alias pre when accumulate is 0. */
-int linear_backward_input(float *dinp, void *act, const float *dout, const float *weight,
+int linear_backward_input(float *dinp, void *act, const float *dout, const void *weight,
                           const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate,
                           int dtype);
 
@@ -311,7 +313,7 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
 
 /* Computes the head and the loss together: logits = inp @ weight^T, weight (V,C), then
  * cross_entropy_forward. Only a few rows of logits exist at a time. inp (R,C). */
-int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
+int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const void *weight,
                                  const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                  int64_t ignore_index, int dtype);
 
@@ -319,7 +321,7 @@ int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, c
  * dinp (R,C) [+]= dlogits @ weight;  dweight (V,C) [+]= dlogits^T @ inp. Either may be NULL.
  * Also computes loss and losses, so a training step need not call the forward kernel. */
 int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
-                                  const float *dloss, const float *inp, const float *weight,
+                                  const float *dloss, const float *inp, const void *weight,
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                   int64_t ignore_index, int accumulate_input,
                                   int accumulate_weight, int dtype);
