@@ -134,6 +134,10 @@ class Array:
         """Return its values in row-major order as a writable memoryview of one dimension."""
         return self.memory.view[self.offset:self.offset + 4 * self.size].cast(self.code)
 
+    def read(self):
+        """Return the same as a read-only memoryview, which is all that most callers need."""
+        return self.flat().toreadonly()
+
 
 @contextlib.contextmanager
 def deferring(completely=True):
