@@ -25,6 +25,7 @@ typedef struct gemm {
     const uint16_t *a_half; /* A as bfloat16; then a is NULL */
     int64_t a_row, a_col;
     const float *b;
+    const uint16_t *b_half; /* B as bfloat16; then b and column_sum are NULL */
     int64_t b_row, b_col;
     float *c;
     uint16_t *c_half;       /* C as bfloat16; then c is NULL */
@@ -82,6 +83,12 @@ static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_row
 
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);
+
+/* In a kernel with an argument dtype: a void * of pygpt.h as one of two pointers, to floats or, where
+ * dtype has this flag, to bfloat16; the other is NULL. And dtype without its flags. */
+#define FLOATS(x, flag) (dtype & (flag) ? NULL : (x))
+#define HALVES(x, flag) (dtype & (flag) ? (x) : NULL)
+#define OPERANDS (dtype & PYGPT_BFLOAT16)
 
 /* The sizes and constants of one attention call, the same for every (batch, head). */
 typedef struct attention_shape {
@@ -166,7 +173,7 @@ typedef struct isa {
     void (*add)(float *out, const float *a, const float *b, int64_t n);
     void (*mul)(float *out, const float *a, const float *b, int64_t n, int accumulate);
     void (*scale)(float *out, const float *inp, float factor, int64_t n, int accumulate);
-    void (*adamw)(float *param, float *m, float *v, const float *grad,
+    void (*adamw)(float *param, uint16_t *half, float *m, float *v, const float *grad,
                   const float *settings, float weight_decay, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
     multiply_chain multiply_chain;

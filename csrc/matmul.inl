@@ -110,35 +110,42 @@ static void tile_finish(const gemm *g, const float *t, int64_t ldt, float *so_fa
     }
 }
 
-/* Copies rows k0..k0+kc, columns n..n+nr of B to a contiguous strip (kc, NR), padded with zeros. */
-static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int64_t n, int64_t nr) {
+/* Copies rows k0..k0+kc, columns n..n+nr of B to a contiguous strip (kc, NR), padded with zeros. In
+ * memory the numbers of B are bfloat16 with `half`, else float32. */
+INLINE void pack_strip_from(float *strip, const void *all, const int half, const gemm *g,
+                            int64_t k0, int64_t kc, int64_t n, int64_t nr) {
     if (g->b_col == 1) {
-        const float *b = g->b + k0 * g->b_row + n;
+        const int line = half ? 2 * LINE : LINE;
+        int64_t b = k0 * g->b_row + n;
         if (nr == NR) {
             for (int64_t k = 0; k < kc; k++, b += g->b_row, strip += NR) {
-                for (int j = 0; j < NR; j += LINE)
-                    __builtin_prefetch(b + PACK_AHEAD * g->b_row + j);
-                UNROLL for (int j = 0; j < NV; j++) vstore(strip + j * VW, vload(b + j * VW));
+                for (int j = 0; j < NR; j += line)
+                    __builtin_prefetch(place_of(all, b + PACK_AHEAD * g->b_row + j, half));
+                UNROLL for (int j = 0; j < NV; j++)
+                    vstore(strip + j * VW, vload_as(all, b + j * VW, half));
             }
             return;
         }
         for (int64_t k = 0; k < kc; k++, b += g->b_row, strip += NR)
             for (int64_t j = 0; j < NR; j += VW)
-                vstore(strip + j, vload_n(b + min64(j, nr), max64(0, min64(VW, nr - j))));
+                vstore(strip + j, vload_as_n(all, b + min64(j, nr), half,
+                                             max64(0, min64(VW, nr - j))));
         return;
     }
     /* B is stored transposed: transpose VW x VW squares in registers. */
     for (int64_t j = 0; j < NR; j += VW) {
         int64_t rows = max64(0, min64(VW, nr - j));
-        const float *b = g->b + k0 + (n + j) * g->b_col;
+        const int64_t b = k0 + (n + j) * g->b_col;
         for (int64_t k = 0; k < kc; k += VW) {
             int64_t columns = min64(VW, kc - k);
             vf square[VW];
             if (rows == VW && columns == VW) {
-                UNROLL for (int i = 0; i < VW; i++) square[i] = vload(b + i * g->b_col + k);
+                UNROLL for (int i = 0; i < VW; i++)
+                    square[i] = vload_as(all, b + i * g->b_col + k, half);
             } else {
                 for (int64_t i = 0; i < VW; i++)
-                    square[i] = i < rows ? vload_n(b + i * g->b_col + k, columns) : vzero();
+                    square[i] = i < rows ? vload_as_n(all, b + i * g->b_col + k, half, columns)
+                                         : vzero();
             }
             vtranspose(square);
             if (columns == VW) {
@@ -148,6 +155,12 @@ static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int6
             }
         }
     }
+}
+static void pack_strip(float *strip, const gemm *g, int64_t k0, int64_t kc, int64_t n, int64_t nr) {
+    if (g->b_half)
+        pack_strip_from(strip, g->b_half, 1, g, k0, kc, n, nr);
+    else
+        pack_strip_from(strip, g->b, 0, g, k0, kc, n, nr);
 }
 
 /* Packs rows m..m+rows, columns k0..k0+kc of an A that is stored transposed: tile by tile, each as
@@ -233,7 +246,7 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
             if (!in_place || nr < NR || (g->column_sum && m0 == 0))
                 pack_strip(strip, g, k0, kc, n, nr);
             if (g->column_sum && m0 == 0) strip_sums(g, strip, kc, n, nr, first);
-            if (rounded) round_span(strip, strip, kc * NR);
+            if (rounded && !g->b_half) round_span(strip, strip, kc * NR);
         }
 
         /* Phase 2: for each MR rows of A, read in place or packed, and each strip: a tile. */
@@ -281,25 +294,31 @@ static void gemm_block(const gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_
 
 /* Computes columns n0..n1 of a product with few rows, both operands contiguous along k, as dot
  * products: four columns at a time, so that no sum waits. Generation needs it, where memory limits
- * the speed. */
-INLINE void dots(const gemm *g, int64_t n0, int64_t n1, const int rounded) {
-#define OPERAND(x) (rounded ? vbfloat16(x) : (x))
+ * the speed. In memory, A is bfloat16 with a_half, B with b_half. */
+INLINE void dots(const gemm *g, int64_t n0, int64_t n1, const int rounded, const int a_half,
+                 const int b_half) {
+#define OPERAND(x, half) (rounded && !(half) ? vbfloat16(x) : (x))
+    const void *a = a_half ? (const void *)g->a_half : g->a;
+    const void *all = b_half ? (const void *)g->b_half : g->b;
     for (int64_t n = n0; n < n1; n += 4) {
         int64_t columns = min64(4, n1 - n);
-        const float *b[4];
-        for (int64_t j = 0; j < 4; j++) b[j] = g->b + (n + min64(j, columns - 1)) * g->b_col;
+        const void *b[4];
+        for (int64_t j = 0; j < 4; j++)
+            b[j] = place_of(all, (n + min64(j, columns - 1)) * g->b_col, b_half);
         for (int64_t m = 0; m < g->M; m++) {
-            const float *a = g->a + m * g->a_row;
+            const int64_t row = m * g->a_row;
             vf sum[4] = {vzero(), vzero(), vzero(), vzero()};
             int64_t k = 0;
             for (; k + VW <= g->K; k += VW) {
-                vf x = OPERAND(vload(a + k));
+                vf x = OPERAND(vload_as(a, row + k, a_half), a_half);
                 UNROLL for (int j = 0; j < 4; j++)
-                    sum[j] = x * OPERAND(vload(b[j] + k)) + sum[j];
+                    sum[j] = x * OPERAND(vload_as(b[j], k, b_half), b_half) + sum[j];
             }
             if (k < g->K) {
-                vf x = OPERAND(vload_n(a + k, g->K - k));
-                for (int j = 0; j < 4; j++) sum[j] += x * OPERAND(vload_n(b[j] + k, g->K - k));
+                const int64_t rest = g->K - k;
+                vf x = OPERAND(vload_as_n(a, row + k, a_half, rest), a_half);
+                for (int j = 0; j < 4; j++)
+                    sum[j] += x * OPERAND(vload_as_n(b[j], k, b_half, rest), b_half);
             }
             float *c = g->c + m * g->ldc + n;
             for (int64_t j = 0; j < columns; j++)
@@ -309,8 +328,14 @@ INLINE void dots(const gemm *g, int64_t n0, int64_t n1, const int rounded) {
 }
 #undef OPERAND
 static void gemm_dots(const gemm *g, int64_t n0, int64_t n1) {
-    if (g->dtype == PYGPT_BFLOAT16)
-        dots(g, n0, n1, 1);
+    if (g->dtype == PYGPT_FLOAT32)
+        dots(g, n0, n1, 0, 0, 0);
+    else if (g->a_half && g->b_half)
+        dots(g, n0, n1, 1, 1, 1);
+    else if (g->a_half)
+        dots(g, n0, n1, 1, 1, 0);
+    else if (g->b_half)
+        dots(g, n0, n1, 1, 0, 1);
     else
-        dots(g, n0, n1, 0);
+        dots(g, n0, n1, 1, 0, 0);
 }

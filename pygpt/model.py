@@ -221,7 +221,7 @@ class GPT(nn.Module):
         """
         end = self.end_of_text if end_of_text is None else self._checked_end(end_of_text)
         model_files.write_model(directory, self.config, (
-            (name, p.shape, p.flat()) for name, p in self.named_parameters()), dtype, end)
+            (name, p.shape, p.read()) for name, p in self.named_parameters()), dtype, end)
 
     @property
     def end_of_text(self):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pygpt.autograd import ops
+from pygpt.autograd.precision import computing_in
 from pygpt.autograd.tape import no_grad, recomputed
 from pygpt.autograd.tensor import Tensor
 

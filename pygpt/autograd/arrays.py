@@ -146,6 +146,10 @@ class Array:
         end = self.offset + BYTES[self.code] * self.size
         return self.memory.view[self.offset:end].cast(self.code)
 
+    def read(self):
+        """Return the same as a read-only memoryview, which is all that most callers need."""
+        return self.flat().toreadonly()
+
 
 @contextlib.contextmanager
 def deferring(completely=True):

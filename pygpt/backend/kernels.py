@@ -88,6 +88,7 @@ else:
 FLOAT32, BFLOAT16 = lib.PYGPT_FLOAT32, lib.PYGPT_BFLOAT16  # the types of a product's operands
 # Flags beside BFLOAT16, for operands that lie in memory as bfloat16.
 INP_BFLOAT16, OUT_BFLOAT16 = lib.PYGPT_INP_BFLOAT16, lib.PYGPT_OUT_BFLOAT16
+WEIGHT_BFLOAT16 = lib.PYGPT_WEIGHT_BFLOAT16
 
 
 def check_status(status: int) -> None:

@@ -31,8 +31,10 @@ def linear(x, weight, bias=None):
         check(bias.shape == (OUT,), "linear: bias {} does not fit weight {}", bias.shape,
               weight.shape)
 
+    w = weight.operand(dtype)
+
     def compute(out, residual=None):
-        _linear_forward(out, None, x.operand(dtype), weight, bias, residual, R, IN, OUT, dtype)
+        _linear_forward(out, None, x.operand(dtype), w, bias, residual, R, IN, OUT, dtype)
 
     out = Tensor.deferrable((*x.shape[:-1], OUT), compute, takes_residual=True, writes_half=True)
     nodes, get_x = (x.node, weight.node, node_of(bias)), x.getter_for_backward(dtype)
@@ -41,15 +43,16 @@ def linear(x, weight, bias=None):
     def backward(dout):
         _linear_backward_weight(dout.array, get_x, nodes[1:], R, IN, OUT, dtype)
         give_gradient(nodes[0], lambda dx, acc: launch(
-            lib.linear_backward_input, dx, NULL, dout.array.ptr, weight.ptr, NULL, R, IN, OUT, acc,
-            dtype))
+            lib.linear_backward_input, dx, NULL, dout.array.ptr, w.ptr, NULL, R, IN, OUT, acc,
+            with_forms(dtype, weight=w)))
 
     return attach(out, (x, weight, bias), backward)
 
 
 def _linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT, dtype):
     launch(lib.linear_forward, out.ptr, array_pointer(pre), inp.ptr, weight.ptr,
-           array_pointer(bias), array_pointer(residual), R, IN, OUT, with_forms(dtype, inp, out))
+           array_pointer(bias), array_pointer(residual), R, IN, OUT,
+           with_forms(dtype, inp, out, weight))
 
 
 def _linear_backward_weight(dout, get_x, nodes, R, IN, OUT, dtype):
@@ -84,17 +87,17 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
           "mlp: biases {} and {} do not fit the weights", fc_bias.shape, proj_bias.shape)
     parts, dtype, saved_pre = _row_parts(R), operand_type(), []
     saves, longest = grad_enabled() and dtype == FLOAT32, len(parts[0])
+    w1, w2 = fc_weight.operand(dtype), proj_weight.operand(dtype)
 
     def fc_forward(out, pre, inp, rows):
-        _linear_forward(out, pre, inp.rows(rows, C), fc_weight, fc_bias, None, len(rows), C, H,
-                        dtype)
+        _linear_forward(out, pre, inp.rows(rows, C), w1, fc_bias, None, len(rows), C, H, dtype)
 
     def compute(out, residual=None):
         inp, hidden = x.operand(dtype), Array.empty((longest, H), operand_code(dtype))
         pre = Array.empty((R, H)) if saves else None
         for rows in parts:
             fc_forward(hidden, pre.rows(rows, H) if saves else hidden, inp, rows)
-            _linear_forward(out.rows(rows, C), None, hidden, proj_weight, proj_bias,
+            _linear_forward(out.rows(rows, C), None, hidden, w2, proj_bias,
                             None if residual is None else residual.rows(rows, C), len(rows), H, C,
                             dtype)
         saved_pre[:] = [pre] if saves else []
@@ -123,8 +126,8 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
             _linear_backward_weight(dpre, lambda: inp.rows(rows, C), fc_nodes, len(rows), C, H,
                                     dtype)
             if dx is not None:
-                launch(lib.linear_backward_input, dx.rows(rows, C).ptr, NULL, dpre.ptr,
-                       fc_weight.ptr, NULL, len(rows), C, H, 0, dtype)
+                launch(lib.linear_backward_input, dx.rows(rows, C).ptr, NULL, dpre.ptr, w1.ptr,
+                       NULL, len(rows), C, H, 0, with_forms(dtype, weight=w1))
 
         for rows in parts:
             d = dout.array.rows(rows, C)
@@ -133,8 +136,8 @@ def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias):
                 fc_forward(pre, None, inp, rows)
             # dpre overwrites pre, which is read here for the last time. The same kernel computes
             # the GELU of pre once more, into hidden.
-            launch(lib.linear_backward_input, pre.ptr, hidden.ptr, d.ptr, proj_weight.ptr, pre.ptr,
-                   len(rows), H, C, 0, with_forms(dtype, out=hidden))
+            launch(lib.linear_backward_input, pre.ptr, hidden.ptr, d.ptr, w2.ptr, pre.ptr,
+                   len(rows), H, C, 0, with_forms(dtype, out=hidden, weight=w2))
             _linear_backward_weight(d, lambda: hidden, proj_nodes, len(rows), H, C, dtype)
             if in_parts:
                 fc_backward(pre, rows)
