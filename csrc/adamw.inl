@@ -1,7 +1,7 @@
 /* adamw.inl: updates a span of n parameters. Formula: pygpt.h; derivation: adamw.c. */
 
-static void adamw_span(float *param, float *m, float *v, const float *grad, const float *settings,
-                       float weight_decay, int64_t n) {
+static void adamw_span(float *param, uint16_t *half, float *m, float *v, const float *grad,
+                       const float *settings, float weight_decay, int64_t n) {
     const float lr = settings[ADAMW_LR], eps = settings[ADAMW_EPS], decay = lr * weight_decay;
     const float beta1 = settings[ADAMW_BETA1], beta2 = settings[ADAMW_BETA2];
     const float grad_scale = settings[ADAMW_GRAD_SCALE];
@@ -17,6 +17,7 @@ static void adamw_span(float *param, float *m, float *v, const float *grad, cons
         vstore_n(m + i, m1, lanes);
         vstore_n(v + i, v1, lanes);
         vstore_n(param + i, p - step, lanes);
+        if (half) vstore_half_n(half + i, p - step, lanes);
     }
 }
 

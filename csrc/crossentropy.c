@@ -130,7 +130,7 @@ void pygpt_head_chunk(int64_t *rows, int64_t *part, int64_t R, int64_t V, int64_
 /* Computes the losses of all rows, and with dloss also dinp = dlogits weight and
  * dweight = dlogits^T inp, where they are not NULL. */
 static int chunked(float *loss, float *losses, float *dinp, float *dweight, const float *dloss,
-                   const float *inp, const float *weight, const int32_t *targets, int64_t R,
+                   const float *inp, const void *weight, const int32_t *targets, int64_t R,
                    int64_t C, int64_t V, int64_t ignore_index, int accumulate_input,
                    int accumulate_weight, int dtype) {
     const int64_t N = rows_counted(targets, R, V, ignore_index);
@@ -152,9 +152,10 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
         const float *x = inp + r * C;
         status = gemm_run((gemm){
             .M = V, .N = rows, .K = C,
-            .a = weight, .a_row = C, .a_col = 1,
+            .a = FLOATS(weight, PYGPT_WEIGHT_BFLOAT16),
+            .a_half = HALVES(weight, PYGPT_WEIGHT_BFLOAT16), .a_row = C, .a_col = 1,
             .b = x, .b_row = 1, .b_col = C,
-            .c = logits, .ldc = ld, .dtype = dtype,
+            .c = logits, .ldc = ld, .dtype = OPERANDS,
         });
         if (status != PYGPT_OK) break;
         status = softmax_of_chunk(losses + r, logits, targets + r, dloss ? &factor : NULL, rows, ld,
@@ -164,9 +165,10 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
             status = gemm_run((gemm){
                 .M = rows, .N = C, .K = V,
                 .a = logits, .a_row = 1, .a_col = ld,
-                .b = weight, .b_row = C, .b_col = 1,
+                .b = FLOATS(weight, PYGPT_WEIGHT_BFLOAT16),
+                .b_half = HALVES(weight, PYGPT_WEIGHT_BFLOAT16), .b_row = C, .b_col = 1,
                 .c = dinp + r * C, .ldc = C, .accumulate = accumulate_input,
-                .dtype = dtype,
+                .dtype = OPERANDS,
             });
         if (status != PYGPT_OK) break;
         if (dweight)
@@ -175,7 +177,7 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
                 .a = logits, .a_row = ld, .a_col = 1,
                 .b = x, .b_row = C, .b_col = 1,
                 .c = dweight, .ldc = C, .accumulate = accumulate_weight || r > 0,
-                .dtype = dtype,
+                .dtype = OPERANDS,
             });
     }
     scratch_give(logits);
@@ -183,7 +185,7 @@ static int chunked(float *loss, float *losses, float *dinp, float *dweight, cons
     return status;
 }
 
-int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
+int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const void *weight,
                                  const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                  int64_t ignore_index, int dtype) {
     return chunked(loss, losses, NULL, NULL, NULL, inp, weight, targets, R, C, V, ignore_index, 0,
@@ -191,7 +193,7 @@ int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, c
 }
 
 int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
-                                  const float *dloss, const float *inp, const float *weight,
+                                  const float *dloss, const float *inp, const void *weight,
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                   int64_t ignore_index, int accumulate_input,
                                   int accumulate_weight, int dtype) {

@@ -25,6 +25,7 @@ typedef struct gemm {
     const uint16_t *a_half; /* A as bfloat16; then a is NULL */
     int64_t a_row, a_col;
     const float *b;
+    const uint16_t *b_half; /* B as bfloat16; then b and column_sum are NULL */
     int64_t b_row, b_col;
     float *c;
     uint16_t *c_half;       /* C as bfloat16; then c is NULL */
@@ -49,9 +50,9 @@ typedef struct gemm {
 /* Whether the sums of a block must wait in scratch, because C can't hold them. */
 static inline int sums_wait(const gemm *g) { return g->c_half && g->kc < g->K; }
 
-/* Returns where the sums so far of a block from row m0 and column n0 on are kept, from its row m and
- * column n on: in C, their rows ldc apart, or if they wait in the thread's scratch, ld_sums apart;
- * NULL if a bfloat16 C needs none. */
+/* Returns where the sums so far of a block from row m0 and column n0 on are kept, from its row m
+ * and column n on: in C, their rows ldc apart, or if they wait in the thread's scratch, ld_sums
+ * apart; NULL if a bfloat16 C needs none. */
 static inline float *sums_so_far(const gemm *g, float *scratch, int64_t m0, int64_t n0, int64_t m,
                                  int64_t n) {
     if (sums_wait(g)) return scratch + g->sums + (m - m0) * g->ld_sums + n - n0;
@@ -105,6 +106,12 @@ typedef struct stored_loops {
 #define STORED_OUTS 48
 /* The outputs whose groups are quantized together: a cache line of a weight (IN,OUT). */
 #define QUANTIZED_OUTS 16
+
+/* In a kernel with an argument dtype: a void * of pygpt.h as one of two pointers, to floats or, where
+ * dtype has this flag, to bfloat16; the other is NULL. And dtype without its flags. */
+#define FLOATS(x, flag) (dtype & (flag) ? NULL : (x))
+#define HALVES(x, flag) (dtype & (flag) ? (x) : NULL)
+#define OPERANDS (dtype & PYGPT_BFLOAT16)
 
 /* The sizes and constants of one attention call, the same for every (batch, head). */
 typedef struct attention_shape {
@@ -194,7 +201,7 @@ typedef struct isa {
     void (*add)(float *out, const float *a, const float *b, int64_t n);
     void (*mul)(float *out, const float *a, const float *b, int64_t n, int accumulate);
     void (*scale)(float *out, const float *inp, float factor, int64_t n, int accumulate);
-    void (*adamw)(float *param, float *m, float *v, const float *grad,
+    void (*adamw)(float *param, uint16_t *half, float *m, float *v, const float *grad,
                   const float *settings, float weight_decay, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
     multiply_chain multiply_chain;

@@ -9,19 +9,14 @@
  */
 #include "internal.h"
 
-/* A void * of pygpt.h as one of two pointers, the other being NULL: to floats, or where dtype has
- * this flag to bfloat16. */
-#define FLOATS(x, flag) (dtype & (flag) ? NULL : (x))
-#define HALVES(x, flag) (dtype & (flag) ? (x) : NULL)
-#define OPERANDS (dtype & PYGPT_BFLOAT16)
-
-int linear_forward(void *out, void *pre, const void *inp, const float *weight, const float *bias,
+int linear_forward(void *out, void *pre, const void *inp, const void *weight, const float *bias,
                    const float *residual, int64_t R, int64_t IN, int64_t OUT, int dtype) {
     return gemm_run((gemm){
         .M = R, .N = OUT, .K = IN, .dtype = OPERANDS,
         .a = FLOATS(inp, PYGPT_INP_BFLOAT16), .a_half = HALVES(inp, PYGPT_INP_BFLOAT16),
         .a_row = IN, .a_col = 1,
-        .b = weight, .b_row = OUT, .b_col = 1,
+        .b = FLOATS(weight, PYGPT_WEIGHT_BFLOAT16), .b_half = HALVES(weight, PYGPT_WEIGHT_BFLOAT16),
+        .b_row = OUT, .b_col = 1,
         .c = FLOATS(out, PYGPT_OUT_BFLOAT16), .c_half = HALVES(out, PYGPT_OUT_BFLOAT16),
         .ldc = OUT, .addend = residual, .bias = bias,
         .gelu = pre != NULL, .pre = pre == out ? NULL : pre,
@@ -29,13 +24,14 @@ int linear_forward(void *out, void *pre, const void *inp, const float *weight, c
 }
 
 /* dx = dy W^T, times gelu'(pre) where x = gelu(pre). */
-int linear_backward_input(float *dinp, void *act, const float *dout, const float *weight,
+int linear_backward_input(float *dinp, void *act, const float *dout, const void *weight,
                           const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate,
                           int dtype) {
     return gemm_run((gemm){
         .M = R, .N = IN, .K = OUT, .dtype = OPERANDS,
         .a = dout, .a_row = OUT, .a_col = 1,
-        .b = weight, .b_row = 1, .b_col = OUT,
+        .b = FLOATS(weight, PYGPT_WEIGHT_BFLOAT16), .b_half = HALVES(weight, PYGPT_WEIGHT_BFLOAT16),
+        .b_row = 1, .b_col = OUT,
         .c = dinp, .ldc = IN, .accumulate = accumulate, .slope_of = pre,
         .act = FLOATS(act, PYGPT_OUT_BFLOAT16), .act_half = HALVES(act, PYGPT_OUT_BFLOAT16),
     });

@@ -129,8 +129,8 @@ static int64_t k_block(const gemm *g) {
     return on_unit(g) ? (length + UNIT_K - 1) / UNIT_K * UNIT_K : length;
 }
 
-/* The floats that gemm_block needs for blocks of `columns`: a panel, and packed rows of A. Sums that
- * wait come after them. */
+/* The floats that gemm_block needs for blocks of `columns`: a panel, and packed rows of A. Sums
+ * that wait come after them. */
 static int64_t panel_floats(const gemm *g, int64_t columns) {
     if (on_unit(g)) return g->kc / 2 * (columns + UNIT_TILE);
     const int64_t tiles = A_ROWS / isa_in_use->tile_rows;

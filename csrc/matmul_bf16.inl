@@ -9,7 +9,8 @@
  *              [  ][  ][  ]   from which tile_finish adds them to C
  *
  * Both operands are converted while they are packed: a panel once for all rows of the block, 32
- * rows of A once for all of its strips. Rows of an A that is bfloat16 in memory are read there. */
+ * rows of A once for all of its strips. An operand that is bfloat16 in memory is only moved, and
+ * whole rows of such an A are read there. */
 
 /* Returns values k0..k0+kc of rows m..m+mr of A as pairs, *lda pairs from row to row: in place, or
  * packed. */
@@ -33,11 +34,13 @@ static const uint32_t *rows_of_a(uint32_t *packed, int64_t *lda, const gemm *g, 
 
 /* Packs rows k0..k0+kc of columns n..n+nr of B to a strip. */
 static void pack_b(uint32_t *strip, const gemm *g, int64_t k0, int64_t kc, int64_t n, int64_t nr) {
-    const float *b = g->b + k0 * g->b_row + n * g->b_col;
+    const int half = g->b_half != NULL;
+    const void *all = half ? (const void *)g->b_half : g->b;
+    const void *b = place_of(all, k0 * g->b_row + n * g->b_col, half);
     if (g->b_col == 1)
-        pack_strip(strip, b, 0, g->b_row, nr, kc);
+        pack_strip(strip, b, half, g->b_row, nr, kc);
     else
-        pack_strip_turned(strip, b, 0, g->b_col, nr, kc);
+        pack_strip_turned(strip, b, half, g->b_col, nr, kc);
 }
 
 /* column_sum[n..n+nr] [+]= the sums of rows k0..k0+kc of B, which are not rounded. */

@@ -167,8 +167,8 @@ int pygpt_isa_select(int i);
  *
  * With PYGPT_BFLOAT16 each operand is rounded to the nearest number of 8 bits (ties to even; from
  * 2^128 (1 - 2^-9) on to infinity) before it is multiplied. All else is as with PYGPT_FLOAT32:
- * products are added up in float32, in an order that depends on the instruction set, and inputs and
- * outputs are float32 in memory. The operands are
+ * products are added up in float32, in an order that depends on the instruction set, and tensors
+ * are float32 in memory unless a flag below says otherwise. The operands are
  *   matmul, linear_*   inp, weight and dout; not a bias, its gradient or a residual
  *   attention_*        q, k, v and dout; 2^n exp(s) times dropout's factor in the sum over v, with
  *                      any whole number n; p times that factor in dv; ds. The scale 1 / sqrt(HS)
@@ -177,14 +177,17 @@ int pygpt_isa_select(int i);
  *   linear_cross_*     inp, weight and dlogits */
 enum { PYGPT_FLOAT32, PYGPT_BFLOAT16 };
 
-/* To PYGPT_BFLOAT16 these may be added. They say that a tensor which is only an operand, a void * in
- * its contract, lies in memory as bfloat16: its upper 16 bits, rounded when it is written instead of
- * when it is read. This halves its memory and changes no bit of any other result.
- *   PYGPT_INP_BFLOAT16   inp of linear_forward and linear_backward_weight; qkv
- *   PYGPT_OUT_BFLOAT16   out of linear_forward and layernorm_forward; act of linear_backward_input;
- *                        out of attention_forward and attention_backward */
+/* To PYGPT_BFLOAT16, and only to that, these may be added. They say that a tensor which is only an
+ * operand, a void * in its contract, lies in memory as bfloat16, the upper 16 bits of a float32,
+ * rounded when it is written instead of when it is read. This halves its memory and changes no bit
+ * of any other result.
+ *   PYGPT_INP_BFLOAT16     inp of linear_forward and linear_backward_weight; qkv
+ *   PYGPT_OUT_BFLOAT16     out of linear_forward and layernorm_forward; act of
+ *                          linear_backward_input; out of attention_forward and attention_backward
+ *   PYGPT_WEIGHT_BFLOAT16  weight of linear_forward, linear_backward_input and linear_cross_* */
 #define PYGPT_INP_BFLOAT16 2
 #define PYGPT_OUT_BFLOAT16 4
+#define PYGPT_WEIGHT_BFLOAT16 8
 
 /* ------------------------------------------------------------------- matmul (matmul.c/.inl) --- */
 
@@ -212,15 +215,15 @@ int64_t pygpt_panel_columns(int64_t l2, int64_t rows, int64_t tile_columns);
 
 /* z = inp @ weight + bias;  out = z [+ residual], or with pre: pre = z, out = gelu(z) [+ residual].
  * inp (R,IN), weight (IN,OUT), bias (OUT) or NULL, residual (R,OUT) or NULL, pre (R,OUT) or NULL,
- * out (R,OUT). out may alias residual unless it is bfloat16. pre is float32, or it is out itself, in
- * either form: then only the GELU is stored. */
-int linear_forward(void *out, void *pre, const void *inp, const float *weight, const float *bias,
+ * out (R,OUT). out may alias residual unless it is bfloat16. pre is float32, or it is out itself,
+ * in either form: then only the GELU is stored. */
+int linear_forward(void *out, void *pre, const void *inp, const void *weight, const float *bias,
                    const float *residual, int64_t R, int64_t IN, int64_t OUT, int dtype);
 
 /* dinp (R,IN) [+]= dout @ weight^T, and when pre (R,IN) is given, times gelu'(pre): the gradient
  * at pre where inp was gelu(pre). act (R,IN), unless NULL, takes that inp; it must be NULL without
  * pre. dout (R,OUT). dinp may alias pre when accumulate is 0. */
-int linear_backward_input(float *dinp, void *act, const float *dout, const float *weight,
+int linear_backward_input(float *dinp, void *act, const float *dout, const void *weight,
                           const float *pre, int64_t R, int64_t IN, int64_t OUT, int accumulate,
                           int dtype);
 
@@ -299,7 +302,7 @@ int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R
 
 /* xhat = (inp - mean) * rstd, out = xhat * weight + bias, over each row of inp (R,C).
  * mean (R), rstd (R) = 1/sqrt(variance + eps), the variance divided by C; weight (C), bias (C).
- * form is 0, or PYGPT_OUT_BFLOAT16 if out is an operand of products of that type. */
+ * form is 0, or PYGPT_OUT_BFLOAT16 alone: there are no products here. */
 int layernorm_forward(void *out, float *mean, float *rstd, const float *inp, const float *weight,
                       const float *bias, int64_t R, int64_t C, float eps, int form);
 
@@ -355,7 +358,7 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
 
 /* Computes the head and the loss together: logits = inp @ weight^T, weight (V,C), then
  * cross_entropy_forward. Only a few rows of logits exist at a time. inp (R,C). */
-int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const float *weight,
+int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, const void *weight,
                                  const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                  int64_t ignore_index, int dtype);
 
@@ -363,7 +366,7 @@ int linear_cross_entropy_forward(float *loss, float *losses, const float *inp, c
  * dinp (R,C) [+]= dlogits @ weight;  dweight (V,C) [+]= dlogits^T @ inp. Either may be NULL.
  * Also computes loss and losses, so a training step need not call the forward kernel. */
 int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float *dweight,
-                                  const float *dloss, const float *inp, const float *weight,
+                                  const float *dloss, const float *inp, const void *weight,
                                   const int32_t *targets, int64_t R, int64_t C, int64_t V,
                                   int64_t ignore_index, int accumulate_input,
                                   int accumulate_weight, int dtype);
@@ -431,9 +434,10 @@ enum {
 /* One step over flat buffers of n elements, of which the first n_decay are decayed. With the
  * settings (8) in the order above:
  *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
- *   param -= lr * (m / unbias_m) / (sqrt(v / unbias_v) + eps) + lr * weight_decay * param */
-int adamw_step(float *param, float *m, float *v, const float *grad, const float *settings,
-               int64_t n, int64_t n_decay);
+ *   param -= lr * (m / unbias_m) / (sqrt(v / unbias_v) + eps) + lr * weight_decay * param
+ * half, unless NULL, takes the new param as bfloat16, rounded as by to_bfloat16. */
+int adamw_step(float *param, uint16_t *half, float *m, float *v, const float *grad,
+               const float *settings, int64_t n, int64_t n_decay);
 
 /* out (1) = the sum of squares of x (n), in double precision, in an order fixed by n alone. */
 int sum_squares(double *out, const float *x, int64_t n);

@@ -276,7 +276,7 @@ class GPT(nn.Module):
         for name, shape in parameter_shapes(self.config).items():
             weight = at_rest.get(name)
             if weight is None:
-                yield name, shape, own[name].flat()
+                yield name, shape, own[name].read()
             elif in_int8:
                 yield name, weight.shape, (weight.values, weight.scales)
             else:
@@ -451,7 +451,7 @@ class _Copied:
 
     def memory(self):
         memory = Memory(4 * self._parameter.size)
-        memory.view[:] = self._parameter.flat().cast("B")
+        memory.view[:] = self._parameter.read().cast("B")
         return memory
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from pygpt.autograd import forward_pass, ops
 from pygpt.autograd.launch import one_at_a_time
-from pygpt.autograd.tape import next_serial, recomputed
+from pygpt.autograd.tape import recomputed
 from pygpt.backend.kernels import check_status, in_float32, lib
 from pygpt.parameters import Gradients, Layout, Parameter, fill
 
@@ -144,12 +144,12 @@ class Module:
         if any(p.layout is None for _, p in named):
             self._flatten(named, keeps_values=False)
         for stream, (_, p) in enumerate(named):
+            p.changed()
             if p.std is None:
                 fill(p.ptr, p.size, p.fill)
             else:
                 std = in_float32("std", p.std, 0.0)
                 check_status(lib.random_normal(p.ptr, std, cell.ptr, stream, p.size))
-            p.leaf.changed_at = next_serial()
         return self
 
     @one_at_a_time
@@ -167,8 +167,15 @@ class Module:
         return layout
 
     def values(self):
-        """Return the flat buffer of all parameters (Memory); it raises as layout() does."""
+        """Return the flat buffer of all parameters (Values); it raises as layout() does."""
         return self.layout().values
+
+    @one_at_a_time
+    def prepare_halves(self, make):
+        """Bring the parameters that lie in memory as bfloat16, too, up to date there. With `make`,
+        those in flat buffers get that form where they lack it (Values.prepare_halves)."""
+        for values in {p.layout.values for _, p in self.named_parameters() if p.layout}:
+            values.prepare_halves(make)
 
     @one_at_a_time
     def gradients(self):
@@ -199,7 +206,7 @@ class Module:
         layout = Layout(self, named)
         if keeps_values:
             for _, p, offset in layout.entries:
-                layout.values.view[offset:offset + 4 * p.size] = p.flat().cast("B")
+                layout.values.write(offset, p.read().cast("B"))
         for _, p, offset in layout.entries:
             p.place(layout.values, offset, layout)
         return layout
@@ -232,9 +239,9 @@ def is_as_written(cls, name):
 def dependencies(module, with_places=True):
     """List all that the results of a module depend on besides its inputs, to compare with `==`.
 
-    The list has each parameter, whether it is trained, and (with_places) the memory of its values
-    and of its gradient, but not the values. It leaves out the flag `training`, because the dropout
-    shares in force are compared separately.
+    The list has each parameter, whether it is trained, and (with_places) the memory of its values,
+    of these as bfloat16 if products read that, and of its gradient, but not the values. It leaves
+    out the flag `training`, because the dropout shares in force are compared separately.
 
     Returns:
         A list, which keeps its objects alive; or None if something cannot be compared: a module
@@ -250,7 +257,7 @@ def dependencies(module, with_places=True):
         elif kind is Parameter:
             found += value, value.node
             if with_places:
-                found += value.memory, value.offset, value.leaf.memory
+                found += value.memory, value.offset, value.halves(), value.leaf.memory
         elif kind in (list, tuple, dict):
             found += kind, len(value)
             if id(value) not in seen:  # it may contain itself

@@ -14,7 +14,7 @@ import math
 import numbers
 from array import array
 
-from pygpt.backend.kernels import Memory, check_status, in_float32, lib
+from pygpt.backend.kernels import NULL, Memory, check_status, in_float32, lib
 from pygpt.autograd.launch import one_at_a_time
 
 OPTIMIZERS = {}  # {class name in small letters: the class} of every derived class
@@ -31,7 +31,9 @@ class Optimizer:
             the layout of the parameters. A checkpoint holds it as "<parameter>.<name>".
         checked_settings(): returns the settings as the kernel takes them, or raises ValueError.
         update(settings, gradients): updates every stretch that layout.trained_spans() lists, by
-            these settings. The gradients are gradients.memory times gradients.factor.
+            these settings. The gradients are gradients.memory times gradients.factor. It returns
+            True if it has rounded all new values to layout.values.usable_halves() as well.
+            Otherwise a model that computes in bfloat16 rounds them before the next step.
         from_config(model, config): a class method that makes an optimizer with the settings of a
             TrainConfig.
 
@@ -127,8 +129,11 @@ class Optimizer:
                              "have when the optimizer was made; make a new optimizer")
         if has_gradients:
             self.steps += 1
-            self.update(settings, self._gradients)
-            self.layout.changed()
+            has_rounded = False
+            try:
+                has_rounded = self.update(settings, self._gradients) is True
+            finally:
+                self.layout.changed(has_rounded)
 
     @one_at_a_time
     def zero_grad(self):
@@ -194,7 +199,10 @@ class AdamW(Optimizer):
         scalars.view.cast("f")[:] = memoryview(array("f", [
             lr, beta1, beta2, eps, weight_decay, 1 - beta1 ** self.steps, 1 - beta2 ** self.steps,
             gradients.factor]))
-        memories = self.layout.values, self.m, self.v, gradients.memory
+        halves = self.layout.values.usable_halves()
         for start, n, n_decay in self.layout.trained_spans():
-            check_status(lib.adamw_step(*(memory.pointer("f", 4 * start) for memory in memories),
-                                        scalars.pointer("f"), n, n_decay))
+            values, m, v, grad = (memory.pointer("f", 4 * start) for memory in (
+                self.layout.values, self.m, self.v, gradients.memory))
+            half = NULL if halves is None else halves.pointer("H", 2 * start)
+            check_status(lib.adamw_step(values, half, m, v, grad, scalars.pointer("f"), n, n_decay))
+        return halves is not None

@@ -1,6 +1,7 @@
 """Defines parameters, and flat buffers for them, their gradients and an optimizer's state.
 
     values      | matrices: wte.weight  h.0.attn.c_attn.weight ... | vectors: biases, layer norms |
+    halves      | the same as bfloat16, where products read that   |                              |
     gradients   | the same places                                  |                              |
     m, v        | the same places                                  |                              |
                 0                                          n_decay                              n
@@ -12,10 +13,11 @@ and a checkpoint are each one pass over a buffer. A `Parameter` is a view of its
 import weakref
 from math import prod
 
+from pygpt.autograd.arrays import HALF, Array
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import Leaf, next_serial
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import Memory, check_status, lib
+from pygpt.backend.kernels import BFLOAT16, EOVERFLOW, Memory, check_status, lib
 
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 
@@ -25,7 +27,10 @@ class Parameter(Tensor):
 
     With `requires_grad = False` it is frozen: it gets no gradient, and an optimizer does not change
     it. Pickling and copying a parameter copies its values, not its gradient. Nothing detects a
-    write through flat() or a memoryview between a loss and its backward pass.
+    write through flat() or a memoryview between a loss and its backward pass. A model that trains
+    in bfloat16 keeps its weights in that form, too, for its products; after flat() or memoryview()
+    of a parameter they read float32 again and round it, because the values may then change at any
+    time (Values). read() and tolist() only read.
 
     Args:
         shape: its shape.
@@ -55,7 +60,7 @@ class Parameter(Tensor):
     @one_at_a_time
     def __reduce_ex__(self, protocol):
         try:
-            data = self.flat().tobytes()
+            data = self.read().tobytes()
         except ValueError:  # it has no values yet
             data = None
         return Parameter, (self.shape, self.std, self.fill), (self.requires_grad, data)
@@ -75,6 +80,28 @@ class Parameter(Tensor):
         self.memory, self.offset, self.layout = memory, offset, layout
         self.ptr = memory.pointer("f", offset)
 
+    def read(self):
+        if self.layout is None:
+            return super().read()
+        return self.layout.values.read()[self.offset:self.offset + 4 * self.size].cast("f")
+
+    def operand(self, dtype):
+        """Return an array of its values as products of this type read them: of bfloat16 if its
+        layout holds them in that form, else this parameter. The products are the same."""
+        halves = self.halves() if dtype == BFLOAT16 else None
+        return self if halves is None else Array.empty(self.shape, HALF, halves, self.offset // 2)
+
+    def halves(self):
+        """Return the flat buffer (Memory) from which products now read its values as bfloat16, or
+        None if they read float32."""
+        return None if self.layout is None else self.layout.values.usable_halves()
+
+    def changed(self):
+        """Record that its values change at this point."""
+        self.leaf.changed_at = next_serial()
+        if self.layout is not None:
+            self.layout.values.changed()
+
 
 def fill(pointer, n, value):
     """Set each of the n floats at pointer to `value`."""
@@ -91,6 +118,65 @@ def _is_vector(parameter):
     return len(parameter.shape) < 2
 
 
+class Values:
+    """Holds the values of a layout's parameters: a flat buffer of float32 and, once a step computes
+    in bfloat16, another one of the same numbers in that form, which its products read.
+
+    The second form is read only while it is known to equal the first. So every way to change the
+    first is here. Kernels write through pointer(), whose caller calls changed(). Python copies data
+    with write(), or takes a view, which it may write to at any later time. So once there is a view,
+    the second form is never used again.
+
+    Attributes:
+        halves: the second form (Memory), or None.
+    """
+
+    def __init__(self, memory):
+        self._memory, self.halves = memory, None
+        self._has_view = self._halves_are_right = False
+
+    @property
+    def view(self):
+        """The bytes as a memoryview that may be written."""
+        self._has_view = True
+        return self._memory.view
+
+    def read(self):
+        """Return the bytes as a read-only memoryview."""
+        return self._memory.view.toreadonly()
+
+    def write(self, offset, data):
+        """Copy data, a buffer of bytes, to this offset."""
+        self._halves_are_right = False
+        self._memory.view[offset:offset + len(data)] = data
+
+    def pointer(self, code, offset=0):
+        """Like Memory.pointer. Whoever lets a kernel write there calls changed()."""
+        return self._memory.pointer(code, offset)
+
+    def changed(self, halves_too=False):
+        """Record that a kernel has written, or will write before others compute. halves_too says
+        that it has written usable_halves() as well, at the same places."""
+        self._halves_are_right = self._halves_are_right and halves_too
+
+    def usable_halves(self):
+        """Return halves if they equal the values, else None."""
+        return self.halves if self._halves_are_right and not self._has_view else None
+
+    def prepare_halves(self, make):
+        """Make the halves equal the values again if they may be used; with `make`, also where there
+        are none yet."""
+        if self._has_view:
+            self.halves = None
+        elif not self._halves_are_right and (make or self.halves is not None):
+            n = self._memory.nbytes // 4
+            self.halves = self.halves or Memory(2 * n)
+            status = lib.to_bfloat16(self.halves.pointer("H"), self._memory.pointer("f"), n)
+            if status != EOVERFLOW:  # a product, too, would round that number to infinity
+                check_status(status)
+            self._halves_are_right = True
+
+
 class Layout:
     """Holds the place of each parameter in the flat buffers.
 
@@ -98,7 +184,7 @@ class Layout:
         entries: (name, Parameter, offset in bytes) of each parameter, matrices first.
         n: the length of a buffer in floats, gaps (always 0) included.
         n_decay: the length of its first part, the matrices, to which weight decay applies.
-        values: the flat buffer of the parameters (Memory).
+        values: the Values of the parameters.
         gradients: their Gradients, or None before a caller first needs them.
         current: whether the parameters still lie here.
     """
@@ -111,7 +197,7 @@ class Layout:
             self.n += padded(parameter.size)
             if not _is_vector(parameter):
                 self.n_decay = self.n
-        self.values, self.gradients, self.current = self.buffer(), None, True
+        self.values, self.gradients, self.current = Values(self.buffer()), None, True
         self._ids = {id(parameter) for _, parameter, _ in self.entries}
 
     def is_contained_in(self, parameters):
@@ -136,11 +222,12 @@ class Layout:
             start = after
         return spans
 
-    def changed(self):
-        """Record that the values of the parameters change at this point."""
+    def changed(self, halves_too=False):
+        """Record that the values of the parameters change at this point (Values.changed)."""
         serial = next_serial()
         for _, parameter, _ in self.entries:
             parameter.leaf.changed_at = serial
+        self.values.changed(halves_too)
 
     def buffer(self):
         """Make a new flat buffer of zeros."""

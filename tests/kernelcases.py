@@ -438,10 +438,11 @@ CASES = [
            large=({"n": 210001},)) for name in ("float16", "bfloat16")),
     Case("transpose", {"out": "C R", "inp": "R C"}, {"R": SIZE, "C": SIZE}, bounds.exact,
          large=({"R": 519, "C": 387},)),
-    Case("adamw_step", {"param": "n", "m": "n", "v": "n", "grad": "n", "settings": "8"},
+    Case("adamw_step",
+         {"param": "n", "half": "n", "m": "n", "v": "n", "grad": "n", "settings": "8"},
          {"n": MANY, "part": st.sampled_from((0.0, 0.3, 1.0))}, bounds.adamw_step,
          lambda s: {"n_decay": int(s["n"] * s["part"])}, _adamw_state,
-         inout=("param", "m", "v"), large=({"n": 50003, "part": 0.7},)),
+         optional=("half",), inout=("param", "m", "v"), large=({"n": 50003, "part": 0.7},)),
     Case("sum_squares", {"out": "1", "x": "n"}, {"n": MANY}, bounds.sum_squares,
          large=({"n": 210001},)),
 ]

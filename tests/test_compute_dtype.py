@@ -249,3 +249,19 @@ def test_a_weight_that_rounds_to_infinity_is_found_where_it_is_multiplied():
     found = located("bfloat16")
     assert "from linear_forward in the forward pass of transformer.h.1.mlp" in found, found
     assert "in the forward pass" not in located("float32")
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_a_number_that_is_not_finite_is_found_where_it_arises(name):
+    """Also where it lies in memory as bfloat16: the result of the MLP's GELU."""
+    model = model_in(name)
+    model.transformer.h[1].mlp.c_fc.bias.flat()[5] = 3e38
+    weight = model.transformer.h[1].mlp.c_fc.weight.flat()
+    for row in range(16):
+        weight[row * 64 + 5] = 0.0
+    model.transformer.h[1].ln_2.bias.flat()[0], weight[5] = 10.0, 1e38
+    model.transformer.h[1].ln_2.weight.flat()[0] = 0.0
+    found = find_nonfinite.locate(model, [BATCH], 1.0)
+    assert "is inf at index 5 of out, from linear_forward" in found or (
+        "is inf at index 5 of pre, from linear_forward" in found), found
+    assert found.endswith("in the forward pass of transformer.h.1.mlp")

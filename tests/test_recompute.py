@@ -232,3 +232,16 @@ def test_without_a_tape_nothing_is_run_again():
         assert model(batches(1)[0]).node is None
     assert model.generate([1], max_new_tokens=3, temperature=0) == models()[0].generate(
         [1], max_new_tokens=3, temperature=0)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_a_batch_of_several_parts_of_the_mlp_keeps_its_bits(name):
+    """The MLP takes 1024 rows at a time."""
+    ids = [[i % 7 for i in range(row, row + 128)] for row in range(9)]
+    found = []
+    for recompute in False, True:
+        model = pygpt.GPT(pygpt.GPTConfig(vocab_size=7, n_positions=128, n_embd=8, n_layer=2, n_head=2),
+                    seed=3, compute_dtype=name)
+        model.recompute = recompute
+        found.append((model.loss_and_grad(ids, ids), gradients(model)))
+    assert found[0] == found[1]

@@ -266,16 +266,21 @@ def test_cross_entropy_by_hand():
 def test_adamw_by_hand():
     # From moments of 0, mhat = g and vhat = g^2, so the first step is lr times the gradient's sign;
     # the first of the two is decayed by lr * weight_decay as well.
-    param, m, v = [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]
+    param, half, m, v = [1.0, 1.0], [0, 0], [0.0, 0.0], [0.0, 0.0]
     settings = [0.01, 0.9, 0.99, 0.0, 0.5, 1 - 0.9, 1 - 0.99, 0.5]
-    assert reference.adamw_step(param, m, v, [4.0, -4.0], settings, 2, 1) == 0
+    assert reference.adamw_step(param, half, m, v, [4.0, -4.0], settings, 2, 1) == 0
     assert m == pytest.approx([0.2, -0.2]) and v == pytest.approx([0.04, 0.04])
     assert param == pytest.approx([1.0 - 0.01 - 0.005, 1.0 + 0.01])
+    # below 1 a bfloat16 is a multiple of 2^-8, above it of 2^-7: 252.16 and 129.28 of these
+    values = [0.0, 0.0]
+    reference.from_bfloat16(values, half, 2)
+    assert values == [252 / 256, 129 / 128]
 
 
 def test_moments_below_the_normal_floats_become_zero():
     param, m, v = [1.0], [1.2e-38], [1.2e-38]
-    reference.adamw_step(param, m, v, [0.0], [0.01, 0.9, 0.9, 1e-8, 0.0, 1.0, 1.0, 1.0], 1, 1)
+    settings = [0.01, 0.9, 0.9, 1e-8, 0.0, 1.0, 1.0, 1.0]
+    reference.adamw_step(param, None, m, v, [0.0], settings, 1, 1)
     assert (m, v) == ([0.0], [0.0])
 
 

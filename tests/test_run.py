@@ -203,6 +203,9 @@ def test_memory_is_predicted_to_the_byte(compute_dtype, dropout, recompute):
         model.loss(ids, ids)
     assert parts["activations"] == sum(step.program.pool.nbytes for step in model._steps)
     assert parts["weights"] == parts["gradients"] == 4 * model.layout().n
+    halves = model.values().halves
+    assert parts["halves"] == (2 * model.layout().n if compute_dtype == "bfloat16" else 0)
+    assert parts["halves"] == (halves.nbytes if halves else 0)
     assert parts["state"] == 2 * parts["weights"]
 
 

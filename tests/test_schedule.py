@@ -127,7 +127,7 @@ def jobs(memory):
         ("attention_backward", lambda T: (f, f, f, f, f, 4, T, 8, 4, 0.0, null, 0, FLOAT32), 32),
         ("linear_forward", lambda R: (f, null, f, f, null, null, R, 40, 100, FLOAT32), 100),
         ("sum_squares", lambda n: (d, f, n), WORTH // 2),
-        ("adamw_step", lambda n: (f, f, f, f, f, n, n), WORTH // 10),
+        ("adamw_step", lambda n: (f, null, f, f, f, f, n, n), WORTH // 10),
     ]
 
 

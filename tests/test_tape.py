@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pygpt.autograd import ops
+from pygpt.autograd.precision import computing_in
 from pygpt.autograd.tape import no_grad, recomputed
 from pygpt.autograd.tensor import Tensor
 
@@ -201,3 +202,30 @@ def test_nodes_are_those_of_the_forward_pass():
     t.requires_grad = True
     product.backward()
     assert float(t.grad) == 3.0 and u.grad is None
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_an_mlp_adds_to_a_gradient_that_its_input_has_already(name):
+    rng = random.Random(6)
+    weights = [Tensor([[rng.gauss(0, 1) for _ in range(4)] for _ in range(4)]) for _ in range(2)]
+    bias = Tensor([0.1, 0.2, 0.3, 0.4])
+
+    def gradient(*losses):
+        x = Tensor([[1.0, -2.0, 0.5, 3.0], [0.25, 1.5, -1.0, 2.0]], requires_grad=True)
+        with computing_in(name):
+            h = x * 1.0
+            total = [loss(h) for loss in losses]
+        for loss in total[1:]:
+            total[0] = total[0] + loss
+        total[0].backward()
+        return x.grad.tolist()
+
+    def of_mlp(h):
+        return ops.sum(ops.mlp(h, weights[0], bias, weights[1], bias))
+
+    def of_square(h):
+        return ops.sum(h * h)
+
+    both, mlp, square = gradient(of_mlp, of_square), gradient(of_mlp), gradient(of_square)
+    for row, a, b in zip(both, mlp, square):
+        assert row == pytest.approx([x + y for x, y in zip(a, b)], rel=1e-5)

@@ -4,7 +4,7 @@ An Array is dense and row-major. Its computation may be deferred: within `deferr
 function in place of its result's values, and the values are computed when a kernel needs their
 address. Until then another op may take the function and fuse with it. So the kernel of a product
 also adds a residual, in one pass over memory. And where products round their operands to bfloat16
-(precision.py), a kernel writes a deferred result that a product reads as bfloat16 at once (operand).
+(precision.py), a kernel writes a deferred result that a product reads in bfloat16 (operand).
 """
 
 import contextlib
@@ -12,13 +12,13 @@ import weakref
 from math import prod
 from typing import Callable, NamedTuple
 
-from pygpt.autograd.launch import allocate, launch
+from pygpt.autograd.launch import allocate, launch, one_at_a_time
 from pygpt.autograd.thread_settings import ThreadSettings
 from pygpt.backend.kernels import BFLOAT16, lib
 
 CODES = {"float32": "f", "int32": "i"}  # {dtype: the code of struct, array and memoryview}
 DTYPES = {code: dtype for dtype, code in CODES.items()}
-HALF = "H"  # the code of the bits of bfloat16 numbers: an operand of products, never a Tensor's code
+HALF = "H"  # the code of the bits of bfloat16 numbers: of an operand, never of a Tensor
 BYTES = {"f": 4, "i": 4, HALF: 2}  # of a number
 
 
@@ -90,11 +90,15 @@ class Array:
         self.memory = allocate(BYTES[code] * self.size) if memory is None else memory
         self.offset, self.ptr = offset, self.memory.pointer(code, offset)
 
+    @one_at_a_time
     def _compute(self):
-        deferred, self.deferred = self.deferred, None
-        self.memory, self.offset = allocate(4 * self.size), 0
-        self.ptr = self.memory.pointer(self.code)
-        deferred.compute(self)
+        """Compute the deferred values, unless another thread has done so meanwhile."""
+        if self.deferred is None:
+            return
+        computed = Array.empty(self.shape, self.code)
+        self.deferred.compute(computed)
+        self.memory, self.offset, self.ptr = computed.memory, computed.offset, computed.ptr
+        self.deferred = self.half = None
 
     def operand(self, dtype):
         """Return an array of the same values as products of this type read them.
@@ -108,11 +112,18 @@ class Array:
         """
         if dtype != BFLOAT16:
             return self
-        if self.half is None and self.deferred is not None and self.deferred.writes_half:
+        half = self._rounded()
+        return self if half is None else half
+
+    @one_at_a_time
+    def _rounded(self):
+        """Return the bfloat16 form of values that are still deferred; compute it if possible."""
+        deferred = self.deferred
+        if deferred is not None and self.half is None and deferred.writes_half:
             half = Array.empty(self.shape, HALF)
-            self.deferred.compute(half)
+            deferred.compute(half)
             self.half = half
-        return self if self.half is None else self.half
+        return self.half
 
     def values(self):
         """Return the same numbers as an Array that holds no node. They are computed now if they
@@ -132,7 +143,12 @@ class Array:
 
     def flat(self):
         """Return its values in row-major order as a writable memoryview of one dimension."""
-        return self.memory.view[self.offset:self.offset + 4 * self.size].cast(self.code)
+        end = self.offset + BYTES[self.code] * self.size
+        return self.memory.view[self.offset:end].cast(self.code)
+
+    def read(self):
+        """Return the same as a read-only memoryview, which is all that most callers need."""
+        return self.flat().toreadonly()
 
 
 @contextlib.contextmanager
@@ -142,21 +158,24 @@ def deferring(completely=True):
     Args:
         completely: whether the block's end computes the results that are still deferred. Otherwise
             a result is computed when it is needed, and its inputs must stay unchanged until then.
+
+    A result that was read as bfloat16 alone keeps these values at the block's end: it is then the
+    rounded one.
     """
     waiting = []
     with _settings.set(waiting=waiting):
         yield
         if completely:
-            for reference in waiting:
-                array = reference()
-                if array is None or array.deferred is None:
-                    continue
+            deferred = [array for array in (reference() for reference in waiting)
+                        if array is not None and array.deferred is not None]
+            for array in deferred:  # this may need others in float32
                 if array.half is None:
                     array._compute()
-                else:  # its inputs may change from now on, so it keeps the rounded values
-                    array.deferred = Deferred(widening(array.half))
+            for array in deferred:  # the inputs of the others may change from now on
+                if array.deferred is not None:
+                    array.deferred = Deferred(_widening(array.half))
 
 
-def widening(half):
+def _widening(half):
     """Return a function that writes the numbers of an array of bfloat16 to an array of float32."""
     return lambda out: launch(lib.from_bfloat16, out.ptr, half.ptr, half.size)

@@ -5,7 +5,8 @@ An op reads it when it is called, and its backward pass uses the same type, wher
 
 from pygpt.autograd.arrays import HALF
 from pygpt.autograd.thread_settings import ThreadSettings
-from pygpt.backend.kernels import BFLOAT16, FLOAT32, INP_BFLOAT16, OUT_BFLOAT16
+from pygpt.backend.kernels import (BFLOAT16, FLOAT32, INP_BFLOAT16, OUT_BFLOAT16,
+                                   WEIGHT_BFLOAT16)
 
 OPERAND_TYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16}  # {name: the number for kernels}
 
@@ -32,10 +33,12 @@ def operand_code(dtype):
     return HALF if dtype == BFLOAT16 else "f"
 
 
-def with_forms(dtype, inp=None, out=None):
-    """Return the argument `dtype` of a kernel whose tensors inp and out are these arrays."""
-    return (dtype | (INP_BFLOAT16 if inp is not None and inp.code == HALF else 0)
-            | (OUT_BFLOAT16 if out is not None and out.code == HALF else 0))
+def with_forms(dtype, inp=None, out=None, weight=None):
+    """Return the argument `dtype` of a kernel whose tensors of these names are these arrays."""
+    for array, flag in (inp, INP_BFLOAT16), (out, OUT_BFLOAT16), (weight, WEIGHT_BFLOAT16):
+        if array is not None and array.code == HALF:
+            dtype |= flag
+    return dtype
 
 
 def computing_in(name):

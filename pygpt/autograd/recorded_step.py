@@ -47,7 +47,7 @@ class StepCache:
         self._by_key = {}     # {Key: steps}, in the order of last use
         self._dependencies = None  # the model's, when all these steps were recorded
         self._dropouts = ()   # the model's Dropout modules
-        self._gradients_made = False  # whether the parameters' gradients have a flat buffer
+        self._is_ready_to_train = False  # whether a training step has all its flat buffers
 
     @contextlib.contextmanager
     def take(self, ids, targets, ignore_index):
@@ -73,11 +73,16 @@ class StepCache:
             step.busy = False
 
     def _forget_if_changed(self, model):
-        """Forget the steps if the model has changed since they were recorded."""
-        found = model.step_dependencies()
-        if grad_enabled() and not (self._gradients_made and self._were_recorded_from(found)):
-            model.gradients()  # this may move the parameters to flat buffers
-            found, self._gradients_made = model.step_dependencies(), True
+        """Forget the steps if the model has changed since they were recorded. Before that, make the
+        flat buffers that are missing, and bring weights that lie in memory as bfloat16 up to date.
+        """
+        found, trains = model.step_dependencies(), grad_enabled()
+        if not self._were_recorded_from(found) or trains and not self._is_ready_to_train:
+            if trains:
+                model.gradients()  # this may move the parameters to flat buffers
+            if model.compute_dtype == "bfloat16":
+                model.prepare_halves(make=trains)
+            found, self._is_ready_to_train = model.step_dependencies(), trains
         if not self._were_recorded_from(found):
             self._by_key, self._dependencies = {}, found
             self._dropouts = model.transformer.dropouts()
@@ -91,6 +96,7 @@ class StepCache:
         if self._dependencies is None:
             return TrainingStep(model, key, is_recorded=False)
         free = [step for step in steps if step.is_free()] or [TrainingStep(model, key)]
+        free[0].kept = self._dependencies  # the calls use its memory, also if the cache forgets it
         in_use = [step for step in steps if step not in free]
         self._by_key[key] = in_use + free[:1 + SPARES_KEPT]
         while len(self._by_key) > SHAPES_KEPT:
@@ -115,6 +121,7 @@ class TrainingStep:
         loss: the loss of the last run, a Tensor of shape ().
         program: the recorded Program, or None if nothing is recorded.
         busy: whether a caller is computing with it.
+        kept: objects that must live as long as the step.
     """
 
     def __init__(self, model, key, is_recorded=True):
@@ -123,7 +130,7 @@ class TrainingStep:
         self.targets = Tensor.empty((B, T), "i", memory=Memory(4 * B * T))
         self.seed = ops.Seed() if key.dropout_shares else None
         self.dloss = Tensor(1.0)
-        self.busy, self.program, self.loss = False, None, None
+        self.busy, self.program, self.loss, self.kept = False, None, None, None
         self._model, self._key, self._is_recorded = weakref.ref(model), key, is_recorded
         self._graph = self._lent = None
         self._is_differentiable, self._computed_at = False, 0

@@ -82,7 +82,7 @@ class Tensor(Array, Exporter):
     @one_at_a_time
     def tolist(self):
         """Return its values as nested lists, or as a single number if the shape is ()."""
-        return nest(self.flat().tolist(), self.shape)
+        return nest(self.read().tolist(), self.shape)
 
     def __len__(self):
         if not self.shape:
@@ -96,7 +96,7 @@ class Tensor(Array, Exporter):
     @one_at_a_time
     def __reduce_ex__(self, protocol):
         is_leaf = isinstance(self.node, Leaf)
-        return _restored, (self.shape, self.code, self.flat().tobytes(), is_leaf)
+        return _restored, (self.shape, self.code, self.read().tobytes(), is_leaf)
 
     # --------------------------------------------------------------------- as a single number ---
 
@@ -109,7 +109,7 @@ class Tensor(Array, Exporter):
         if self.size != 1:
             raise ValueError(f"a tensor of shape {self.shape} has {self.size} values and is not a "
                              "single number")
-        return self.flat()[0]
+        return self.read()[0]
 
     def __float__(self):
         return float(self.item())

@@ -88,6 +88,7 @@ else:
 FLOAT32, BFLOAT16 = lib.PYGPT_FLOAT32, lib.PYGPT_BFLOAT16  # the types of a product's operands
 # Flags beside BFLOAT16, for operands that lie in memory as bfloat16.
 INP_BFLOAT16, OUT_BFLOAT16 = lib.PYGPT_INP_BFLOAT16, lib.PYGPT_OUT_BFLOAT16
+WEIGHT_BFLOAT16 = lib.PYGPT_WEIGHT_BFLOAT16
 
 
 def check_status(status: int) -> None:
@@ -174,15 +175,19 @@ def _refused(nbytes):
 
 
 def address(argument):
-    """Return the address that a kernel's argument points to, or None if it points to no floats."""
+    """Return (the address that a kernel's argument points to, the code of the numbers there, "f" or
+    "H"), or (None, None) if it points to no such numbers."""
     if ffi is None:
-        if not isinstance(argument, memoryview) or argument.format != "f" or not len(argument):
-            return None
+        if not (isinstance(argument, memoryview) and argument.format in ("f", "H")
+                and len(argument)):
+            return None, None
         import ctypes
-        return ctypes.addressof(ctypes.c_char.from_buffer(argument))
-    if not isinstance(argument, ffi.CData) or ffi.typeof(argument) is not ffi.typeof("float *"):
-        return None
-    return int(ffi.cast("uintptr_t", argument))
+        return ctypes.addressof(ctypes.c_char.from_buffer(argument)), argument.format
+    if isinstance(argument, ffi.CData):
+        for code in ("f", "H"):
+            if ffi.typeof(argument) is ffi.typeof(_POINTER[code]):
+                return int(ffi.cast("uintptr_t", argument)), code
+    return None, None
 
 
 _POINTER = {"f": "float *", "i": "int32_t *", "Q": "uint64_t *", "d": "double *",

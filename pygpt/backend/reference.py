@@ -15,7 +15,8 @@ from math import (ceil, copysign, cos, exp, frexp, inf, isfinite, isinf, isnan, 
                   sin, sqrt, tanh)
 
 OK, ERANGE, EOVERFLOW = 0, 2, 3  # as PYGPT_OK, PYGPT_ERANGE and PYGPT_EOVERFLOW
-PYGPT_FLOAT32, PYGPT_BFLOAT16, PYGPT_INP_BFLOAT16, PYGPT_OUT_BFLOAT16 = 0, 1, 2, 4
+PYGPT_FLOAT32, PYGPT_BFLOAT16 = 0, 1
+PYGPT_INP_BFLOAT16, PYGPT_OUT_BFLOAT16, PYGPT_WEIGHT_BFLOAT16 = 2, 4, 8
 
 
 def _places(*lengths):
@@ -44,8 +45,8 @@ def _all_in_range(ids, n, V):
 # ------------------------------------------------------------------------------ matmul, linear ---
 
 def _operands(x, n, dtype, form=0):
-    """Return x (n) as a product reads it: rounded to dtype. If dtype has the flag `form`, x holds the
-    bits of bfloat16 numbers."""
+    """Return x (n) as a product reads it: rounded to dtype. If dtype has the flag `form`, x holds
+    the bits of bfloat16 numbers."""
     if not dtype & PYGPT_BFLOAT16:
         return x
     bits, rounded = x, [0.0] * n
@@ -76,7 +77,8 @@ def matmul(out, a, b, M, N, K, transpose_a, transpose_b, accumulate, dtype):
 
 def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT, dtype):
     inp = _operands(inp, R * IN, dtype, PYGPT_INP_BFLOAT16)
-    weight, values = _operands(weight, IN * OUT, dtype), [0.0] * (R * OUT)
+    weight = _operands(weight, IN * OUT, dtype, PYGPT_WEIGHT_BFLOAT16)
+    values = [0.0] * (R * OUT)
     for r, o in _places(R, OUT):
         z = _dot(inp, r * IN, weight, o, IN, 1, OUT)
         if bias:
@@ -95,7 +97,8 @@ def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT, dtype):
 def linear_backward_input(dinp, act, dout, weight, pre, R, IN, OUT, accumulate, dtype):
     # out_ro = sum_i inp_ri weight_io, so d loss / d inp_ri = sum_o dout_ro weight_io;
     # and where inp = gelu(pre), d loss / d pre = (d loss / d inp) * gelu'(pre).
-    dout, weight = _operands(dout, R * OUT, dtype), _operands(weight, IN * OUT, dtype)
+    dout = _operands(dout, R * OUT, dtype)
+    weight = _operands(weight, IN * OUT, dtype, PYGPT_WEIGHT_BFLOAT16)
     if act:
         _store_operand(act, [_gelu(pre[i]) for i in range(R * IN)], dtype)
     for r, i in _places(R, IN):
@@ -442,7 +445,7 @@ def cross_entropy_backward(dlogits, dloss, logits, targets, R, V, ignore_index, 
 
 
 def linear_cross_entropy_forward(loss, losses, inp, weight, targets, R, C, V, ignore_index, dtype):
-    logits = [0.0] * (R * V)
+    logits, weight = [0.0] * (R * V), _operands(weight, V * C, dtype, PYGPT_WEIGHT_BFLOAT16)
     matmul(logits, inp, weight, R, V, C, 0, 1, 0, dtype)
     return cross_entropy_forward(loss, losses, logits, targets, R, V, ignore_index)
 
@@ -452,7 +455,7 @@ def linear_cross_entropy_backward(loss, losses, dinp, dweight, dloss, inp, weigh
     # logits_rv = sum_c inp_rc weight_vc. Each inp_rc occurs for all v with the factor weight_vc,
     # each weight_vc for all r with the factor inp_rc: these are the gradients of a linear layer
     # whose weight is transposed.
-    logits = [0.0] * (R * V)
+    logits, weight = [0.0] * (R * V), _operands(weight, V * C, dtype, PYGPT_WEIGHT_BFLOAT16)
     matmul(logits, inp, weight, R, V, C, 0, 1, 0, dtype)
     if cross_entropy_forward(loss, losses, logits, targets, R, V, ignore_index):
         return ERANGE
@@ -639,7 +642,7 @@ def _flush(x):
     return 0.0 if abs(x) < 2.0 ** -126 else x  # in this order NaN stays NaN
 
 
-def adamw_step(param, m, v, grad, settings, n, n_decay):
+def adamw_step(param, half, m, v, grad, settings, n, n_decay):
     lr, beta1, beta2, eps, weight_decay, unbias_m, unbias_v, grad_scale = (
         settings[i] for i in range(8))
     for i in range(n):
@@ -649,6 +652,8 @@ def adamw_step(param, m, v, grad, settings, n, n_decay):
         step = (m[i] / unbias_m) / (sqrt(v[i] / unbias_v) + eps)
         decay = weight_decay * param[i] if i < n_decay else 0.0
         param[i] = _flush(param[i] - lr * step - lr * decay)
+    if half:
+        to_bfloat16(half, param, n)
     return OK
 
 

@@ -127,6 +127,6 @@ def _gradients(inputs, shape, dtype):
     # the learning rate is 0: however often the step is taken, the parameters stay as they are
     settings = inputs.keep(array("f", [0.0, 0.9, 0.95, 1e-8, 0.1, 0.5, 0.5, 1.0]))
     yield "AdamW", "gradients and moments of 1e-39", [
-        partial(lib.adamw_step, inputs.normal(n), inputs.normal(n, g), inputs.uniform(n, 0.0, v),
-                inputs.normal(n, g), settings, n, n)
+        partial(lib.adamw_step, inputs.normal(n), NULL, inputs.normal(n, g),
+                inputs.uniform(n, 0.0, v), inputs.normal(n, g), settings, n, n)
         for g, v in ((GRADIENT, GRADIENT ** 2), (TINY, TINY))]

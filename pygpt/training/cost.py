@@ -118,8 +118,8 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW, compute_dtype=
         optimizer: the class of the optimizer.
         compute_dtype: as in GPT. Operands of bfloat16 take half the memory.
     Returns:
-        {"weights": bytes, "gradients": bytes, "state": bytes of the optimizer's buffers,
-        "activations": bytes, "total": bytes}.
+        {"weights": bytes, "halves": bytes of the weights in bfloat16, "gradients": bytes, "state":
+        bytes of the optimizer's buffers, "activations": bytes, "total": bytes}.
     """
     if config.n_layer > MOST_LAYERS:
         in_a_block = 1 if recompute else 10 if compute_dtype == "float32" else 4
@@ -127,8 +127,9 @@ def memory_needed(config, B, T, recompute=False, optimizer=AdamW, compute_dtype=
     else:
         activations = _recorded(config, B, T, recompute, compute_dtype)
     flat = _flat_bytes(config)
-    parts = {"weights": flat, "gradients": flat,
-             "state": flat // 4 * optimizer.bytes_per_parameter(), "activations": activations}
+    parts = {"weights": flat, "halves": flat // 2 if compute_dtype == "bfloat16" else 0,
+             "gradients": flat, "state": flat // 4 * optimizer.bytes_per_parameter(),
+             "activations": activations}
     return parts | {"total": sum(parts.values()) + PROCESS_BYTES}
 
 
@@ -183,6 +184,6 @@ def check_memory(config, model_config, optimizer, has_fixed_width):
     recompute = f"recompute ({gigabytes(recomputed)}), " if recomputed <= most else ""
     return needed, free, [problem], (
         f"weights, gradients and {optimizer.__name__}'s state take "
-        f"{gigabytes(2 * parts['weights'] + parts['state'])}, activations "
+        f"{gigabytes(needed - PROCESS_BYTES - parts['activations'])}, activations "
         f"{gigabytes(parts['activations'])}; {recompute}a smaller batch_size with "
         f"grad_accumulation_steps{smaller} needs less")

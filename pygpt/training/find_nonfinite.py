@@ -98,7 +98,7 @@ class _Watch:
         return memory
 
     def _register(self, memory, offset, n, name):
-        start = address(memory.pointer("f", offset))
+        start, _ = address(memory.pointer("f", offset))
         weak_memory = weakref.ref(memory, lambda _: self._blocks.pop(start, None))
         self._blocks[start] = weak_memory, offset, n, name
 
@@ -129,10 +129,15 @@ class _Watch:
         """Call a kernel, and raise NonFiniteFound if it left a number that is not finite."""
         check_status(kernel(*args))
         for place, argument in enumerate(args):
-            block = self._block_at(address(argument))
+            start, code = address(argument)
+            block = self._block_at(start)
             if block is None:
                 continue
             memory, offset, n, name = block[0](), *block[1:]
+            if code == "H":  # bfloat16: look at the same numbers in float32
+                halves, offset, n = memory.pointer("H", offset), 0, memory.nbytes // 2
+                memory = Memory(4 * n)
+                check_status(lib.from_bfloat16(memory.pointer("f"), halves, n))
             index = first_nonfinite(memory, n, offset)
             if index is not None:
                 twin = getattr(reference, kernel.__name__)  # its arguments have the same names

@@ -4,7 +4,7 @@ from pygpt.autograd.launch import launch
 from pygpt.autograd.ops import at_rest
 from pygpt.autograd.ops.at_rest import WeightAtRest
 from pygpt.autograd.ops.checks import check, check_floats, check_ids, refuse_twice, rows_of
-from pygpt.autograd.precision import operand_type
+from pygpt.autograd.precision import operand_type, with_forms
 from pygpt.autograd.tape import attach
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import NULL, lib
@@ -60,9 +60,10 @@ def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
     check(targets.size == R, "linear_cross_entropy: {} targets for {} rows", targets.size, R)
     refuse_twice("linear_cross_entropy", x=x, weight=weight)
     ignored = _ignored("linear_cross_entropy", ignore_index)
-    loss, losses, dtype = Tensor.empty(()), Tensor.empty((R,)), operand_type()
-    launch(lib.linear_cross_entropy_forward, loss.ptr, losses.ptr, x.ptr, weight.ptr, targets.ptr,
-           R, C, V, ignored, dtype, also_in_backward=True)
+    loss, losses, w = Tensor.empty(()), Tensor.empty((R,)), weight.operand(operand_type())
+    dtype = with_forms(operand_type(), weight=w)
+    launch(lib.linear_cross_entropy_forward, loss.ptr, losses.ptr, x.ptr, w.ptr, targets.ptr, R, C,
+           V, ignored, dtype, also_in_backward=True)
     value = Tensor.empty((), memory=loss.memory)
     node, weights = x.node, weight.node
 
@@ -72,6 +73,6 @@ def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
         dx, acc_x = node.target() if node else (NULL, 0)
         dw, acc_w = weights.target() if weights else (NULL, 0)
         launch(lib.linear_cross_entropy_backward, value.ptr, losses.ptr, dx, dw, dout.array.ptr,
-               x.ptr, weight.ptr, targets.ptr, R, C, V, ignored, acc_x, acc_w, dtype)
+               x.ptr, w.ptr, targets.ptr, R, C, V, ignored, acc_x, acc_w, dtype)
 
     return attach(loss, (x, weight), backward)
