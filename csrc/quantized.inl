@@ -7,16 +7,13 @@
 
 #define FEW_ROWS 4               /* the most rows of a tile */
 #define FEW_OUTS (REGISTERS / 8) /* its outputs, where it has several rows */
-#define X_BYTES 16384            /* of x, half of L1, in which a tile's rows should stay */
-#ifndef NEAR_BYTES
-#define NEAR_BYTES 3072          /* see tiles_ahead */
-#endif
-#ifndef ONE16
-#define ONE16 2
-#endif
-#ifndef ONE8
-#define ONE8 1
-#endif
+/* The outputs of a tile of one row. Memory is read fastest from one end to the other, so a tile
+ * reads few rows of the weight at once: with int8 one, as its sum waits only once in a group; with
+ * bfloat16 two, as a sum waits twice for each vector of weights. Reasoned, not measured. */
+#define ONE_ROW_OUTS_INT8 1
+#define ONE_ROW_OUTS_BFLOAT16 2
+#define X_BYTES 16384   /* of x, half of L1, in which a tile's rows should stay */
+#define NEAR_BYTES 3072 /* see tiles_ahead. Chosen, not measured */
 _Static_assert(FEW_ROWS * FEW_OUTS + 2 * FEW_OUTS + 2 <= REGISTERS, "the tile fits the registers");
 _Static_assert(STORED_OUTS % FEW_OUTS == 0 && STORED_OUTS % VW == 0, "whole tiles and vectors");
 
@@ -255,10 +252,11 @@ INLINE void stored_part(tile_function *tile, const int one_row_outs, const int64
 _Static_assert(FEW_ROWS == 4, "stored_part lists the tiles of 1 to 4 rows");
 
 static void bfloat16_part(const stored_product *p, int64_t o0, int64_t o1) {
-    stored_part(bfloat16_tile, ONE16, sizeof(float), sizeof(uint16_t), p, o0, o1);
+    stored_part(bfloat16_tile, ONE_ROW_OUTS_BFLOAT16, sizeof(float), sizeof(uint16_t), p, o0,
+                o1);
 }
 static void int8_part(const stored_product *p, int64_t o0, int64_t o1) {
-    stored_part(int8_tile, ONE8, sizeof(int16_t), sizeof(int8_t), p, o0, o1);
+    stored_part(int8_tile, ONE_ROW_OUTS_INT8, sizeof(int16_t), sizeof(int8_t), p, o0, o1);
 }
 
 /* ------------------------------------------------------------------- to int8 and from int8 --- */

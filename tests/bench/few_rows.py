@@ -52,7 +52,8 @@ class Weights:
         floats = weight.pointer("f")
         if self.kind == "float32":
             self.nbytes += 4 * n
-            return (head_float32 if head else linear_float32), (self._pointer(weight, "f"),), IN, OUT
+            kernel = head_float32 if head else linear_float32
+            return kernel, (self._pointer(weight, "f"),), IN, OUT
         if self.kind == "bfloat16":
             halves = Memory(2 * n)
             lib.to_bfloat16(halves.pointer("H"), floats, n)
