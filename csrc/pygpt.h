@@ -418,8 +418,8 @@ int sample_token(int32_t *token, const float *logits, int64_t V, double temperat
 
 /* best (N) = the N likeliest tokens, 0 <= N <= V, likeliest first; lse (1) = log sum_v exp(x_v), so
  * that x_v - lse is the logarithm of the probability of v. The sum is that of sample_token's
- * weights at temperature 1: x_v - lse is off by less than 2^-18 where likely logits differ by 100
- * and V is at most 2^16. */
+ * weights at temperature 1: for V up to 2^16, lse is off by less than 2^-19 and the rounding of the
+ * larger numbers. */
 int sample_best(int32_t *best, double *lse, const float *logits, int64_t V, int64_t N);
 
 /* ----------------------------------------------------------------- byte-level BPE (bpe_*.c) --- */
