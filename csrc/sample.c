@@ -25,6 +25,8 @@
 #define VW 4
 #include "simd.h"
 
+typedef int64_t vl __attribute__((vector_size(4 * VW))); /* to test all bits at once */
+
 #define BINS 512
 #define TABLES 4 /* so that neighbours in one bin do not wait for each other's sum */
 #define FEW 24   /* sorted by insertion */
@@ -103,32 +105,41 @@ static void weigh(float *w, const float *x, int64_t n, float top, double tempera
     const float factor = inverse > FLT_MAX ? FLT_MAX : inverse < FLT_MIN ? FLT_MIN : (float)inverse;
     float rounding = 0x1.8p-13f;
     for (int64_t size = 1 << 16; size < V; size *= 2) rounding *= 2.0f;
-    for (int64_t i = 0; i < n; i += VW) {
-        const int64_t m = min64(VW, n - i);
-        vf e = vexp((vload_n(x + i, m) - top) * factor);
-        vstore_n(w + i, e + rounding - rounding, m);
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf e = vexp((vload(x + i) - top) * factor);
+        vstore(w + i, e + rounding - rounding);
+    }
+    if (i < n) {
+        vf e = vexp((vload_n(x + i, n - i) - top) * factor);
+        vstore_n(w + i, e + rounding - rounding, n - i);
     }
 }
 
 /* Returns the sum of n weights. */
 NOINLINE double sum_of(const float *w, int64_t n) {
-    double sums[4] = {0};
+    vd low = {0}, high = {0};
     int64_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        for (int lane = 0; lane < 4; lane++) sums[lane] += w[i + lane];
-    for (; i < n; i++) sums[0] += w[i];
-    return sums[0] + sums[1] + (sums[2] + sums[3]);
+    for (; i + VW <= n; i += VW) {
+        low += vload_double(w + i);
+        high += vload_double(w + i + VW / 2);
+    }
+    low += high;
+    double sum = 0.0;
+    for (int lane = 0; lane < VW / 2; lane++) sum += low[lane];
+    for (; i < n; i++) sum += w[i];
+    return sum;
 }
 
 /* -------------------------------------------------------------------------------- prefixes --- */
 
 /* The end of a prefix of the sorted order: it holds the places whose x is above `value`, and of
- * those at it, the places up to `last`. */
+ * those at it, the places up to `last`. They weigh `sum`. */
 typedef struct cut {
     float value;
     int64_t last;
+    double sum;
 } cut;
-static const cut ALL = {-INFINITY, -1}; /* except those at -inf */
 
 /* Adds up the weights w of n places (1 each if w is NULL) by their bins. Returns the bin in which
  * the sum, which is *before before the first bin, reaches target, and adds the bins above it to
@@ -148,12 +159,25 @@ static int end_bin(double *before, const uint16_t *bins, const float *w, int64_t
     return BINS;
 }
 
-/* list (returned length) = the places whose bin is the given one, in their order. */
+/* list (returned length) = the places whose bin is the given one, in their order. Few are, so eight
+ * places are passed over at a time. */
 static int64_t places_in_bin(int32_t *list, const uint16_t *bins, int64_t n, int bin) {
-    int64_t count = 0;
-    for (int64_t i = 0; i < n; i++) {
-        list[count] = (int32_t)i;
-        count += bins[i] == bin;
+    typedef uint16_t vh __attribute__((vector_size(16)));
+    int64_t count = 0, i = 0;
+    while (i < n) {
+        if (i + 8 <= n) {
+            vh eight;
+            memcpy(&eight, bins + i, sizeof eight);
+            vl found = (vl)(eight == (uint16_t)bin);
+            if (!(found[0] | found[1])) {
+                i += 8;
+                continue;
+            }
+        }
+        for (int64_t end = min64(i + 8, n); i < end; i++) {
+            list[count] = (int32_t)i;
+            count += bins[i] == bin;
+        }
     }
     return count;
 }
@@ -172,9 +196,19 @@ static void range_of(float *high, float *low, const float *x, int64_t n) {
     *low = -vmax_lanes(-lows);
 }
 
-/* bins (n) = 0 for the largest x, up to BINS - 1 for the smallest; BINS for -inf. The smallest gets
- * no less than BINS - 2, and so not all get the same. */
+/* bins (n) = 0 for the largest x, up to BINS - 1 for the smallest; BINS for -inf. Halves keep the
+ * range finite. Where it is very small, all may get bin 0. */
 static void choose_bins(uint16_t *bins, const float *x, int64_t n, float high, float low) {
+    const float top = 0.5f * high, most = BINS;
+    const float ideal = (BINS - 1) / (top - 0.5f * low), scale = ideal < FLT_MAX ? ideal : FLT_MAX;
+    for (int64_t i = 0; i < n; i++) {
+        float bin = (top - 0.5f * x[i]) * scale;
+        bins[i] = (uint16_t)(int32_t)(bin < most ? bin : most);
+    }
+}
+
+/* Does the same in double precision: the smallest gets BINS - 2 at least, so not all get the same. */
+static void choose_bins_exactly(uint16_t *bins, const float *x, int64_t n, float high, float low) {
     const double top = high, scale = (BINS - 1) / (top - low);
     for (int64_t i = 0; i < n; i++) {
         double bin = (top - x[i]) * scale;
@@ -227,17 +261,18 @@ static int take_memory(memory *m, int64_t V) {
 }
 
 /* Finds the end of the shortest prefix of the sorted order of x (n) whose weights w (1 each if w is
- * NULL) reach `target`; ALL if not even all reach it. */
+ * NULL) reach `target`; if not even all reach it, the end of all above -inf. */
 static cut find_cut(const float *x, const float *w, int64_t n, double target, memory *m) {
+    const cut all = {-INFINITY, -1, 0.0};
     const int32_t *places = NULL; /* of x in the x that was given, if it is another by now */
     double before = 0.0;
     while (n > FEW) {
         float high, low;
         range_of(&high, &low, x, n);
         if (high == low) break;
-        choose_bins(m->bins, x, n, high, low);
+        (places ? choose_bins_exactly : choose_bins)(m->bins, x, n, high, low);
         int bin = end_bin(&before, m->bins, w, n, target);
-        if (bin == BINS) return ALL;
+        if (bin == BINS) return all;
         n = places_in_bin(m->list, m->bins, n, bin);
         for (int64_t i = 0; i < n; i++) { /* never behind the places that are read */
             int32_t place = m->list[i];
@@ -255,42 +290,56 @@ static cut find_cut(const float *x, const float *w, int64_t n, double target, me
         int32_t place = m->list[i];
         if (x[place] == -INFINITY) continue;
         before += w ? w[place] : 1.0f;
-        if (before >= target) return (cut){x[place], places ? places[place] : place};
+        if (before >= target) return (cut){x[place], places ? places[place] : place, before};
     }
-    return ALL;
+    return all;
 }
 
 /* ------------------------------------------------------------------------------ the choice --- */
 
 /* Keeps the logits x of V tokens up to a cut in m->left, and the tokens in m->ids; returns how many
- * these are. */
+ * these are. VW tokens below it are passed over at a time. */
 static int64_t keep_up_to(cut end, const float *x, int64_t V, memory *m) {
-    int64_t n = 0;
-    for (int64_t i = 0; i < V; i++) {
-        m->ids[n] = (int32_t)i;
-        n += x[i] > end.value || (x[i] == end.value && i <= end.last);
+    int64_t n = 0, i = 0;
+    while (i < V) {
+        if (i + VW <= V) {
+            vl found = (vl)(vload(x + i) >= end.value);
+            if (!(found[0] | found[1])) {
+                i += VW;
+                continue;
+            }
+        }
+        for (int64_t stop = min64(i + VW, V); i < stop; i++) {
+            m->left[n] = x[i];
+            m->ids[n] = (int32_t)i;
+            n += (x[i] > end.value) | ((x[i] == end.value) & (i <= end.last));
+        }
     }
-    for (int64_t i = 0; i < n; i++) m->left[i] = x[m->ids[i]];
     return n;
 }
 
 /* Sets weights past a cut, and those below min_p, to 0. */
 static void clear_past(cut end, float *w, const float *x, int64_t n, double min_p) {
-    for (int64_t i = 0; i <= end.last; i++) w[i] = x[i] >= end.value && w[i] >= min_p ? w[i] : 0.0f;
-    for (int64_t i = end.last + 1; i < n; i++)
-        w[i] = x[i] > end.value && w[i] >= min_p ? w[i] : 0.0f;
+    float least = (float)min_p;
+    if (least < min_p) least = nextafterf(least, INFINITY); /* no float lies between the two */
+    const float value = end.value;
+    const int64_t middle = end.last + 1;
+    for (int64_t i = 0; i < middle; i++) w[i] = (x[i] >= value) & (w[i] >= least) ? w[i] : 0.0f;
+    for (int64_t i = middle; i < n; i++) w[i] = (x[i] > value) & (w[i] >= least) ? w[i] : 0.0f;
 }
 
 /* Returns the first place with which the sum of w (n) exceeds `before`, which is below the sum of
  * all. */
 static int64_t place_of(const float *w, int64_t n, double before) {
-    enum { STEP = 64 };
     int64_t i = 0;
     double passed = 0.0;
-    for (; i + STEP < n; i += STEP) {
-        double next = passed + sum_of(w + i, STEP);
-        if (next > before) break;
-        passed = next;
+    for (int64_t step = 512; step >= 32; step /= 4) {
+        while (i + step < n) {
+            double next = passed + sum_of(w + i, step);
+            if (next > before) break;
+            passed = next;
+            i += step;
+        }
     }
     for (; i < n - 1; i++)
         if ((passed += w[i]) > before) break;
@@ -318,9 +367,11 @@ int sample_token(int32_t *token, const float *logits, int64_t V, double temperat
     }
     float *w = m.weights;
     weigh(w, x, n, top, temperature, V);
-    if (top_p < 1.0) clear_past(find_cut(x, w, n, top_p * sum_of(w, n), &m), w, x, n, min_p);
-    else if (min_p > 0.0) clear_past(ALL, w, x, n, min_p);
-    int64_t place = place_of(w, n, u * sum_of(w, n));
+    cut end = {-INFINITY, -1, sum_of(w, n)};
+    if (top_p < 1.0) end = find_cut(x, w, n, top_p * end.sum, &m);
+    if (top_p < 1.0 || min_p > 0.0) clear_past(end, w, x, n, min_p);
+    const double sum = min_p > 0.0 ? sum_of(w, n) : end.sum;
+    int64_t place = place_of(w, n, u * sum);
     *token = top_k > 0 ? m.ids[place] : (int32_t)place;
     scratch_give(m.scratch);
     return PYGPT_OK;
