@@ -207,7 +207,7 @@ static void choose_bins(uint16_t *bins, const float *x, int64_t n, float high, f
     }
 }
 
-/* Does the same in double precision: the smallest gets BINS - 2 at least, so not all get the same. */
+/* Does the same in double precision: the smallest gets BINS - 2 at least, so they get several. */
 static void choose_bins_exactly(uint16_t *bins, const float *x, int64_t n, float high, float low) {
     const double top = high, scale = (BINS - 1) / (top - low);
     for (int64_t i = 0; i < n; i++) {

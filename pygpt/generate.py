@@ -1,6 +1,6 @@
 """Continues a sequence of tokens, one after another.
 
-The model says how likely each token is as the next, and a sampler (sampling.py) chooses one of them.
+The model says how likely each token is as the next; a sampler (sampling.py) chooses one of them.
 
 A model is anything with `config.n_positions`, `config.vocab_size`, `new_cache()` and
 `decode(ids, cache)`, as model.GPT has them; decode returns a buffer of float32. It may have

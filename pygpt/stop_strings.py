@@ -5,8 +5,8 @@ class StopStrings:
     """Passes a text on piece by piece, until one of the stop strings is complete.
 
     The text ends before the string that is complete first; of several that end at the same
-    character, before the longest. The pieces do not matter: where they begin and end, such as at the
-    borders of tokens, changes nothing of the text.
+    character, before the longest. Where the pieces begin and end, such as at the
+    borders of tokens, does not matter.
 
         stop = StopStrings(["User:"])
         for text in stop.until(tokenizer.decode_iterable(ids)):
