@@ -67,7 +67,7 @@ def probabilities(logits, temperature):
     return [p / math.fsum(powers) for p in powers]
 
 
-# ---------------------------------------------------------------------------- each rule, by hand ---
+# --------------------------------------------------------------------------- each rule, by hand ---
 
 def test_top_k():
     assert [reachable(LOGITS, top_k=k) for k in (1, 2, 3, 5, 99)] == [
@@ -171,7 +171,7 @@ def test_numbers_too_large_for_float32_stay_finite():
         reference._LARGEST, -reference._LARGEST]
 
 
-# ------------------------------------------------------------------- the kernels and their loops ---
+# ------------------------------------------------------------------ the kernels and their loops ---
 
 def test_kernels_and_loops_have_the_same_arguments():
     text = HEADER.read_text(encoding="utf-8")
@@ -256,7 +256,7 @@ def test_the_likeliest_has_weight_1_for_any_size():
         assert reference._single(reference._single(1 + rounding) - rounding) == 1
 
 
-# ------------------------------------------------------------------------- against definitions ---
+# ------------------------------------------------------------------------ against definitions ---
 
 def kept_by_definition(p, top_k, top_p, min_p, slack):
     """Return the tokens that the rules keep of probabilities p, and of comparisons that are nearly
@@ -334,7 +334,7 @@ def test_a_buffer_of_another_type_is_refused():
             Sampler(SampleConfig()).choose(logits, [0])
 
 
-# --------------------------------------------------------------------------- log-probabilities ---
+# -------------------------------------------------------------------------- log-probabilities ---
 
 @given(logits=st.lists(logit, min_size=1, max_size=50), n=st.integers(0, 60), data=st.data())
 def test_log_probabilities(logits, n, data):
@@ -366,7 +366,7 @@ def test_the_likeliest_of_many_are_sorted(n):
     assert [v for v, _ in choice_of(0, logits, n).best] == order[:n]
 
 
-# -------------------------------------------------------------------------------- the settings ---
+# ------------------------------------------------------------------------------- the settings ---
 
 def test_biases_of_all_kinds_are_the_same():
     pairs = ((2, 0.5), (7, -INF))
