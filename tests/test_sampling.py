@@ -25,7 +25,8 @@ UNIT = 2.0 ** -24
 
 # Logits of every kind: many that are equal, some banned, a few or all far away.
 logit = st.floats(-50, 50, width=32) | st.sampled_from([-1.0, 0.0, 1.0])
-far = st.floats(-(2.0 ** 127), 2.0 ** 127, width=32) | st.sampled_from([1e-45, -1e-45, 3e-45, 1e-38])
+far = st.floats(-(2.0 ** 127), 2.0 ** 127, width=32) | st.sampled_from(
+    [1e-45, -1e-45, 3e-45, 1e-38])
 some_logits = st.lists(logit, min_size=1, max_size=60) | st.lists(
     logit | far | st.just(-INF), min_size=1, max_size=60)
 some_rules = st.tuples(  # temperature, top_k, top_p, min_p
@@ -293,7 +294,8 @@ def chi_square_limit(degrees):
 
 
 @pytest.mark.parametrize("settings", [
-    dict(), dict(temperature=3.0), dict(top_k=5), dict(top_p=0.8), dict(min_p=0.2), dict(top_k=9, top_p=0.9, min_p=0.05, temperature=1.5)], ids=str)
+    dict(), dict(temperature=3.0), dict(top_k=5), dict(top_p=0.8), dict(min_p=0.2),
+    dict(top_k=9, top_p=0.9, min_p=0.05, temperature=1.5)], ids=str)
 def test_draws_are_as_frequent_as_their_probabilities(settings):
     """The sum of (observed - expected)^2 / expected over n kept tokens is chi-square with n - 1
     degrees of freedom. Seeds are fixed, so the test always does the same."""
