@@ -46,6 +46,8 @@
 #define PYGPT_ENOMEM 1  /* there is no memory for a scratch buffer */
 #define PYGPT_ERANGE 2  /* an id in ids or targets is not in 0..V-1 */
 #define PYGPT_EOVERFLOW 3  /* a finite number is too large for a smaller type */
+#define PYGPT_ENOTFINITE 4  /* a logit is infinite or NaN */
+#define PYGPT_ENOTOKEN 5  /* there is no token to choose from */
 
 /* ------------------------------------------------------------------ the runtime (runtime.c) --- */
 
@@ -441,6 +443,44 @@ int adamw_step(float *param, uint16_t *half, float *m, float *v, const float *gr
 
 /* out (1) = the sum of squares of x (n), in double precision, in an order fixed by n alone. */
 int sum_squares(double *out, const float *x, int64_t n);
+
+/* ------------------------------------------------------------- choosing a token (sample.c) --- */
+
+/* These kernels use one thread. logits (V) are of one position, V at least 1. Of two tokens the
+ * likelier is the one with the larger logit, of equal logits the lower id. They return
+ * PYGPT_ENOTFINITE when a logit is NaN or +inf, and sample_adjust and sample_best also when one is
+ * -inf, which only a bias makes. */
+
+/* out (V) = logits, some of them changed in double precision. First biases (NB) are added to those
+ * of the tokens bias_ids (NB), all different; -inf bans a token. Then those of the tokens seen
+ * (NS), all different, which occur counts (NS) times in the new text, change by the penalties:
+ *   x = x > 0 ? x / repetition_penalty : x * repetition_penalty
+ *   x = x - count * frequency_penalty - (count > 0) * presence_penalty
+ * After each of the two they are rounded; a finite number that is too large becomes the largest
+ * float of its sign. out may alias logits. PYGPT_ERANGE when an id is not in 0..V-1. */
+int sample_adjust(float *out, const float *logits, const int32_t *bias_ids, const double *biases,
+                  const int32_t *seen, const int32_t *counts, int64_t V, int64_t NB, int64_t NS,
+                  double repetition_penalty, double presence_penalty, double frequency_penalty);
+
+/* token (1) = a token drawn with the random number u, 0 <= u < 1. Tokens of -inf are no candidates;
+ * PYGPT_ENOTOKEN when no other is left. At temperature 0, the likeliest is taken. Otherwise a token
+ * weighs exp((its logit - the largest) / temperature), in float32, with 1/temperature kept within
+ * normal floats. Weights are multiples of 2^-36 (of 2^(L-52) if V is above 2^16, with 2^L the next
+ * power of two), so that all sums of them are exact in double precision, in any order. Of the
+ * candidates, these stay, one rule after another:
+ *   top_k > 0   the top_k likeliest
+ *   top_p < 1   the fewest likeliest whose sum is at least top_p times the sum of all
+ *   min_p       those whose weight is at least min_p
+ * Of these, in the order of their ids, the first is taken with which the sum of weights exceeds
+ * u times the sum of all. */
+int sample_token(int32_t *token, const float *logits, int64_t V, double temperature, int64_t top_k,
+                 double top_p, double min_p, double u);
+
+/* best (N) = the N likeliest tokens, 0 <= N <= V, likeliest first; lse (1) = log sum_v exp(x_v), so
+ * that x_v - lse is the logarithm of the probability of v. The sum is that of sample_token's
+ * weights at temperature 1: for V up to 2^16, lse is off by less than 2^-19 and the rounding of the
+ * larger numbers. */
+int sample_best(int32_t *best, double *lse, const float *logits, int64_t V, int64_t N);
 
 /* ----------------------------------------------------------------- byte-level BPE (bpe_*.c) --- */
 

@@ -362,15 +362,42 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Holds the settings by which tokens are drawn; generate.STAGES applies them.
+    """Holds the settings by which tokens are drawn. sampling.Sampler applies them in this order:
+
+    1. logit_bias is added to the logits (OpenAI's API reference, "logit_bias"; llama.cpp and
+       transformers, too, begin with it).
+    2. repetition_penalty divides the logit of a token of the prompt or the new text if the logit
+       is above 0, else multiplies it (Keskar et al., "CTRL", 2019, as transformers does it).
+    3. frequency_penalty times the number of a token's occurrences in the new text, and
+       presence_penalty if there is one, are subtracted from its logit (OpenAI's API reference,
+       "frequency and presence penalties"). The prompt does not count.
+    4. temperature divides the logits. At 0 the likeliest token is taken; nothing below matters.
+    5. top_k keeps the k likeliest tokens (Fan et al., "Hierarchical neural story generation",
+       2018); of equally likely ones, the lower ids. llama.cpp's default is 40, transformers' 50.
+    6. top_p keeps the fewest likeliest of these whose probabilities, made to sum to 1 among them,
+       reach top_p (Holtzman et al., "The curious case of neural text degeneration", 2020).
+    7. min_p keeps the tokens whose probability is at least min_p times the likeliest one's (Nguyen
+       et al., "Turning up the heat: min-p sampling", 2024).
+
+    Steps 4 to 7 have the order of transformers.
+
+    stop_strings are for text: stop_strings.StopStrings applies them to what the tokens decode to.
 
     Raises:
         ConfigError: a value is out of its range.
     """
 
     max_new_tokens: int = count(500, "length of the continuation", "tokens", least=0)
-    repetition_penalty: float = setting(1.0, "above 1, tokens of the context become less "
-                                        "likely; 1: no change", "(0, inf)")
+    stop_strings: tuple = setting((), "texts that end the continuation and are not part of it (a "
+                                  "flag for each)", metavar="TEXT")
+    logit_bias: tuple = setting((), "numbers to add to the logits of tokens, such as 50256=-2.5; "
+                                "-inf bans a token (a flag for each)", metavar="ID=BIAS")
+    repetition_penalty: float = setting(1.0, "above 1, tokens of the prompt and of the new text "
+                                        "become less likely; 1: no change", "(0, inf)")
+    presence_penalty: float = setting(0.0, "subtracted from the logits of tokens that the new text "
+                                      "holds; 0: no change", "[-2, 2]")
+    frequency_penalty: float = setting(0.0, "the same once for each time that the new text holds "
+                                       "the token", "[-2, 2]")
     temperature: float = setting(0.8, "a low one keeps to likely tokens, a high one varies more; 0 "
                                  "always takes the likeliest token", "[0, inf)")
     top_k: int = count(50, "draw from the k likeliest tokens only; 0: from all", "tokens", least=0)
@@ -382,7 +409,31 @@ class SampleConfig:
     threads: int = threads_setting()
 
     def __post_init__(self):
+        object.__setattr__(self, "stop_strings", _texts("stop_strings", self.stop_strings))
+        if "" in self.stop_strings:
+            raise ConfigError(f"stop_strings={self.stop_strings!r} holds an empty text")
+        object.__setattr__(self, "logit_bias", _biases("logit_bias", self.logit_bias))
         check_settings(self, are_for_kernels=False)
+
+
+def _biases(name, value):
+    """Convert a dict {id: bias}, or pairs of these, or None, to a tuple of pairs (id, bias), in the
+    order of the ids; of several biases of an id the last counts."""
+    pairs = {} if value is None else value
+    if not isinstance(pairs, dict):
+        try:
+            pairs = {token: bias for token, bias in pairs}
+        except (TypeError, ValueError):
+            raise refusal(name, value, "is not a dict of biases by token id") from None
+    biases = {}
+    for token, bias in pairs.items():
+        token, bias = whole_number(name, token), _real_number(name, bias)
+        if token < 0:
+            raise refusal(name, token, "is not a token id: it is below 0")
+        if not bias < math.inf:
+            raise refusal(name, f"{token}={bias}", "must be finite, or -inf to ban the token")
+        biases[token] = bias
+    return tuple(sorted(biases.items()))
 
 
 # Each preset: a name for --preset, and the settings that it changes from TrainConfig's defaults.

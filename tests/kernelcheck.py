@@ -35,12 +35,13 @@ Bound = namedtuple("Bound", "steps magnitudes extra unit", defaults=(None, UNIT)
 def declared_kernels():
     """Return {name: [Param]} of every kernel of pygpt.h on arrays of numbers.
 
-    Names with pygpt_ belong to the runtime, names with bpe_ to the tokenizer (test_bpe.py).
+    Names with pygpt_ belong to the runtime, names with bpe_ to the tokenizer (test_bpe.py), names
+    with sample_ to the choice of tokens (test_sampling.py).
     """
     text = re.sub(r"/\*.*?\*/|^#.*?$", "", HEADER.read_text(), flags=re.DOTALL | re.MULTILINE)
     kernels = {}
     for name, params in re.findall(r"\bint (\w+)\(([^)]*)\);", text):
-        if not name.startswith(("pygpt_", "bpe_")):
+        if not name.startswith(("pygpt_", "bpe_", "sample_")):
             kernels[name] = [_param(p) for p in params.split(",")]
     return kernels
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 import pygpt
-from pygpt import generate
 from pygpt.config import SampleConfig
 from pygpt.optim import Optimizer
+from pygpt.sampling import Sampler
 from pygpt.tokenizer import Tokenizer, choice
 
 ROOT = Path(__file__).parent.parent
-# Fields of SampleConfig that no stage of a draw reads, and the place that does.
-NOT_OF_A_STAGE = {"max_new_tokens": "generate.stream", "seed": "generate.stream",
-                  "threads": "cli/sample.py"}
+# Fields of SampleConfig that Sampler does not read, and the place that does.
+NOT_OF_A_DRAW = {"max_new_tokens": "generate.stream", "stop_strings": "cli/sample.py",
+                 "threads": "cli/sample.py"}
 # Tokenizers that no name of --tokenizer makes; a directory may still hold one.
 WITHOUT_A_NAME = set()
 
@@ -57,13 +57,12 @@ def test_every_instruction_set_is_in_the_table(path):
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(SampleConfig)])
-def test_every_sampler_setting_is_used_by_a_stage(name):
-    users = [stage.__name__ for stage in generate.STAGES
-             if re.search(rf"\bsettings\.{name}\b", inspect.getsource(stage))]
-    if name in NOT_OF_A_STAGE:
-        assert not users, f"{name} is used by {users}, so NOT_OF_A_STAGE need not name it"
+def test_every_sampler_setting_is_used_by_the_sampler(name):
+    is_used = re.search(rf"\bs(ettings)?\.{name}\b", inspect.getsource(Sampler)) is not None
+    if name in NOT_OF_A_DRAW:
+        assert not is_used, f"Sampler uses {name}, so NOT_OF_A_DRAW need not name it"
     else:
-        assert users, f"no function in STAGES of pygpt/generate.py uses settings.{name}"
+        assert is_used, f"Sampler in pygpt/sampling.py does not use the setting {name}"
 
 
 @pytest.mark.parametrize("cls", subclasses(Optimizer))

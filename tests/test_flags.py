@@ -118,6 +118,13 @@ def test_a_number_out_of_range_is_refused_as_it_was_typed(command, config_class,
     (["train", "--tokenizer", "word"], "--tokenizer word is not char, byte, bpe, "),
     (["train", "--tokenizer", "bpe:9"], "--tokenizer bpe:9: '9' is not a vocabulary of 257 "),
     (["train", "--learning-rate", "-1e-3"], "--learning-rate -0.001 must be at least 0"),
+    (["sample", "x", "--logit-bias", "5=inf"], "--logit-bias 5=inf must be finite, or -inf to ban"),
+    (["sample", "x", "--logit-bias=-5=1"], "--logit-bias -5 is not a token id: it is below 0"),
+    *((["sample", "x", "--logit-bias", word],
+       f"argument --logit-bias: {word!r} is not a token id and a number, such as 50256=-inf")
+      for word in ("5", "5=a", "a=5", "=5")),
+    (["sample", "x", "--stop-strings", ""], "--stop-strings '' holds an empty text"),
+    (["sample", "x", "--presence-penalty", "-2.5"], "--presence-penalty -2.5 must be in [-2, 2]"),
 ])
 def test_other_settings_are_told_as_flags(words, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -238,6 +245,9 @@ def test_the_values_of_a_flag_given_again_are_joined():
     many = {(*words, action.dest) for words, action in every_flag() if action.nargs == "+"}
     assert many == {("train", "data"), ("train", "val_data"), ("train", "sample_prompts"),
                     ("tokenizer", "train", "data")}
+    each = {(*words, action.dest) for words, action in every_flag()
+            if isinstance(action, argparse._AppendAction)}
+    assert each >= {("sample", "stop_strings"), ("sample", "logit_bias")}
     for *words, dest in many:
         flag = "--" + dest.replace("_", "-")
         required = ["--out", "x"] if words[0] == "tokenizer" else []
@@ -303,3 +313,11 @@ def test_a_directory_without_a_run_is_named(tmp_path, capsys):
                       (tmp_path / "no", "there is no such directory")):
         assert main.main(["train", "--resume", "--out", str(out)]) == 1
         assert capsys.readouterr().err == f"pygpt: error: {out}: {told}\n"
+
+
+def test_a_flag_of_several_values_leaves_the_directory_alone():
+    """`sample` takes one value for each flag, as a word after it may be DIR."""
+    arguments = main.parse(["sample", "--stop-strings", "a", "--logit-bias", "3=-inf",
+                            "--stop-strings", "b c", "--logit-bias", "4=1e-1", "out"])
+    assert arguments.directory == "out" and arguments.stop_strings == ["a", "b c"]
+    assert SampleConfig(logit_bias=arguments.logit_bias).logit_bias == ((3, -math.inf), (4, 0.1))

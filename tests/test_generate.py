@@ -1,22 +1,15 @@
-"""Tests generate: the tokens it may draw, how often it does, and a context that is full."""
+"""Tests generate: its arguments, where it stops, log-probabilities, and a context that is full."""
 
 import json
 import math
-import random
 from array import array
-from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pygpt.config import ConfigError, GPTConfig, SampleConfig
-from pygpt.generate import candidates, draw, end_ids, generate, stream
+from pygpt.config import ConfigError, GPTConfig
+from pygpt.generate import end_ids, generate, stream
 from pygpt.model import GPT
 from pygpt.autograd.tensor import Tensor
-
-LOGITS = [0.0, 2.0, 1.0, 2.0, -1.0]
-
 
 class Counting:
     """Stands in for GPT: the next token is the sum of those that it sees, modulo vocab_size."""
@@ -45,74 +38,6 @@ def expected(prompt, count, n_positions=4, vocab_size=7):
     for _ in range(count):
         ids.append(sum(ids[-n_positions:]) % vocab_size)
     return ids[len(prompt):]
-
-
-# ---------------------------------------------------------------------------- the candidates ---
-
-def kept(**settings):
-    tokens, weights = candidates(list(LOGITS), SampleConfig(**dict(top_k=0, top_p=1) | settings))
-    assert weights[0] == 1 and weights == sorted(weights, reverse=True)
-    return tokens
-
-
-def test_likeliest_first_and_the_lower_id_of_equals():
-    assert kept() == [1, 3, 2, 0, 4]
-
-
-def test_top_k():
-    assert [kept(top_k=k) for k in (1, 2, 3, 5, 99)] == [
-        [1], [1, 3], [1, 3, 2], [1, 3, 2, 0, 4], [1, 3, 2, 0, 4]]
-
-
-def test_top_p():
-    # at temperature 1 the probabilities are 0.391 0.391 0.144 0.053 0.020
-    assert [kept(top_p=p, temperature=1) for p in (0.1, 0.39, 0.4, 0.78, 0.79, 0.93, 0.99)] == [
-        [1], [1], [1, 3], [1, 3], [1, 3, 2], [1, 3, 2, 0], [1, 3, 2, 0, 4]]
-
-
-def test_min_p():
-    # weights at temperature 1: 1, 1, 0.368, 0.135, 0.050
-    assert [kept(min_p=p, temperature=1) for p in (0.0, 0.1, 0.2, 0.5, 1.0)] == [
-        [1, 3, 2, 0, 4], [1, 3, 2, 0], [1, 3, 2], [1, 3], [1, 3]]
-
-
-def test_the_weights_are_the_softmax_at_a_temperature():
-    _, weights = candidates(list(LOGITS), SampleConfig(temperature=0.5, top_k=0, top_p=1))
-    assert weights == pytest.approx([1, 1, math.exp(-2), math.exp(-4), math.exp(-6)])
-
-
-def test_a_temperature_near_0_is_greedy():
-    assert draw(list(LOGITS), SampleConfig(temperature=5e-324), random.Random(0)) in (1, 3)
-
-
-def test_draws_are_as_frequent_as_their_weights():
-    rng, settings = random.Random(1), SampleConfig(temperature=1, top_k=0, top_p=1)
-    count = Counter(draw(list(LOGITS), settings, rng) for _ in range(20_000))
-    total = sum(math.exp(logit) for logit in LOGITS)
-    for token, logit in enumerate(LOGITS):
-        p = math.exp(logit) / total
-        assert abs(count[token] / 20_000 - p) < 5 * math.sqrt(p * (1 - p) / 20_000)
-
-
-@given(logits=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30),
-       temperature=st.floats(0, 5), top_k=st.integers(0, 40), top_p=st.floats(0.001, 1),
-       min_p=st.floats(0, 1), penalty=st.floats(0.1, 5), seed=st.integers(0, 9))
-def test_any_settings_draw_a_token(logits, temperature, top_k, top_p, min_p, penalty, seed):
-    settings = SampleConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                            repetition_penalty=penalty)
-    assert 0 <= draw(list(logits), settings, random.Random(seed), [0]) < len(logits)
-
-
-def test_repetition_is_penalised_on_both_sides_of_0():
-    logits = list(LOGITS)
-    draw(logits, SampleConfig(repetition_penalty=2.0), random.Random(0), [1, 4, 4])
-    assert logits == [0.0, 1.0, 1.0, 2.0, -2.0]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_not_finite(value):
-    with pytest.raises(ValueError, match="not finite"):
-        draw([0.0, value, 1.0], SampleConfig(), random.Random(0))
 
 
 # ------------------------------------------------------------------------------- the sequence ---
@@ -289,6 +214,12 @@ def test_a_bad_prompt_is_refused_at_once(ids, message):
     (dict(vocab_size=True), "vocab_size=True is not an integer"),
     (dict(vocab_size="7"), "vocab_size='7' is not an integer"),
     (dict(vocab_size=-1), "vocab_size=-1 leaves no id to draw"),
+    (dict(presence_penalty=3), r"presence_penalty=3 must be in \[-2, 2\]"),
+    (dict(frequency_penalty=-2.5), r"frequency_penalty=-2.5 must be in \[-2, 2\]"),
+    (dict(logprobs=-1), "logprobs=-1 must be at least 0"),
+    (dict(logprobs=1.0), "logprobs=1.0 is not an integer"),
+    (dict(logprobs=True), "logprobs=True is not an integer"),
+    (dict(logit_bias={7: 1.0}), "logit_bias=7 is not in 0..6"),
 ])
 def test_a_bad_setting_is_refused_at_once(settings, message):
     with pytest.raises(ConfigError, match=message):
@@ -380,3 +311,86 @@ def test_the_ends_of_a_model_and_its_tokenizer_are_united():
                               (3, 3, (3,)), ((3, 4), 4, (3, 4)), ((3, 4), 5, (3, 4, 5)),
                               (0, 0, (0,))):
         assert end_ids(Has(own), Has(theirs)) == ends
+
+
+# ---------------------------------------------------------------- samplers, and what they know ---
+
+class Recorder:
+    """Is a sampler of one's own: it takes the likeliest token that is not the last one."""
+
+    def __init__(self):
+        self.seen = []
+
+    def choose(self, logits, ids):
+        self.seen.append(list(ids))
+        assert logits.readonly and logits.format == "f"
+        return max((v for v in range(len(logits)) if v != ids[-1]), key=logits.__getitem__)
+
+
+def test_a_sampler_of_ones_own():
+    sampler = Recorder()
+    assert generate(Counting(), [1, 2], 3, sampler=sampler) == [3, 6, 5]
+    assert sampler.seen == [[1, 2], [1, 2, 3], [1, 2, 3, 6]]
+    with pytest.raises(TypeError, match="temperature is a setting of Sampler, but another sampler"):
+        stream(Counting(), [1], sampler=sampler, temperature=0.5)
+
+
+@pytest.mark.parametrize("token, message", [
+    (7, "token=7 is not in 0..6"), (-1, "token=-1 is not in 0..6"),
+    (2.0, "token=2.0 is not an integer"), (None, "token=None is not an integer")])
+def test_a_sampler_that_chooses_no_id_is_told_so(token, message):
+    class Wrong:
+        def choose(self, logits, ids):
+            return token
+
+    with pytest.raises(ValueError, match=message):
+        generate(Counting(), [1], 1, sampler=Wrong())
+
+
+def test_settings_of_text_and_threads_are_refused():
+    for name in ("threads", "stop_strings"):
+        with pytest.raises(TypeError, match=name):
+            stream(Counting(), [1], **{name: 1})
+
+
+def test_penalties_count_the_new_text_and_the_prompt():
+    """The likeliest token is always the sum modulo 7, 20 above the others: 1, 2, 4, 1, 2, 4."""
+    def sample(**settings):
+        return generate(Counting(n_positions=50), [1], 5, temperature=0, **settings)
+
+    assert sample() == [1, 2, 4, 1, 2]
+    assert sample(presence_penalty=2.0) == sample()  # less than 20
+    assert sample(repetition_penalty=1e9)[0] == 1  # 20 / 1e9 is still above 0
+    assert sample(logit_bias={1: -20.5}) [0] == 0
+    assert sample(logit_bias={1: -math.inf, 0: -math.inf})[0] == 2
+
+
+def test_banned_tokens_count_below_vocab_size_alone():
+    assert generate(Counting(), [6, 6], 1, vocab_size=3, temperature=0,
+                    logit_bias={6: 50.0, 0: -1.0}) == [1]
+    with pytest.raises(ValueError, match="bans all tokens"):
+        generate(Counting(), [1], 1, vocab_size=1, logit_bias={0: -math.inf})
+
+
+def test_log_probabilities_are_those_of_the_model():
+    """One logit is 20, six are 0; settings change the choice, not these."""
+    lse = math.log(math.exp(20) + 6)
+    for settings in (dict(temperature=0), dict(temperature=5, seed=1, top_k=3),
+                     dict(temperature=0, logit_bias={3: -30.0}, repetition_penalty=2.0)):
+        choices = list(stream(Counting(), [1, 2], 4, logprobs=2, **settings))
+        ids = generate(Counting(), [1, 2], 4, **settings)
+        assert [choice.token for choice in choices] == ids
+        token, logprob, best = choices[0]
+        assert logprob == pytest.approx((20 if token == 3 else 0) - lse, abs=1e-5)
+        assert best == [(3, pytest.approx(20 - lse, abs=1e-5)), (0, pytest.approx(-lse, abs=1e-5))]
+    assert generate(Counting(), [1], 1, temperature=0, logprobs=0)[0].best == []
+    assert len(generate(Counting(), [1], 1, temperature=0, logprobs=99)[0].best) == 7
+    assert len(generate(Counting(), [1], 1, vocab_size=5, logprobs=99)[0].best) == 5
+
+
+def test_a_stream_may_be_left_at_any_token():
+    model = Counting()
+    tokens = stream(model, [1, 2], 50, temperature=0)
+    assert [next(tokens), next(tokens)] == [3, 6]
+    tokens.close()
+    assert model.decoded == 3 and list(tokens) == []

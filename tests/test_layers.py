@@ -13,7 +13,7 @@ import pytest
 import pygpt
 
 BELOW_MODEL = {"config", "files", "backend", "autograd", "parameters", "nn", "optim", "checkpoint",
-               "decoding", "generate"}
+               "decoding", "sampling", "stop_strings", "generate"}
 LAW = {
     "files": set(),
     "backend": set(),
@@ -24,8 +24,10 @@ LAW = {
     "optim": {"backend", "autograd", "parameters"},
     "tokenizer": {"config", "files", "backend"},
     "checkpoint": {"config", "files", "backend"},
-    "generate": {"config", "files"},
     "decoding": {"autograd", "backend"},
+    "sampling": {"backend"},
+    "stop_strings": set(),
+    "generate": {"config", "sampling"},
     "model": BELOW_MODEL - {"optim"},
     "data": {"config", "files", "tokenizer", "checkpoint"},
     "training": BELOW_MODEL | {"tokenizer", "model", "data"},

@@ -38,7 +38,7 @@ def test_every_kernel_of_the_header_is_in_the_reference(kernel):
 
 def test_the_reference_has_no_kernel_of_its_own():
     ours = {name for name, f in vars(reference).items()
-            if inspect.isfunction(f) and not name.startswith("_")}
+            if inspect.isfunction(f) and not name.startswith(("_", "sample_"))}
     assert ours == set(KERNELS)
 
 

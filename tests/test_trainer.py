@@ -8,7 +8,6 @@ from array import array
 import pytest
 
 from conftest import TEXT
-from pygpt import generate
 from pygpt.backend import kernels
 from pygpt.checkpoint.model_files import read_model
 from pygpt.config import TrainConfig
@@ -16,6 +15,7 @@ from pygpt.data.corpus import DataError
 from pygpt.data.batches import TrainingBatches, split, validation_batches
 from pygpt.model import GPT, parameter_shapes
 from pygpt.optim import AdamW
+from pygpt.sampling import Sampler
 from pygpt.tokenizer import CharTokenizer, Tokenizer
 from pygpt.training.trainer import TrainingError, evaluate, train
 from sharing import needs_threads, shared_among
@@ -209,7 +209,7 @@ def test_samples_stop_at_the_end_of_a_text(tiny, monkeypatch):
     """Draw only <|endoftext|>, so that the samples are empty."""
     config = tiny(tokenizer="bpe:280", sample_interval=4, max_steps=4, n_positions=4)
     drawn = []
-    monkeypatch.setattr(generate, "draw", lambda *_: drawn.append(279) or 279)
+    monkeypatch.setattr(Sampler, "choose", lambda *_: drawn.append(279) or 279)
     records = []
     result = train(config, [records.append])
     assert result.tokenizer.end_of_text == result.model.end_of_text == 279

@@ -132,6 +132,16 @@ def text(value):
         raise argparse.ArgumentTypeError(error) from None
 
 
+def _bias(word):
+    token, is_pair, bias = word.partition("=")
+    if not is_pair:
+        raise ValueError
+    return int(token), float(bias)
+
+
+_OTHERS = {"TEXT": text, "ID=BIAS": _type(_bias, "a token id and a number, such as 50256=-inf")}
+
+
 def commands_of(parser):
     """Give a parser commands. When the user types none, the parser prints its help.
 
@@ -170,6 +180,7 @@ def add_settings(parser, config_class, groups=None):
         groups: {heading in --help: names of the fields below it}. The other fields stand under
             "options".
     """
+    has_positional = any(not action.option_strings for action in parser._actions)
     sections = {}
     for heading, names in (groups or {}).items():
         sections |= dict.fromkeys(names, parser.add_argument_group(heading))
@@ -182,10 +193,11 @@ def add_settings(parser, config_class, groups=None):
             notes.append(f"default {f.default}")
         convert, metavar = _NUMBERS.get(number_type(f), (None, "PATH"))
         metavar = f.metadata["metavar"] or metavar
-        if metavar == "TEXT":
-            convert = text
+        convert = _OTHERS.get(metavar, convert)
         takes = {"type": convert, "metavar": "|".join(choices) if choices else metavar}
-        if f.type is tuple:
+        if f.type is tuple and has_positional:  # which several words would swallow
+            takes |= {"action": "append"}
+        elif f.type is tuple:
             takes |= {"nargs": "+", "action": "extend"}
         if f.type is bool:
             takes = {"action": argparse.BooleanOptionalAction}

@@ -51,11 +51,14 @@ def _write(model, tokenizer, prompt, settings):
     The text of a special token in the prompt is read as that token.
     """
     from pygpt.generate import stream
+    from pygpt.stop_strings import StopStrings
     from pygpt.tokenizer.base import prompt_ids
 
+    settings = dict(settings)
+    stop = StopStrings(SampleConfig(stop_strings=settings.pop("stop_strings", ())).stop_strings)
     ids = stream(model, prompt_ids(tokenizer, prompt), vocab_size=tokenizer.vocab_size, **settings)
     print(prompt, end="")
-    for part in tokenizer.decode_iterable(ids):
+    for part in stop.until(tokenizer.decode_iterable(ids)):
         print(part, end="", flush=True)
     print(flush=True)
 
