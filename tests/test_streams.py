@@ -47,6 +47,7 @@ COMMANDS = {
     "sample bytes --max-new-tokens 3": 1,
     "sample bytes --max-new-tokens 3 --prompt x --interactive": 1,
     f"train --data text --out OUT {' '.join(SMALL)}": 0,
+    "eval bytes text": 1,
     "export bytes OUT": 0,
     "tokenizer train --data text --out OUT --vocab-size 270": 1,
     "tokenizer encode bytes text": 1,
