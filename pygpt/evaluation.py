@@ -41,8 +41,8 @@ def evaluate(model, ids, stride=None):
     Args:
         model: a GPT.
         ids: a sequence of at least 2 token ids, of any length.
-        stride: tokens from the beginning of a window to that of the next, 1..n_positions; None: half
-            of n_positions. A small one gives each token more context and takes more time.
+        stride: tokens from the beginning of a window to that of the next, 1..n_positions; None:
+            half of n_positions. A small one gives each token more context and takes more time.
     Raises:
         ValueError: an id is out of range, ids are too few, stride is out of range, or the model's
             logits are not finite.

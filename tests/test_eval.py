@@ -194,13 +194,13 @@ def hurried(monkeypatch):
 
 
 def test_progress_goes_to_standard_error(here, hurried, capsys):
-    assert main.main(["eval", "chars", "a.txt", "b.txt", "--stride", "8"]) == 0
+    assert main.main(["eval", "chars", "a.txt", "b.txt", "b.txt", "--stride", "8"]) == 0
     output = capsys.readouterr()
     lines = output.err.splitlines()
     done = [int(line.split()[0]) for line in lines]
-    assert all(f" of {len(TEXT) + 6} tokens, " in line and line.endswith(" left")
+    assert all(f" of {len(TEXT) + 13} tokens, " in line and line.endswith(" left")
                for line in lines)
-    assert done == sorted(done) and done[0] == 8 and done[-1] == len(TEXT) + 6
+    assert done == sorted(done) and done[0] == 8 and done[-1] == len(TEXT) + 13
     assert output.out.startswith("text ")
 
 

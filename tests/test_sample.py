@@ -122,8 +122,8 @@ def test_a_prompt_comes_from_a_flag_a_file_or_standard_input(place):
     flags = "--seed 1 --max-new-tokens 9"
     expected = shell(f"pygpt sample chars --prompt '3 times' {flags}", place).stdout
     assert expected.startswith(b"3 times") and len(expected) == 7 + 9 + 1
-    for words in ("--prompt-file prompt.txt", "- < prompt.txt", "--strict - < prompt.txt", "--prompt-file - < prompt.txt",
-                  "--prompt-file <(cat prompt.txt)"):
+    for words in ("--prompt-file prompt.txt", "- < prompt.txt", "--strict - < prompt.txt",
+                  "--prompt-file - < prompt.txt", "--prompt-file <(cat prompt.txt)"):
         result = shell(f"pygpt sample chars {words} {flags}", place)
         assert (result.stdout, result.stderr) == (expected, b"")
 

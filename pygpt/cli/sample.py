@@ -16,8 +16,8 @@ def add_command(add):
     command.add_argument("--prompt", metavar="TEXT", type=text,
                          help="text to continue (unset: a new line)")
     command.add_argument("--prompt-file", metavar="FILE",
-                         help="read the prompt from this UTF-8 file; one newline at its end is left "
-                         "out. - is standard input, also as a word of its own: sample DIR -")
+                         help="read the prompt from this UTF-8 file, less one newline at its end; "
+                         "- is standard input, also as a word of its own: sample DIR -")
     command.set_defaults(dash=False)
     command.add_argument("--strict", action="store_true",
                          help="refuse a prompt that is too long or holds characters that the "

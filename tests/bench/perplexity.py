@@ -2,8 +2,9 @@
 
     python tests/bench/perplexity.py [--size tiny|124m] [--tokens N]
 
-It prints, for each stride, the nats per token of both sides, of the same ids and windows. The status
-is 1 if they differ by more than float32's rounding explains. It needs torch and transformers.
+It prints, for each stride, the nats per token of both sides, of the same ids and windows. The
+status is 1 if they differ by more than float32's rounding explains. It needs torch and
+transformers.
 """
 
 import argparse
