@@ -180,7 +180,8 @@ def test_a_conversation_on_a_terminal(place, environment):
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, "sample", "bytes", "--interactive", "--max-new-tokens", "2", "--top-k", "1"],
-        cwd=place, stdin=terminal, stdout=terminal, stderr=terminal, env=ENVIRONMENT | environment)
+        cwd=place, stdin=terminal, stdout=terminal, stderr=terminal,
+        env=ENVIRONMENT | {"XDG_STATE_HOME": str(place / "state")} | environment)
     os.close(terminal)
     output = b""
     for line in ("naïve\n".encode(), b"a\xff\n", b"plain\n", b"\x04"):
