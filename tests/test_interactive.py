@@ -75,19 +75,23 @@ def test_each_line_starts_anew(piped, continued):
 
 
 def test_keep_builds_on_what_was_said(piped, continued):
+    def joined(said, text):
+        return said + ("" if said.endswith("\n") else "\n") + text
+
     first = "abc" + continued("abc")
-    second = first + ("" if first.endswith("\n") else "\n") + "xyz"
-    second_answer = continued(second)
-    third = "pq" + continued("pq")
+    second = joined(first, "xyz")
+    second += (second_answer := continued(second))
+    third = joined(second, "no")  # longer than the context, of which the end is read
+    other = "pq" + continued("pq")
     told = "each text continues all that was said\n"
-    out, err = piped("abc", "/keep on", "xyz", "/keep off", "pq")
-    assert out == (first + "\n" + told + "xyz" + second_answer + "\neach text starts anew\n"
-                   + third + "\n")
-    assert len(second) > P and err == (
+    out, err = piped("abc", "/keep on", "xyz", "no", "/keep off", "pq")
+    assert out == (f"{first}\n{told}xyz{second_answer}\nno{continued(third)}\n"
+                   f"each text starts anew\n{other}\n")
+    assert len(third) > P and err == (
         "pygpt: warning: the context is full: the model reads the last 16 tokens of what was said"
         "\n")
     out, _ = piped("abc", "/keep", "/clear", "pq")
-    assert out == first + "\n" + told + third + "\n"
+    assert out == first + "\n" + told + other + "\n"
 
 
 def test_more_goes_on_and_again_draws_anew(piped, continued):
