@@ -28,9 +28,13 @@ from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import lib
 from pygpt.config import ConfigError, items_of, token_id, whole_number
 
-IGNORED = -100         # the target of a row that is not scored
-BATCH_TOKENS = 2048    # short windows are computed together, about this many tokens at a time
-LOGITS_BYTES = 1 << 26  # and the logits of several windows take at most this many bytes
+IGNORED = -100  # the target of a row that is not scored
+# Short windows are computed together, about BATCH_TOKENS tokens at a time; the logits of several
+# windows take at most LOGITS_BYTES. On an AMD EPYC (Zen 3, two threads) the lesson's model, whose
+# context is 64, scores 3,500 tokens/s with one window at a time, 13,200 with 512 tokens, 19,500
+# with 2048 and 23,200 with 4096; one of 0.8 million parameters gains nothing beyond 2048.
+BATCH_TOKENS = 2048
+LOGITS_BYTES = 1 << 26
 
 
 def evaluate(model, ids, stride=None):

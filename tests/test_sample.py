@@ -89,6 +89,16 @@ def test_it_ends_quietly(place):
         assert process.returncode == (130 if stop == "interrupt" else 1)
 
 
+def test_only_ids_that_the_tokenizer_has_are_drawn(sample, place):
+    """The model has five times as many tokens, as padded vocabularies do."""
+    tokenizer = CharTokenizer.train(TEXT)
+    GPT(GPTConfig(vocab_size=5 * tokenizer.vocab_size, n_positions=P, n_embd=8, n_layer=1,
+                  n_head=2)).save_pretrained(place / "padded")
+    tokenizer.save_pretrained(place / "padded")
+    out, err = sample("padded", "--temperature", 9, "--top-k", 0, "--json")
+    assert err == "" and max(json.loads(out)["tokens"]) < tokenizer.vocab_size
+
+
 def test_only_whole_characters_are_written(place, capsys, monkeypatch):
     """Each write of the answer decodes by itself: no character is cut between two of them."""
     import sys
