@@ -94,6 +94,11 @@ def test_keep_builds_on_what_was_said(piped, continued):
     assert out == first + "\n" + told + other + "\n"
 
 
+def test_keep_adds_no_second_new_line(piped, continued):
+    out, _ = piped("/max 0", '"""abc', "", '"""', "/keep on", "/max 8", "xy")
+    assert out.endswith("\nxy" + continued("abc\nxy") + "\n")
+
+
 def test_more_goes_on_and_again_draws_anew(piped, continued):
     first = continued("abc")
     more = continued("abc" + first)
