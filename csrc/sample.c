@@ -330,7 +330,7 @@ static void clear_past(cut end, float *w, const float *x, int64_t n, double min_
 
 /* Returns the first place with which the sum of w (n) exceeds `before`, which is below the sum of
  * all. */
-static int64_t place_of(const float *w, int64_t n, double before) {
+static int64_t place_drawn(const float *w, int64_t n, double before) {
     int64_t i = 0;
     double passed = 0.0;
     for (int64_t step = 512; step >= 32; step /= 4) {
@@ -371,7 +371,7 @@ int sample_token(int32_t *token, const float *logits, int64_t V, double temperat
     if (top_p < 1.0) end = find_cut(x, w, n, top_p * end.sum, &m);
     if (top_p < 1.0 || min_p > 0.0) clear_past(end, w, x, n, min_p);
     const double sum = min_p > 0.0 ? sum_of(w, n) : end.sum;
-    int64_t place = place_of(w, n, u * sum);
+    int64_t place = place_drawn(w, n, u * sum);
     *token = top_k > 0 ? m.ids[place] : (int32_t)place;
     scratch_give(m.scratch);
     return PYGPT_OK;

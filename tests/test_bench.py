@@ -35,7 +35,8 @@ BENCH = TOP / "tests" / "bench"
 NEEDS = {"torch_gpt": ("torch",), "transformers_gpt2": ("torch", "transformers", "safetensors"),
          "other_tokenizers": ("tiktoken", "tokenizers")}
 PEERS = {"agree": "torch_gpt", "compare": "torch_gpt", "matmul": "torch_gpt",
-         "pretrained": "transformers_gpt2", "tokenizer_speed": "other_tokenizers"}
+         "perplexity": "transformers_gpt2", "pretrained": "transformers_gpt2",
+         "tokenizer_speed": "other_tokenizers"}
 # B, T, layers, heads, width, vocabulary, dropout
 SMALL = {"small": (2, 4, 1, 2, 8, 11, 0.0), "dropped": (1, 5, 2, 1, 6, 7, 0.2)}
 TARGETS = ("bench", "growth", "compare", "compare-matmul", "ladder", "schedule")
@@ -259,6 +260,23 @@ def test_pretrained_sees_a_difference(opened, monkeypatch, capsys):
     monkeypatch.setattr(pretrained, "our_logits", lambda directory, ids: ours(
         directory, [[(i + 1) % 101 for i in row] for row in ids]))
     assert pretrained.main(["--dtype", "float32"]) == 1
+
+
+def test_perplexity(opened, capsys):
+    assert opened("perplexity").main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("stride")] == ["4", "16", "31"]
+    assert lines[-1].startswith("worst difference ")
+
+
+def test_perplexity_sees_a_difference(opened, monkeypatch):
+    perplexity = opened("perplexity")
+    evaluate = pygpt.evaluate
+    monkeypatch.setattr(pygpt, "evaluate", lambda *words: 1.0001 * evaluate(*words))
+    monkeypatch.setattr(perplexity.peer("transformers_gpt2"), "nats_per_token",
+                        lambda directory, *words: evaluate(
+                            pygpt.GPT.from_pretrained(directory), *words))
+    assert perplexity.main([]) == 1
 
 
 def test_tokenizer_speed(opened, monkeypatch, capsys, tmp_path):

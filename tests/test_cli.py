@@ -12,7 +12,6 @@ from dataclasses import fields
 import pytest
 from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt, rest_of_terminal
 
-from pygpt.backend import kernels
 from pygpt.checkpoint import safetensors
 from pygpt.cli import main
 from pygpt.config import PRESETS, SampleConfig, TrainConfig
@@ -125,60 +124,6 @@ def test_ctrl_c_saves_and_says_so(text, tmp_path):
                      r"go on: \S+ -m pygpt train --resume --out \1$", stdout.splitlines()[-1])
     result = pygpt("sample", tmp_path / "out", "--max-new-tokens", 5)
     assert result.returncode == 0, result.stderr
-
-
-# -------------------------------------------------------------------------------------- sample
-
-def test_sample_continues_the_prompt(trained):
-    result = pygpt("sample", trained[1], "--prompt", "3 times 4", "--max-new-tokens", 40)
-    assert result.returncode == 0 and result.stderr == ""
-    assert result.stdout.startswith("3 times 4") and len(result.stdout) == 9 + 40 + 1
-
-
-def test_sample_repeats_with_a_seed(trained):
-    def sample(*flags, directory=trained[1] / "last"):
-        return pygpt("sample", directory, "--max-new-tokens", 60, *flags).stdout
-
-    assert sample("--seed", 5) == sample("--seed", 5, "--threads", 1)
-    assert sample("--seed", 5) != sample("--seed", 6)
-    assert sample("--temperature", 0) == sample("--temperature", 0, "--seed", 9)
-    assert sample("--top-k", 1) == sample("--temperature", 0)
-
-
-def test_sample_takes_threads(trained, capsys):
-    before = kernels.get_num_threads()
-    try:
-        for threads in ("1", "2"):
-            arguments = ["sample", str(trained[1]), "--threads", threads, "--max-new-tokens", "1"]
-            assert main.main(arguments) == 0
-            assert kernels.get_num_threads() == int(threads)
-    finally:
-        kernels.set_num_threads(before)
-
-
-def test_sample_interactively(trained):
-    result = pygpt("sample", trained[1], "--interactive", "--max-new-tokens", 5, "--seed", 1,
-                   input="3 times\nQ\n4 times\n")
-    assert result.returncode == 0
-    assert [line[:7] for line in result.stdout.splitlines() if "times" in line] == [
-        "3 times", "4 times"]
-    assert result.stderr.startswith("pygpt: error: ") and "'Q'" in result.stderr
-
-
-def test_sample_ends_quietly(trained):
-    endless = COMMAND + ["sample", str(trained[1]), "--max-new-tokens", "100000000"]
-    for stop in ("interrupt", "close"):
-        process = subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   env=ENVIRONMENT)
-        process.stdout.read(50)
-        if stop == "interrupt":
-            process.send_signal(signal.SIGINT)
-            process.stdout.read()
-        process.stdout.close()
-        process.wait(timeout=60)
-        assert process.stderr.read() == b""
-        process.stderr.close()
-        assert process.returncode == (130 if stop == "interrupt" else 1)
 
 
 # -------------------------------------------------------------------------------------- export
@@ -364,16 +309,6 @@ def test_a_failed_command_overwrites_nothing(trained, text, tmp_path):
 def test_a_model_too_large_for_memory(text, tmp_path):
     result = pygpt("train", "--data", text, "--out", tmp_path, *TINY, "--n-embd", 4_000_000)
     assert_refused(result, 1)
-
-
-@pytest.mark.parametrize("prompt, part", [
-    ("3 times Q", "'Q'"),
-    ("1" * 17, "the prompt has 17 tokens; this model takes 1..n_positions=16"),
-])
-def test_a_prompt_that_cannot_be_continued(trained, prompt, part):
-    result = pygpt("sample", trained[1], "--prompt", prompt)
-    assert_refused(result, 1, part)
-    assert result.stdout == ""
 
 
 def write_foreign(directory):

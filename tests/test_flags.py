@@ -287,8 +287,8 @@ def test_help_imports_nothing_that_takes_time():
         ours = {name for name in modules if name.startswith("pygpt.")}
         assert ours == {
             "pygpt.config", "pygpt.backend", "pygpt.backend.single_precision", "pygpt.cli",
-            *(f"pygpt.cli.{name}" for name in ("main flags messages streams train sample export "
-                                               "bench plot tokenizer info").split())}
+            *(f"pygpt.cli.{name}" for name in ("main flags messages streams train sample eval "
+                                               "export bench plot tokenizer info").split())}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}
 
 

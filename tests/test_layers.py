@@ -28,11 +28,12 @@ LAW = {
     "sampling": {"backend"},
     "stop_strings": set(),
     "generate": {"config", "sampling"},
+    "evaluation": {"config", "backend", "autograd"},
     "model": BELOW_MODEL - {"optim"},
     "data": {"config", "files", "tokenizer", "checkpoint"},
     "training": BELOW_MODEL | {"tokenizer", "model", "data"},
     "bench": BELOW_MODEL | {"model", "training"},
-    "cli": BELOW_MODEL | {"tokenizer", "model", "data", "training", "bench"},
+    "cli": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "bench"},
 }
 PACKAGE = pathlib.Path(pygpt.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

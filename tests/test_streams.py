@@ -47,6 +47,7 @@ COMMANDS = {
     "sample bytes --max-new-tokens 3": 1,
     "sample bytes --max-new-tokens 3 --prompt x --interactive": 1,
     f"train --data text --out OUT {' '.join(SMALL)}": 0,
+    "eval bytes text": 1,
     "export bytes OUT": 0,
     "tokenizer train --data text --out OUT --vocab-size 270": 1,
     "tokenizer encode bytes text": 1,
@@ -179,7 +180,8 @@ def test_a_conversation_on_a_terminal(place, environment):
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, "sample", "bytes", "--interactive", "--max-new-tokens", "2", "--top-k", "1"],
-        cwd=place, stdin=terminal, stdout=terminal, stderr=terminal, env=ENVIRONMENT | environment)
+        cwd=place, stdin=terminal, stdout=terminal, stderr=terminal,
+        env=ENVIRONMENT | {"XDG_STATE_HOME": str(place / "state")} | environment)
     os.close(terminal)
     output = b""
     for line in ("naïve\n".encode(), b"a\xff\n", b"plain\n", b"\x04"):

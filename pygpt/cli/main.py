@@ -10,14 +10,14 @@ and 2 goes one line on standard error, in which settings have the names of flags
 import sys
 
 from pygpt import __version__
-from pygpt.cli import bench, export, info, plot, sample, tokenizer, train
+from pygpt.cli import bench, eval, export, info, plot, sample, tokenizer, train
 from pygpt.cli.flags import Parser, UsageError, commands_of, print_help
 from pygpt.cli.messages import as_typed, complain, flush_quietly
 from pygpt.cli.streams import drop_output, flush_output, standard_streams
 from pygpt.config import ConfigError
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # 130: as shells report a SIGINT, 128 + 2
-COMMANDS = train, sample, export, bench, plot, tokenizer, info  # in the order of --help
+COMMANDS = train, sample, eval, export, bench, plot, tokenizer, info  # in the order of --help
 
 
 def main(argv=None):
@@ -69,8 +69,13 @@ def parse(words):
 
     Returns:
         The arguments, with `command`: its parser; `words`: its words; `run`: the function to call.
+        A command that defines `dash` finds there whether - is a word of its own. argparse would
+        take it as a positional argument only directly after the others.
     """
     arguments, unknown = make_parser().parse_known_args(words)
+    if "-" in unknown and "dash" in arguments:
+        unknown.remove("-")
+        arguments.dash = True
     if unknown:
         arguments.command.refuse(next((word for word in unknown if word[:1] == "-"), unknown[0]))
     arguments.words, arguments.in_file = words, ()

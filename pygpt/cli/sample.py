@@ -2,10 +2,10 @@
 
 import sys
 
-from pygpt.cli.flags import add_settings, settings_of, text
-from pygpt.cli.messages import complain
-from pygpt.cli.streams import true_text
-from pygpt.config import SampleConfig
+from pygpt.cli.flags import UsageError, add_settings, settings_of, text, whole_number
+from pygpt.config import ConfigError, SampleConfig
+
+STDIN = "-"
 
 
 def add_command(add):
@@ -15,8 +15,24 @@ def add_command(add):
                          help="a training run's output directory, or one of its checkpoints")
     command.add_argument("--prompt", metavar="TEXT", type=text,
                          help="text to continue (unset: a new line)")
+    command.add_argument("--prompt-file", metavar="FILE",
+                         help="read the prompt from this UTF-8 file, less one newline at its end; "
+                         "- is standard input, also as a word of its own: sample DIR -")
+    command.set_defaults(dash=False)
+    command.add_argument("--strict", action="store_true",
+                         help="refuse a prompt that is too long or holds characters that the "
+                         "vocabulary lacks (unset: keep its end, leave them out, and warn)")
+    command.add_argument("--num-samples", type=whole_number, default=1, metavar="N",
+                         help="texts to write, one after another; the seed of each is one more "
+                         "than that of the one before (at least 1; default 1)")
+    command.add_argument("--json", action="store_true",
+                         help="print a JSON object for each text, on a line of its own: prompt, "
+                         "text, prompt_tokens, tokens (the ids), stop (length or end), seed")
+    command.add_argument("--verbose", action="store_true",
+                         help="end with tokens/s for prompt and answer, on standard error")
     command.add_argument("--interactive", action="store_true",
-                         help="continue one prompt after another, read from standard input")
+                         help="continue one prompt after another, read from standard input; /help "
+                         "lists what can be typed")
     add_settings(command, SampleConfig)
 
 
@@ -24,55 +40,79 @@ def run(arguments):
     settings = settings_of(arguments, SampleConfig)
     threads = SampleConfig(**settings).threads  # checks all settings before a model is read
     settings.pop("threads", None)
+    _check(arguments)
     from pygpt.backend import kernels
-    from pygpt.checkpoint.model_files import find_model
-    from pygpt.generate import end_ids
-    from pygpt.model import GPT
-    from pygpt.tokenizer import Tokenizer
+    from pygpt.cli.loading import load
+    from pygpt.cli.writing import Writer
 
-    directory = find_model(arguments.directory)
-    model, tokenizer = GPT.from_pretrained(directory), Tokenizer.from_pretrained(directory)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
-                         f"vocab_size={model.config.vocab_size}")
+    prompt = _prompt(arguments)
+    writer = Writer(*load(arguments.directory), arguments.strict)
     if threads:
         kernels.set_num_threads(threads)
-    settings["stop"] = end_ids(model, tokenizer)
-    if arguments.prompt is not None or not arguments.interactive:
-        _write(model, tokenizer, arguments.prompt or "", settings)
     if arguments.interactive:
-        _converse(model, tokenizer, settings)
+        from pygpt.cli.interactive import Conversation
+
+        Conversation(writer, settings, arguments.verbose).run(prompt)
+        return 0
+    ids, seed = writer.read(prompt or ""), settings.get("seed")
+    for number in range(arguments.num_samples):
+        if number and not arguments.json:
+            print("-" * 72)
+        answer = writer.answer(ids, settings | {"seed": None if seed is None else seed + number})
+        _write(prompt or "", answer, arguments.json)
+        if arguments.verbose:
+            print(answer.describe(), file=sys.stderr)
     return 0
 
 
-def _write(model, tokenizer, prompt, settings):
-    """Print a prompt and its continuation, each character as soon as it is drawn.
+def _check(arguments):
+    """Refuse what cannot be combined."""
+    given = [arguments.prompt is not None, arguments.prompt_file is not None, arguments.dash]
+    if sum(given) > 1:
+        raise UsageError("--prompt, --prompt-file and - each give the prompt: leave out all but "
+                         "one")
+    if arguments.num_samples < 1:
+        raise ConfigError(f"num_samples={arguments.num_samples} must be at least 1")
+    if not arguments.interactive:
+        return
+    if arguments.json:
+        raise UsageError("--interactive prints no JSON: leave out --json")
+    if arguments.num_samples > 1:
+        raise UsageError("--interactive writes one text at a time: leave out --num-samples")
+    if arguments.dash or arguments.prompt_file == STDIN:
+        raise UsageError("--interactive reads standard input, which then holds no prompt of its "
+                         "own: leave out -")
 
-    The text of a special token in the prompt is read as that token.
+
+def _prompt(arguments):
+    """Return the prompt, or None.
+
+    Raises:
+        OSError: its file cannot be read.
+        DataError: its file is not UTF-8 text.
     """
-    from pygpt.generate import stream
-    from pygpt.stop_strings import StopStrings
-    from pygpt.tokenizer.base import prompt_ids
+    path = STDIN if arguments.dash else arguments.prompt_file
+    if path is None:
+        return arguments.prompt
+    from pygpt.tokenizer.reading import STDIN_NAME, decode_text, read_text, standard_input
 
-    settings = dict(settings)
-    stop = StopStrings(SampleConfig(stop_strings=settings.pop("stop_strings", ())).stop_strings)
-    ids = stream(model, prompt_ids(tokenizer, prompt), vocab_size=tokenizer.vocab_size, **settings)
+    parts = decode_text(standard_input(), STDIN_NAME) if path == STDIN else read_text(path)
+    prompt = "".join(parts)
+    return prompt[: -(2 if prompt.endswith("\r\n") else 1)] if prompt.endswith("\n") else prompt
+
+
+def _write(prompt, answer, is_json):
+    """Print a prompt and its continuation as it is made, or both as a JSON object."""
+    if is_json:
+        import json
+
+        for _ in answer:
+            pass
+        print(json.dumps({"prompt": prompt, "text": answer.text,
+                          "prompt_tokens": len(answer.prompt), "tokens": answer.ids,
+                          "stop": answer.stop, "seed": answer.seed}), flush=True)
+        return
     print(prompt, end="")
-    for part in stop.until(tokenizer.decode_iterable(ids)):
+    for part in answer:
         print(part, end="", flush=True)
     print(flush=True)
-
-
-def _converse(model, tokenizer, settings):
-    """Continue each line of standard input; Ctrl-C ends a continuation, or the conversation."""
-    while True:
-        try:
-            line = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        try:
-            _write(model, tokenizer, true_text(line.removesuffix("\r"), "the prompt "), settings)
-        except ValueError as error:
-            complain(error, status=1)
-        except KeyboardInterrupt:
-            print()

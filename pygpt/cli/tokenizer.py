@@ -61,20 +61,12 @@ def _train(arguments):
 
 def _documents(paths):
     """List the texts that --data names: paths of files, and the text of standard input."""
-    from pygpt.data.corpus import STDIN, Corpus
-    from pygpt.data.stream_copies import streams_of
-    from pygpt.tokenizer.reading import DataError, decode_text, standard_input
+    from pygpt.cli.loading import find_texts, parts_of
+    from pygpt.data.corpus import STDIN
 
-    corpus = Corpus(paths)
-    if corpus.tokens_file:
-        raise DataError(f"{corpus.tokens_file}: holds tokens, and a tokenizer is learned from "
-                        "text")
-    streams_of([corpus], "--data names")
-    corpus.select()
-    if skipped := corpus.describe_skipped():
-        print("pygpt: warning:", skipped, file=sys.stderr)
-    return ["".join(decode_text(standard_input(), source.name)) if paths[source.place] == STDIN
-            else Path(source.path or source.name) for source in corpus.sources]
+    return ["".join(parts_of(source, paths)) if paths[source.place] == STDIN
+            else Path(source.path or source.name)
+            for source in find_texts(paths, "--data names", "a tokenizer is learned from text")]
 
 
 def _encode(arguments):

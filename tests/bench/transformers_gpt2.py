@@ -51,6 +51,23 @@ def read(directory, dtype, ids):
     return logits_of(model, ids)
 
 
+def nats_per_token(directory, ids, stride):
+    """Return the mean loss by the loop of the perplexity guide: each window's loss is the mean over
+    its own new tokens, so it counts as often as it has some."""
+    model = GPT2LMHeadModel.from_pretrained(directory, dtype=torch.float32).eval()
+    ids, nats, count, before = torch.tensor([ids]), 0.0, 0, 0
+    for begin in range(0, ids.shape[1], stride):
+        end = min(begin + model.config.n_positions, ids.shape[1])
+        labels = ids[:, begin:end].clone()
+        labels[:, :before - begin] = -100
+        with torch.no_grad():
+            loss = model(ids[:, begin:end], labels=labels).loss
+        scored = int((labels[:, 1:] != -100).sum())
+        nats, count, before = nats + float(loss) * scored, count + scored, end
+        if end == ids.shape[1]:
+            return nats / count
+
+
 def write_config(directory, config):
     os.makedirs(directory, exist_ok=True)
     with open(os.path.join(directory, "config.json"), "w") as file:

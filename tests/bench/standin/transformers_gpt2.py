@@ -17,6 +17,10 @@ def read(directory, dtype, ids):
         return array("f", bytes(memoryview(pygpt.GPT.from_pretrained(directory)(ids)).cast("B")))
 
 
+def nats_per_token(directory, ids, stride):
+    return pygpt.evaluate(pygpt.GPT.from_pretrained(directory), ids, stride)
+
+
 def cases(size, dtypes, top, ids):
     directory = os.path.join(top, "plain")
     save(size, directory)

@@ -1,0 +1,68 @@
+"""Opens what commands work on: a model with its tokenizer, and the texts that paths name."""
+
+import sys
+
+
+def load(directory):
+    """Open the model in a directory, and its tokenizer.
+
+    Args:
+        directory: a GPT-2 directory, a training run's output directory, or one of its checkpoints.
+    Returns:
+        (model, tokenizer)
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the directory holds no such model, or a tokenizer with more tokens than it.
+    """
+    from pygpt.checkpoint.model_files import find_model
+    from pygpt.model import GPT
+    from pygpt.tokenizer import Tokenizer
+
+    directory = find_model(directory)
+    model, tokenizer = GPT.from_pretrained(directory), Tokenizer.from_pretrained(directory)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
+                         f"vocab_size={model.config.vocab_size}")
+    return model, tokenizer
+
+
+def find_texts(paths, subject, purpose):
+    """Find the texts that paths name; a line on standard error counts the files that are none.
+
+    Args:
+        paths: files, pipes, directories, patterns, and "-" for standard input.
+        subject: begins the refusal of a stream named twice, such as "--data names".
+        purpose: ends the refusal of a file of tokens, such as "eval reads text".
+    Returns:
+        A list of Source, in order.
+    Raises:
+        OSError: there is no such file.
+        ValueError: a path leads to no text.
+    """
+    from pygpt.data.corpus import Corpus
+    from pygpt.data.stream_copies import streams_of
+    from pygpt.tokenizer.reading import DataError
+
+    corpus = Corpus(paths)
+    if corpus.tokens_file:
+        raise DataError(f"{corpus.tokens_file}: holds tokens, and {purpose}")
+    streams_of([corpus], subject)
+    corpus.select()
+    if skipped := corpus.describe_skipped():
+        print("pygpt: warning:", skipped, file=sys.stderr)
+    return corpus.sources
+
+
+def parts_of(source, paths):
+    """Yield the text of a Source of find_texts(paths), in parts.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: it is not UTF-8 text.
+    """
+    from pygpt.data.sources import STDIN
+    from pygpt.tokenizer.reading import decode_text, read_text, standard_input
+
+    if paths[source.place] == STDIN:
+        return decode_text(standard_input(), source.name)
+    return read_text(source.path or source.name, source.name)

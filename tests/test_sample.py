@@ -1,0 +1,279 @@
+"""Tests `pygpt sample` without a conversation: prompts, what is printed, and what is refused."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+from commands import COMMAND, ENVIRONMENT, pygpt, shell
+
+from pygpt.backend import kernels
+from pygpt.cli import main
+from pygpt.cli.writing import Writer
+from pygpt.config import GPTConfig
+from pygpt.model import GPT
+from pygpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
+
+TEXT = "0123456789 times is.\n"
+P = 16
+
+
+def saved(directory, tokenizer):
+    GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_positions=P, n_embd=8, n_layer=1,
+                  n_head=2), seed=2).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Make a directory with random models of characters, of bytes and of BPE tokens."""
+    top = tmp_path_factory.mktemp("sample")
+    saved(top / "chars", CharTokenizer.train(TEXT))
+    saved(top / "bytes", ByteTokenizer())
+    saved(top / "bpe", BPETokenizer.train(TEXT * 9, 270, ["<|endoftext|>"]))
+    return top
+
+
+@pytest.fixture
+def sample(place, monkeypatch, capsys):
+    """Return a function that runs sample in place, expects a status, and returns its (output,
+    error)."""
+    monkeypatch.chdir(place)
+
+    def sample(*words, status=0):
+        assert main.main(["sample", *map(str, words)]) == status
+        return tuple(capsys.readouterr())
+    return sample
+
+
+# ---------------------------------------------------------------------------------- the text ---
+
+def test_it_continues_the_prompt(sample):
+    out, err = sample("chars", "--prompt", "3 times 4", "--max-new-tokens", 40)
+    assert err == "" and out.startswith("3 times 4") and len(out) == 9 + 40 + 1
+
+
+def test_a_seed_repeats_it(sample):
+    def text(*flags):
+        return sample("chars", "--max-new-tokens", 60, *flags)[0]
+
+    assert text("--seed", 5) == text("--seed", 5, "--threads", 1)
+    assert text("--seed", 5) != text("--seed", 6)
+    assert text("--temperature", 0) == text("--temperature", 0, "--seed", 9)
+    assert text("--top-k", 1) == text("--temperature", 0)
+    assert len({text() for _ in range(3)}) == 3  # without one, each differs
+
+
+def test_it_takes_threads(sample):
+    with kernels.use_threads(kernels.get_num_threads()):
+        for threads in (1, 2):
+            sample("chars", "--threads", threads, "--max-new-tokens", 1)
+            assert kernels.get_num_threads() == threads
+
+
+def test_it_ends_quietly(place):
+    endless = [*COMMAND, "sample", "chars", "--max-new-tokens", "100000000"]
+    for stop in ("interrupt", "close"):
+        process = subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=ENVIRONMENT, cwd=place)
+        process.stdout.read(50)
+        if stop == "interrupt":
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
+        process.stdout.close()
+        process.wait(timeout=60)
+        assert process.stderr.read() == b""
+        process.stderr.close()
+        assert process.returncode == (130 if stop == "interrupt" else 1)
+
+
+def test_only_ids_that_the_tokenizer_has_are_drawn(sample, place):
+    """The model has five times as many tokens, as padded vocabularies do."""
+    tokenizer = CharTokenizer.train(TEXT)
+    GPT(GPTConfig(vocab_size=5 * tokenizer.vocab_size, n_positions=P, n_embd=8, n_layer=1,
+                  n_head=2)).save_pretrained(place / "padded")
+    tokenizer.save_pretrained(place / "padded")
+    out, err = sample("padded", "--temperature", 9, "--top-k", 0, "--json")
+    assert err == "" and max(json.loads(out)["tokens"]) < tokenizer.vocab_size
+
+
+def test_only_whole_characters_are_written(place, capsys, monkeypatch):
+    """Each write of the answer decodes by itself: no character is cut between two of them."""
+    import sys
+
+    class Written:
+        parts = []
+
+        def write(self, text):
+            self.parts.append(text.encode())  # half a character would be a lone surrogate
+
+        def flush(self):
+            pass
+
+        def isatty(self):
+            return False
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "stdout", Written())
+    words = ["--max-new-tokens", "200", "--seed", "1", "--top-k", "0", "--top-p", "1"]
+    assert main.main(["sample", "bytes", *words]) == 0
+    assert len(Written.parts) > 50
+    model, tokenizer = GPT.from_pretrained("bytes"), ByteTokenizer()
+    ids = model.generate(tokenizer.encode("\n"), 200, seed=1, top_k=0, top_p=1.0)
+    assert b"".join(Written.parts).decode() == tokenizer.decode(ids) + "\n"
+
+
+# ----------------------------------------------------------------------------------- prompts ---
+
+def test_a_prompt_comes_from_a_flag_a_file_or_standard_input(place):
+    (place / "prompt.txt").write_text("3 times")
+    flags = "--seed 1 --max-new-tokens 9"
+    expected = shell(f"pygpt sample chars --prompt '3 times' {flags}", place).stdout
+    assert expected.startswith(b"3 times") and len(expected) == 7 + 9 + 1
+    for words in ("--prompt-file prompt.txt", "- < prompt.txt", "--strict - < prompt.txt",
+                  "--prompt-file - < prompt.txt", "--prompt-file <(cat prompt.txt)"):
+        result = shell(f"pygpt sample chars {words} {flags}", place)
+        assert (result.stdout, result.stderr) == (expected, b"")
+
+
+@pytest.mark.parametrize("data, prompt", [
+    (b"3\n", "3"), (b"3\n\n", "3\n"), (b"\n3", "\n3"), (b"\xef\xbb\xbf3", "3"), (b"\n", ""),
+    (b"", ""), ("3 tïmes".encode(), "3 tïmes"), (b"3\r\n", "3"), (b"3\r\r\n", "3\r")])
+def test_one_newline_at_the_end_of_a_file_is_left_out(sample, place, data, prompt):
+    (place / "p").write_bytes(data)
+    out, _ = sample("bytes", "--prompt-file", "p", "--json", "--max-new-tokens", 1)
+    assert json.loads(out)["prompt"] == prompt
+
+
+def test_characters_that_the_vocabulary_lacks_are_left_out(sample):
+    flags = ["--seed", 3, "--max-new-tokens", 9]
+    out, err = sample("chars", "--prompt", "QéQ3 tim\tes", *flags)
+    assert err == ("pygpt: warning: characters that the vocabulary lacks are left out of the "
+                   "prompt: 'Q', 'é', '\\t'\n")
+    assert out == "QéQ3 tim\tes" + sample("chars", "--prompt", "3 times", *flags)[0][7:]
+    out, err = sample("chars", "--prompt", "ABCDEFG", *flags)
+    assert err.endswith(": 'A', 'B', 'C', 'D', 'E' and 2 more\n") and err.count("\n") == 1
+    assert out == "ABCDEFG" + sample("chars", *flags)[0]  # nothing is left: as without a prompt
+
+
+def test_of_a_long_prompt_the_end_is_kept(sample):
+    flags = ["--seed", 3, "--max-new-tokens", 1]
+    long = "0123456789" * 4
+    out, err = sample("chars", "--prompt", long, *flags)
+    assert err == f"pygpt: warning: the prompt has 40 tokens, and the model reads the last {P}\n"
+    assert out == long + sample("chars", "--prompt", long[-P:], *flags)[0][P:]
+    assert sample("chars", "--prompt", "1" * P, *flags)[1] == ""
+    assert sample("chars", "--prompt", "Q" + "1" * (P + 1), *flags)[1].count("\n") == 2
+
+
+@pytest.mark.parametrize("prompt, part", [
+    ("3 times Q", "the character 'Q' (U+0051) at position 8 is not in the vocabulary of"),
+    ("1" * (P + 1), f"the prompt has {P + 1} tokens; this model takes 1..n_positions={P}"),
+])
+def test_strict_refuses_both(sample, prompt, part):
+    out, err = sample("chars", "--strict", "--prompt", prompt, status=1)
+    assert out == "" and err.startswith("pygpt: error: ") and part in err and err.count("\n") == 1
+    assert sample("chars", "--strict", "--prompt", "3 times", "--max-new-tokens", 1)[1] == ""
+
+
+def test_other_errors_of_a_prompt_stay_errors(place):
+    class Broken(ByteTokenizer):
+        def encode(self, text, *options):
+            if len(text) > 1:
+                raise ValueError("it is broken")
+            return super().encode(text, *options)
+
+    model = GPT.from_pretrained(place / "bytes")
+    with pytest.raises(ValueError, match="it is broken"):
+        Writer(model, Broken()).read("text")
+
+
+# ------------------------------------------------------------------- samples, JSON and speeds ---
+
+def test_json_is_an_object_for_each_sample(sample):
+    out, err = sample("chars", "--prompt", "3 times", "--json", "--num-samples", 3, "--seed", 7,
+                      "--max-new-tokens", 12)
+    assert err == "" and out.count("\n") == 3
+    model, tokenizer = GPT.from_pretrained("chars"), CharTokenizer.from_pretrained("chars")
+    for number, line in enumerate(out.splitlines()):
+        ids = model.generate(tokenizer.encode("3 times"), 12, seed=7 + number)
+        assert json.loads(line) == {"prompt": "3 times", "text": tokenizer.decode(ids),
+                                    "prompt_tokens": 7, "tokens": ids, "stop": "length",
+                                    "seed": 7 + number}
+
+
+def test_a_sample_without_a_seed_says_its_seed(sample):
+    first, second = (json.loads(sample("chars", "--json", "--max-new-tokens", 30)[0])
+                     for _ in range(2))
+    assert first["seed"] != second["seed"]
+    again = json.loads(sample("chars", "--json", "--max-new-tokens", 30, "--seed",
+                              first["seed"])[0])
+    assert again == first
+
+
+def test_the_end_of_a_text_is_the_reason_to_stop(sample, place):
+    """Make an id that is drawn the model's end: the text stops before it."""
+    model = GPT.from_pretrained(place / "bpe")
+    whole = model.generate([1], 30, seed=4, top_k=0, stop=(), vocab_size=270)
+    model.end_of_text = whole[7]
+    model.save_pretrained(place / "ends")
+    tokenizer = BPETokenizer.from_pretrained(place / "bpe")
+    tokenizer.save_pretrained(place / "ends")
+    flags = ["--prompt", tokenizer.decode([1]), "--seed", 4, "--top-k", 0, "--json"]
+    count = whole.index(whole[7])
+    row = json.loads(sample("ends", *flags, "--max-new-tokens", 30)[0])
+    assert row["stop"] == "end" and row["tokens"] == whole[:count]
+    row = json.loads(sample("ends", *flags, "--max-new-tokens", count)[0])
+    assert row["stop"] == "length" and row["tokens"] == whole[:count]
+    row = json.loads(sample("ends", *flags, "--max-new-tokens", 0)[0])
+    assert (row["stop"], row["tokens"], row["text"]) == ("length", [], "")
+
+
+def test_samples_have_a_rule_between_them(sample):
+    flags = ["--prompt", "3 ", "--max-new-tokens", 5]
+    out, _ = sample("chars", *flags, "--num-samples", 2, "--seed", 1)
+    rule = "-" * 72 + "\n"
+    assert out == rule.join(sample("chars", *flags, "--seed", seed)[0] for seed in (1, 2))
+
+
+def test_verbose_ends_with_the_speeds(sample):
+    out, err = sample("chars", "--prompt", "3 times", "--verbose", "--max-new-tokens", 5)
+    assert re.fullmatch(r"prompt: 7 tokens at [\d,]+ tokens/s; answer: 5 tokens at [\d,]+ "
+                        r"tokens/s\n", err)
+    assert sample("chars", "--verbose", "--max-new-tokens", 0)[1] == (
+        "prompt: 1 token; answer: 0 tokens\n")
+    err = sample("chars", "--verbose", "--max-new-tokens", 1, "--num-samples", 2)[1]
+    assert re.fullmatch(r"(prompt: 1 token at [\d,]+ tokens/s; answer: 1 token\n){2}", err)
+
+
+# ----------------------------------------------------------------------------------- refusals ---
+
+@pytest.mark.parametrize("words, status, part", [
+    (["--num-samples", 0], 2, "--num-samples 0 must be at least 1"),
+    (["--prompt", "a", "--prompt-file", "b"], 2, "leave out all but one"),
+    (["-", "--prompt", "a"], 2, "leave out all but one"),
+    (["--prompt", "a", "-"], 2, "leave out all but one"),
+    (["-", "-"], 2, "- is no flag of pygpt sample"),
+    (["text"], 2, "text is no argument of pygpt sample"),
+    (["--prompt-file", "none"], 1, "none: No such file"),
+    (["--prompt-file", ""], 1, "'': No such file"),
+    (["--prompt-file", "/dev/zero"], 1, "/dev/zero: is not text: byte 0x00 at offset 0"),
+    (["--interactive", "--json"], 2, "leave out --json"),
+    (["--interactive", "--num-samples", 2], 2, "leave out --num-samples"),
+    (["--interactive", "-"], 2, "leave out -"),
+    (["--interactive", "--prompt-file", "-"], 2, "leave out -"),
+])
+def test_what_makes_no_sense_is_refused(sample, words, status, part):
+    out, err = sample("chars", *words, status=status)
+    assert out == "" and part in err and err.count("\n") == 1
+
+
+def test_bad_text_on_standard_input_is_named(place):
+    result = pygpt("sample", "chars", "-", cwd=place, input=b"caf\xe9")
+    assert result.returncode == 1 and result.stderr.startswith(
+        b"pygpt: error: standard input: is not UTF-8 text: byte 0xe9 at offset 3")
+    result = shell("pygpt sample chars - <&-", place)
+    assert result.stderr == b"pygpt: error: standard input is closed\n"
+    assert not os.path.exists(place / "-")
