@@ -1,10 +1,11 @@
-"""Continues a sequence of tokens, one after another.
+"""Continues sequences of tokens, one token after another.
 
 The model says how likely each token is as the next; a sampler (sampling.py) chooses one of them.
+Several sequences are continued together, in little more time than one, and each as if it were alone.
 
-A model is anything with `config.n_positions`, `config.vocab_size`, `new_cache()` and
-`decode(ids, cache)`, as model.GPT has them; decode returns a buffer of float32. It may have
-`end_of_text`.
+A model is anything with `config.n_positions`, `config.vocab_size` and `new_cache(rows, length)`,
+which makes a cache as decoding.Cache is one; the logits that this returns are buffers of float32. The
+model may have `end_of_text`.
 """
 
 from pygpt.config import (ConfigError, SampleConfig, items_of, token_id, token_ids,
@@ -13,25 +14,36 @@ from pygpt.sampling import Sampler, choice_of
 
 
 def generate(model, ids, max_new_tokens=64, **options):
-    """Continue a sequence of tokens.
+    """Continue a sequence of tokens, or several at once.
 
     Args:
         model: a GPT.
-        ids: a sequence of 1..n_positions token ids, the prompt.
-        max_new_tokens: the length of the continuation, at least 0.
-        options: those of stream.
+        ids: a sequence of 1..n_positions token ids, the prompt; or a list of such sequences.
+        max_new_tokens: the length of a continuation, at least 0.
+        options: those of stream. For several prompts, seed may be a list with a seed for each, and
+            sampler is a list with a sampler for each.
     Returns:
-        The list of the new ids, without the prompt; with logprobs, a list of sampling.Choice.
+        The list of the new ids, without the prompt; with logprobs, a list of sampling.Choice. For
+        several prompts a list of such lists, each as if its prompt were alone.
     Raises:
-        ValueError: an id or a setting is out of range, the prompt is empty or too long, a logit is
+        ValueError: an id or a setting is out of range, a prompt is empty or too long, a logit is
             not finite, or all tokens are banned.
     """
-    return list(stream(model, ids, max_new_tokens, **options))
+    if not (isinstance(ids, (list, tuple)) and ids and isinstance(ids[0], (list, tuple))):
+        return list(stream(model, ids, max_new_tokens, **options))
+    found = [[] for _ in ids]
+    for step in _steps(model, ids, max_new_tokens, **options):
+        for text, token in step:
+            found[text].append(token)
+    return found
 
 
-def stream(model, ids, max_new_tokens=64, *, stop=None, vocab_size=None, logprobs=None,
-           sampler=None, **settings):
+def stream(model, ids, max_new_tokens=64, **options):
     """Continue a sequence of tokens, and hand out each new one as it is chosen.
+
+    When the context is full, a quarter of it is dropped: the model reads its last three quarters
+    anew, at new positions, and goes on from there. Its positions are absolute, so nothing that it
+    computed of the tokens at their old places could be kept.
 
     Args:
         model, ids, max_new_tokens: as those of generate.
@@ -52,21 +64,40 @@ def stream(model, ids, max_new_tokens=64, *, stop=None, vocab_size=None, logprob
     Raises:
         As generate does. Errors of the arguments are raised here, those of logits at their token.
     """
+    if "sampler" in options and options["sampler"] is not None:
+        options["sampler"] = [options["sampler"]]
+    steps = _steps(model, [ids], max_new_tokens, **options)
+    return (token for step in steps for _, token in step)
+
+
+def _steps(model, prompts, max_new_tokens, *, stop=None, vocab_size=None, logprobs=None,
+           sampler=None, **settings):
+    """Check the arguments, and return an iterator of the steps: each a list of (the number of a
+    text, its new token or Choice), of the texts that have not ended."""
     _check_settings(settings, sampler)
-    settings = SampleConfig(max_new_tokens=max_new_tokens, **settings)
+    seeds = settings.pop("seed", None)
+    if not isinstance(seeds, (list, tuple)):
+        seeds = [seeds] * len(prompts)
+    if len(seeds) != len(prompts):
+        raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts")
+    each = [SampleConfig(max_new_tokens=max_new_tokens, **settings,
+                         **({} if seed is None else {"seed": seed})) for seed in seeds]
     V = model.config.vocab_size
     if vocab_size is not None and whole_number("vocab_size", vocab_size) < 1:
         raise ConfigError(f"vocab_size={vocab_size} leaves no id to draw")
     if logprobs is not None and whole_number("logprobs", logprobs) < 0:
         raise ConfigError(f"logprobs={logprobs} must be at least 0")
-    for token, _ in settings.logit_bias:
+    for token, _ in each[0].logit_bias:
         token_id("logit_bias", token, V)
-    ids = _check_prompt(ids, model.config)
+    prompts = [_check_prompt(ids, model.config) for ids in prompts]
     if stop is None:
         stop = getattr(model, "end_of_text", None)
     stop = frozenset(token_ids("stop", () if stop is None else stop, V))
-    choices = _choices(model, ids, sampler or Sampler(settings), vocab_size)
-    return _until(stop, choices, settings.max_new_tokens, logprobs)
+    samplers = list(map(Sampler, each)) if sampler is None else list(sampler)
+    if len(samplers) != len(prompts):
+        raise ConfigError(f"{len(samplers)} samplers for {len(prompts)} prompts")
+    texts = _Texts(model, prompts, samplers, stop, vocab_size, max_new_tokens)
+    return texts.steps(max_new_tokens, logprobs)
 
 
 def _check_settings(settings, sampler):
@@ -97,25 +128,63 @@ def _check_prompt(ids, config):
     return ids
 
 
-def _choices(model, ids, sampler, vocab_size):
-    """Yield (token, logits) for ever: the next id, and what it was chosen by."""
-    cache, new = model.new_cache(), ids
-    while True:
-        if cache.past + len(new) > model.config.n_positions:
-            # The context is full. Dropping its oldest token moves the others to new positions, and
-            # the cache holds their keys and values at the old ones.
-            cache = model.new_cache()
-            new = ids[-model.config.n_positions:]
-        logits = memoryview(model.decode(new, cache)).toreadonly()[:vocab_size]
-        token = token_id("token", sampler.choose(logits, ids), len(logits))
-        yield token, logits
-        ids.append(token)
-        new = [token]
+class _Texts:
+    """Texts that grow together. Rows 0..n-1 of the cache hold those that have not ended.
 
+    Args:
+        model, prompts, samplers, stop, vocab_size, max_new_tokens: as those of generate, checked.
+    """
 
-def _until(stop, choices, max_new_tokens, logprobs):
-    """Yield the tokens, or the Choices, of at most max_new_tokens choices, up to one of stop."""
-    for _, (token, logits) in zip(range(max_new_tokens), choices):
-        if token in stop:
-            return
-        yield token if logprobs is None else choice_of(token, logits, logprobs)
+    def __init__(self, model, prompts, samplers, stop, vocab_size, max_new_tokens):
+        self._n_positions = model.config.n_positions
+        self._model, self._samplers, self._stop = model, samplers, stop
+        self._vocab_size, self._ids = vocab_size, prompts
+        self._length = min(self._n_positions, max(map(len, prompts)) + max(max_new_tokens, 1))
+        self._cache, self._of_row = None, list(range(len(prompts)))  # the text in each row
+
+    def steps(self, max_new_tokens, logprobs):
+        """Yield the steps that _steps describes."""
+        for number in range(max_new_tokens):
+            all_logits = self._next() if number else self._first()
+            step, ended = [], []
+            for row, logits in enumerate(all_logits):
+                text = self._of_row[row]
+                logits = memoryview(logits).toreadonly()[:self._vocab_size]
+                token = token_id("token", self._samplers[text].choose(logits, self._ids[text]),
+                                 len(logits))
+                if token in self._stop:
+                    ended.append(row)
+                    continue
+                step.append((text, token if logprobs is None else
+                             choice_of(token, logits, logprobs)))
+                self._ids[text].append(token)
+            for row in reversed(ended):
+                self._remove(row)
+            yield sorted(step)
+            if not self._of_row:
+                return
+
+    def _first(self):
+        """Read the prompts; yield the logits of each text."""
+        self._cache = self._model.new_cache(len(self._ids), self._length)
+        for row, ids in enumerate(self._ids):
+            yield self._cache.read(row, ids)
+
+    def _next(self):
+        """Read the last token of each text; return the logits of each."""
+        for row, text in enumerate(self._of_row):
+            if self._cache.pasts[row] == self._n_positions:  # the context is full
+                kept = self._n_positions - max(1, self._n_positions // 4)
+                self._cache.forget(row)
+                if kept > 1:
+                    self._cache.read(row, self._ids[text][-kept:-1])
+        logits = self._cache.step([self._ids[text][-1] for text in self._of_row])
+        return [logits.row(row) for row in range(len(self._of_row))]
+
+    def _remove(self, row):
+        """Take an ended text out of the cache; the last row takes its place."""
+        last = len(self._of_row) - 1
+        if row != last:
+            self._cache.move(last, row)
+            self._of_row[row] = self._of_row[last]
+        self._of_row.pop()

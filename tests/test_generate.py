@@ -3,13 +3,18 @@
 import json
 import math
 from array import array
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import randomise, tiny
 
+from pygpt.autograd.tensor import Tensor
 from pygpt.config import ConfigError, GPTConfig
 from pygpt.generate import end_ids, generate, stream
 from pygpt.model import GPT
-from pygpt.autograd.tensor import Tensor
+
 
 class Counting:
     """Stands in for GPT: the next token is the sum of those that it sees, modulo vocab_size."""
@@ -18,25 +23,46 @@ class Counting:
         self.config = GPTConfig(vocab_size=vocab_size, n_positions=n_positions)
         self.decoded = 0
 
-    class Cache:
-        past, total = 0, 0
+    def new_cache(self, rows=1, length=None):
+        return CountingCache(self, rows)
 
-    def new_cache(self):
-        return self.Cache()
 
-    def decode(self, ids, cache):
-        cache.past, cache.total = cache.past + len(ids), cache.total + sum(ids)
-        if cache.past > self.config.n_positions:
+class CountingCache:
+    """Stands in for decoding.Cache."""
+
+    def __init__(self, model, rows):
+        self.model, self.pasts, self.totals = model, [0] * rows, [0] * rows
+
+    def read(self, row, ids):
+        self.pasts[row] += len(ids)
+        self.totals[row] += sum(ids)
+        if self.pasts[row] > self.model.config.n_positions:
             raise ValueError("the context is too long")
-        self.decoded += len(ids)
-        V = self.config.vocab_size
-        return array("f", [20.0 * (token == cache.total % V) for token in range(V)])
+        self.model.decoded += len(ids)
+        V = self.model.config.vocab_size
+        return array("f", [20.0 * (token == self.totals[row] % V) for token in range(V)])
+
+    def step(self, ids):
+        return SimpleNamespace(row=[self.read(row, [token]) for row, token in
+                                    enumerate(ids)].__getitem__)
+
+    def forget(self, row):
+        self.pasts[row] = self.totals[row] = 0
+
+    def move(self, source, target):
+        self.pasts[target], self.totals[target] = self.pasts[source], self.totals[source]
 
 
 def expected(prompt, count, n_positions=4, vocab_size=7):
-    ids = list(prompt)
+    """When the context is full, a quarter is dropped."""
+    ids, window = list(prompt), list(prompt)
     for _ in range(count):
-        ids.append(sum(ids[-n_positions:]) % vocab_size)
+        ids.append(sum(window) % vocab_size)
+        is_full = len(window) == n_positions
+        window.append(ids[-1])
+        if is_full:
+            window = window[-(n_positions - max(1, n_positions // 4)):] if n_positions > 1 else (
+                window[-1:])
     return ids[len(prompt):]
 
 
@@ -46,6 +72,47 @@ def expected(prompt, count, n_positions=4, vocab_size=7):
 @pytest.mark.parametrize("prompt", [[1], [1, 2], [3, 1, 2, 5]])
 def test_the_model_sees_the_last_n_positions(prompt, count):
     assert generate(Counting(), prompt, count, temperature=0) == expected(prompt, count)
+
+
+@given(prompts=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=8), min_size=1,
+                        max_size=6), count=st.integers(0, 20), n_positions=st.integers(8, 12))
+def test_several_prompts_are_continued_as_if_alone(prompts, count, n_positions):
+    """Their lengths differ, so one after another fills its context; and 5 ends a text."""
+    together = generate(Counting(n_positions), prompts, count, temperature=0, stop=5)
+    for prompt, found in zip(prompts, together):
+        alone = expected(prompt, count, n_positions)
+        assert found == (alone[:alone.index(5)] if 5 in alone else alone)
+        assert found == generate(Counting(n_positions), prompt, count, temperature=0, stop=5)
+
+
+def test_a_context_of_one_position():
+    assert generate(Counting(n_positions=1), [3], 4, temperature=0) == [3, 3, 3, 3]
+
+
+def test_the_texts_of_a_real_model_do_not_depend_on_one_another():
+    """Bit for bit: also where a text fills the context, or ends and leaves its row to another."""
+    model = randomise(tiny()).eval()
+    prompts = [[1], [2, 3, 4], [5] * 8, [6, 7], [8, 9, 10, 1, 2]]
+    seeds = [11, 12, 13, 14, 15]
+    for form in None, "int8":
+        model = model if form is None else model.quantize(form)
+        options = dict(stop=(0, 4), temperature=2, logprobs=2)
+        together = generate(model, prompts, 30, seed=seeds, **options)
+        assert len({len(found) for found in together}) > 1
+        for prompt, seed, found in zip(prompts, seeds, together):
+            assert found == generate(model, prompt, 30, seed=seed, **options)
+
+
+def test_what_several_prompts_need_is_refused_by_name():
+    model = Counting()
+    for options, message in (({"seed": [1]}, "1 seeds for 2 prompts"),
+                             ({"sampler": [None]}, "1 samplers for 2 prompts")):
+        with pytest.raises(ValueError, match=message):
+            generate(model, [[1], [2]], 3, **options)
+    with pytest.raises(ValueError, match="the prompt has 0 tokens"):
+        generate(model, [[1], []], 3)
+    with pytest.raises(ValueError, match="the prompt has 5 tokens"):
+        generate(model, [[1], [1] * 5], 3)
 
 
 def test_nothing_is_computed_twice_while_the_context_lasts():
@@ -64,7 +131,7 @@ def test_a_stream_gives_each_token_as_it_is_drawn():
 
 def test_a_stop_token_ends_the_sequence():
     whole = expected([1, 2], 8)
-    assert whole[:4] == [3, 6, 5, 2]
+    assert whole[:4] == [3, 6, 5, 0]
     assert generate(Counting(), [1, 2], 8, temperature=0, stop=5) == [3, 6]
     assert generate(Counting(), [1, 2], 8, temperature=0, stop=[2, 6]) == [3]
     assert generate(Counting(), [1, 2], 8, temperature=0, stop=[]) == whole

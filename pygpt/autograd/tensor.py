@@ -84,6 +84,11 @@ class Tensor(Array, Exporter):
         """Return its values as nested lists, or as a single number if the shape is ()."""
         return nest(self.read().tolist(), self.shape)
 
+    def row(self, i):
+        """Return row i of this tensor (R, ...) as a tensor in the same memory, without a node."""
+        size = self.size // self.shape[0]
+        return Tensor.empty(self.shape[1:], self.code, self.memory, self.offset + 4 * i * size)
+
     def __len__(self):
         if not self.shape:
             raise TypeError("len() of a tensor of shape ()")

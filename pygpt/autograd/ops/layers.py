@@ -323,7 +323,7 @@ def _past_tensor(op, past, B):
 def _longest(past):
     """Return the largest number of old positions. A replay of recorded calls leaves this check to
     the kernel."""
-    return max(past.memory.view.cast("i"), default=0)
+    return max(past.read(), default=0)
 
 
 def embedding(ids, wte, wpe=None, past=None):
