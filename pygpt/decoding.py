@@ -20,6 +20,10 @@ from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory
 
+# Texts of one pass. The head's product has the same bits for up to so many rows (matmul.c,
+# DOT_ROWS), and computing, not reading the weights, takes most of the time from about so many on.
+MOST_TOGETHER = 16
+
 
 class Cache:
     """Holds the keys and values of the earlier positions of some texts.
@@ -61,15 +65,14 @@ class Cache:
             ValueError: ids is empty, an id is out of range, or they do not fit into the cache.
         """
         if self.rows == 1 and len(ids) == 1:
-            logits = self.step(ids)
-            return Tensor.empty(logits.shape[1:], memory=logits.memory, offset=logits.offset)
+            return self.step(ids)[0]
         _, T, data = as_int32("ids", [ids], self._model.config.n_positions)
         self._refuse_if_full(self.pasts[row:row + 1], T)
         tensor = Tensor.empty((1, T), "i", memory=Memory(4 * T))
         tensor.memory.view[:] = data
         logits = self._compute(tensor, CacheRows(self, row, 1))
         self.pasts[row] += T
-        return Tensor.empty(logits.shape[1:], memory=logits.memory, offset=logits.offset)
+        return logits.row(0)
 
     def step(self, ids):
         """Continue each of the first texts with one new id.
@@ -77,16 +80,20 @@ class Cache:
         Args:
             ids: a list of ints, one for each text, at most `rows`.
         Returns:
-            The logits (len(ids), V), in memory that the next step of as many texts overwrites.
+            The logits of each, a list of tensors (V,), in memory that the next step overwrites.
         Raises:
             ValueError: as of read.
         """
-        n = len(ids)
-        if n not in self._steps:
-            self._steps[n] = _Step(self, n)
-        self._refuse_if_full(self.pasts[:n], 1)
-        logits = self._steps[n].run(ids)
-        for row in range(n):
+        self._refuse_if_full(self.pasts[:len(ids)], 1)
+        logits = []
+        for first in range(0, len(ids), MOST_TOGETHER):
+            part = ids[first:first + MOST_TOGETHER]
+            key = first, len(part)
+            if key not in self._steps:
+                self._steps[key] = _Step(self, *key)
+            of_part = self._steps[key].run(part)
+            logits += [of_part.row(i) for i in range(len(part))]
+        for row in range(len(ids)):
             self.pasts[row] += 1
         return logits
 
@@ -157,10 +164,10 @@ class CacheRows:
 
 
 class _Step:
-    """One step of the first n texts of a cache, whose kernel calls are recorded once."""
+    """One step of n texts of a cache, from row `first` on, whose kernel calls are recorded once."""
 
-    def __init__(self, cache, n):
-        self._cache, self._n = cache, n
+    def __init__(self, cache, first, n):
+        self._cache, self._first, self._n = cache, first, n
         self._ids = Tensor.empty((n, 1), "i", memory=Memory(4 * n))
         self._program = self._logits = None
         self._is_recorded = cache._dependencies is not None
@@ -173,7 +180,8 @@ class _Step:
         if self._program is None or self._program.pool.is_touched:
             program = Program() if self._is_recorded else None
             with program.record_forward() if program else no_grad():
-                self._logits = self._cache._compute(self._ids, CacheRows(self._cache, 0, self._n))
+                self._logits = self._cache._compute(
+                    self._ids, CacheRows(self._cache, self._first, self._n))
             self._program = program
         else:
             with named_bad_ids(self._cache._model.config.vocab_size, self._ids):

@@ -178,8 +178,7 @@ class _Texts:
                 self._cache.forget(row)
                 if kept > 1:
                     self._cache.read(row, self._ids[text][-kept:-1])
-        logits = self._cache.step([self._ids[text][-1] for text in self._of_row])
-        return [logits.row(row) for row in range(len(self._of_row))]
+        return self._cache.step([self._ids[text][-1] for text in self._of_row])
 
     def _remove(self, row):
         """Take an ended text out of the cache; the last row takes its place."""

@@ -288,7 +288,7 @@ def test_help_imports_nothing_that_takes_time():
         assert ours == {
             "pygpt.config", "pygpt.backend", "pygpt.backend.single_precision", "pygpt.cli",
             *(f"pygpt.cli.{name}" for name in ("main flags messages streams train sample eval "
-                                               "export bench plot tokenizer info").split())}
+                                               "export bench plot tokenizer info loading").split())}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}
 
 

@@ -245,7 +245,16 @@ def test_verbose_ends_with_the_speeds(sample):
     assert sample("chars", "--verbose", "--max-new-tokens", 0)[1] == (
         "prompt: 1 token; answer: 0 tokens\n")
     err = sample("chars", "--verbose", "--max-new-tokens", 1, "--num-samples", 2)[1]
-    assert re.fullmatch(r"(prompt: 1 token at [\d,]+ tokens/s; answer: 1 token\n){2}", err)
+    assert re.fullmatch(r"(answer: 1 token; all texts together: 2 at [\d,]+ tokens/s\n){2}", err)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_weights_may_rest_in_fewer_bits_and_texts_may_be_written_together(sample, dtype):
+    """Several texts are those of their seeds one by one."""
+    flags = ["--prompt", "3 times", "--dtype", dtype, "--max-new-tokens", 12]
+    together = sample("chars", *flags, "--seed", 4, "--num-samples", 3)[0]
+    alone = [sample("chars", *flags, "--seed", seed)[0] for seed in (4, 5, 6)]
+    assert together == ("-" * 72 + "\n").join(alone)
 
 
 # ----------------------------------------------------------------------------------- refusals ---

@@ -5,6 +5,7 @@ import sys
 import time
 
 from pygpt.cli.flags import whole_number
+from pygpt.cli.loading import add_weights_flag, load
 from pygpt.config import ConfigError
 
 COLUMNS = ("tokens", "nats/token", "bits/token", "bits/byte", "perplexity")
@@ -31,6 +32,7 @@ def add_command(add):
     command.add_argument("--threads", type=whole_number, default=0, metavar="N",
                          help="threads to compute with; 0: one for each physical core except "
                          "efficiency cores (default 0)")
+    add_weights_flag(command)
 
 
 EXPLANATION = """A text is read through windows as long as the model's context, each of which begins
@@ -44,10 +46,9 @@ def run(arguments):
     if not 0 <= arguments.threads <= 256:
         raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")
     from pygpt.backend import kernels
-    from pygpt.cli.loading import load
     from pygpt.evaluation import checked_stride, token_losses
 
-    model, tokenizer = load(arguments.directory)
+    model, tokenizer = load(arguments.directory, arguments.dtype)
     stride = checked_stride(arguments.stride, model.config.n_positions)
     texts = _read(arguments.files, tokenizer)
     if arguments.threads:

@@ -2,12 +2,22 @@
 
 import sys
 
+WEIGHTS = "float32", "bfloat16", "int8"  # the forms of ops.at_rest, without its imports
 
-def load(directory):
+
+def add_weights_flag(command):
+    """Add the flag --dtype of load()."""
+    command.add_argument("--dtype", choices=WEIGHTS, metavar="|".join(WEIGHTS),
+                         help="form of the weights in memory: fewer bits are read faster, and are "
+                         "a little less exact (unset: as in the files, int8 or else float32)")
+
+
+def load(directory, weights=None):
     """Open the model in a directory, and its tokenizer.
 
     Args:
         directory: a GPT-2 directory, a training run's output directory, or one of its checkpoints.
+        weights: one of WEIGHTS, as GPT.from_pretrained takes it, or None.
     Returns:
         (model, tokenizer)
     Raises:
@@ -19,7 +29,8 @@ def load(directory):
     from pygpt.tokenizer import Tokenizer
 
     directory = find_model(directory)
-    model, tokenizer = GPT.from_pretrained(directory), Tokenizer.from_pretrained(directory)
+    model = GPT.from_pretrained(directory, weights=weights)
+    tokenizer = Tokenizer.from_pretrained(directory)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
                          f"vocab_size={model.config.vocab_size}")

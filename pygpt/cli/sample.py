@@ -3,6 +3,7 @@
 import sys
 
 from pygpt.cli.flags import UsageError, add_settings, settings_of, text, whole_number
+from pygpt.cli.loading import add_weights_flag, load
 from pygpt.config import ConfigError, SampleConfig
 
 STDIN = "-"
@@ -23,8 +24,8 @@ def add_command(add):
                          help="refuse a prompt that is too long or holds characters that the "
                          "vocabulary lacks (unset: keep its end, leave them out, and warn)")
     command.add_argument("--num-samples", type=whole_number, default=1, metavar="N",
-                         help="texts to write, one after another; the seed of each is one more "
-                         "than that of the one before (at least 1; default 1)")
+                         help="texts to write, all together; the seed of each is one more than "
+                         "that of the one before (at least 1; default 1)")
     command.add_argument("--json", action="store_true",
                          help="print a JSON object for each text, on a line of its own: prompt, "
                          "text, prompt_tokens, tokens (the ids), stop (length or end), seed")
@@ -33,6 +34,7 @@ def add_command(add):
     command.add_argument("--interactive", action="store_true",
                          help="continue one prompt after another, read from standard input; /help "
                          "lists what can be typed")
+    add_weights_flag(command)
     add_settings(command, SampleConfig)
 
 
@@ -42,11 +44,10 @@ def run(arguments):
     settings.pop("threads", None)
     _check(arguments)
     from pygpt.backend import kernels
-    from pygpt.cli.loading import load
     from pygpt.cli.writing import Writer
 
     prompt = _prompt(arguments)
-    writer = Writer(*load(arguments.directory), arguments.strict)
+    writer = Writer(*load(arguments.directory, arguments.dtype), arguments.strict)
     if threads:
         kernels.set_num_threads(threads)
     if arguments.interactive:
@@ -54,11 +55,10 @@ def run(arguments):
 
         Conversation(writer, settings, arguments.verbose).run(prompt)
         return 0
-    ids, seed = writer.read(prompt or ""), settings.get("seed")
-    for number in range(arguments.num_samples):
+    ids = writer.read(prompt or "")
+    for number, answer in enumerate(writer.answers(ids, settings, arguments.num_samples)):
         if number and not arguments.json:
             print("-" * 72)
-        answer = writer.answer(ids, settings | {"seed": None if seed is None else seed + number})
         _write(prompt or "", answer, arguments.json)
         if arguments.verbose:
             print(answer.describe(), file=sys.stderr)

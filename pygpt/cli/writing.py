@@ -13,7 +13,7 @@ import sys
 import time
 
 from pygpt.config import SampleConfig
-from pygpt.generate import end_ids, stream
+from pygpt.generate import end_ids, generate, stream
 from pygpt.stop_strings import StopStrings
 from pygpt.tokenizer.base import prompt_ids
 
@@ -97,6 +97,26 @@ class Writer:
         return Answer(drawn, self.tokenizer, ids, checked)
 
 
+    def answers(self, ids, settings, n):
+        """Return n Answers that continue ids. One is made while it is read; several are computed
+        together before the first is returned. Args and Raises: as of answer()."""
+        if n == 1:
+            return [self.answer(ids, settings)]
+        first = settings.get("seed")
+        if first is None:
+            first = random.SystemRandom().getrandbits(31)
+        each = [SampleConfig(**settings | {"seed": first + number}) for number in range(n)]
+        settings = {name: value for name, value in settings.items() if name != "stop_strings"}
+        ids = ids[-self.model.config.n_positions:]
+        began = time.perf_counter()
+        found = generate(self.model, [ids] * n, stop=self._ends,
+                         vocab_size=self.tokenizer.vocab_size,
+                         **settings | {"seed": [checked.seed for checked in each]})
+        seconds = time.perf_counter() - began
+        return [Answer(iter(drawn), self.tokenizer, ids, checked, (seconds, sum(map(len, found))))
+                for drawn, checked in zip(found, each)]
+
+
 class Answer:
     """Hands out a text while it is made; iterate over it once.
 
@@ -109,13 +129,15 @@ class Answer:
             sees it) or "stop string"; None before.
     """
 
-    def __init__(self, drawn, tokenizer, prompt, settings):
+    def __init__(self, drawn, tokenizer, prompt, settings, together=None):
         """Use writer.answer() instead.
 
         Args:
             drawn: an iterator of new ids.
             settings: the SampleConfig by which they are drawn.
+            together: (seconds, tokens) of all texts that were computed with this one, or None.
         """
+        self._together = together
         self.prompt, self.ids, self.stop, self._parts = prompt, [], None, []
         self.seed, self._settings = settings.seed, settings
         self._drawn, self._tokenizer = drawn, tokenizer
@@ -158,6 +180,11 @@ class Answer:
 
     def describe(self):
         """Return a line about the number of tokens and their speed."""
+        if self._together:
+            seconds, tokens = self._together
+            return (f"answer: {len(self.ids):,} token{'s' * (len(self.ids) != 1)}; all texts "
+                    f"together: {tokens:,} at {tokens / seconds:,.0f} tokens/s")
+
         def part(name, count, speed):
             return (f"{name}{count:,} token{'s' * (count != 1)}"
                     + (f" at {speed:,.0f} tokens/s" if speed is not None else ""))
