@@ -1,6 +1,6 @@
-"""Draws a run's loss as a self-contained SVG: python docs/draw_loss.py OUT docs/loss.svg.
+"""Draws the loss of runs as a self-contained SVG: python docs/draw_loss.py OUT [OUT ...] FILE.svg.
 
-The chart is that of `pygpt plot`. Its colors stand in the file, and follow the reader's light or
+A second run is drawn in other colors and dashed, under the name of its directory. The chart is that of `pygpt plot`. Its colors stand in the file, and follow the reader's light or
 dark setting, because a repository page gives an image no style of its own.
 """
 
@@ -18,18 +18,27 @@ text { font: 12px system-ui, sans-serif; fill: #57606a }
 .thin { stroke: #4393c3; stroke-opacity: .6; fill: none }
 .thick { stroke: #d6604d; stroke-width: 2.2; fill: none }
 circle { fill: #d6604d }
+.c1.thin { stroke: #5aae61; stroke-dasharray: 5 3 }
+.c1.thick { stroke: #9970ab; stroke-dasharray: 5 3 }
+.c1 circle, circle.c1 { fill: #9970ab }
 @media (prefers-color-scheme: dark) { text { fill: #adbac7 } }
 """
+COLORS = ("#4393c3", "#d6604d"), ("#5aae61", "#9970ab")
 LABELS = ('<text x="330" y="40" style="fill:#4393c3">training loss, nats per token</text>'
           '<text x="330" y="60" style="fill:#d6604d">validation loss</text>')
 
 
-def draw(out, target):
-    """Write the SVG of the run in the directory `out`."""
-    records = run_log.read_log(os.path.join(out, "log.jsonl"))
-    html, _ = plot.chart(0, *plot.CHARTS[0], [("", 0, records)])
+def draw(outs, target):
+    """Write the SVG of the runs in the directories `outs`, one or two."""
+    runs = [(os.path.basename(os.path.normpath(out)), number,
+             run_log.read_log(os.path.join(out, "log.jsonl"))) for number, out in enumerate(outs)]
+    html, _ = plot.chart(0, *plot.CHARTS[0], runs)
     svg = re.search(r"<svg .*?</svg>", html, re.DOTALL)[0]
-    svg = svg.replace('<path class="cursor" d=""/>', LABELS)
+    labels = LABELS if len(runs) == 1 else "".join(
+        f'<text x="330" y="{40 + 40 * number + 20 * kind}" style="fill:{COLORS[number][kind]}">'
+        f'{name}, {what} loss</text>'
+        for name, number, _ in runs for kind, what in enumerate(("training", "validation")))
+    svg = svg.replace('<path class="cursor" d=""/>', labels)
     head, body = svg.split(">", 1)
     head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
     with open(target, "w", encoding="utf-8") as file:
@@ -37,4 +46,4 @@ def draw(out, target):
 
 
 if __name__ == "__main__":
-    draw(*sys.argv[1:])
+    draw(sys.argv[1:-1], sys.argv[-1])

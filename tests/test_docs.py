@@ -71,6 +71,6 @@ def test_the_loss_is_drawn(tmp_path):
     (tmp_path / "log.jsonl").write_text(
         '{"event": "step", "step": 1, "loss": 4}\n{"event": "step", "step": 2, "loss": 3}\n'
         '{"event": "eval", "step": 2, "val_loss": 3}\n', encoding="utf-8")
-    runpy.run_path(str(ROOT / "docs" / "draw_loss.py"))["draw"](tmp_path, tmp_path / "loss.svg")
+    runpy.run_path(str(ROOT / "docs" / "draw_loss.py"))["draw"]([tmp_path], tmp_path / "loss.svg")
     for path in (tmp_path / "loss.svg", ROOT / "docs" / "loss.svg"):
         assert xml.dom.minidom.parse(str(path)).documentElement.tagName == "svg"
