@@ -107,8 +107,8 @@ typedef struct stored_loops {
 /* The outputs whose groups are quantized together: a cache line of a weight (IN,OUT). */
 #define QUANTIZED_OUTS 16
 
-/* In a kernel with an argument dtype: a void * of pygpt.h as one of two pointers, to floats or, where
- * dtype has this flag, to bfloat16; the other is NULL. And dtype without its flags. */
+/* In a kernel with an argument dtype: a void * of pygpt.h as one of two pointers, to floats or,
+ * where dtype has this flag, to bfloat16; the other is NULL. And dtype without its flags. */
 #define FLOATS(x, flag) (dtype & (flag) ? NULL : (x))
 #define HALVES(x, flag) (dtype & (flag) ? (x) : NULL)
 #define OPERANDS (dtype & PYGPT_BFLOAT16)

@@ -324,9 +324,9 @@ int gelu_backward(float *dinp, const float *dout, const float *inp, int64_t n, i
 
 /* ------------------------------------------------------------------ embedding (embedding.c) --- */
 
-/* out (B,T,C) = wte[ids] + wpe[past[b]..past[b]+T-1]. ids (B,T), wte (V,C), wpe (P,C) or NULL for no
- * positions, past (B) or NULL for zeros. PYGPT_ERANGE when an id is outside 0..V-1, or one of these
- * positions outside 0..P-1. */
+/* out (B,T,C) = wte[ids] + wpe[past[b]..past[b]+T-1]. ids (B,T), wte (V,C), wpe (P,C) or NULL for
+ * no positions, past (B) or NULL for zeros. PYGPT_ERANGE when an id is outside 0..V-1, or one of
+ * these positions outside 0..P-1. */
 int embedding_forward(float *out, const int32_t *ids, const float *wte, const float *wpe,
                       const int32_t *past, int64_t B, int64_t T, int64_t C, int64_t V, int64_t P);
 

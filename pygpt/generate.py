@@ -1,11 +1,12 @@
 """Continues sequences of tokens, one token after another.
 
 The model says how likely each token is as the next; a sampler (sampling.py) chooses one of them.
-Several sequences are continued together, in little more time than one, and each as if it were alone.
+Several sequences are continued together, in less time than one after another, and each as if it
+were alone.
 
-A model is anything with `config.n_positions`, `config.vocab_size` and `new_cache(rows, length)`,
-which makes a cache as decoding.Cache is one; the logits that this returns are buffers of float32. The
-model may have `end_of_text`.
+A model is anything with `config.n_positions`, `config.vocab_size` and `new_cache(rows, length)`. A
+cache is anything with the methods and `pasts` of decoding.Cache; the logits that it returns are
+buffers of float32. The model may have `end_of_text`.
 """
 
 from pygpt.config import (ConfigError, SampleConfig, items_of, token_id, token_ids,

@@ -218,8 +218,8 @@ class GPT(nn.Module):
         self.compute_dtype, self.end_of_text = compute_dtype, end_of_text
         if any(isinstance(weight, StoredInt8) for weight in stored.values()):
             if weights not in (None, "int8"):
-                raise ValueError(f"{directory}: its weights are int8; weights={weights!r} needs the "
-                                 "model that they were made from")
+                raise ValueError(f"{directory}: its weights are int8; weights={weights!r} needs "
+                                 "the model that they were made from")
             weights = "int8"
         self._fill(stored, weights or "float32")
         return self.eval()

@@ -12,7 +12,7 @@ import sys
 NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "op_misuse", "backward", "tape",
            "edits", "model", "bpe", "special_tokens", "tokenizer", "tokenizer_files",
            "added_tokens", "refused_tokens", "generate", "nn", "optim", "recompute", "program",
-           "tensor", "convert", "bfloat16", "operand_type",
+           "tensor", "convert", "bfloat16", "operand_type", "quantized", "sampling",
            "ladder", "layers", "docs")
 
 

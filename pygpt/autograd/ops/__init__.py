@@ -15,6 +15,7 @@ from pygpt.autograd.ops.layers import (Seed, attention, attention_cached, dropou
                                        layernorm, linear, mlp, softmax)
 from pygpt.autograd.ops.loss import IGNORED, cross_entropy, linear_cross_entropy
 
-__all__ = ["IGNORED", "Seed", "WeightAtRest", "add", "attention", "attention_cached", "cross_entropy", "dropout",
-           "embedding", "gelu", "layernorm", "linear", "linear_cross_entropy", "matmul", "mlp",
-           "mul", "reshape", "scale", "shift", "softmax", "sum"]
+__all__ = ["IGNORED", "Seed", "WeightAtRest", "add", "attention", "attention_cached",
+           "cross_entropy", "dropout", "embedding", "gelu", "layernorm", "linear",
+           "linear_cross_entropy", "matmul", "mlp", "mul", "reshape", "scale", "shift", "softmax",
+           "sum"]
