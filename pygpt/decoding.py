@@ -19,6 +19,7 @@ from pygpt.autograd.replay import Program, run
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory
+from pygpt.parameters import last_placed
 
 # Texts of one pass. The head's product has the same bits for up to so many rows (matmul.c,
 # DOT_ROWS), and computing, not reading the weights, takes most of the time from about so many on.
@@ -28,13 +29,18 @@ MOST_TOGETHER = 16
 class Cache:
     """Holds the keys and values of the earlier positions of some texts.
 
-    Between two calls the model's weights may change, but not its modules and settings: the steps
-    would go on as they were recorded, unless forget_outdated_steps() is called in between.
+    Between two calls the model's weights may change and move, but not its modules and settings:
+    the steps would go on as they were recorded, unless forget_outdated_steps() is called in
+    between.
 
     Args:
         model: a GPT.
         rows: the number of texts, at least 1.
         length: the most positions of a text, 1..n_positions; None: n_positions.
+
+    Attributes:
+        rows, length: the same.
+        pasts: the number of positions of each text, 0..length, a memoryview.
     """
 
     def __init__(self, model, rows=1, length=None):
@@ -64,6 +70,7 @@ class Cache:
         Raises:
             ValueError: ids is empty, an id is out of range, or they do not fit into the cache.
         """
+        self._check_row(row)
         if self.rows == 1 and len(ids) == 1:
             return self.step(ids)[0]
         _, T, data = as_int32("ids", [ids], self._model.config.n_positions)
@@ -84,13 +91,16 @@ class Cache:
         Raises:
             ValueError: as of read.
         """
+        if not 1 <= len(ids) <= self.rows:
+            raise ValueError(f"{len(ids)} ids for a cache of {self.rows} texts")
         self._refuse_if_full(self.pasts[:len(ids)], 1)
         logits = []
         for first in range(0, len(ids), MOST_TOGETHER):
             part = ids[first:first + MOST_TOGETHER]
             key = first, len(part)
-            if key not in self._steps:
-                self._steps[key] = _Step(self, *key)
+            if key not in self._steps:  # a larger one served texts that have ended since
+                self._steps = {k: step for k, step in self._steps.items()
+                               if k[0] != first or k[1] < len(part)} | {key: _Step(self, *key)}
             of_part = self._steps[key].run(part)
             logits += [of_part.row(i) for i in range(len(part))]
         for row in range(len(ids)):
@@ -105,10 +115,13 @@ class Cache:
 
     def forget(self, row):
         """Begin the text of a row anew."""
+        self._check_row(row)
         self.pasts[row] = 0
 
     def move(self, source, target):
         """Put a copy of the text of row `source` into row `target`."""
+        self._check_row(source)
+        self._check_row(target)
         past, (_, P, C) = self.pasts[source], self._shape()
         for tensor in (tensor for layer in self._layers for tensor in layer):
             values = tensor.flat().cast("B")
@@ -127,6 +140,11 @@ class Cache:
                                                           * self._model.config.n_embd))
                 for _ in ("keys", "values")))
         return self._layers[i]
+
+    def _check_row(self, row):
+        if not (isinstance(row, int) and 0 <= row < self.rows):
+            raise ValueError(f"row={row!r} is not a text of a cache of {self.rows} texts, "
+                             f"0..{self.rows - 1}")
 
     def _refuse_if_full(self, pasts, new):
         for past in pasts:
@@ -169,7 +187,7 @@ class _Step:
     def __init__(self, cache, first, n):
         self._cache, self._first, self._n = cache, first, n
         self._ids = Tensor.empty((n, 1), "i", memory=Memory(4 * n))
-        self._program = self._logits = None
+        self._program = self._logits = self._placed = None
         self._is_recorded = cache._dependencies is not None
 
     @one_at_a_time
@@ -177,7 +195,9 @@ class _Step:
         """Return the logits (n, V) after one new id of each text."""
         _, _, data = as_int32("ids", [[token] for token in ids], 1)
         self._ids.memory.view[:] = data
-        if self._program is None or self._program.pool.is_touched:
+        if (self._program is None or self._program.pool.is_touched
+                or self._placed != last_placed()):
+            self._placed = last_placed()
             program = Program() if self._is_recorded else None
             with program.record_forward() if program else no_grad():
                 self._logits = self._cache._compute(

@@ -30,10 +30,10 @@ def generate(model, ids, max_new_tokens=64, **options):
         ValueError: an id or a setting is out of range, a prompt is empty or too long, a logit is
             not finite, or all tokens are banned.
     """
-    if not (isinstance(ids, (list, tuple)) and ids and isinstance(ids[0], (list, tuple))):
+    if not (isinstance(ids, (list, tuple)) and ids and hasattr(ids[0], "__len__")):
         return list(stream(model, ids, max_new_tokens, **options))
     found = [[] for _ in ids]
-    for step in _steps(model, ids, max_new_tokens, **options):
+    for step in stream_together(model, ids, max_new_tokens, **options):
         for text, token in step:
             found[text].append(token)
     return found
@@ -57,7 +57,8 @@ def stream(model, ids, max_new_tokens=64, **options):
             best): its log-probability, and [(id, logprob)] of the n likeliest tokens. The
             probabilities are the model's own among the ids below vocab_size, whatever the settings.
         sampler: an object whose choose(logits, ids) returns the next id, instead of
-            sampling.Sampler, which documents the arguments; it then has no settings.
+            sampling.Sampler, which documents the arguments; it then has no settings. The logits
+            that it gets lie in memory that the next step overwrites.
         settings: temperature, top_k and the other fields of config.SampleConfig, which documents
             them, except threads and stop_strings.
     Returns:
@@ -67,14 +68,22 @@ def stream(model, ids, max_new_tokens=64, **options):
     """
     if "sampler" in options and options["sampler"] is not None:
         options["sampler"] = [options["sampler"]]
-    steps = _steps(model, [ids], max_new_tokens, **options)
+    steps = stream_together(model, [ids], max_new_tokens, **options)
     return (token for step in steps for _, token in step)
 
 
-def _steps(model, prompts, max_new_tokens, *, stop=None, vocab_size=None, logprobs=None,
-           sampler=None, **settings):
-    """Check the arguments, and return an iterator of the steps: each a list of (the number of a
-    text, its new token or Choice), of the texts that have not ended."""
+def stream_together(model, prompts, max_new_tokens=64, *, stop=None, vocab_size=None,
+                    logprobs=None, sampler=None, **settings):
+    """Continue several sequences, and hand out each step.
+
+    Args and Raises:
+        As those of generate for several prompts.
+    Returns:
+        An iterator of the steps: each a list of (the number of a text, its new token or Choice), of
+        the texts that have not ended. It may be left at any step.
+    """
+    if not isinstance(sampler, (list, tuple, type(None))):
+        raise TypeError(f"sampler={sampler!r} is not a list with a sampler for each prompt")
     _check_settings(settings, sampler)
     seeds = settings.pop("seed", None)
     if not isinstance(seeds, (list, tuple)):
@@ -90,7 +99,8 @@ def _steps(model, prompts, max_new_tokens, *, stop=None, vocab_size=None, logpro
         raise ConfigError(f"logprobs={logprobs} must be at least 0")
     for token, _ in each[0].logit_bias:
         token_id("logit_bias", token, V)
-    prompts = [_check_prompt(ids, model.config) for ids in prompts]
+    prompts = [_check_prompt(ids, model.config, f"prompt {number}: " if len(prompts) > 1 else "")
+               for number, ids in enumerate(prompts)]
     if stop is None:
         stop = getattr(model, "end_of_text", None)
     stop = frozenset(token_ids("stop", () if stop is None else stop, V))
@@ -120,11 +130,11 @@ def end_ids(model, tokenizer):
     return own if theirs is None or theirs in own else (*own, theirs)
 
 
-def _check_prompt(ids, config):
-    ids = [token_id(f"ids[{position}]", token, config.vocab_size)
+def _check_prompt(ids, config, begin):
+    ids = [token_id(f"{begin}ids[{position}]", token, config.vocab_size)
            for position, token in enumerate(items_of("ids", ids, "is not a list of ids"))]
     if not 1 <= len(ids) <= config.n_positions:
-        raise ValueError(f"the prompt has {len(ids)} tokens; this model takes "
+        raise ValueError(f"{begin}the prompt has {len(ids)} tokens; this model takes "
                          f"1..n_positions={config.n_positions}")
     return ids
 
@@ -144,7 +154,7 @@ class _Texts:
         self._cache, self._of_row = None, list(range(len(prompts)))  # the text in each row
 
     def steps(self, max_new_tokens, logprobs):
-        """Yield the steps that _steps describes."""
+        """Yield the steps that stream_together describes."""
         for number in range(max_new_tokens):
             all_logits = self._next() if number else self._first()
             step, ended = [], []

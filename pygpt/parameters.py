@@ -14,12 +14,16 @@ import weakref
 from math import prod
 
 from pygpt.autograd.arrays import HALF, Array
+from pygpt.autograd.forward_pass import current_pass
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import Leaf, next_serial
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import BFLOAT16, EOVERFLOW, Memory, check_status, lib
 
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
+
+
+_last_placed = 0
 
 
 class Parameter(Tensor):
@@ -79,6 +83,8 @@ class Parameter(Tensor):
             self.layout.current = False
         self.memory, self.offset, self.layout = memory, offset, layout
         self.ptr = memory.pointer("f", offset)
+        global _last_placed
+        _last_placed = next_serial()
 
     def read(self):
         if self.layout is None:
@@ -88,7 +94,9 @@ class Parameter(Tensor):
     def operand(self, dtype):
         """Return an array of its values as products of this type read them: of bfloat16 if its
         layout holds them in that form, else this parameter. The products are the same."""
-        halves = self.halves() if dtype == BFLOAT16 else None
+        # A recorded step of generation may run when they no longer equal the values.
+        is_training = current_pass().cache is None
+        halves = self.halves() if dtype == BFLOAT16 and is_training else None
         return self if halves is None else Array.empty(self.shape, HALF, halves, self.offset // 2)
 
     def halves(self):
@@ -101,6 +109,11 @@ class Parameter(Tensor):
         self.leaf.changed_at = next_serial()
         if self.layout is not None:
             self.layout.values.changed()
+
+
+def last_placed():
+    """Return a number that differs whenever a parameter has moved to other memory in between."""
+    return _last_placed
 
 
 def fill(pointer, n, value):

@@ -61,8 +61,8 @@ class Sampler:
         _call(lib.sample_adjust, self._adjusted, logits, biased, biases, seen, counts,
               V, len(biased), len(seen), *penalties)
         token, u = array("i", [0]), self._random.random() if s.temperature else 0.0
-        _call(lib.sample_token, token, self._adjusted, V, s.temperature, s.top_k, s.top_p, s.min_p,
-              u)
+        _call(lib.sample_token, token, self._adjusted, V, s.temperature, min(s.top_k, V), s.top_p,
+              s.min_p, u)
         return token[0]
 
 

@@ -1,6 +1,8 @@
 """Tests weights at rest in 16 and 8 bits: the ops, a quantized model, and its files."""
 
+import copy
 import math
+import pickle
 import random
 
 import pytest
@@ -10,9 +12,12 @@ from models import bits, draw_ids, randomise, tiny
 
 import pygpt
 from pygpt.autograd import ops
+from pygpt.autograd.launch import calling
 from pygpt.autograd.ops.at_rest import FORMS, PROMPT_ROWS, WeightAtRest
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.kernels import check_status
+from pygpt.checkpoint import safetensors
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.model import GPT
 
@@ -144,7 +149,6 @@ def damaged(tensors, name):
 @pytest.mark.parametrize("part", ["", ".scales"])
 @pytest.mark.parametrize("kind", ["missing", "shape", "dtype"])
 def test_a_damaged_file_names_the_tensor(kind, part, tmp_path):
-    from pygpt.checkpoint import safetensors
     MODEL.quantize("int8").save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = {name: (e.dtype, e.shape, bytes(e.buffer))
@@ -153,3 +157,57 @@ def test_a_damaged_file_names_the_tensor(kind, part, tmp_path):
     safetensors.write(path, [(name, *entry) for name, entry in tensors.items()], {})
     with pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
         pygpt.GPT.from_pretrained(tmp_path)
+
+
+def test_a_copy_and_a_pickle_are_the_same_model_and_keep_its_settings():
+    model = randomise(tiny())
+    model.end_of_text, model.compute_dtype = (3, 4), "bfloat16"
+    for form in FORMS:
+        small = model.quantize(form)
+        expected = bits(small.decode([1, 2], small.new_cache()))
+        for twin in copy.deepcopy(small), pickle.loads(pickle.dumps(small)):
+            assert bits(twin.decode([1, 2], twin.new_cache())) == expected
+            assert (twin.weights, twin.end_of_text, twin.compute_dtype) == (form, (3, 4), "bfloat16")
+
+
+def test_a_prompt_goes_through_widened_weights_and_a_step_does_not():
+    small, used = MODEL.quantize("int8"), []
+    with calling(lambda kernel, args: (used.append(kernel.__name__),
+                                       check_status(kernel(*args)))):
+        small.new_cache().read(0, [1] * PROMPT_ROWS)
+        prompt, used[:] = list(used), []
+        many = small.new_cache(PROMPT_ROWS + 1)
+        many.step([1] * (PROMPT_ROWS + 1))
+    assert "dequantize_int8" in prompt and "linear_forward" in prompt
+    assert "linear_int8" in used and "dequantize_int8" not in used
+
+
+def test_a_weight_too_large_for_bfloat16_becomes_infinite_as_in_every_product():
+    at_rest = WeightAtRest.of(Tensor([[3.4e38, 1.0]]), "bfloat16", False)
+    assert list(at_rest.as_parameter()) == [math.inf, 1.0]
+
+
+def test_scales_at_an_odd_place_of_a_file_are_read(tmp_path):
+    small = MODEL.quantize("int8")
+    small.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = [(name, e.dtype, e.shape, bytes(e.buffer))
+               for name, e in safetensors.read(path)[0].items()]
+    is_scale = [t for t in tensors if t[0].endswith(".scales")]
+    others = [t for t in tensors if not t[0].endswith(".scales")]
+    safetensors.write(path, [*others, *is_scale], {})
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    path.write_bytes((size + 1).to_bytes(8, "little") + data[8:8 + size] + b" " + data[8 + size:])
+    opened = GPT.from_pretrained(tmp_path)
+    with no_grad():
+        assert opened([[1, 2]]).tolist() == small([[1, 2]]).tolist()
+
+
+def test_training_refuses_weights_in_int8_before_it_writes(tmp_path):
+    MODEL.quantize("int8").save_pretrained(tmp_path / "small")
+    (tmp_path / "text").write_text("some text to learn from " * 50)
+    with pytest.raises(ValueError, match="its weights are int8, which cannot be trained"):
+        pygpt.train(pygpt.TrainConfig(init=tmp_path / "small", tokenizer="char",
+                                      data=[tmp_path / "text"], out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

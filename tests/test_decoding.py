@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from models import bits, randomise, tiny
 from sharing import needs_threads, shared_among
 
+import pygpt
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import no_grad
 from pygpt.backend.kernels import check_status
+from pygpt.model import GPT
 
 MODEL = randomise(tiny(n_positions=24)).eval()
 TEXTS = st.lists(st.lists(st.integers(0, 10), min_size=1, max_size=12), min_size=1, max_size=18)
@@ -135,7 +137,12 @@ def test_a_full_cache_and_bad_ids_change_nothing():
             (lambda: cache.step([1, "a"]), "'a'"), (lambda: cache.read(1, [-1, 2]), "ids: -1"),
             (lambda: cache.read(1, []), "0 positions"),
             (lambda: model.new_cache(0), "a cache of 0 texts"),
-            (lambda: model.new_cache(1, 9), "length|n_positions=8")):
+            (lambda: model.new_cache(1, 9), "a cache of 1 texts of 9 positions"),
+            (lambda: cache.read(-1, [1, 2]), "row=-1 is not a text of a cache of 2 texts"),
+            (lambda: cache.read(2, [1, 2]), "row=2"), (lambda: cache.forget(5), "row=5"),
+            (lambda: cache.move(0, 2), "row=2"), (lambda: cache.move(-1, 0), "row=-1"),
+            (lambda: cache.step([1, 1, 1]), "3 ids for a cache of 2 texts"),
+            (lambda: cache.step([]), "0 ids for a cache of 2 texts")):
         with pytest.raises(ValueError, match=message):
             call()
         assert list(cache.pasts) == [3, 1]
@@ -143,3 +150,37 @@ def test_a_full_cache_and_bad_ids_change_nothing():
     with pytest.raises(ValueError, match=r"4 \+ 1 positions"):
         cache.step([1, 1])
     assert list(cache.pasts) == [4, 2]
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_a_step_reads_the_weights_wherever_they_have_moved(name, tmp_path):
+    """The first loss moves the weights of an opened model to flat buffers; in bfloat16 it makes a
+    copy of them, which a write through a view outdates."""
+    randomise(tiny()).save_pretrained(tmp_path)
+    models = [GPT.from_pretrained(tmp_path, compute_dtype=name) for _ in range(2)]
+    caches = [model.new_cache(2) for model in models]
+    for model, cache in zip(models, caches):
+        cache.step([1, 2])
+        optimizer = None
+        for _ in range(2):
+            model.loss_and_grad([[1, 2, 3]], [[2, 3, 4]])
+            optimizer = optimizer or pygpt.AdamW(model, lr=0.1)
+            optimizer.step()
+            optimizer.zero_grad()
+        if cache is caches[1]:
+            cache._steps.clear()  # what it would have recorded anew
+        cache.step([3, 4])
+        weight = model.transformer.h[0].mlp.c_fc.weight.flat()
+        for i in range(len(weight)):
+            weight[i] = -weight[i]
+    after = [list(map(bits, cache.step([5, 6]))) for cache in caches]
+    assert after[0] == after[1]
+    caches[1]._steps.clear()
+    assert list(map(bits, caches[0].step([7, 8]))) == list(map(bits, caches[1].step([7, 8])))
+
+
+def test_steps_of_more_texts_than_are_left_are_forgotten():
+    cache = MODEL.new_cache(20)
+    for n in (20, 18, 16, 5, 2, 5):
+        cache.step([1] * n)
+    assert set(cache._steps) == {(0, 2), (0, 5), (16, 2)}

@@ -107,8 +107,15 @@ def test_what_several_prompts_need_is_refused_by_name():
                              ({"sampler": [None]}, "1 samplers for 2 prompts")):
         with pytest.raises(ValueError, match=message):
             generate(model, [[1], [2]], 3, **options)
-    with pytest.raises(ValueError, match="the prompt has 0 tokens"):
+    with pytest.raises(TypeError, match="is not a list with a sampler for each prompt"):
+        generate(model, [[1], [2]], 3, sampler=object())
+    with pytest.raises(ValueError, match="prompt 1: the prompt has 0 tokens"):
         generate(model, [[1], []], 3)
+    with pytest.raises(ValueError, match=r"prompt 1: ids\[0\]=99"):
+        generate(model, [[1], [99]], 3)
+    assert generate(model, [array("i", [1]), range(1, 3)], 2, temperature=0) == [
+        generate(model, [1], 2, temperature=0), generate(model, [1, 2], 2, temperature=0)]
+    assert generate(model, [1], 2, top_k=2 ** 63) is not None
     with pytest.raises(ValueError, match="the prompt has 5 tokens"):
         generate(model, [[1], [1] * 5], 3)
 

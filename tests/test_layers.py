@@ -24,7 +24,7 @@ LAW = {
     "optim": {"backend", "autograd", "parameters"},
     "tokenizer": {"config", "files", "backend"},
     "checkpoint": {"config", "files", "backend"},
-    "decoding": {"autograd", "backend"},
+    "decoding": {"autograd", "backend", "parameters"},
     "sampling": {"backend"},
     "stop_strings": set(),
     "generate": {"config", "sampling"},

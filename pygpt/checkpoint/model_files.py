@@ -149,6 +149,12 @@ def read_config(directory):
     return _read_config(directory)[0]
 
 
+def has_int8_weights(directory):
+    """Return whether a directory's config.json says that the weights are int8. Raises: as
+    read_config."""
+    return _read_config(directory)[3]
+
+
 def _read_config(directory):
     """Return (GPTConfig, whether the model has biases, the end of a text, whether it is int8)."""
     path = os.path.join(directory, CONFIG_FILE)

@@ -185,7 +185,7 @@ class Conversation:
 
     def set(self, rest):
         """List the settings, or change one, whose name and value are the rest of the line."""
-        words = shlex.split(rest.replace("=", " ", 1))
+        words = shlex.split(re.sub(r"^\s*([\w-]+)\s*=", r"\1 ", rest))
         if not words:
             config = SampleConfig(**self.settings)
             for name in SETTINGS:

@@ -28,7 +28,8 @@ def add_command(add):
                          "that of the one before (at least 1; default 1)")
     command.add_argument("--json", action="store_true",
                          help="print a JSON object for each text, on a line of its own: prompt, "
-                         "text, prompt_tokens, tokens (the ids), stop (length or end), seed")
+                         "text, prompt_tokens, tokens (the ids), stop (length, end or stop "
+                         "string), seed")
     command.add_argument("--verbose", action="store_true",
                          help="end with tokens/s for prompt and answer, on standard error")
     command.add_argument("--interactive", action="store_true",

@@ -13,7 +13,7 @@ import sys
 import time
 
 from pygpt.config import SampleConfig
-from pygpt.generate import end_ids, generate, stream
+from pygpt.generate import end_ids, stream, stream_together
 from pygpt.stop_strings import StopStrings
 from pygpt.tokenizer.base import prompt_ids
 
@@ -98,23 +98,33 @@ class Writer:
 
 
     def answers(self, ids, settings, n):
-        """Return n Answers that continue ids. One is made while it is read; several are computed
-        together before the first is returned. Args and Raises: as of answer()."""
+        """Yield n Answers that continue ids. One is made while it is read; several are computed
+        together before the first is yielded. Ctrl-C ends that, and interrupts after the last
+        Answer. Args and Raises: as of answer()."""
         if n == 1:
-            return [self.answer(ids, settings)]
+            yield self.answer(ids, settings)
+            return
         first = settings.get("seed")
         if first is None:
             first = random.SystemRandom().getrandbits(31)
         each = [SampleConfig(**settings | {"seed": first + number}) for number in range(n)]
         settings = {name: value for name, value in settings.items() if name != "stop_strings"}
         ids = ids[-self.model.config.n_positions:]
-        began = time.perf_counter()
-        found = generate(self.model, [ids] * n, stop=self._ends,
-                         vocab_size=self.tokenizer.vocab_size,
-                         **settings | {"seed": [checked.seed for checked in each]})
-        seconds = time.perf_counter() - began
-        return [Answer(iter(drawn), self.tokenizer, ids, checked, (seconds, sum(map(len, found))))
-                for drawn, checked in zip(found, each)]
+        began, found, interrupt = time.perf_counter(), [[] for _ in each], None
+        steps = stream_together(self.model, [ids] * n, stop=self._ends,
+                                vocab_size=self.tokenizer.vocab_size,
+                                **settings | {"seed": [checked.seed for checked in each]})
+        try:
+            for step in steps:
+                for text, token in step:
+                    found[text].append(token)
+        except KeyboardInterrupt as error:
+            interrupt = error
+        together = time.perf_counter() - began, sum(map(len, found))
+        for drawn, checked in zip(found, each):
+            yield Answer(iter(drawn), self.tokenizer, ids, checked, together)
+        if interrupt:
+            raise interrupt
 
 
 class Answer:

@@ -114,7 +114,11 @@ class PreparedRun:
     def _prepare(self, state):
         base_config = None
         if base := self.last or self.config.init:
-            base_config = model_files.read_config(model_files.find_model(base))
+            directory = model_files.find_model(base)
+            base_config = model_files.read_config(directory)
+            if model_files.has_int8_weights(directory):
+                raise DataError(f"{directory}: its weights are int8, which cannot be trained; use "
+                                "the model that they were made from")
             self.config = self.config.shaped_like(base_config)
         config = self.config
         self.dataset = Dataset(config, self.last, base_config, self._open_directory,

@@ -1,11 +1,12 @@
 """Defines the ops of generation on weights at rest: matrices that are stored in 16 or 8 bits.
 
 A WeightAtRest takes the place of a layer's weight, and the ops of layers.py, glue.py and loss.py
-come here when they meet one. These ops have no gradient. Rows of a batch do not depend on one
-another: a text among others has the bits that it has alone.
+come here when they meet one. These ops have no gradient. Rows of a step of generation do not depend
+on one another: a text among others has the bits that it has alone.
 
 To generate a token is to read every weight once, so half the bytes take half the time. A prompt has
-many rows for each weight. There the weights are widened first, and multiplied as in training.
+many rows for each weight. There the weights are widened first, and multiplied as in training: then
+the inputs of a layer with int8 weights are not rounded to 16 bits.
 """
 
 from dataclasses import dataclass
@@ -71,6 +72,14 @@ class WeightAtRest:
             check_status(status)
         return self
 
+    def __reduce__(self):
+        scales = None if self.scales is None else self.scales.view.tobytes()
+        return _restored, (self.form, self.shape, self.values.view.tobytes(), scales,
+                           self.is_transposed)
+
+    def __deepcopy__(self, memo):
+        return self  # it never changes
+
     def pointers(self):
         """Return the addresses that kernels take: of the values, or of bytes and scales."""
         if self.form == "bfloat16":
@@ -96,6 +105,15 @@ class WeightAtRest:
             launch(lib.transpose, turned.ptr, wide.ptr, *self.shape)
             wide = turned
         return wide.flat()
+
+
+def _restored(form, shape, values, scales, is_transposed):
+    """Make a weight from its pickled parts."""
+    parts = [data if data is None else Memory(len(data)) for data in (values, scales)]
+    for memory, data in zip(parts, (values, scales)):
+        if data is not None:
+            memory.view[:] = data
+    return WeightAtRest(form, shape, *parts, is_transposed)
 
 
 def linear(x, weight, bias=None, gelu=False):
