@@ -139,6 +139,12 @@ def _check_prompt(ids, config, begin):
     return ids
 
 
+def _view_of(logits):
+    """Return a read-only memoryview of a Tensor, which in some Pythons is no buffer (its module
+    _buffer may be missing with the reference backend), or of a buffer."""
+    return logits.read() if hasattr(logits, "read") else memoryview(logits).toreadonly()
+
+
 class _Texts:
     """Texts that grow together. Rows 0..n-1 of the cache hold those that have not ended.
 
@@ -160,7 +166,7 @@ class _Texts:
             step, ended = [], []
             for row, logits in enumerate(all_logits):
                 text = self._of_row[row]
-                logits = memoryview(logits).toreadonly()[:self._vocab_size]
+                logits = _view_of(logits)[:self._vocab_size]
                 token = token_id("token", self._samplers[text].choose(logits, self._ids[text]),
                                  len(logits))
                 if token in self._stop:

@@ -41,6 +41,7 @@ PEERS = {"agree": "torch_gpt", "compare": "torch_gpt", "matmul": "torch_gpt",
 SMALL = {"small": (2, 4, 1, 2, 8, 11, 0.0), "dropped": (1, 5, 2, 1, 6, 7, 0.2)}
 TARGETS = ("bench", "growth", "compare", "compare-matmul", "ladder", "schedule")
 SPREAD = {"tests/bench/peers.py", "tests/bench/schedule.py", "tests/bench/rounding.py",
+          "tests/bench/few_rows.py",
           *(f"tests/bench/{name}.py" for name in (*PEERS, *NEEDS))}
 needs_c = pytest.mark.skipif(kernels.ffi is None, reason="measures the C kernels")
 

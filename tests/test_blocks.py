@@ -54,7 +54,8 @@ def test_nonsense_still_gives_columns(l2, rows):
 
 
 def test_every_kernel_that_computes_a_product_is_listed():
-    named = {case.kernel for case in CASES if case.kernel.startswith(("matmul", "linear"))}
+    named = {case.kernel for case in CASES if case.kernel.startswith(("matmul", "linear"))
+             and "dtype" in case.sizes}  # those of weights at rest have blocks of their own
     assert named == set(PRODUCTS)
 
 
