@@ -233,10 +233,10 @@ class Session:
     def interrupt(self, text):
         """Type Ctrl-C until a text comes. CPython's readline loses one that arrives just before it
         waits for a key."""
-        for _ in range(9):
+        for _ in range(3):
             self.type("\x03")
             with contextlib.suppress(AssertionError):
-                self.wait_for(text, DEADLINE / 10)
+                self.wait_for(text, DEADLINE / 4)
                 return
         self.wait_for(text)
 
@@ -339,7 +339,7 @@ def test_ctrl_c_stops_the_text_and_not_the_program(place, continued):
         session.wait_for(continued("abc", count=8))
         session.type("\x03\x03\x03")
         assert "\nstopped; prompt: 3 tokens" in plain(session.wait_for("\n> "))
-        time.sleep(0.1)  # the other two may reach the prompt, which they clear
+        time.sleep(1.0)  # the other two may reach the prompt, which they clear
     session.type("xyz")
     session.interrupt("Ctrl-D leaves")
     session.wait_for("\n> ")
