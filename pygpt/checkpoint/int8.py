@@ -13,9 +13,9 @@ from pygpt.backend.kernels import Memory, lib
 from pygpt.checkpoint.safetensors import CheckpointError, Entry
 from pygpt.files import shown
 
-CONFIG = {"quant_method": "pygpt", "bits": 8, "group_size": lib.PYGPT_INT8_GROUP}
-SCALES = ".scales"
 GROUP = lib.PYGPT_INT8_GROUP
+CONFIG = {"quant_method": "pygpt", "bits": 8, "group_size": GROUP}
+SCALES = ".scales"
 
 
 class StoredInt8(NamedTuple):

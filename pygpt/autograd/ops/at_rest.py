@@ -10,7 +10,6 @@ the inputs of a layer with int8 weights are not rounded to 16 bits.
 """
 
 from dataclasses import dataclass
-from math import prod
 
 from pygpt.autograd.arrays import Array
 from pygpt.autograd.launch import launch
@@ -149,10 +148,3 @@ def embedding(ids, weight, wpe, past):
     launch(kernel, out.ptr, ids.ptr, *weight.pointers(), array_pointer(wpe), array_pointer(past),
            B, T, C, V, P)
     return out
-
-
-def bytes_of(weight):
-    """Return the bytes that a weight takes: a WeightAtRest, or a tensor of float32."""
-    if not isinstance(weight, WeightAtRest):
-        return 4 * prod(weight.shape)
-    return weight.values.nbytes + (weight.scales.nbytes if weight.scales else 0)
