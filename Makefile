@@ -27,7 +27,7 @@ ladder:  ## climb from three loops to the library's matrix product, measured
 	@mkdir -p build
 	@for isa in $(ISA); do \
 		$(CC) -O3 -std=c11 -D_GNU_SOURCE -ffp-contract=fast -Wall -Wno-psabi -Wno-unknown-pragmas \
-			-DISA_$$isa -Icsrc csrc/ladder/ladder.c csrc/matmul.c csrc/runtime.c -o build/ladder -lm \
+			-DISA_$$isa -Icsrc csrc/ladder/ladder.c csrc/matmul.c csrc/few_rows.c csrc/runtime.c -o build/ladder -lm \
 			|| exit 1; \
 		build/ladder $(SHAPE); status=$$?; \
 		test $$status = 3 || exit $$status; \

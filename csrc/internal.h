@@ -84,26 +84,32 @@ static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_row
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);
 
-/* out = x W^T + bias .., where W (OUT,IN) is stored in fewer bits (quantized.c). */
-typedef struct stored_product {
-    gemm out;               /* M = R rows, N = OUT; the outputs, as tile_finish writes them */
+/* A product of few rows by a weight W (OUT,IN): C = [C or addend or 0] + bias + A W^T (few_rows.c). */
+typedef struct few_product {
+    gemm out;               /* M = R rows, N = OUT, K = IN; A, and the outputs */
     int64_t IN;
-    const float *inp;       /* (R,IN) */
-    void *x;                /* inp as the loops read it, rows x_row numbers apart */
+    void *x;                /* A as the loops read it, rows x_row numbers apart */
     int64_t x_row;
     float *factors;         /* (R): of the numbers in x (int8) */
-    const uint16_t *halves; /* W (OUT,IN) in bfloat16, or NULL */
-    const int8_t *q;        /* W (OUT,w_row) in int8, or NULL */
+    const float *floats;    /* W (OUT,w_row) in float32, or NULL */
+    const uint16_t *halves; /* in bfloat16, or NULL */
+    const int8_t *q;        /* in int8, or NULL */
     const float *scales;    /* (OUT, w_row / PYGPT_INT8_GROUP) */
     int64_t w_row;          /* numbers from a row of W to the next */
-} stored_product;
+} few_product;
+
+/* Computes g, of few rows, whose A is stored as it is and whose B is transposed: W = B^T. */
+int few_rows_run(const gemm *g);
 
 /* How one instruction set computes such a product. */
-typedef struct stored_loops {
-    void (*arrange)(const stored_product *p, int64_t r0, int64_t r1); /* rows of inp to x */
-    void (*part)(const stored_product *p, int64_t o0, int64_t o1); /* at most STORED_OUTS outputs */
-} stored_loops;
-#define STORED_OUTS 48
+typedef struct few_rows_loops {
+    void (*arrange)(const few_product *p, int64_t r0, int64_t r1); /* rows of A to x */
+    void (*part)(const few_product *p, int64_t o0, int64_t o1); /* at most FEW_PART_OUTS outputs */
+} few_rows_loops;
+/* By the weights: float32; float32 that both operands are rounded from; bfloat16; bfloat16 whose
+ * pairs are summed in another order, and A is not rounded; int8. */
+enum { FEW_FLOAT32, FEW_ROUNDED, FEW_HALVES, FEW_PAIRS, FEW_INT8, FEW_FORMS };
+#define FEW_PART_OUTS 48
 /* The outputs whose groups are quantized together: a cache line of a weight (IN,OUT). */
 #define QUANTIZED_OUTS 16
 
@@ -163,12 +169,13 @@ typedef struct isa {
     int64_t unit_packing; /* the cost there of packing an element, in products (matmul.c) */
     void (*tile_finish)(const gemm *g, const float *t, int64_t ldt, float *so_far, int64_t mr,
                         int64_t nr, int64_t m, int64_t n, int first, int last);
-    void (*gemm_dots)(const gemm *g, int64_t n0, int64_t n1);
+    void (*gemm_across)(const gemm *g, int64_t n0, int64_t n1, float *sums, int64_t ld);
+    int64_t across; /* columns of its tile */
     attention_loops attention;
     attention_loops attention_bf16; /* on the unit; all 0 without one */
     void (*attention_cached)(float *out, const float *q, const float *keys, const float *values,
                              int64_t n, int64_t C, int64_t HS, int rounded, float *scores);
-    stored_loops stored_bfloat16, stored_int8;
+    few_rows_loops few_rows[FEW_FORMS];
     void (*quantize)(int8_t *q, float *scales, const float *weight, int64_t o0, int64_t o1,
                      int64_t IN, int64_t across, int64_t along);
     void (*dequantize)(float *out, const int8_t *q, const float *scales, int64_t o0, int64_t o1,

@@ -40,7 +40,9 @@ SET_TARGET(ISA_TARGET)
 #include ISA_LOOPS
 #else
 #include "matmul.inl"
-#include "quantized.inl"
+#include "few_across.inl"
+#include "int8.inl"
+#include "few_rows.inl"
 
 #include "dropout_mask.inl"
 #include "dropout.inl"
@@ -61,9 +63,13 @@ const isa ISA_TABLE = {
     .tile_columns = NR,
     .gemm_block = gemm_block,
     .tile_finish = tile_finish,
-    .gemm_dots = gemm_dots,
-    .stored_bfloat16 = {.arrange = arrange_bfloat16, .part = bfloat16_part},
-    .stored_int8 = {.arrange = arrange_int8, .part = int8_part},
+    .gemm_across = gemm_across,
+    .across = ACROSS,
+    .few_rows = {[FEW_FLOAT32] = {.arrange = arrange_plain, .part = float32_part},
+                 [FEW_ROUNDED] = {.arrange = arrange_plain, .part = rounded_part},
+                 [FEW_HALVES] = {.arrange = arrange_plain, .part = half_part},
+                 [FEW_PAIRS] = {.arrange = arrange_pairs, .part = pairs_part},
+                 [FEW_INT8] = {.arrange = arrange_int8, .part = int8_part}},
     .quantize = quantize_part,
     .dequantize = dequantize_part,
     .attention = {.block = QB,

@@ -74,9 +74,9 @@
 #define BLOCKS_PER_THREAD 8
 /* A block of this part of the full size takes a round of its own, as a full one does. */
 #define NEARLY_FULL 0.75
-/* A product of at most this many rows of A and a transposed B is computed as dot products: B is
- * read once, in place. Generation needs it, for as many texts at once. */
-#define DOT_ROWS 16
+/* A product of at most this many rows of A reads B once, in place, if B is transposed (few_rows.c)
+ * or large (few_across.inl). Generation needs it, for as many texts at once. */
+#define MOST_FEW_ROWS 16
 
 /* The floats of B that should stay in L2 while the rows of A pass. A quarter of L2 is left to those
  * rows and to C. */
@@ -153,16 +153,6 @@ static int64_t reading_cost(const gemm *g) {
 /* Returns the cost of a block in sums over K. */
 static double block_cost(int64_t rows, int64_t packing, int64_t columns, int64_t reading) {
     return (double)((rows + packing) * (columns + reading));
-}
-
-static int run_dots(const gemm *g) {
-    int threads = threads_for((double)g->M * g->N * g->K, (g->N + 63) / 64);
-    int64_t chunk = (chunk_for(g->N, 64, threads) + 3) / 4 * 4;
-    PARALLEL(threads)
-#pragma omp for schedule(dynamic)
-    for (int64_t n = 0; n < g->N; n += chunk)
-        isa_in_use->gemm_dots(g, n, min64(n + chunk, g->N));
-    return PYGPT_OK;
 }
 
 /* Returns the time, in full blocks, until the last of `threads` threads is done with down * across
@@ -269,11 +259,36 @@ static int64_t on_huge_pages(int64_t floats) {
     return floats < huge / 8 ? floats : (floats + huge - 1) / huge * huge;
 }
 
+/* Computes few rows of A by a B that is read once, in place, and is too large for L2. Each thread
+ * takes a stretch of columns. */
+static int run_across(const gemm *g) {
+    const int64_t tile = isa_in_use->across, tiles = (g->N + tile - 1) / tile;
+    const int threads = threads_for((double)g->M * (double)g->N * (double)g->K, tiles);
+    const int64_t columns = (tiles + threads - 1) / threads * tile, sums = g->M * columns;
+    float *scratch = scratch_take(sums * threads);
+    if (!scratch) return PYGPT_ENOMEM;
+    PARALLEL(threads)
+#pragma omp for schedule(static)
+    for (int64_t n = 0; n < g->N; n += columns)
+        isa_in_use->gemm_across(g, n, min64(n + columns, g->N), scratch + n / columns * sums,
+                                columns);
+    scratch_give(scratch);
+    return PYGPT_OK;
+}
+
+/* Whether g has few rows of an A that is stored as it is. */
+static int has_few_rows(const gemm *g) {
+    return g->M <= MOST_FEW_ROWS && g->a_col == 1 && !g->slope_of && !g->column_sum && !g->c_half;
+}
+
 int gemm_run(gemm g) {
-    if (g.M <= DOT_ROWS && g.b_row == 1 && g.b_col != 1 && g.a_col == 1 && !g.addend && !g.bias &&
-        !g.gelu && !g.slope_of && !g.column_sum)
-        return run_dots(&g);
     g.kc = k_block(&g);
+    if (has_few_rows(&g)) {
+        if (g.b_row == 1 && g.b_col != 1) return few_rows_run(&g);
+        if (g.b_col == 1 && g.dtype == PYGPT_FLOAT32 &&
+            g.K * g.N > caches_in_use.l2 / (int64_t)sizeof(float))
+            return run_across(&g);
+    }
 
     int threads = worth_threads((double)g.M * g.N * max64(g.K, 1));
     const int unit = on_unit(&g);

@@ -38,6 +38,18 @@ INLINE vf vset1(float x) { return x - (vf){0}; }
 INLINE vi vset1i(int32_t x) { return x - (vi){0}; }
 INLINE vf vzero(void) { return (vf){0}; }
 
+/* Returns x, which the compiler then holds in a register: it no longer knows where x comes from. */
+INLINE vf vkeep(vf x) {
+#if defined(SIMD_AVX512)
+    __asm__("" : "+v"(x));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(x));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#endif
+    return x;
+}
+
 /* Load and store the first n lanes, 0 <= n <= VW. The other lanes load as 0 and are not stored. */
 #if defined(SIMD_AVX512)
 INLINE vf vload_n(const float *p, int64_t n) {

@@ -9,9 +9,10 @@
  * sum is exact in any order. All are compared with fma_chain (machine.inl), which multiplies and
  * adds without loading anything.
  *
- * The Makefile defines ISA_avx512, ISA_avx2 or neither, and links matmul.c and runtime.c. When the
- * program ends with status 3, because this CPU or the compiler's target lacks the set, the Makefile
- * tries the next one. csrc/README.md explains the rungs with measured figures.
+ * The Makefile defines ISA_avx512, ISA_avx2 or neither, and links matmul.c, few_rows.c and
+ * runtime.c. When the program ends with status 3, because this CPU or the compiler's target lacks
+ * the set, the Makefile tries the next one. csrc/README.md explains the rungs with measured
+ * figures.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -47,7 +48,8 @@ static const isa ISA_TABLE = {
     .tile_rows = MR,
     .tile_columns = NR,
     .gemm_block = gemm_block,
-    .gemm_dots = gemm_dots,
+    .gemm_across = gemm_across,
+    .across = ACROSS,
     .multiply_chain = {.run = fma_chain, .width = CHAINS * VW},
     .read_span = read_span,
 };

@@ -4,6 +4,7 @@
  */
 #include "machine.inl"
 #include "matmul.inl"
+#include "few_across.inl"
 
 /* Rung 1: the definition. Each step down a column of B fetches another cache line of 64 bytes and
  * uses 4 of them. And a sum is one chain, in which each addition waits for the one before. */

@@ -1,9 +1,10 @@
-/* quantized.c: computes layers whose weights are stored in 16 or 8 bits, for generation.
+/* few_rows.c: multiplies a few rows by a weight (OUT,IN), to generate tokens.
  *
  * To generate a token, every weight is read once and multiplied by one row of numbers, or by the
  * few rows of a batch. The time is that of reading the weights, so half the bytes take half the
  * time, as long as widening the numbers again takes less.
  *
+ *   float32    as it is: the token embedding as the head's weight
  *   bfloat16   the upper half of a float32. Widening is a shift.
  *   int8       groups of 64 weights along IN: w = q * scale, q in -127..127, scale = max |w| / 127
  *              of the group. A float32 scale for 64 bytes is 1.06 bytes a weight, as in Q8_0 of
@@ -37,76 +38,63 @@
 
 static int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-/* Computes p with x's rows arranged in scratch of `row_bytes` bytes each. Threads share out long
- * stretches of outputs, as a stretch of weights is read from one end to the other. */
-static int run_stored(stored_product p, int64_t row_bytes, const stored_loops *loops) {
-    const int64_t R = p.out.M, OUT = p.out.N, row = rounded_up(row_bytes, 64) / 4;
-    const int threads = threads_for((double)R * (double)OUT * (double)p.IN,
-                                    (OUT + UNIT_OUTS - 1) / UNIT_OUTS);
-    const int64_t chunk = rounded_up(chunk_for(OUT, UNIT_OUTS, threads), UNIT_OUTS);
-    float *scratch = scratch_take(R * row + rounded_up(R, 16));
+/* Computes p with x's rows arranged in scratch, their numbers of `size` bytes. Threads share out
+ * long stretches of outputs, as a stretch of weights is read from one end to the other. */
+static int run(few_product p, int64_t size, const few_rows_loops *loops) {
+    const int64_t R = p.out.M, OUT = p.out.N, OUTS = UNIT_OUTS;
+    p.x_row = rounded_up(p.IN, PYGPT_INT8_GROUP);
+    const int64_t floats = p.x_row * size / (int64_t)sizeof(float);
+    const int threads =
+        threads_for((double)R * (double)OUT * (double)p.IN, (OUT + OUTS - 1) / OUTS);
+    const int64_t chunk = rounded_up(chunk_for(OUT, OUTS, threads), OUTS);
+    float *scratch = scratch_take(R * floats + rounded_up(R, 16));
     if (!scratch) return PYGPT_ENOMEM;
     p.x = scratch;
-    p.factors = scratch + R * row;
+    p.factors = scratch + R * floats;
     PARALLEL(threads) {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < R; r++) loops->arrange(&p, r, r + 1);
 #pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < OUT; first += chunk) {
             const int64_t end = min64(first + chunk, OUT);
-            for (int64_t o = first; o < end; o += STORED_OUTS)
-                loops->part(&p, o, min64(o + STORED_OUTS, end));
+            for (int64_t o = first; o < end; o += FEW_PART_OUTS)
+                loops->part(&p, o, min64(o + FEW_PART_OUTS, end));
         }
     }
     scratch_give(scratch);
     return PYGPT_OK;
 }
 
-static stored_product product_of(float *out, float *pre, const float *inp, const float *bias,
-                                 const float *residual, int64_t R, int64_t IN, int64_t OUT) {
-    return (stored_product){
-        .out = {.M = R, .N = OUT, .c = out, .ldc = OUT, .addend = residual, .bias = bias,
+int few_rows_run(const gemm *g) {
+    const few_product p = {.out = *g, .IN = g->K, .floats = g->b, .halves = g->b_half,
+                           .w_row = g->b_col};
+    const int form = g->b_half ? FEW_HALVES : g->dtype == PYGPT_BFLOAT16 ? FEW_ROUNDED
+                                                                          : FEW_FLOAT32;
+    return run(p, sizeof(float), &isa_in_use->few_rows[form]);
+}
+
+static few_product product_of(float *out, float *pre, const float *inp, const float *bias,
+                              const float *residual, int64_t R, int64_t IN, int64_t OUT) {
+    return (few_product){
+        .out = {.M = R, .N = OUT, .K = IN, .a = inp, .a_row = IN, .a_col = 1,
+                .c = out, .ldc = OUT, .addend = residual, .bias = bias,
                 .gelu = pre != NULL, .pre = pre == out ? NULL : pre},
-        .IN = IN, .inp = inp,
+        .IN = IN, .w_row = IN,
     };
 }
 
 int linear_bfloat16(float *out, float *pre, const float *inp, const uint16_t *weight,
                     const float *bias, const float *residual, int64_t R, int64_t IN, int64_t OUT) {
-    stored_product p = product_of(out, pre, inp, bias, residual, R, IN, OUT);
+    few_product p = product_of(out, pre, inp, bias, residual, R, IN, OUT);
     p.halves = weight;
-    p.w_row = IN;
-    p.x_row = rounded_up(IN, 32); /* pairs of the widest vector */
-    return run_stored(p, p.x_row * (int64_t)sizeof(float), &isa_in_use->stored_bfloat16);
+    return run(p, sizeof(float), &isa_in_use->few_rows[FEW_PAIRS]);
 }
 
 int linear_int8(float *out, float *pre, const float *inp, const int8_t *q, const float *scales,
                 const float *bias, const float *residual, int64_t R, int64_t IN, int64_t OUT) {
-    stored_product p = product_of(out, pre, inp, bias, residual, R, IN, OUT);
+    few_product p = product_of(out, pre, inp, bias, residual, R, IN, OUT);
     p.q = q;
     p.scales = scales;
-    p.x_row = p.w_row = rounded_up(IN, PYGPT_INT8_GROUP);
-    return run_stored(p, p.x_row * (int64_t)sizeof(int16_t), &isa_in_use->stored_int8);
-}
-
-int quantize_int8(int8_t *q, float *scales, const float *weight, int64_t IN, int64_t OUT,
-                  int transpose) {
-    const int64_t parts = (OUT + QUANTIZED_OUTS - 1) / QUANTIZED_OUTS;
-    const int threads = threads_for(4.0 * (double)IN * (double)OUT, parts);
-    PARALLEL(threads)
-#pragma omp for schedule(dynamic)
-    for (int64_t o = 0; o < OUT; o += QUANTIZED_OUTS)
-        isa_in_use->quantize(q, scales, weight, o, min64(o + QUANTIZED_OUTS, OUT), IN,
-                             transpose ? 1 : IN, transpose ? OUT : 1);
-    return PYGPT_OK;
-}
-
-int dequantize_int8(float *out, const int8_t *q, const float *scales, int64_t IN, int64_t OUT) {
-    const int threads = threads_for(2.0 * (double)IN * (double)OUT, OUT);
-    const int64_t chunk = chunk_for(OUT, 1, threads);
-    PARALLEL(threads)
-#pragma omp for schedule(dynamic)
-    for (int64_t o = 0; o < OUT; o += chunk)
-        isa_in_use->dequantize(out, q, scales, o, min64(o + chunk, OUT), IN);
-    return PYGPT_OK;
+    p.w_row = rounded_up(IN, PYGPT_INT8_GROUP);
+    return run(p, sizeof(int16_t), &isa_in_use->few_rows[FEW_INT8]);
 }
