@@ -179,8 +179,35 @@ def test_a_step_reads_the_weights_wherever_they_have_moved(name, tmp_path):
     assert list(map(bits, caches[0].step([7, 8]))) == list(map(bits, caches[1].step([7, 8])))
 
 
-def test_steps_of_more_texts_than_are_left_are_forgotten():
-    cache = MODEL.new_cache(20)
-    for n in (20, 18, 16, 5, 2, 5):
+def test_the_recorded_steps_are_kept_up_to_a_number():
+    """Texts end and begin again, so that all sizes of a pass return; but each takes memory."""
+    cache = MODEL.new_cache(16)
+    for n in range(1, 17):
         cache.step([1] * n)
-    assert set(cache._steps) == {(0, 2), (0, 5), (16, 2)}
+    kept = dict(cache._steps)
+    for n in (16, 3):
+        cache.step([1] * n)
+    assert cache._steps == kept and len(kept) == 16
+    cache = MODEL.new_cache(40)
+    for n in (*range(1, 24), 40, 40):
+        for row in range(n):
+            cache.forget(row)
+        assert len(set(map(bits, cache.step([1] * n)))) == 1 and len(cache._steps) <= 18
+
+
+def test_a_row_may_begin_with_the_first_positions_of_another():
+    """Also of one that was forgotten, and of itself."""
+    cache, alone = MODEL.new_cache(3), MODEL.new_cache()
+    first = bits(alone.read(0, [1, 2, 3]))
+    then = bits(alone.step([9])[0])
+    assert bits(cache.read(0, [1, 2, 3])) == first
+    for token in 4, 5:
+        cache.step([token])
+    cache.forget(0)
+    for source, target in ((0, 2), (2, 1), (0, 0)):
+        cache.move(source, target, 3)
+    assert list(cache.pasts) == [3, 3, 3]
+    assert list(map(bits, cache.step([9, 9, 9]))) == [then] * 3
+    for past in -1, 25:
+        with pytest.raises(ValueError, match=f"past={past} is not in 0..24, the cache's length"):
+            cache.move(0, 1, past)
