@@ -2,8 +2,10 @@
 and the frequencies of draws against the probabilities.
 """
 
+import copy
 import inspect
 import math
+import pickle
 import re
 from array import array
 from collections import Counter
@@ -114,7 +116,7 @@ def adjusted(logits, prompt=(0,), new=(), **settings):
     sampler.choose(logits, list(prompt))
     if new:
         sampler.choose(logits, [*prompt, *new])
-    return sampler._adjusted.tolist()
+    return sampler._buffers.adjusted.tolist()
 
 
 def test_repetition_is_penalised_on_both_sides_of_0():
@@ -332,8 +334,32 @@ def test_a_sampler_serves_one_sequence():
 
 def test_a_buffer_of_another_type_is_refused():
     for logits in (array("d", [1.0, 2.0]), array("i", [1, 2])):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=f"format '{logits.typecode}' is not float32"):
             Sampler(SampleConfig()).choose(logits, [0])
+
+
+@pytest.mark.parametrize("settings", [dict(), dict(logit_bias={4: 3.0, 1: -INF}, top_k=3),
+                                      dict(repetition_penalty=2.0, frequency_penalty=1.0)], ids=str)
+def test_a_sampler_may_be_copied_and_see_more_or_fewer_logits(settings):
+    """What it prepares for a number of logits is no part of what it draws."""
+    def draws(sampler, changing=False):
+        ids, found = [1, 4], []
+        for step in range(40):
+            if changing:
+                sampler = copy.deepcopy(sampler) if step % 3 else pickle.loads(pickle.dumps(sampler))
+            V = 5 if "repetition_penalty" in settings else 3 + step // 5 % 3
+            found.append(sampler.choose(LOGITS[:V], ids))
+            ids.append(found[-1])
+        return found
+
+    def new():
+        return Sampler(SampleConfig(**ALL | settings | dict(seed=3)))
+
+    assert draws(new(), True) == draws(new())
+    growing, logits = new(), array("f", LOGITS)
+    growing.choose(logits, [1, 4])
+    logits.append(50.0)  # no address of the logits is kept
+    assert growing.choose(logits, [1, 4]) == 5
 
 
 # -------------------------------------------------------------------------- log-probabilities ---
