@@ -11,7 +11,7 @@ buffers of float32. The model may have `end_of_text`.
 
 from collections import deque
 
-from pygpt.config import (ConfigError, SampleConfig, items_of, token_id, token_ids,
+from pygpt.config import (ConfigError, SampleConfig, items_of, refusal, token_id, token_ids,
                           whole_number)
 from pygpt.sampling import Sampler, choice_of
 
@@ -23,7 +23,8 @@ def generate(model, ids, max_new_tokens=64, **options):
 
     Args:
         model: a GPT.
-        ids: a sequence of 1..n_positions token ids, the prompt; or a list of such sequences.
+        ids: a sequence of 1..n_positions token ids, the prompt; or several: a list, tuple or
+            iterator of such sequences, or integers in memory of shape (B, T).
         max_new_tokens: the length of a continuation, at least 0.
         options: those of stream. For several prompts, seed may be a list with a seed for each, and
             sampler is a list with a sampler for each.
@@ -34,10 +35,11 @@ def generate(model, ids, max_new_tokens=64, **options):
         ValueError: an id or a setting is out of range, a prompt is empty or too long, a logit is
             not finite, or all tokens are banned.
     """
-    if not (isinstance(ids, (list, tuple)) and ids and hasattr(ids[0], "__len__")):
-        return list(stream(model, ids, max_new_tokens, **options))
-    found = [[] for _ in ids]
-    for step in stream_together(model, ids, max_new_tokens, **options):
+    prompts = _rows_of(ids)
+    if not (isinstance(prompts, (list, tuple)) and prompts and hasattr(prompts[0], "__len__")):
+        return list(stream(model, prompts, max_new_tokens, **options))
+    found = [[] for _ in prompts]
+    for step in stream_together(model, prompts, max_new_tokens, **options):
         for text, token in step:
             found[text].append(token)
     return found
@@ -90,6 +92,8 @@ def stream_together(model, prompts, max_new_tokens=64, *, stop=None, vocab_size=
         number of a text, its new token or Choice), in the order of the numbers: one token of each
         text that grows and did not choose to end, at least one. Its end(text) ends a text.
     """
+    if not isinstance(prompts := _rows_of(prompts), (list, tuple)):
+        raise refusal("prompts", prompts, "is not a list of prompts, which are lists of ids")
     if not isinstance(sampler, (list, tuple, type(None))):
         raise TypeError(f"sampler={sampler!r} is not a list with a sampler for each prompt")
     _check_settings(settings, sampler)
@@ -137,9 +141,22 @@ def end_ids(model, tokenizer):
     return own if theirs is None or theirs in own else (*own, theirs)
 
 
+def _rows_of(ids):
+    """Return a list of the items of an iterator, or of the rows of a matrix in memory; else ids."""
+    if hasattr(ids, "__next__"):
+        return list(ids)
+    try:
+        view = memoryview(ids)
+    except TypeError:
+        return ids
+    return view.tolist() if view.ndim == 2 else ids
+
+
 def _check_prompt(ids, config, begin):
+    items = items_of(f"{begin}ids", ids, "is not a list of ids; a tokenizer's encode() makes "
+                     "them of a text")
     ids = [token_id(f"{begin}ids[{position}]", token, config.vocab_size)
-           for position, token in enumerate(items_of("ids", ids, "is not a list of ids"))]
+           for position, token in enumerate(items)]
     if not 1 <= len(ids) <= config.n_positions:
         raise ValueError(f"{begin}the prompt has {len(ids)} tokens; this model takes "
                          f"1..n_positions={config.n_positions}")
@@ -170,6 +187,7 @@ class Steps:
         self._vocab_size, self._logprobs, self._ids = vocab_size, logprobs, prompts
         self._ends = [len(ids) + max_new_tokens for ids in prompts]  # the most ids of each text
         self._is_ended = [max_new_tokens == 0] * len(prompts)
+        self._has_ended = False  # since _remove_ended()
         self._waiting, self._of_row = deque(range(len(prompts))), []  # the text in each row
         numbers = {}  # of each text, the number of the first text with its prompt
         self._prompt = [numbers.setdefault(tuple(ids), text) for text, ids in enumerate(prompts)]
@@ -195,7 +213,7 @@ class Steps:
         """
         if not 0 <= whole_number("text", text) < len(self._ids):
             raise ConfigError(f"text={text} is not the number of one of {len(self._ids)} texts")
-        self._is_ended[text] = True
+        self._is_ended[text] = self._has_ended = True
 
     def close(self):
         """End all texts."""
@@ -208,32 +226,36 @@ class Steps:
         self._cache = self._model.new_cache(self._rows, min(self._model.config.n_positions,
                                                             max(self._ends)))
         while True:
-            for row in reversed(range(len(self._of_row))):
-                if self._is_ended[self._of_row[row]]:
-                    self._remove(row)
-            all_logits = [*self._next(), *self._begin()]
+            all_logits = self._next() if self._of_row else []
+            if self._waiting:
+                all_logits = [*all_logits, *self._begin()]
             if not all_logits:
                 return
             step = []
             for text, logits in zip(self._of_row, all_logits):
-                token = self._choose(text, _view_of(logits)[:self._vocab_size])
+                token = self._choose(text, _view_of(logits))
                 if token is not None:
                     step.append((text, token))
             if step:
-                yield sorted(step)
+                step.sort()
+                yield step
+            if self._has_ended:
+                self._remove_ended()
 
     def _choose(self, text, logits):
         """Return the new token or Choice of a text; None if it ends the text."""
         ids = self._ids[text]
+        if self._vocab_size is not None:
+            logits = logits[:self._vocab_size]
         token = self._samplers[text].choose(logits, ids)
         if type(token) is not int or not 0 <= token < len(logits):
             token = token_id("token", token, len(logits))
         if token in self._stop:
-            self._is_ended[text] = True
+            self._is_ended[text] = self._has_ended = True
             return None
         ids.append(token)
         if len(ids) == self._ends[text]:
-            self._is_ended[text] = True
+            self._is_ended[text] = self._has_ended = True
         return token if self._logprobs is None else choice_of(token, logits, self._logprobs)
 
     def _begin(self):
@@ -260,21 +282,26 @@ class Steps:
 
     def _next(self):
         """Read the last token of each text that has a row; return the logits of each."""
-        n_positions = self._model.config.n_positions
+        n_positions, pasts, last = self._model.config.n_positions, self._cache.pasts, []
         for row, text in enumerate(self._of_row):
-            if self._cache.pasts[row] == n_positions:  # the context is full
+            ids = self._ids[text]
+            if pasts[row] == n_positions:  # the context is full
                 kept = n_positions - max(1, n_positions // 4)
                 self._cache.forget(row)
                 self._held[row] = None
                 if kept > 1:
-                    self._cache.read(row, self._ids[text][-kept:-1])
-        return self._cache.step([self._ids[text][-1] for text in self._of_row]) \
-            if self._of_row else ()
+                    self._cache.read(row, ids[-kept:-1])
+            last.append(ids[-1])
+        return self._cache.step(last)
 
-    def _remove(self, row):
-        """Take an ended text out of the first rows; the last one's text takes its place."""
-        last = len(self._of_row) - 1
-        if row != last:
-            self._cache.move(last, row)
-            self._of_row[row], self._held[row] = self._of_row[last], self._held[last]
-        self._of_row.pop()
+    def _remove_ended(self):
+        """Take the ended texts out of the first rows; the last row's text takes the place of one.
+        """
+        self._has_ended = False
+        for row in reversed(range(len(self._of_row))):
+            if self._is_ended[self._of_row[row]]:
+                last = len(self._of_row) - 1
+                if row != last:
+                    self._cache.move(last, row)
+                    self._of_row[row], self._held[row] = self._of_row[last], self._held[last]
+                self._of_row.pop()

@@ -174,6 +174,50 @@ def test_an_ended_text_takes_no_more_work():
     assert list(steps) == [] == list(stream_together(model, [], 20))
 
 
+@pytest.mark.parametrize("kind", [
+    list, tuple, iter, lambda rows: (row for row in rows), lambda rows: [tuple(r) for r in rows],
+    lambda rows: memoryview(array("i", sum(rows, []))).cast("B").cast("i", (3, 2)),
+    lambda rows: memoryview(bytes(sum(rows, []))).cast("B", (3, 2)),
+    lambda rows: [array("q", row) for row in rows], lambda rows: map(iter_with_len, rows)])
+def test_several_prompts_come_in_many_forms(kind):
+    rows = [[1, 2], [3, 4], [0, 1]]
+    assert generate(Counting(), kind(rows), 3, temperature=0) == [expected(row, 3) for row in rows]
+    found = [[], [], []]
+    for step in stream_together(Counting(), kind(rows), 3, temperature=0):
+        for text, token in step:
+            found[text].append(token)
+    assert found == [expected(row, 3) for row in rows]
+
+
+def iter_with_len(row):
+    return dict.fromkeys(row).keys()
+
+
+@pytest.mark.parametrize("ids, message", [
+    ("ab", "^ids='ab' is not a list of ids; a tokenizer's encode[(][)] makes them of a text$"),
+    (["ab", "c"], "^prompt 0: ids='ab' is not a list of ids; a tokenizer's"),
+    ([[1], "c"], "^prompt 1: ids='c' is not a list of ids"),
+    ([[1], 2], "^prompt 1: ids=2 is not a list of ids"),
+    ({1: [1, 2]}, "^ids={1: .*} is not a list of ids"), ({(1, 2)}, "is not a list of ids"),
+    (([1], [2.0]), r"^prompt 1: ids\[0\]=2.0 is not an integer$"),
+    (iter([[1], [9]]), r"^prompt 1: ids\[0\]=9 is not in 0..6"),
+    (memoryview(array("f", [1, 2])).cast("B").cast("f", (2, 1)),
+     r"^prompt 0: ids\[0\]=1.0 is not an integer$"),
+    (memoryview(bytes(8)).cast("B", (2, 2, 2)), "is not a list of ids"),
+    (5, "^ids=5 is not a list of ids"), (None, "^ids=None is not a list")], ids=repr)
+def test_what_is_neither_a_prompt_nor_several_is_refused(ids, message):
+    model = Counting()
+    with pytest.raises(ValueError, match=message):
+        generate(model, ids, 3)
+    assert model.decoded == 0
+
+
+@pytest.mark.parametrize("prompts", ["ab", {1: [1]}, 5, None, {(1, 2)}])
+def test_stream_together_takes_a_list_of_prompts(prompts):
+    with pytest.raises(ValueError, match="^prompts=.* is not a list of prompts, which are lists"):
+        stream_together(Counting(), prompts)
+
+
 @pytest.mark.parametrize("n", [2, 16, 17, 50])
 def test_equal_prompts_are_computed_once(n):
     """The texts take up to 7 new ids, by temperature; the context of 5 positions fills."""
