@@ -11,8 +11,8 @@
  * are exact, and no order changes them. So the loops of reference.py, which sort, choose the same
  * token from the same logits, always.
  *
- * That also takes an exp of which every operation is rounded alike everywhere: that of vexp, without
- * fused multiply-adds. Each weight is computed by itself, so vectors may have any width. */
+ * That also takes an exp of which every operation is rounded alike everywhere: that of vexp,
+ * without fused multiply-adds. Each weight is computed by itself, so vectors may have any width. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #else
@@ -96,7 +96,8 @@ typedef struct range {
 
 /* Returns the range of n floats, which are below +inf; high is NaN if one is not. */
 static range range_of(const float *x, int64_t n) {
-    vf highs[2] = {vset1(-INFINITY), vset1(-INFINITY)}, lows[2] = {vset1(INFINITY), vset1(INFINITY)};
+    vf highs[2] = {vset1(-INFINITY), vset1(-INFINITY)};
+    vf lows[2] = {vset1(INFINITY), vset1(INFINITY)};
     vi within[2] = {~(vi){0}, ~(vi){0}};
     int64_t i = 0;
     for (; i + 2 * VW <= n; i += 2 * VW) {
@@ -253,7 +254,8 @@ static int64_t places_in_bin(int32_t *list, const uint16_t *bins, int64_t n, int
  * range finite. Where it is very small, all may get bin 0. */
 static void choose_bins(uint16_t *bins, const float *x, int64_t n, range r) {
     const float top = 0.5f * r.high, most = BINS;
-    const float ideal = (BINS - 1) / (top - 0.5f * r.low), scale = ideal < FLT_MAX ? ideal : FLT_MAX;
+    const float ideal = (BINS - 1) / (top - 0.5f * r.low);
+    const float scale = ideal < FLT_MAX ? ideal : FLT_MAX;
     for (int64_t i = 0; i < n; i++) {
         float bin = (top - 0.5f * x[i]) * scale;
         bins[i] = (uint16_t)(int32_t)(bin < most ? bin : most);
@@ -313,8 +315,9 @@ static int take_memory(memory *m, int64_t V) {
     return 1;
 }
 
-/* Finds the end of the shortest prefix of the sorted order of x (n), of this range, whose weights w (1 each if w is
- * NULL) reach `target`; if not even all reach it, the end of all above -inf. */
+/* Finds the end of the shortest prefix of the sorted order of x (n), whose range is r, with weights
+ * w (1 each if w is NULL) that reach `target`; if not even all reach it, the end of all above -inf.
+ */
 static cut find_cut(const float *x, range r, const float *w, int64_t n, double target, memory *m) {
     const cut all = {-INFINITY, -1, 0.0};
     const int32_t *places = NULL; /* of x in the x that was given, if it is another by now */

@@ -149,6 +149,11 @@ def test_a_full_cache_and_bad_ids_change_nothing():
             call()
         assert list(cache.pasts) == [3, 1]
     cache.step([1, 1])
+    cache.pasts[0] = 3
+    for ids, message in ([1, 99], "ids: 99 is outside 0..10"), ([-5, 1], "ids: -5 is outside"):
+        with pytest.raises(ValueError, match=message):
+            cache.step(ids)  # by the recorded step
+    cache.pasts[0] = 4
     with pytest.raises(ValueError, match=r"4 \+ 1 positions"):
         cache.step([1, 1])
     assert list(cache.pasts) == [4, 2]

@@ -104,7 +104,7 @@ def test_the_texts_of_a_real_model_do_not_depend_on_one_another():
     for a row, or begins with a copy of an equal prompt."""
     model = randomise(tiny()).eval()
     prompts = [[1], [2, 3, 4], [5] * 8, [6, 7], [8, 9, 10, 1, 2]]
-    prompts = prompts + [[2, 3, 4], [1, 2], [7, 8, 9]] + [[text, 3] for text in range(9)] + [[1]] * 9
+    prompts += [[2, 3, 4], [1, 2], [7, 8, 9], *([text, 3] for text in range(9)), *[[1]] * 9]
     seeds = list(range(11, 11 + len(prompts)))
     for form in None, "int8":
         model = model if form is None else model.quantize(form)
@@ -115,7 +115,11 @@ def test_the_texts_of_a_real_model_do_not_depend_on_one_another():
             assert found == generate(model, prompt, 30, seed=seed, **options)
 
 
-@given(prompts=st.lists(st.sampled_from([[1], [2, 3], [4, 1, 1], [6], [5, 2]]), max_size=50),
+some_prompts = st.sampled_from([[1], [2, 3], [4, 1, 1], [6], [5, 2]])
+
+
+@given(prompts=st.lists(some_prompts, max_size=20) | st.lists(some_prompts, min_size=30,
+                                                              max_size=60),
        n_positions=st.integers(3, 12), count=st.integers(0, 9), data=st.data())
 def test_texts_wait_for_a_row(prompts, n_positions, count, data):
     """Of equal and different prompts, some of them ended from outside, at any step."""
@@ -218,15 +222,23 @@ def test_stream_together_takes_a_list_of_prompts(prompts):
         stream_together(Counting(), prompts)
 
 
+def test_a_row_whose_context_was_full_no_longer_holds_its_prompt():
+    """Texts of 7 tokens in a context of 5: the first 16 end together, after their contexts were
+    full; the others need the prompt anew, once."""
+    model = Counting(5)
+    assert generate(model, [[1, 2, 3]] * 20, 7, temperature=0) == [expected([1, 2, 3], 7, 5)] * 20
+    assert model.prompts.count([1, 2, 3]) == 2
+
+
 @pytest.mark.parametrize("n", [2, 16, 17, 50])
 def test_equal_prompts_are_computed_once(n):
     """The texts take up to 7 new ids, by temperature; the context of 5 positions fills."""
     for n_positions in 5, 20:
-        model = Counting(n_positions)
+        model = Counting(n_positions, vocab_size=11)
         found = generate(model, [[1, 2, 3]] * n, 7, seed=list(range(n)), temperature=10, stop=5)
         for text in range(n):
-            assert found[text] == generate(Counting(n_positions), [1, 2, 3], 7, seed=text,
-                                           temperature=10, stop=5)
+            assert found[text] == generate(Counting(n_positions, vocab_size=11), [1, 2, 3], 7,
+                                           seed=text, temperature=10, stop=5)
         assert len({len(ids) for ids in found}) > 1 or n == 2
         times = model.prompts.count([1, 2, 3])
         assert times == 1 or n_positions == 5 and times < n

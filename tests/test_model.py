@@ -435,7 +435,8 @@ def test_a_model_in_fewer_bits_computes_without_gradients_and_refuses_training(f
         assert not any(p.requires_grad for _, p in model.named_parameters())
         before = logits.tolist()
         for use, message in (
-                (lambda: pygpt.AdamW(model), f"^AdamW: transformer.wte.weight rests in {form}, for"),
+                (lambda: pygpt.AdamW(model),
+                 f"^AdamW: transformer.wte.weight rests in {form}, for"),
                 (lambda: model.initialise(), rf"^initialise\(\): the weights rest in {form}, for"),
                 (lambda: model.loss_and_grad([[1]], [[2]]),
                  rf"^loss_and_grad\(\): a weight at rest in {form} passes no gradient on"),

@@ -377,7 +377,8 @@ def test_a_sampler_may_be_copied_and_see_more_or_fewer_logits(settings):
         ids, found = [1, 4], []
         for step in range(40):
             if changing:
-                sampler = copy.deepcopy(sampler) if step % 3 else pickle.loads(pickle.dumps(sampler))
+                sampler = (copy.deepcopy(sampler) if step % 3 else
+                           pickle.loads(pickle.dumps(sampler)))
             V = 5 if "repetition_penalty" in settings else 3 + step // 5 % 3
             found.append(sampler.choose(LOGITS[:V], ids))
             ids.append(found[-1])
