@@ -11,17 +11,20 @@
  * are exact, and no order changes them. So the loops of reference.py, which sort, choose the same
  * token from the same logits, always.
  *
- * That also takes an exp of which every operation is rounded alike everywhere: vexp without fused
- * multiply-adds, on vectors of four floats, which every CPU with vectors has. */
+ * That also takes an exp of which every operation is rounded alike everywhere: that of vexp,
+ * without fused multiply-adds. Each weight is computed by itself, so vectors may have any width. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #else
-#pragma GCC optimize("fp-contract=off")
+#pragma GCC optimize("fp-contract=off", "no-trapping-math") /* the latter makes vectors of ?: */
 #endif
 #include <float.h>
 
 #include "internal.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 #define VW 4
 #include "simd.h"
 
@@ -77,56 +80,121 @@ int sample_adjust(float *out, const float *logits, const int32_t *bias_ids, cons
 
 /* --------------------------------------------------------------------------------- weights --- */
 
-/* Returns the largest of n floats, which are below +inf; NaN if one is not. */
-static float largest(const float *x, int64_t n) {
-    vf best = vset1(-INFINITY);
-    vi within = ~(vi){0};
+/* Return the larger and the smaller, as vmax and vmin do, in one instruction of every x86. */
+#if defined(__SSE2__)
+INLINE vf larger(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+INLINE vf smaller(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+#else
+INLINE vf larger(vf a, vf b) { return vmax(a, b); }
+INLINE vf smaller(vf a, vf b) { return vmin(a, b); }
+#endif
+
+/* The largest and the smallest of some logits; those at -inf do not count as the smallest. */
+typedef struct range {
+    float high, low;
+} range;
+
+/* Returns the range of n floats, which are below +inf; high is NaN if one is not. */
+static range range_of(const float *x, int64_t n) {
+    vf highs[2] = {vset1(-INFINITY), vset1(-INFINITY)};
+    vf lows[2] = {vset1(INFINITY), vset1(INFINITY)};
+    vi within[2] = {~(vi){0}, ~(vi){0}};
     int64_t i = 0;
-    for (; i + VW <= n; i += VW) {
-        vf v = vload(x + i);
-        within &= v < INFINITY;
-        best = vmax(best, v);
+    for (; i + 2 * VW <= n; i += 2 * VW) {
+        UNROLL
+        for (int t = 0; t < 2; t++) { /* which need not wait for one another */
+            const vf v = vload(x + i + t * VW);
+            within[t] &= v < INFINITY;
+            highs[t] = larger(highs[t], v);
+            /* -inf becomes a NaN, all bits 1, of which smaller() takes the other */
+            lows[t] = smaller((vf)((vi)v | (v == -INFINITY)), lows[t]);
+        }
     }
-    float top = vmax_lanes(best);
+    within[0] &= within[1];
+    range r = {vmax_lanes(larger(highs[0], highs[1])), -vmax_lanes(-smaller(lows[0], lows[1]))};
     int is_valid = 1;
-    for (int lane = 0; lane < VW; lane++) is_valid &= within[lane] != 0;
+    for (int lane = 0; lane < VW; lane++) is_valid &= within[0][lane] != 0;
     for (; i < n; i++) {
         is_valid &= x[i] < INFINITY;
-        top = x[i] > top ? x[i] : top;
+        r.high = x[i] > r.high ? x[i] : r.high;
+        r.low = x[i] < r.low && x[i] != -INFINITY ? x[i] : r.low;
     }
-    return is_valid ? top : NAN;
+    if (!is_valid) r.high = NAN;
+    return r;
 }
 
-/* w (n) = exp((x - top) / temperature) as a multiple of 2^(L-52) with V <= 2^L. Floats of the size
- * of `rounding` are this far apart, so adding and subtracting it rounds the small ones; in a larger
- * one it may change the last bit, but not in 1 (hence L is at least 16). */
+/* Returns exp(d), d <= 0, with the bits of vexp down to d = -64. Below, it returns less than 2^-92
+ * instead, which rounds to the weight 0. So no operation is needed for what vexp does at the ends
+ * of its range. */
+INLINE float exp_of_at_most_0(float d) {
+    const float LOG2E = 1.44269504088896341f, LN2_HI = 0.693359375f, LN2_LO = -2.12194440e-4f;
+    const float SHIFT = 12582912.0f; /* 1.5 2^23: its lowest 9 bits are 0 */
+    d = d > -64.0f ? d : -64.0f;
+    const float shifted = d * LOG2E + SHIFT, n = shifted - SHIFT;
+    const float r = d - n * LN2_HI - n * LN2_LO;
+    float p = 1.381459633e-3f;
+    p = p * r + 8.368717091e-3f;
+    p = p * r + 4.166838809e-2f;
+    p = p * r + 1.666652063e-1f;
+    p = p * r + 4.999999345e-1f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    uint32_t bits, n_bits;
+    memcpy(&bits, &p, sizeof bits);
+    memcpy(&n_bits, &shifted, sizeof n_bits);
+    bits += n_bits << 23; /* adds n to the exponent */
+    memcpy(&p, &bits, sizeof p);
+    return p;
+}
+
+/* Floats of the size of `rounding` are a unit apart, so adding and subtracting it rounds the small
+ * ones to units; in a larger one it may change the last bit, but not in 1 (rounding is less than
+ * 2^-12 for V up to 2^16, and L is at least 16). */
+INLINE void weigh_all(float *restrict w, const float *restrict x, int64_t n, float top,
+                      float factor, float rounding) {
+    for (int64_t i = 0; i < n; i++)
+        w[i] = exp_of_at_most_0((x[i] - top) * factor) + rounding - rounding;
+}
+
+/* Compilers make vectors of the loop, of four floats, or of eight where the CPU has AVX2. */
+typedef void weigh_function(float *, const float *, int64_t, float, float, float);
+static void weigh_by_4(float *w, const float *x, int64_t n, float top, float factor,
+                       float rounding) {
+    weigh_all(w, x, n, top, factor, rounding);
+}
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static void weigh_by_8(float *w, const float *x, int64_t n,
+                                                       float top, float factor, float rounding) {
+    weigh_all(w, x, n, top, factor, rounding);
+}
+extern const isa isa_baseline;
+static weigh_function *fastest_weigh(void) {
+    const int has_avx2 = isa_in_use != &isa_baseline && __builtin_cpu_supports("avx2");
+    return has_avx2 ? weigh_by_8 : weigh_by_4;
+}
+#else
+static weigh_function *fastest_weigh(void) { return weigh_by_4; }
+#endif
+
+/* w (n) = exp((x - top) / temperature) as a multiple of 2^(L-52) with V <= 2^L. */
 static void weigh(float *w, const float *x, int64_t n, float top, double temperature, int64_t V) {
     const double inverse = 1.0 / temperature;
     const float factor = inverse > FLT_MAX ? FLT_MAX : inverse < FLT_MIN ? FLT_MIN : (float)inverse;
     float rounding = 0x1.8p-13f;
     for (int64_t size = 1 << 16; size < V; size *= 2) rounding *= 2.0f;
-    int64_t i = 0;
-    for (; i + VW <= n; i += VW) {
-        vf e = vexp((vload(x + i) - top) * factor);
-        vstore(w + i, e + rounding - rounding);
-    }
-    if (i < n) {
-        vf e = vexp((vload_n(x + i, n - i) - top) * factor);
-        vstore_n(w + i, e + rounding - rounding, n - i);
-    }
+    fastest_weigh()(w, x, n, top, factor, rounding);
 }
 
 /* Returns the sum of n weights. */
 NOINLINE double sum_of(const float *w, int64_t n) {
-    vd low = {0}, high = {0};
+    vd sums[4] = {{0}};
     int64_t i = 0;
-    for (; i + VW <= n; i += VW) {
-        low += vload_double(w + i);
-        high += vload_double(w + i + VW / 2);
-    }
-    low += high;
+    for (; i + 2 * VW <= n; i += 2 * VW)
+        UNROLL
+        for (int t = 0; t < 4; t++) sums[t] += vload_double(w + i + t * (VW / 2));
+    sums[0] = sums[0] + sums[1] + (sums[2] + sums[3]);
     double sum = 0.0;
-    for (int lane = 0; lane < VW / 2; lane++) sum += low[lane];
+    for (int lane = 0; lane < VW / 2; lane++) sum += sums[0][lane];
     for (; i < n; i++) sum += w[i];
     return sum;
 }
@@ -182,25 +250,12 @@ static int64_t places_in_bin(int32_t *list, const uint16_t *bins, int64_t n, int
     return count;
 }
 
-/* Sets the largest and the smallest of n floats; those at -inf do not count as the smallest. */
-static void range_of(float *high, float *low, const float *x, int64_t n) {
-    vf highs = vset1(-INFINITY), lows = vset1(INFINITY);
-    for (int64_t i = 0; i < n; i += VW) {
-        vf v = i + VW <= n ? vload(x + i) : vset1(x[n - 1]);
-        if (i + VW > n)
-            for (int64_t j = i; j < n; j++) v[j - i] = x[j];
-        highs = vmax(highs, v);
-        lows = vmin(lows, vselect_lt(vset1(-INFINITY), v, v, vset1(INFINITY)));
-    }
-    *high = vmax_lanes(highs);
-    *low = -vmax_lanes(-lows);
-}
-
 /* bins (n) = 0 for the largest x, up to BINS - 1 for the smallest; BINS for -inf. Halves keep the
  * range finite. Where it is very small, all may get bin 0. */
-static void choose_bins(uint16_t *bins, const float *x, int64_t n, float high, float low) {
-    const float top = 0.5f * high, most = BINS;
-    const float ideal = (BINS - 1) / (top - 0.5f * low), scale = ideal < FLT_MAX ? ideal : FLT_MAX;
+static void choose_bins(uint16_t *bins, const float *x, int64_t n, range r) {
+    const float top = 0.5f * r.high, most = BINS;
+    const float ideal = (BINS - 1) / (top - 0.5f * r.low);
+    const float scale = ideal < FLT_MAX ? ideal : FLT_MAX;
     for (int64_t i = 0; i < n; i++) {
         float bin = (top - 0.5f * x[i]) * scale;
         bins[i] = (uint16_t)(int32_t)(bin < most ? bin : most);
@@ -208,8 +263,8 @@ static void choose_bins(uint16_t *bins, const float *x, int64_t n, float high, f
 }
 
 /* Does the same in double precision: the smallest gets BINS - 2 at least, so they get several. */
-static void choose_bins_exactly(uint16_t *bins, const float *x, int64_t n, float high, float low) {
-    const double top = high, scale = (BINS - 1) / (top - low);
+static void choose_bins_exactly(uint16_t *bins, const float *x, int64_t n, range r) {
+    const double top = r.high, scale = (BINS - 1) / (top - r.low);
     for (int64_t i = 0; i < n; i++) {
         double bin = (top - x[i]) * scale;
         bins[i] = (uint16_t)(int32_t)(bin < BINS ? bin : BINS);
@@ -260,34 +315,36 @@ static int take_memory(memory *m, int64_t V) {
     return 1;
 }
 
-/* Finds the end of the shortest prefix of the sorted order of x (n) whose weights w (1 each if w is
- * NULL) reach `target`; if not even all reach it, the end of all above -inf. */
-static cut find_cut(const float *x, const float *w, int64_t n, double target, memory *m) {
+/* Finds the end of the shortest prefix of the sorted order of x (n), whose range is r, with weights
+ * w (1 each if w is NULL) that reach `target`; if not even all reach it, the end of all above -inf.
+ */
+static cut find_cut(const float *x, range r, const float *w, int64_t n, double target, memory *m) {
     const cut all = {-INFINITY, -1, 0.0};
     const int32_t *places = NULL; /* of x in the x that was given, if it is another by now */
     double before = 0.0;
     while (n > FEW) {
-        float high, low;
-        range_of(&high, &low, x, n);
-        if (high == low) break;
-        (places ? choose_bins_exactly : choose_bins)(m->bins, x, n, high, low);
+        if (places) r = range_of(x, n);
+        if (r.high == r.low) break;
+        (places ? choose_bins_exactly : choose_bins)(m->bins, x, n, r);
         int bin = end_bin(&before, m->bins, w, n, target);
         if (bin == BINS) return all;
         n = places_in_bin(m->list, m->bins, n, bin);
         for (int64_t i = 0; i < n; i++) { /* never behind the places that are read */
             int32_t place = m->list[i];
             m->x[i] = x[place];
-            m->w[i] = w ? w[place] : 1.0f;
+            if (w) m->w[i] = w[place];
             m->places[i] = places ? places[place] : place;
         }
         x = m->x;
         w = w ? m->w : NULL;
         places = m->places;
     }
-    for (int64_t i = 0; i < n; i++) m->list[i] = (int32_t)i;
-    if (n <= FEW) sort_few(m->list, n, x);
+    if (n <= FEW) {
+        for (int32_t i = 0; i < n; i++) m->list[i] = i;
+        sort_few(m->list, n, x);
+    }
     for (int64_t i = 0; i < n; i++) {
-        int32_t place = m->list[i];
+        int32_t place = n <= FEW ? m->list[i] : (int32_t)i;
         if (x[place] == -INFINITY) continue;
         before += w ? w[place] : 1.0f;
         if (before >= target) return (cut){x[place], places ? places[place] : place, before};
@@ -303,7 +360,8 @@ static int64_t keep_up_to(cut end, const float *x, int64_t V, memory *m) {
     int64_t n = 0, i = 0;
     while (i < V) {
         if (i + VW <= V) {
-            vl found = (vl)(vload(x + i) >= end.value);
+            vf v = vload(x + i);
+            vl found = i > end.last ? (vl)(v > end.value) : (vl)(v >= end.value);
             if (!(found[0] | found[1])) {
                 i += VW;
                 continue;
@@ -348,7 +406,8 @@ static int64_t place_drawn(const float *w, int64_t n, double before) {
 
 int sample_token(int32_t *token, const float *logits, int64_t V, double temperature, int64_t top_k,
                  double top_p, double min_p, double u) {
-    const float top = largest(logits, V);
+    range r = range_of(logits, V);
+    const float top = r.high;
     if (top != top) return PYGPT_ENOTFINITE;
     if (top == -INFINITY) return PYGPT_ENOTOKEN;
     if (temperature == 0.0 || top_k == 1) {
@@ -362,13 +421,14 @@ int sample_token(int32_t *token, const float *logits, int64_t V, double temperat
     const float *x = logits;
     int64_t n = V;
     if (top_k > 0) {
-        n = keep_up_to(find_cut(x, NULL, V, (double)top_k, &m), x, V, &m);
+        n = keep_up_to(find_cut(x, r, NULL, V, (double)top_k, &m), x, V, &m);
         x = m.left;
+        r = range_of(x, n);
     }
     float *w = m.weights;
     weigh(w, x, n, top, temperature, V);
     cut end = {-INFINITY, -1, sum_of(w, n)};
-    if (top_p < 1.0) end = find_cut(x, w, n, top_p * end.sum, &m);
+    if (top_p < 1.0) end = find_cut(x, r, w, n, top_p * end.sum, &m);
     if (top_p < 1.0 || min_p > 0.0) clear_past(end, w, x, n, min_p);
     const double sum = min_p > 0.0 ? sum_of(w, n) : end.sum;
     int64_t place = place_drawn(w, n, u * sum);
@@ -381,11 +441,11 @@ int sample_best(int32_t *best, double *lse, const float *logits, int64_t V, int6
     if (!all_below(logits, V, INFINITY)) return PYGPT_ENOTFINITE;
     memory m;
     if (!take_memory(&m, V)) return PYGPT_ENOMEM;
-    const float top = largest(logits, V);
-    weigh(m.weights, logits, V, top, 1.0, V);
-    *lse = top + log(sum_of(m.weights, V));
+    const range r = range_of(logits, V);
+    weigh(m.weights, logits, V, r.high, 1.0, V);
+    *lse = r.high + log(sum_of(m.weights, V));
     if (N > 0) {
-        int64_t n = keep_up_to(find_cut(logits, NULL, V, (double)N, &m), logits, V, &m);
+        int64_t n = keep_up_to(find_cut(logits, r, NULL, V, (double)N, &m), logits, V, &m);
         sort(m.ids, n, logits, m.list);
         memcpy(best, m.ids, (size_t)n * sizeof *best);
     }

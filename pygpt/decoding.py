@@ -12,13 +12,15 @@ The kernel calls of a step are recorded the first time, and replayed from then o
 differs between steps, the ids and the numbers of past positions, lies in memory that they read.
 """
 
+import itertools
+
 from pygpt.autograd.forward_pass import PassSettings
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.replay import Program, run
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import Memory
+from pygpt.backend.kernels import IdRangeError, Memory
 from pygpt.parameters import last_placed
 
 # Texts of one pass. The head's product has the same bits for up to so many rows (matmul.c,
@@ -98,11 +100,11 @@ class Cache:
         for first in range(0, len(ids), MOST_TOGETHER):
             part = ids[first:first + MOST_TOGETHER]
             key = first, len(part)
-            if key not in self._steps:  # a larger one served texts that have ended since
-                self._steps = {k: step for k, step in self._steps.items()
-                               if k[0] != first or k[1] < len(part)} | {key: _Step(self, *key)}
-            of_part = self._steps[key].run(part)
-            logits += [of_part.row(i) for i in range(len(part))]
+            if key not in self._steps:
+                if len(self._steps) == MOST_TOGETHER + self.rows // MOST_TOGETHER:
+                    self._steps.pop(next(iter(self._steps)))  # the one that was made first
+                self._steps[key] = _Step(self, *key)
+            logits += self._steps[key].run(part)
         for row in range(len(ids)):
             self.pasts[row] += 1
         return logits
@@ -118,12 +120,20 @@ class Cache:
         self._check_row(row)
         self.pasts[row] = 0
 
-    def move(self, source, target):
-        """Put a copy of the text of row `source` into row `target`."""
+    def move(self, source, target, past=None):
+        """Put a copy of the text of row `source` into row `target`.
+
+        Args:
+            past: the number of its first positions to copy, 0..length; None: all it has. A row
+                keeps the positions of a text that it held until others take their place, so they
+                may be more than it has.
+        """
         self._check_row(source)
         self._check_row(target)
-        past, (_, P, C) = self.pasts[source], self._shape()
-        for tensor in (tensor for layer in self._layers for tensor in layer):
+        past, (_, P, C) = self.pasts[source] if past is None else past, self._shape()
+        if not 0 <= past <= self.length:
+            raise ValueError(f"past={past} is not in 0..{self.length}, the cache's length")
+        for tensor in itertools.chain(*self._layers) if source != target else ():
             values = tensor.flat().cast("B")
             start, end = (4 * row * P * C for row in (source, target))
             values[end:end + 4 * past * C] = values[start:start + 4 * past * C]
@@ -187,23 +197,31 @@ class _Step:
     def __init__(self, cache, first, n):
         self._cache, self._first, self._n = cache, first, n
         self._ids = Tensor.empty((n, 1), "i", memory=Memory(4 * n))
+        self._flat_ids = self._ids.flat()
         self._program = self._logits = self._placed = None
         self._is_recorded = cache._dependencies is not None
 
     @one_at_a_time
     def run(self, ids):
-        """Return the logits (n, V) after one new id of each text."""
-        _, _, data = as_int32("ids", [[token] for token in ids], 1)
-        self._ids.memory.view[:] = data
+        """Return the logits after one new id of each text, a list of n tensors (V,)."""
+        try:
+            for i, token in enumerate(ids):
+                self._flat_ids[i] = token
+        except (TypeError, ValueError):
+            as_int32("ids", [[token] for token in ids], 1)  # raises the error that names the id
+            raise
         if (self._program is None or self._program.pool.is_touched
                 or self._placed != last_placed()):
             self._placed = last_placed()
             program = Program() if self._is_recorded else None
             with program.record_forward() if program else no_grad():
-                self._logits = self._cache._compute(
+                logits = self._cache._compute(
                     self._ids, CacheRows(self._cache, self._first, self._n))
-            self._program = program
-        else:
+            self._logits, self._program = [logits.row(i) for i in range(self._n)], program
+            return self._logits
+        try:
+            run(self._program.forward)
+        except IdRangeError:
             with named_bad_ids(self._cache._model.config.vocab_size, self._ids):
-                run(self._program.forward)
+                raise
         return self._logits

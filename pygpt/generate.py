@@ -9,9 +9,13 @@ cache is anything with the methods and `pasts` of decoding.Cache; the logits tha
 buffers of float32. The model may have `end_of_text`.
 """
 
-from pygpt.config import (ConfigError, SampleConfig, items_of, token_id, token_ids,
+from collections import deque
+
+from pygpt.config import (ConfigError, SampleConfig, items_of, refusal, token_id, token_ids,
                           whole_number)
 from pygpt.sampling import Sampler, choice_of
+
+MOST_ROWS = 16  # texts that grow at once, decoding.MOST_TOGETHER
 
 
 def generate(model, ids, max_new_tokens=64, **options):
@@ -19,7 +23,8 @@ def generate(model, ids, max_new_tokens=64, **options):
 
     Args:
         model: a GPT.
-        ids: a sequence of 1..n_positions token ids, the prompt; or a list of such sequences.
+        ids: a sequence of 1..n_positions token ids, the prompt; or several: a list, tuple or
+            iterator of such sequences, or integers in memory of shape (B, T).
         max_new_tokens: the length of a continuation, at least 0.
         options: those of stream. For several prompts, seed may be a list with a seed for each, and
             sampler is a list with a sampler for each.
@@ -30,10 +35,11 @@ def generate(model, ids, max_new_tokens=64, **options):
         ValueError: an id or a setting is out of range, a prompt is empty or too long, a logit is
             not finite, or all tokens are banned.
     """
-    if not (isinstance(ids, (list, tuple)) and ids and hasattr(ids[0], "__len__")):
-        return list(stream(model, ids, max_new_tokens, **options))
-    found = [[] for _ in ids]
-    for step in stream_together(model, ids, max_new_tokens, **options):
+    prompts = _rows_of(ids)
+    if not (isinstance(prompts, (list, tuple)) and prompts and hasattr(prompts[0], "__len__")):
+        return list(stream(model, prompts, max_new_tokens, **options))
+    found = [[] for _ in prompts]
+    for step in stream_together(model, prompts, max_new_tokens, **options):
         for text, token in step:
             found[text].append(token)
     return found
@@ -76,12 +82,18 @@ def stream_together(model, prompts, max_new_tokens=64, *, stop=None, vocab_size=
                     logprobs=None, sampler=None, **settings):
     """Continue several sequences, and hand out each step.
 
+    At most MOST_ROWS texts grow at once, whose keys and values are in memory. The others wait, and
+    no step has them yet; as one ends, the next begins. This changes no text.
+
     Args and Raises:
         As those of generate for several prompts.
     Returns:
-        An iterator of the steps: each a list of (the number of a text, its new token or Choice), of
-        the texts that have not ended. It may be left at any step.
+        Steps: an iterator of the steps, which may be left at any step. Each is a list of (the
+        number of a text, its new token or Choice), in the order of the numbers: one token of each
+        text that grows and did not choose to end, at least one. Its end(text) ends a text.
     """
+    if not isinstance(prompts := _rows_of(prompts), (list, tuple)):
+        raise refusal("prompts", prompts, "is not a list of prompts, which are lists of ids")
     if not isinstance(sampler, (list, tuple, type(None))):
         raise TypeError(f"sampler={sampler!r} is not a list with a sampler for each prompt")
     _check_settings(settings, sampler)
@@ -97,7 +109,7 @@ def stream_together(model, prompts, max_new_tokens=64, *, stop=None, vocab_size=
         raise ConfigError(f"vocab_size={vocab_size} leaves no id to draw")
     if logprobs is not None and whole_number("logprobs", logprobs) < 0:
         raise ConfigError(f"logprobs={logprobs} must be at least 0")
-    for token, _ in each[0].logit_bias:
+    for token, _ in each[0].logit_bias if each else ():
         token_id("logit_bias", token, V)
     prompts = [_check_prompt(ids, model.config, f"prompt {number}: " if len(prompts) > 1 else "")
                for number, ids in enumerate(prompts)]
@@ -107,8 +119,7 @@ def stream_together(model, prompts, max_new_tokens=64, *, stop=None, vocab_size=
     samplers = list(map(Sampler, each)) if sampler is None else list(sampler)
     if len(samplers) != len(prompts):
         raise ConfigError(f"{len(samplers)} samplers for {len(prompts)} prompts")
-    texts = _Texts(model, prompts, samplers, stop, vocab_size, max_new_tokens)
-    return texts.steps(max_new_tokens, logprobs)
+    return Steps(model, prompts, samplers, stop, vocab_size, max_new_tokens, logprobs)
 
 
 def _check_settings(settings, sampler):
@@ -130,9 +141,22 @@ def end_ids(model, tokenizer):
     return own if theirs is None or theirs in own else (*own, theirs)
 
 
+def _rows_of(ids):
+    """Return a list of the items of an iterator, or of the rows of a matrix in memory; else ids."""
+    if hasattr(ids, "__next__"):
+        return list(ids)
+    try:
+        view = memoryview(ids)
+    except TypeError:
+        return ids
+    return view.tolist() if view.ndim == 2 else ids
+
+
 def _check_prompt(ids, config, begin):
+    items = items_of(f"{begin}ids", ids, "is not a list of ids; a tokenizer's encode() makes "
+                     "them of a text")
     ids = [token_id(f"{begin}ids[{position}]", token, config.vocab_size)
-           for position, token in enumerate(items_of("ids", ids, "is not a list of ids"))]
+           for position, token in enumerate(items)]
     if not 1 <= len(ids) <= config.n_positions:
         raise ValueError(f"{begin}the prompt has {len(ids)} tokens; this model takes "
                          f"1..n_positions={config.n_positions}")
@@ -145,62 +169,139 @@ def _view_of(logits):
     return logits.read() if hasattr(logits, "read") else memoryview(logits).toreadonly()
 
 
-class _Texts:
-    """Texts that grow together. Rows 0..n-1 of the cache hold those that have not ended.
+class Steps:
+    """Iterates over the steps of several texts; made by stream_together, which says what a step is.
 
-    Args:
-        model, prompts, samplers, stop, vocab_size, max_new_tokens: as those of generate, checked.
+    A row of the cache holds a text while it grows. There are at most MOST_ROWS rows, so memory does
+    not grow with the number of texts: a text that has no row waits, in the order of the prompts,
+    and begins in the step after the one in which a row became free.
+
+    Equal prompts are computed once where a row is at hand that still begins with the prompt, of a
+    text that grows or one that has ended: its keys and values are copied. Otherwise, as when a
+    different prompt took the row meanwhile, the prompt is computed again.
     """
 
-    def __init__(self, model, prompts, samplers, stop, vocab_size, max_new_tokens):
-        self._n_positions = model.config.n_positions
+    def __init__(self, model, prompts, samplers, stop, vocab_size, max_new_tokens, logprobs):
+        """Use stream_together instead; prompts are lists of ids, and all arguments are checked."""
         self._model, self._samplers, self._stop = model, samplers, stop
-        self._vocab_size, self._ids = vocab_size, prompts
-        self._length = min(self._n_positions, max(map(len, prompts)) + max(max_new_tokens, 1))
-        self._cache, self._of_row = None, list(range(len(prompts)))  # the text in each row
+        self._vocab_size, self._logprobs, self._ids = vocab_size, logprobs, prompts
+        self._ends = [len(ids) + max_new_tokens for ids in prompts]  # the most ids of each text
+        self._is_ended = [max_new_tokens == 0] * len(prompts)
+        self._has_ended = False  # since _remove_ended()
+        self._waiting, self._of_row = deque(range(len(prompts))), []  # the text in each row
+        numbers = {}  # of each text, the number of the first text with its prompt
+        self._prompt = [numbers.setdefault(tuple(ids), text) for text, ids in enumerate(prompts)]
+        self._rows = min(len(prompts), MOST_ROWS)
+        self._held = [None] * self._rows  # the number of the prompt with which each row begins
+        self._first_logits = {}  # after each prompt that a row holds
+        self._steps = self._run()
 
-    def steps(self, max_new_tokens, logprobs):
-        """Yield the steps that stream_together describes."""
-        for number in range(max_new_tokens):
-            all_logits = self._next() if number else self._first()
-            step, ended = [], []
-            for row, logits in enumerate(all_logits):
-                text = self._of_row[row]
-                logits = _view_of(logits)[:self._vocab_size]
-                token = token_id("token", self._samplers[text].choose(logits, self._ids[text]),
-                                 len(logits))
-                if token in self._stop:
-                    ended.append(row)
-                    continue
-                step.append((text, token if logprobs is None else
-                             choice_of(token, logits, logprobs)))
-                self._ids[text].append(token)
-            for row in reversed(ended):
-                self._remove(row)
-            yield sorted(step)
-            if not self._of_row:
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self._steps)
+
+    def end(self, text):
+        """End a text before the next step: it takes no more work, and no further step has it. A
+        text that has ended already stays so.
+
+        Args:
+            text: its number, that is, the place of its prompt, 0 or more.
+        Raises:
+            ValueError: there is no such text.
+        """
+        if not 0 <= whole_number("text", text) < len(self._ids):
+            raise ConfigError(f"text={text} is not the number of one of {len(self._ids)} texts")
+        self._is_ended[text] = self._has_ended = True
+
+    def close(self):
+        """End all texts."""
+        self._steps.close()
+
+    def _run(self):
+        """Yield the steps."""
+        if all(self._is_ended):
+            return
+        self._cache = self._model.new_cache(self._rows, min(self._model.config.n_positions,
+                                                            max(self._ends)))
+        while True:
+            all_logits = self._next() if self._of_row else []
+            if self._waiting:
+                all_logits = [*all_logits, *self._begin()]
+            if not all_logits:
                 return
+            step = []
+            for text, logits in zip(self._of_row, all_logits):
+                token = self._choose(text, _view_of(logits))
+                if token is not None:
+                    step.append((text, token))
+            if step:
+                step.sort()
+                yield step
+            if self._has_ended:
+                self._remove_ended()
 
-    def _first(self):
-        """Read the prompts; yield the logits of each text."""
-        self._cache = self._model.new_cache(len(self._ids), self._length)
-        for row, ids in enumerate(self._ids):
-            yield self._cache.read(row, ids)
+    def _choose(self, text, logits):
+        """Return the new token or Choice of a text; None if it ends the text."""
+        ids = self._ids[text]
+        if self._vocab_size is not None:
+            logits = logits[:self._vocab_size]
+        token = self._samplers[text].choose(logits, ids)
+        if type(token) is not int or not 0 <= token < len(logits):
+            token = token_id("token", token, len(logits))
+        if token in self._stop:
+            self._is_ended[text] = self._has_ended = True
+            return None
+        ids.append(token)
+        if len(ids) == self._ends[text]:
+            self._is_ended[text] = self._has_ended = True
+        return token if self._logprobs is None else choice_of(token, logits, self._logprobs)
+
+    def _begin(self):
+        """Put waiting texts into the free rows; yield the logits of each."""
+        while self._waiting and len(self._of_row) < self._rows:
+            text = self._waiting.popleft()
+            if not self._is_ended[text]:
+                self._of_row.append(text)
+                yield self._read(text, len(self._of_row) - 1)
+
+    def _read(self, text, row):
+        """Put a prompt into a row; return the logits after it."""
+        prompt, ids = self._prompt[text], self._ids[text]
+        if prompt in self._held:
+            source = row if self._held[row] == prompt else self._held.index(prompt)
+            self._cache.move(source, row, len(ids))
+        else:
+            self._cache.forget(row)
+            self._first_logits[prompt] = self._cache.read(row, ids)
+        self._held[row] = prompt
+        self._first_logits = {number: logits for number, logits in self._first_logits.items()
+                              if number in self._held}
+        return self._first_logits[prompt]
 
     def _next(self):
-        """Read the last token of each text; return the logits of each."""
+        """Read the last token of each text that has a row; return the logits of each."""
+        n_positions, pasts, last = self._model.config.n_positions, self._cache.pasts, []
         for row, text in enumerate(self._of_row):
-            if self._cache.pasts[row] == self._n_positions:  # the context is full
-                kept = self._n_positions - max(1, self._n_positions // 4)
+            ids = self._ids[text]
+            if pasts[row] == n_positions:  # the context is full
+                kept = n_positions - max(1, n_positions // 4)
                 self._cache.forget(row)
+                self._held[row] = None
                 if kept > 1:
-                    self._cache.read(row, self._ids[text][-kept:-1])
-        return self._cache.step([self._ids[text][-1] for text in self._of_row])
+                    self._cache.read(row, ids[-kept:-1])
+            last.append(ids[-1])
+        return self._cache.step(last)
 
-    def _remove(self, row):
-        """Take an ended text out of the cache; the last row takes its place."""
-        last = len(self._of_row) - 1
-        if row != last:
-            self._cache.move(last, row)
-            self._of_row[row] = self._of_row[last]
-        self._of_row.pop()
+    def _remove_ended(self):
+        """Take the ended texts out of the first rows; the last row's text takes the place of one.
+        """
+        self._has_ended = False
+        for row in reversed(range(len(self._of_row))):
+            if self._is_ended[self._of_row[row]]:
+                last = len(self._of_row) - 1
+                if row != last:
+                    self._cache.move(last, row)
+                    self._of_row[row], self._held[row] = self._of_row[last], self._held[last]
+                self._of_row.pop()

@@ -178,6 +178,13 @@ class GPT(nn.Module):
         x = self.transformer(ids)                                               # (B, T, C)
         return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
 
+    def initialise(self, seed=0):
+        """As nn.Module.initialise; ValueError also if the weights rest in fewer bits."""
+        if self.weights != "float32":
+            raise ValueError(f"initialise(): the weights rest in {self.weights}, for generation "
+                             "alone; make a new GPT")
+        return super().initialise(seed)
+
     def _build(self, config):
         self.config = config
         self.transformer = Transformer(config)
@@ -243,6 +250,7 @@ class GPT(nn.Module):
                         Tensor.empty(parameter.shape, memory=memory), form, is_layer))
                 else:
                     parameter.place(memory)
+                    parameter.requires_grad = form == "float32"
 
     @one_at_a_time
     def save_pretrained(self, directory, dtype="as in memory", end_of_text=None):
@@ -286,7 +294,7 @@ class GPT(nn.Module):
     def quantize(self, form="int8"):
         """Return a copy for generation whose matrices rest in fewer bits, the head and the token
         embedding included. It generates faster, because each token reads every weight, and cannot
-        be trained. Vectors and position embeddings stay float32.
+        be trained. Vectors and position embeddings stay float32 and are frozen.
 
         Args:
             form: "int8" (with a scale for each 64 weights, 1.06 bytes a weight) or "bfloat16".
@@ -380,7 +388,13 @@ class GPT(nn.Module):
 
         Returns:
             The loss, unscaled, a float.
+
+        Raises:
+            ValueError: as loss() does, or scale is not finite, or the weights rest in fewer bits.
         """
+        if self.weights != "float32":
+            raise ValueError(f"loss_and_grad(): a weight at rest in {self.weights} passes no "
+                             "gradient on; train the model that it was made from")
         scale = in_float32("scale", scale, -math.inf)
         with self._steps.take(ids, targets, ignore_index) as step:
             step.forward_backward(scale)

@@ -49,6 +49,9 @@ class Optimizer:
         OPTIMIZERS[cls.__name__.lower()] = cls
 
     def __init__(self, model, **settings):
+        for name, weight in model.weights_at_rest():
+            raise ValueError(f"{type(self).__name__}: {name} rests in {weight.form}, for "
+                             "generation alone; train the model that it was made from")
         self.model, self.steps = model, 0
         vars(self).update(settings)
         self.checked_settings()
@@ -169,7 +172,8 @@ class AdamW(Optimizer):
         m, v: the mean gradient and the mean squared gradient (Memory), with the layout `layout`.
 
     Raises:
-        ValueError: a setting is out of range, or model is a part of a larger one.
+        ValueError: a setting is out of range, model is a part of a larger one, or its weights rest
+            in fewer bits.
 
     Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, algorithm 2.
     """

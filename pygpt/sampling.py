@@ -30,10 +30,14 @@ class Sampler:
     """
 
     def __init__(self, settings):
-        self.settings = settings
-        self._random = random.Random(settings.seed)
+        self.settings = s = settings
+        self._random = random.Random(s.seed)
         self._seen = _Occurrences()
-        self._adjusted = array("f")
+        self._penalties = s.repetition_penalty, s.presence_penalty, s.frequency_penalty
+        self._buffers = None
+
+    def __getstate__(self):
+        return vars(self) | {"_buffers": None}
 
     def choose(self, logits, ids):
         """Choose the next token.
@@ -49,21 +53,52 @@ class Sampler:
             ValueError: a logit is NaN or infinite, all tokens are banned, or there are fewer ids
                 than at the last call.
         """
-        s, V = self.settings, len(logits)
-        if len(self._adjusted) != V:
-            self._adjusted = array("f", bytes(4 * V))
-        penalties = s.repetition_penalty, s.presence_penalty, s.frequency_penalty
-        if penalties != (1.0, 0.0, 0.0):
+        logits = memoryview(logits)
+        if logits.format != "f":
+            raise TypeError(f"logits: a buffer of format {logits.format!r} is not float32")
+        s, V, b = self.settings, len(logits), self._buffers
+        if b is None or b.V != V:
+            b = self._buffers = _Buffers(V, s.logit_bias, s.temperature, s.top_k, s.top_p, s.min_p)
+        seen_at, counts_at, NS = b.nothing_at
+        if self._penalties != (1.0, 0.0, 0.0):
             self._seen.update(ids, V)
-        seen, counts = self._seen.ids, self._seen.counts
-        biased = array("i", [token for token, _ in s.logit_bias if token < V])
-        biases = array("d", [bias for token, bias in s.logit_bias if token < V])
-        _call(lib.sample_adjust, self._adjusted, logits, biased, biases, seen, counts,
-              V, len(biased), len(seen), *penalties)
-        token, u = array("i", [0]), self._random.random() if s.temperature else 0.0
-        _call(lib.sample_token, token, self._adjusted, V, s.temperature, min(s.top_k, V), s.top_p,
-              s.min_p, u)
-        return token[0]
+            seen, counts, NS = self._seen.memories()
+            seen_at, counts_at = seen.pointer("i"), counts.pointer("i")
+        memory = Memory(logits.nbytes, logits)
+        status = (lib.sample_adjust(b.adjusted_at, memory.pointer("f"), *b.biases_at, seen_at,
+                                    counts_at, V, b.NB, NS, *self._penalties)
+                  or lib.sample_token(b.token_at, b.adjusted_at, V, *b.rules,
+                                      self._random.random() if s.temperature else 0.0))
+        if status:
+            _refuse(status)
+        return b.token[0]
+
+
+class _Buffers:
+    """The arguments of a Sampler's kernels that are the same for all tokens.
+
+    Args:
+        V: the number of logits.
+        logit_bias, temperature, top_k, top_p, min_p: as in a SampleConfig.
+    Attributes:
+        adjusted, token: memoryviews of what the kernels write.
+        adjusted_at, token_at, biases_at: their addresses, and those of the NB biases and their ids.
+        nothing_at: the addresses of no tokens that were seen and of their counts, and their number.
+        rules: temperature, top_k, top_p and min_p.
+    """
+
+    def __init__(self, V, logit_bias, temperature, top_k, top_p, min_p):
+        biases = [(token, bias) for token, bias in logit_bias if token < V]
+        self.V, self.NB = V, len(biases)
+        self._held = adjusted, token, nothing, ids, values = [
+            Memory(4 * V), Memory(4), Memory(4), Memory(4 * self.NB + 4), Memory(8 * self.NB + 8)]
+        for i, (id, bias) in enumerate(biases):
+            ids.view.cast("i")[i], values.view.cast("d")[i] = id, bias
+        self.adjusted, self.token = adjusted.view.cast("f"), token.view.cast("i")
+        self.adjusted_at, self.token_at = adjusted.pointer("f"), token.pointer("i")
+        self.biases_at = ids.pointer("i"), values.pointer("d")
+        self.nothing_at = nothing.pointer("i"), nothing.pointer("i"), 0
+        self.rules = temperature, min(top_k, V), top_p, min_p
 
 
 class _Occurrences:
@@ -90,6 +125,12 @@ class _Occurrences:
                     self.ids.append(token)
                     self.counts.append(0)
                 self.counts[place] += known is not None
+
+    def memories(self):
+        """Return (ids, counts, their number) as memory of kernels, to be dropped before more tokens
+        are counted."""
+        return Memory(4 * len(self.ids), self.ids), Memory(4 * len(self.ids), self.counts), len(
+            self.ids)
 
 
 def choice_of(token, logits, n):
@@ -121,7 +162,11 @@ def _call(kernel, *arguments):
         return held[-1].pointer(view.format)
 
     held = []  # keeps the addresses valid until the kernel returns
-    status = kernel(*map(passed, arguments))
+    _refuse(kernel(*map(passed, arguments)))
+
+
+def _refuse(status):
+    """Raise the error that a kernel's status stands for; PYGPT_OK passes."""
     if status == lib.PYGPT_ENOTFINITE:
         raise ValueError("the model's logits are not finite")
     if status == lib.PYGPT_ENOTOKEN:

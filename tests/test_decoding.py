@@ -1,6 +1,7 @@
 """Tests decoding.Cache: each text as if alone, whatever its neighbours, and as the whole model."""
 
 import random
+from array import array
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from sharing import needs_threads, shared_among
 import pygpt
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import no_grad
-from pygpt.backend.kernels import check_status
+from pygpt.backend import kernels
+from pygpt.backend.kernels import Memory, check_status
 from pygpt.model import GPT
 
 MODEL = randomise(tiny(n_positions=24)).eval()
@@ -147,6 +149,11 @@ def test_a_full_cache_and_bad_ids_change_nothing():
             call()
         assert list(cache.pasts) == [3, 1]
     cache.step([1, 1])
+    cache.pasts[0] = 3
+    for ids, message in ([1, 99], "ids: 99 is outside 0..10"), ([-5, 1], "ids: -5 is outside"):
+        with pytest.raises(ValueError, match=message):
+            cache.step(ids)  # by the recorded step
+    cache.pasts[0] = 4
     with pytest.raises(ValueError, match=r"4 \+ 1 positions"):
         cache.step([1, 1])
     assert list(cache.pasts) == [4, 2]
@@ -179,8 +186,77 @@ def test_a_step_reads_the_weights_wherever_they_have_moved(name, tmp_path):
     assert list(map(bits, caches[0].step([7, 8]))) == list(map(bits, caches[1].step([7, 8])))
 
 
-def test_steps_of_more_texts_than_are_left_are_forgotten():
-    cache = MODEL.new_cache(20)
-    for n in (20, 18, 16, 5, 2, 5):
+@pytest.mark.parametrize("T", [1, 3])
+@pytest.mark.parametrize("row", [0, 1])
+def test_kernels_refuse_positions_outside_the_cache_before_they_write(row, T):
+    """In a replay no Python checks them: two rows, of which one is bad. P = 4 positions."""
+    B, C, V, P = 2, 8, 5, 4
+    for past, status in ((-1, kernels.ERANGE), (0, 0), (P - T, 0), (P - T + 1, kernels.ERANGE),
+                         (2 ** 31 - 1, kernels.ERANGE), (-2 ** 31, kernels.ERANGE)):
+        pasts = of("i", [past if b == row else 0 for b in range(B)])
+        out, ids = of("f", [7.0] * (B * T * C)), of("i", [1] * (B * T))
+        keys, values = of("f", [7.0] * (B * P * C)), of("f", [7.0] * (B * P * C))
+        tables = [of("f", [0.5] * (n * C)) for n in (V, P)]
+        qkv = of("f", [0.5] * (B * T * 3 * C))
+        untouched = [m.view.tobytes() for m in (out, keys, values)]
+        found = kernels.lib.embedding_forward(
+            out.pointer("f"), ids.pointer("i"), *[table.pointer("f") for table in tables],
+            pasts.pointer("i"), B, T, C, V, P)
+        assert found == status and (out.view.tobytes() == untouched[0]) == (status != 0)
+        out.view[:] = untouched[0]
+        found = kernels.lib.attention_cached(
+            out.pointer("f"), keys.pointer("f"), values.pointer("f"),
+            qkv.pointer("f"), pasts.pointer("i"), B, T, C, 2, P, kernels.FLOAT32)
+        assert found == status
+        if status:
+            assert [m.view.tobytes() for m in (out, keys, values)] == untouched
+
+
+def of(code, numbers):
+    """Return Memory of these numbers."""
+    memory = Memory(4 * len(numbers))
+    memory.view.cast(code)[:] = memoryview(array(code, numbers))
+    return memory
+
+
+def test_a_replay_refuses_positions_that_python_does_not_check():
+    cache = MODEL.new_cache(2)
+    for _ in range(2):
+        cache.step([1, 2])
+    cache.pasts[1] = -1
+    with pytest.raises(kernels.IdRangeError):
+        cache.step([1, 2])
+
+
+def test_the_recorded_steps_are_kept_up_to_a_number():
+    """Texts end and begin again, so that all sizes of a pass return; but each takes memory."""
+    cache = MODEL.new_cache(16)
+    for n in range(1, 17):
         cache.step([1] * n)
-    assert set(cache._steps) == {(0, 2), (0, 5), (16, 2)}
+    kept = dict(cache._steps)
+    for n in (16, 3):
+        cache.step([1] * n)
+    assert cache._steps == kept and len(kept) == 16
+    cache = MODEL.new_cache(40)
+    for n in (*range(1, 24), 40, 40):
+        for row in range(n):
+            cache.forget(row)
+        assert len(set(map(bits, cache.step([1] * n)))) == 1 and len(cache._steps) <= 18
+
+
+def test_a_row_may_begin_with_the_first_positions_of_another():
+    """Also of one that was forgotten, and of itself."""
+    cache, alone = MODEL.new_cache(3), MODEL.new_cache()
+    first = bits(alone.read(0, [1, 2, 3]))
+    then = bits(alone.step([9])[0])
+    assert bits(cache.read(0, [1, 2, 3])) == first
+    for token in 4, 5:
+        cache.step([token])
+    cache.forget(0)
+    for source, target in ((0, 2), (2, 1), (0, 0)):
+        cache.move(source, target, 3)
+    assert list(cache.pasts) == [3, 3, 3]
+    assert list(map(bits, cache.step([9, 9, 9]))) == [then] * 3
+    for past in -1, 25:
+        with pytest.raises(ValueError, match=f"past={past} is not in 0..24, the cache's length"):
+            cache.move(0, 1, past)

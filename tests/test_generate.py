@@ -11,7 +11,8 @@ from models import randomise, tiny
 
 from pygpt.autograd.tensor import Tensor
 from pygpt.config import ConfigError, GPTConfig
-from pygpt.generate import end_ids, generate, stream
+from pygpt.decoding import MOST_TOGETHER
+from pygpt.generate import MOST_ROWS, end_ids, generate, stream, stream_together
 from pygpt.model import GPT
 
 
@@ -20,35 +21,46 @@ class Counting:
 
     def __init__(self, n_positions=4, vocab_size=7):
         self.config = GPTConfig(vocab_size=vocab_size, n_positions=n_positions)
-        self.decoded = 0
+        self.decoded, self.rows, self.prompts, self.steps = 0, 0, [], []
 
     def new_cache(self, rows=1, length=None):
-        return CountingCache(self, rows)
+        self.rows = max(self.rows, rows)
+        return CountingCache(self, rows, length)
 
 
 class CountingCache:
-    """Stands in for decoding.Cache."""
+    """Stands in for decoding.Cache. Like it, a row keeps what it held until that is overwritten."""
 
-    def __init__(self, model, rows):
-        self.model, self.pasts, self.totals = model, [0] * rows, [0] * rows
+    def __init__(self, model, rows, length):
+        self.model, self.pasts, self.held = model, [0] * rows, [[] for _ in range(rows)]
+        self.length = length or model.config.n_positions
 
     def read(self, row, ids):
-        self.pasts[row] += len(ids)
-        self.totals[row] += sum(ids)
-        if self.pasts[row] > self.model.config.n_positions:
-            raise ValueError("the context is too long")
+        self.model.prompts.append(list(ids))
+        return self._read(row, ids)
+
+    def _read(self, row, ids):
+        past = self.pasts[row]
+        self.pasts[row] = past + len(ids)
+        assert self.pasts[row] <= self.length
+        self.held[row][past:past + len(ids)] = ids
         self.model.decoded += len(ids)
-        V = self.model.config.vocab_size
-        return array("f", [20.0 * (token == self.totals[row] % V) for token in range(V)])
+        V, total = self.model.config.vocab_size, sum(self.held[row][:self.pasts[row]])
+        return array("f", [20.0 * (token == total % V) for token in range(V)])
 
     def step(self, ids):
-        return [self.read(row, [token]) for row, token in enumerate(ids)]
+        self.model.steps.append(len(ids))
+        return [self._read(row, [token]) for row, token in enumerate(ids)]
 
     def forget(self, row):
-        self.pasts[row] = self.totals[row] = 0
+        self.pasts[row] = 0
 
-    def move(self, source, target):
-        self.pasts[target], self.totals[target] = self.pasts[source], self.totals[source]
+    def move(self, source, target, past=None):
+        past = self.pasts[source] if past is None else past
+        assert past <= len(self.held[source])
+        if source != target:
+            self.held[target][:past] = self.held[source][:past]
+        self.pasts[target] = past
 
 
 def expected(prompt, count, n_positions=4, vocab_size=7):
@@ -88,10 +100,12 @@ def test_a_context_of_one_position():
 
 
 def test_the_texts_of_a_real_model_do_not_depend_on_one_another():
-    """Bit for bit: also where a text fills the context, or ends and leaves its row to another."""
+    """Bit for bit: also where a text fills the context, ends and leaves its row to another, waits
+    for a row, or begins with a copy of an equal prompt."""
     model = randomise(tiny()).eval()
     prompts = [[1], [2, 3, 4], [5] * 8, [6, 7], [8, 9, 10, 1, 2]]
-    seeds = [11, 12, 13, 14, 15]
+    prompts += [[2, 3, 4], [1, 2], [7, 8, 9], *([text, 3] for text in range(9)), *[[1]] * 9]
+    seeds = list(range(11, 11 + len(prompts)))
     for form in None, "int8":
         model = model if form is None else model.quantize(form)
         options = dict(stop=(0, 4), temperature=2, logprobs=2)
@@ -99,6 +113,135 @@ def test_the_texts_of_a_real_model_do_not_depend_on_one_another():
         assert len({len(found) for found in together}) > 1
         for prompt, seed, found in zip(prompts, seeds, together):
             assert found == generate(model, prompt, 30, seed=seed, **options)
+
+
+some_prompts = st.sampled_from([[1], [2, 3], [4, 1, 1], [6], [5, 2]])
+
+
+@given(prompts=st.lists(some_prompts, max_size=20) | st.lists(some_prompts, min_size=30,
+                                                              max_size=60),
+       n_positions=st.integers(3, 12), count=st.integers(0, 9), data=st.data())
+def test_texts_wait_for_a_row(prompts, n_positions, count, data):
+    """Of equal and different prompts, some of them ended from outside, at any step."""
+    model, found = Counting(n_positions), [[] for _ in prompts]
+    ends = {text: data.draw(st.integers(0, 6)) for text in range(0, len(prompts), 3)}
+    steps = stream_together(model, prompts, count, temperature=0, stop=5)
+    for step in steps:
+        texts = [text for text, _ in step]
+        assert texts == sorted(set(texts)) and 1 <= len(step) <= MOST_ROWS
+        for text, token in step:
+            found[text].append(token)
+            if len(found[text]) == ends.get(text):
+                steps.end(text)
+    for text, (prompt, ids) in enumerate(zip(prompts, found)):
+        alone = expected(prompt, count, n_positions)
+        alone = alone[:alone.index(5)] if 5 in alone else alone
+        assert ids == alone[:ends.get(text) or count]
+    assert model.rows <= MOST_ROWS
+    assert next(steps, None) is None
+
+
+def test_the_weights_are_read_for_all_rows_as_long_as_texts_wait():
+    """Each text has 5 tokens, the first from its prompt, but number 1 is ended and 30 never begins.
+    A step has a text less when one begins, which is read meanwhile."""
+    assert MOST_ROWS == MOST_TOGETHER
+    model = Counting(n_positions=40)
+    prompts = [[text % 7, text // 7] for text in range(40)]
+    steps = stream_together(model, prompts, 5, temperature=0)
+    assert [text for text, _ in next(steps)] == list(range(16))
+    steps.end(1)
+    steps.end(30)
+    assert [text for text, _ in next(steps)] == [0, *range(2, 17)]
+    while next(steps, None):
+        pass
+    assert model.rows == 16 and len(model.prompts) == 39
+    assert model.steps == [15, 16, 16, 16, 1, 15, 16, 16, 16, 1, 6, 6, 6, 6]
+
+
+def test_an_ended_text_takes_no_more_work():
+    model = Counting(n_positions=40)
+    steps = stream_together(model, [[1], [2]], 20, temperature=0)
+    assert next(steps) == [(0, 1), (1, 2)] and model.decoded == 2
+    steps.end(0)
+    steps.end(0)
+    assert next(steps) == [(1, 4)] and model.decoded == 3
+    for text, message in ((2, "text=2 is not the number of one of 2 texts"), (-1, "text=-1"),
+                          ("a", "text='a' is not an integer")):
+        with pytest.raises(ValueError, match=message):
+            steps.end(text)
+    steps.end(1)
+    assert list(steps) == [] and model.decoded == 3
+    steps = stream_together(model, [[1], [2]], 20, temperature=0)
+    steps.end(0)  # before the first step
+    assert next(steps) == [(1, 2)] and model.decoded == 4
+    steps.close()
+    assert list(steps) == [] == list(stream_together(model, [], 20))
+
+
+@pytest.mark.parametrize("kind", [
+    list, tuple, iter, lambda rows: (row for row in rows), lambda rows: [tuple(r) for r in rows],
+    lambda rows: memoryview(array("i", sum(rows, []))).cast("B").cast("i", (3, 2)),
+    lambda rows: memoryview(bytes(sum(rows, []))).cast("B", (3, 2)),
+    lambda rows: [array("q", row) for row in rows], lambda rows: map(iter_with_len, rows)])
+def test_several_prompts_come_in_many_forms(kind):
+    rows = [[1, 2], [3, 4], [0, 1]]
+    assert generate(Counting(), kind(rows), 3, temperature=0) == [expected(row, 3) for row in rows]
+    found = [[], [], []]
+    for step in stream_together(Counting(), kind(rows), 3, temperature=0):
+        for text, token in step:
+            found[text].append(token)
+    assert found == [expected(row, 3) for row in rows]
+
+
+def iter_with_len(row):
+    return dict.fromkeys(row).keys()
+
+
+@pytest.mark.parametrize("ids, message", [
+    ("ab", "^ids='ab' is not a list of ids; a tokenizer's encode[(][)] makes them of a text$"),
+    (["ab", "c"], "^prompt 0: ids='ab' is not a list of ids; a tokenizer's"),
+    ([[1], "c"], "^prompt 1: ids='c' is not a list of ids"),
+    ([[1], 2], "^prompt 1: ids=2 is not a list of ids"),
+    ({1: [1, 2]}, "^ids={1: .*} is not a list of ids"), ({(1, 2)}, "is not a list of ids"),
+    (([1], [2.0]), r"^prompt 1: ids\[0\]=2.0 is not an integer$"),
+    (iter([[1], [9]]), r"^prompt 1: ids\[0\]=9 is not in 0..6"),
+    (memoryview(array("f", [1, 2])).cast("B").cast("f", (2, 1)),
+     r"^prompt 0: ids\[0\]=1.0 is not an integer$"),
+    (memoryview(bytes(8)).cast("B", (2, 2, 2)), "is not a list of ids"),
+    (5, "^ids=5 is not a list of ids"), (None, "^ids=None is not a list")], ids=repr)
+def test_what_is_neither_a_prompt_nor_several_is_refused(ids, message):
+    model = Counting()
+    with pytest.raises(ValueError, match=message):
+        generate(model, ids, 3)
+    assert model.decoded == 0
+
+
+@pytest.mark.parametrize("prompts", ["ab", {1: [1]}, 5, None, {(1, 2)}])
+def test_stream_together_takes_a_list_of_prompts(prompts):
+    with pytest.raises(ValueError, match="^prompts=.* is not a list of prompts, which are lists"):
+        stream_together(Counting(), prompts)
+
+
+def test_a_row_whose_context_was_full_no_longer_holds_its_prompt():
+    """Texts of 7 tokens in a context of 5: the first 16 end together, after their contexts were
+    full; the others need the prompt anew, once."""
+    model = Counting(5)
+    assert generate(model, [[1, 2, 3]] * 20, 7, temperature=0) == [expected([1, 2, 3], 7, 5)] * 20
+    assert model.prompts.count([1, 2, 3]) == 2
+
+
+@pytest.mark.parametrize("n", [2, 16, 17, 50])
+def test_equal_prompts_are_computed_once(n):
+    """The texts take up to 7 new ids, by temperature; the context of 5 positions fills."""
+    for n_positions in 5, 20:
+        model = Counting(n_positions, vocab_size=11)
+        found = generate(model, [[1, 2, 3]] * n, 7, seed=list(range(n)), temperature=10, stop=5)
+        for text in range(n):
+            assert found[text] == generate(Counting(n_positions, vocab_size=11), [1, 2, 3], 7,
+                                           seed=text, temperature=10, stop=5)
+        assert len({len(ids) for ids in found}) > 1 or n == 2
+        times = model.prompts.count([1, 2, 3])
+        assert times == 1 or n_positions == 5 and times < n
 
 
 def test_what_several_prompts_need_is_refused_by_name():

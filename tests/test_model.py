@@ -421,3 +421,28 @@ def test_the_cache_says_when_it_is_full():
     model.decode([1] * 8, cache)
     with pytest.raises(ValueError, match=r"8 \+ 1 positions are more than n_positions=8"):
         model.decode([1], cache)
+
+
+@pytest.mark.parametrize("form", ["int8", "bfloat16"])
+def test_a_model_in_fewer_bits_computes_without_gradients_and_refuses_training(form, tmp_path):
+    whole = tiny().eval()
+    whole.quantize(form).save_pretrained(tmp_path)
+    for model in whole.quantize(form), GPT.from_pretrained(tmp_path, weights=form):
+        logits, loss = model([[1, 2]]), model.loss([[1, 2]], [[2, 3]])
+        with no_grad():
+            assert model([[1, 2]]).tolist() == logits.tolist()
+            assert float(model.loss([[1, 2]], [[2, 3]])) == float(loss)
+        assert not any(p.requires_grad for _, p in model.named_parameters())
+        before = logits.tolist()
+        for use, message in (
+                (lambda: pygpt.AdamW(model),
+                 f"^AdamW: transformer.wte.weight rests in {form}, for"),
+                (lambda: model.initialise(), rf"^initialise\(\): the weights rest in {form}, for"),
+                (lambda: model.loss_and_grad([[1]], [[2]]),
+                 rf"^loss_and_grad\(\): a weight at rest in {form} passes no gradient on"),
+                (lambda: loss.backward(), "grad")):
+            with pytest.raises(ValueError, match=message):
+                use()
+        assert model([[1, 2]]).tolist() == before
+    assert all(p.requires_grad for _, p in whole.named_parameters())
+    pygpt.AdamW(whole.initialise(3))

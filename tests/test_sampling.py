@@ -2,8 +2,10 @@
 and the frequencies of draws against the probabilities.
 """
 
+import copy
 import inspect
 import math
+import pickle
 import re
 from array import array
 from collections import Counter
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from isas import use_isa
 from kernelcheck import HEADER
 from pygpt.backend import kernels, reference
 from pygpt.config import ConfigError, SampleConfig
@@ -114,7 +117,7 @@ def adjusted(logits, prompt=(0,), new=(), **settings):
     sampler.choose(logits, list(prompt))
     if new:
         sampler.choose(logits, [*prompt, *new])
-    return sampler._adjusted.tolist()
+    return sampler._buffers.adjusted.tolist()
 
 
 def test_repetition_is_penalised_on_both_sides_of_0():
@@ -208,6 +211,36 @@ def test_a_draw_is_that_of_the_loops_when_there_are_many_tokens(kind, V):
                   (2.0, 300, 1.0, 0.3)):
         for u in (0.0, rng.random(), 1 - 2.0 ** -53):
             assert chosen(kernels.lib, logits, *rules, u) == chosen(reference, logits, *rules, u)
+
+
+@given(logits=some_logits, temperature=st.sampled_from([0.05, 0.3, 1.0, 4.0, 1e4]))
+@example(logits=[0.0, -25.6, -25.7, -63.9, -64.0, -64.1, -87.0, -88.0, -INF], temperature=1.0)
+def test_weights_do_not_depend_on_the_width_of_vectors(logits, temperature):
+    """By every set, of any number of logits: where min_p cuts shows each weight exactly."""
+    if not any(x > -INF for x in logits):
+        return
+    weights = reference._weights(logits, len(logits), temperature)
+    for least in sorted({w for w in weights if w > 0}):
+        kept = [v for v, w in enumerate(weights) if w >= least]
+        for isa in kernels.isa_names():
+            with use_isa(isa):
+                for min_p, expected in (least, kept), (math.nextafter(least, INF), None):
+                    if expected is None:
+                        expected = [v for v, w in enumerate(weights) if w > least]
+                    if expected:
+                        first, last = (chosen(kernels.lib, logits, temperature, 0, 1.0, min_p, u)
+                                       for u in (0.0, 1 - 2.0 ** -53))
+                        assert (first, last) == ((0, expected[0]), (0, expected[-1]))
+
+
+def test_min_p_between_two_floats_is_not_rounded():
+    """min_p is a double; the weight just below it does not stay, though both are one float."""
+    logits = [0.0, -1.0]
+    weight = reference._weights(logits, 2, 1.0)[1]
+    for lib in (kernels.lib, reference):
+        for min_p, token in ((weight, 1), (math.nextafter(weight, 1.0), 0),
+                             (math.nextafter(weight, 0.0), 1)):
+            assert chosen(lib, logits, 1.0, 0, 1.0, min_p, 1 - 2.0 ** -53) == (0, token)
 
 
 @given(logits=st.lists(logit, min_size=1, max_size=20), data=st.data())
@@ -332,8 +365,33 @@ def test_a_sampler_serves_one_sequence():
 
 def test_a_buffer_of_another_type_is_refused():
     for logits in (array("d", [1.0, 2.0]), array("i", [1, 2])):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=f"format '{logits.typecode}' is not float32"):
             Sampler(SampleConfig()).choose(logits, [0])
+
+
+@pytest.mark.parametrize("settings", [dict(), dict(logit_bias={4: 3.0, 1: -INF}, top_k=3),
+                                      dict(repetition_penalty=2.0, frequency_penalty=1.0)], ids=str)
+def test_a_sampler_may_be_copied_and_see_more_or_fewer_logits(settings):
+    """What it prepares for a number of logits is no part of what it draws."""
+    def draws(sampler, changing=False):
+        ids, found = [1, 4], []
+        for step in range(40):
+            if changing:
+                sampler = (copy.deepcopy(sampler) if step % 3 else
+                           pickle.loads(pickle.dumps(sampler)))
+            V = 5 if "repetition_penalty" in settings else 3 + step // 5 % 3
+            found.append(sampler.choose(LOGITS[:V], ids))
+            ids.append(found[-1])
+        return found
+
+    def new():
+        return Sampler(SampleConfig(**ALL | settings | dict(seed=3)))
+
+    assert draws(new(), True) == draws(new())
+    growing, logits = new(), array("f", LOGITS)
+    growing.choose(logits, [1, 4])
+    logits.append(50.0)  # no address of the logits is kept
+    assert growing.choose(logits, [1, 4]) == 5
 
 
 # -------------------------------------------------------------------------- log-probabilities ---
