@@ -15,7 +15,7 @@ import threading
 from dataclasses import fields
 
 from pygpt.cli.colours import DIM, has_colours, painted
-from pygpt.cli.entries import Entries
+from pygpt.cli.entries import Entries, unseen_interrupts
 from pygpt.cli.flags import Parser, UsageError, add_settings, nearest, settings_of
 from pygpt.cli.messages import complain
 from pygpt.cli.streams import true_text
@@ -82,7 +82,7 @@ class Conversation:
     def _guarded(self, action):
         """Do something, which Ctrl-C does not interrupt; print its error, if any, as a line."""
         try:
-            with interrupts_noted() as self._interrupts:
+            with unseen_interrupts(), interrupts_noted() as self._interrupts:
                 return action()
         except (UsageError, ValueError, ArithmeticError, MemoryError) as error:
             complain(str(error) or "there is not enough memory", status=1)
