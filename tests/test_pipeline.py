@@ -172,9 +172,10 @@ def test_a_text_can_be_left_and_leaves_nothing(monkeypatch):
     assert caches[1]() is None and list(stream) == [] and stream.stop is None
 
 
-def test_a_complete_text_holds_no_cache(monkeypatch):
-    text = CHARS("two", max_new_tokens=3)
-    assert text._together._steps is None
+@pytest.mark.parametrize("bias, stop", [(0.0, "length"), (100.0, "end")])
+def test_a_complete_text_holds_no_cache(bias, stop):
+    text = LONG("two", max_new_tokens=3, logit_bias={LONG.tokenizer.end_of_text: bias}, seed=1)
+    assert text.stop == stop and text._together._steps is None
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -246,6 +247,16 @@ def test_the_ids_of_a_text_are_those_of_what_is_shown(seed, begin, length):
                                logit_bias=bias)) == shown
 
 
+def test_what_is_held_back_is_shown_when_the_text_ends():
+    """The text ends with the beginning of a stop string."""
+    ids = drawn(CHARS, "two", 12, 1)
+    whole = CHARS.tokenizer.decode(ids)
+    stream = CHARS.stream("two", max_new_tokens=12, seed=1, stop_strings=[whole[4:] + "one"])
+    pieces = list(stream)
+    assert "".join(pieces) == stream.text == whole and len(pieces[-1]) == 8
+    assert stream.ids == ids and stream.stop == "length"
+
+
 def test_a_token_is_cut_by_a_stop_string():
     """The example of the page: of a token that is shown in part, the part is encoded anew."""
     tokenizer, count = LONG.tokenizer, 0
@@ -313,27 +324,27 @@ def test_each_of_several_texts_is_as_if_it_were_alone():
         CHARS(["two"], seed=[1, 2])
 
 
-def test_texts_that_wait_are_not_taken_for_ended(rows):
+def test_texts_that_wait_are_not_taken_for_ended():
     """More texts than grow at once; some end at their first token, so that no step has them."""
-    count = 2 * MOST_ROWS + 3
+    count = 3 * MOST_ROWS
     end, seeds = LONG.tokenizer.end_of_text, list(range(count))
-    options = dict(max_new_tokens=4, logit_bias={end: 3.0})
-    expected = [drawn(LONG, "two", 4, seed, logit_bias={end: 3.0}) for seed in seeds]
-    assert {0, 4} < {len(ids) for ids in expected}
-    rows.clear()
+    options = dict(max_new_tokens=12, logit_bias={end: 2.5})
+    expected = [drawn(LONG, "two", 12, seed, logit_bias={end: 2.5}) for seed in seeds]
+    assert {0, 12} < {len(ids) for ids in expected}
     for text, ids in zip(LONG.stream(["two"] * count, seed=seeds, **options), expected):
         text.finish()
-        assert text.ids == ids and text.stop == ("length" if len(ids) == 4 else "end")
-    assert max(rows) <= MOST_ROWS
+        assert text.ids == ids and text.stop == ("length" if len(ids) == 12 else "end")
 
 
 def test_a_text_that_ends_at_once_waits_for_no_other(rows):
-    seed = next(seed for seed in range(100) if not drawn(
-        LONG, "two", 4, seed, logit_bias={LONG.tokenizer.end_of_text: 3.0}))
-    rows.clear()
-    first, _ = LONG.stream(["two", "two"], max_new_tokens=4, seed=[seed, 10_000],
-                           logit_bias={LONG.tokenizer.end_of_text: 3.0})
-    assert list(first) == [] and rows == []
+    bias = {LONG.tokenizer.end_of_text: 2.5}
+    lengths = [len(drawn(LONG, "two", 8, seed, logit_bias=bias)) for seed in range(60)]
+    none, one, most = map(lengths.index, (0, 1, 8))
+    for seeds, place, steps in (([none, most], 0, 0), ([most, none], 1, 0),
+                                ([one] * MOST_ROWS + [none, most], MOST_ROWS, 1)):
+        rows.clear()
+        streams = LONG.stream(["two"] * len(seeds), max_new_tokens=8, seed=seeds, logit_bias=bias)
+        assert list(streams[place]) == [] and streams[place].stop == "end" and len(rows) == steps
 
 
 def test_a_text_that_is_closed_lets_the_others_go_on(rows):

@@ -338,6 +338,26 @@ def test_progress_of_json_goes_to_a_terminal(place, sample, monkeypatch, capsys)
     assert sample("chars", *flags)[1] == ""  # the text shows how far it is
 
 
+def test_the_line_of_progress_is_gone_when_an_object_is_printed(place, monkeypatch):
+    """Both may go to the same terminal."""
+    import io
+    import sys
+
+    from pygpt import progress
+
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, screen)
+    for name in ("FIRST_SECONDS", "PAUSE_SECONDS"):
+        monkeypatch.setattr(progress, name, 0.0)
+    monkeypatch.chdir(place)
+    assert main.main(["sample", "chars", "--json", "--num-samples", "2", "--seed", "0",
+                      "--stop-strings", "i", "--temperature", "2", "--top-k", "0"]) == 0
+    before, between, after = re.split(r"\{.*\}\n", screen.getvalue())
+    assert before.endswith(" \r") and between.endswith(" \r") and after == ""
+
+
 def test_int8_weights_in_files_are_widened_if_that_is_wanted(sample, place):
     GPT.from_pretrained(place / "chars").quantize("int8").save_pretrained(place / "small")
     CharTokenizer.train(TEXT).save_pretrained(place / "small")
