@@ -18,7 +18,7 @@ HOME = {  # public name -> the module that defines it
     "GPTConfig": "config", "TrainConfig": "config", "SampleConfig": "config",
     "set_num_threads": "backend.kernels", "get_num_threads": "backend.kernels",
     "Tensor": "autograd.tensor", "no_grad": "autograd.tape",
-    "GPT": "model", "evaluate": "evaluation",
+    "GPT": "model", "Pipeline": "pipeline", "evaluate": "evaluation",
     "Tokenizer": "tokenizer", "CharTokenizer": "tokenizer", "ByteTokenizer": "tokenizer",
     "BPETokenizer": "tokenizer",
     "AdamW": "optim",

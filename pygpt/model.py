@@ -206,12 +206,12 @@ class GPT(nn.Module):
         Args:
             compute_dtype: as in GPT; the type of the weights in the files does not matter.
             weights: "float32", or a form of quantize(); None: as in the files, "int8" or else
-                "float32".
+                "float32". int8 in the files is widened if another form is wanted: the weights are
+                those that int8 holds.
             changes: fields of its GPTConfig to change: the three dropout shares.
         Raises:
             OSError: a file is missing or cannot be read.
-            ValueError: there is no such compute_dtype or form, or it is another than the files'
-                int8.
+            ValueError: there is no such compute_dtype or form.
             CheckpointError: the directory does not hold such a model; the message names the file
                 and the field.
             MemoryError: the converted weights do not fit.
@@ -223,12 +223,8 @@ class GPT(nn.Module):
         self = cls.__new__(cls)
         self._build(replace(config, **changes))
         self.compute_dtype, self.end_of_text = compute_dtype, end_of_text
-        if any(isinstance(weight, StoredInt8) for weight in stored.values()):
-            if weights not in (None, "int8"):
-                raise ValueError(f"{directory}: its weights are int8; weights={weights!r} needs "
-                                 "the model that they were made from")
-            weights = "int8"
-        self._fill(stored, weights or "float32")
+        is_int8 = any(isinstance(weight, StoredInt8) for weight in stored.values())
+        self._fill(stored, weights or ("int8" if is_int8 else "float32"))
         return self.eval()
 
     def _fill(self, stored, form):
@@ -240,10 +236,13 @@ class GPT(nn.Module):
                 weight = stored.pop(f"{module_name}.{attribute}")
                 is_layer = isinstance(module, nn.Linear)
                 if isinstance(weight, StoredInt8):
-                    setattr(module, attribute, ops.WeightAtRest(
-                        "int8", weight.shape, *weight.memories(), is_layer))
-                    continue
-                memory = weight.memory()
+                    at_rest = ops.WeightAtRest("int8", weight.shape, *weight.memories(), is_layer)
+                    if form == "int8":
+                        setattr(module, attribute, at_rest)
+                        continue
+                    memory = _copied(at_rest.as_parameter())
+                else:
+                    memory = weight.memory()
                 if form != "float32" and len(parameter.shape) == 2 and \
                         module is not self.transformer.wpe:
                     setattr(module, attribute, ops.WeightAtRest.of(
@@ -464,9 +463,14 @@ class _Copied:
         self._parameter = parameter
 
     def memory(self):
-        memory = Memory(4 * self._parameter.size)
-        memory.view[:] = self._parameter.read().cast("B")
-        return memory
+        return _copied(self._parameter.read())
+
+
+def _copied(values):
+    """Return new memory with a copy of a buffer of float32."""
+    memory = Memory(values.nbytes)
+    memory.view[:] = values.cast("B")
+    return memory
 
 
 def parameter_shapes(config):

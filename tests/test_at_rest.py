@@ -113,12 +113,21 @@ def test_saved_and_opened_it_is_the_same_model(form, tmp_path):
     assert sizes[0] < (0.65 if form == "bfloat16" else 0.55) * sizes[1]
 
 
-def test_files_in_int8_say_so_and_open_as_they_are(tmp_path):
-    MODEL.quantize("int8").save_pretrained(tmp_path)
+def test_files_in_int8_say_so_and_open_as_they_are_or_wider(tmp_path):
+    """Wider weights are exactly those that int8 holds; bfloat16 rounds them."""
+    small = MODEL.quantize("int8")
+    small.save_pretrained(tmp_path)
     assert GPT.from_pretrained(tmp_path).weights == "int8"
-    for weights in ("float32", "bfloat16"):
-        with pytest.raises(ValueError, match="its weights are int8"):
-            GPT.from_pretrained(tmp_path, weights=weights)
+    wide = GPT.from_pretrained(tmp_path, weights="float32")
+    parameters = dict(wide.named_parameters())
+    assert wide.weights == "float32" and parameters.keys() == dict(
+        MODEL.named_parameters()).keys()
+    for name, weight in small.weights_at_rest():
+        assert parameters[name].read().tolist() == weight.as_parameter().tolist(), name
+    half, expected = GPT.from_pretrained(tmp_path, weights="bfloat16"), wide.quantize("bfloat16")
+    assert half.weights == "bfloat16"
+    for (name, a), (_, b) in zip(half.weights_at_rest(), expected.weights_at_rest()):
+        assert bytes(a.values.view) == bytes(b.values.view), name
 
 
 def test_what_is_not_possible_is_refused_by_name(tmp_path):

@@ -25,7 +25,8 @@ from commands import COMMAND, ENVIRONMENT, pygpt
 from pygpt.cli import entries, interactive, main
 from pygpt.config import GPTConfig, SampleConfig
 from pygpt.model import GPT
-from pygpt.tokenizer import CharTokenizer
+from pygpt.pipeline import Pipeline
+from pygpt.tokenizer import BPETokenizer, CharTokenizer
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz .\n"
 P = 16
@@ -106,6 +107,56 @@ def test_more_goes_on_and_again_draws_anew(piped, continued):
     assert err == "" and out == "\n".join([
         "abc" + first, more, continued("abc" + first, seed=2), "abc" + first,
         "abc" + continued("abc", seed=2), "abc" + continued("abc", seed=3), ""])
+
+
+def test_the_context_holds_what_was_seen(place, stdin, capsys, monkeypatch):
+    """An answer that a stop string cut within a token is gone on with from the text that was shown,
+    by /more and by /keep."""
+    tokenizer = BPETokenizer.train("one time two times\n" * 9, 280, [])
+    GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_positions=P, n_embd=8, n_layer=1, n_head=2),
+        seed=4).save_pretrained(place / "long")
+    tokenizer.save_pretrained(place / "long")
+    token = tokenizer.encode(" times")[-1]
+    content = tokenizer.decode([token])
+    assert len(content) > 2
+    seen, read = content[:-1], Pipeline.stream
+
+    def noted(self, ids, **options):
+        contexts.append(ids)
+        return read(self, ids, **options)
+
+    monkeypatch.setattr(Pipeline, "stream", noted)
+    monkeypatch.chdir(place)
+    contexts, flags = [], ["--stop-strings", content[-1], "--logit-bias", f"{token}=100"]
+    stdin(b"one\n/more\n/keep on\n two\n")
+    assert main.main(["sample", "long", "--interactive", "--max-new-tokens", "4", *flags]) == 0
+    assert capsys.readouterr().out.startswith(f"one{seen}\n{seen}\n")
+    first = tokenizer.encode("one")
+    assert contexts[1] == first + tokenizer.encode(seen)
+    assert contexts[2] == (first + 2 * tokenizer.encode(seen) + tokenizer.encode("\n")
+                           + tokenizer.encode(" two"))
+
+
+def test_ctrl_c_keeps_what_was_seen_and_acts_while_text_is_held_back(place, capsys):
+    """The answer is all the beginning of a stop string, so nothing of it is shown."""
+    tokenizer = CharTokenizer.from_pretrained(place / "model")
+    pipeline = Pipeline(GPT.from_pretrained(place / "model"), tokenizer)
+    a = tokenizer.encode("a")[0]
+    conversation = interactive.Conversation(pipeline, {
+        "max_new_tokens": 1000, "logit_bias": {a: 100.0}, "stop_strings": ("a" * 900,)})
+    conversation._interrupts, stream = [], pipeline.stream
+
+    def interrupted(ids, on_step, **settings):
+        def step(progress):
+            if progress.tokens == 5:
+                conversation._interrupts.append(True)
+            on_step(progress)
+        return stream(ids, on_step=step, **settings)
+
+    pipeline.stream = interrupted
+    conversation.continue_text("b")
+    assert capsys.readouterr().out == "b\n"
+    assert conversation._answer.drawn == 5 and conversation._said() == tokenizer.encode("b")
 
 
 def test_a_prompt_on_the_command_line_comes_first(piped, continued):
@@ -338,7 +389,8 @@ def test_ctrl_c_stops_the_text_and_not_the_program(place, continued):
         session.type("abc\r")
         session.wait_for(continued("abc", count=8))
         session.type("\x03\x03\x03")
-        assert "\nstopped; prompt: 3 tokens" in plain(session.wait_for("\n> "))
+        told = plain(session.wait_for("\n> "))
+        assert "\nstopped; prompt: 3 tokens" in told and "^C" not in told
         time.sleep(1.0)  # the other two may reach the prompt, which they clear
     session.type("xyz")
     session.interrupt("Ctrl-D leaves")

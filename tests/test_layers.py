@@ -30,10 +30,15 @@ LAW = {
     "generate": {"config", "sampling"},
     "evaluation": {"config", "backend", "autograd"},
     "model": BELOW_MODEL - {"optim"},
+    "progress": set(),
+    "continuation": {"tokenizer", "stop_strings"},
+    "pipeline": {"config", "files", "checkpoint", "tokenizer", "generate", "model", "progress",
+                 "continuation"},
     "data": {"config", "files", "tokenizer", "checkpoint"},
     "training": BELOW_MODEL | {"tokenizer", "model", "data"},
     "bench": BELOW_MODEL | {"model", "training"},
-    "cli": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "bench"},
+    "cli": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "bench",
+                          "pipeline", "progress"},
 }
 PACKAGE = pathlib.Path(pygpt.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

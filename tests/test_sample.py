@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 
@@ -11,9 +12,9 @@ from commands import COMMAND, ENVIRONMENT, pygpt, shell
 
 from pygpt.backend import kernels
 from pygpt.cli import main
-from pygpt.cli.writing import Writer
 from pygpt.config import GPTConfig
 from pygpt.model import GPT
+from pygpt.pipeline import Pipeline
 from pygpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
 
 TEXT = "0123456789 times is.\n"
@@ -187,7 +188,7 @@ def test_other_errors_of_a_prompt_stay_errors(place):
 
     model = GPT.from_pretrained(place / "bytes")
     with pytest.raises(ValueError, match="it is broken"):
-        Writer(model, Broken()).read("text")
+        Pipeline(model, Broken()).read("text")
 
 
 # ------------------------------------------------------------------- samples, JSON and speeds ---
@@ -238,14 +239,148 @@ def test_samples_have_a_rule_between_them(sample):
     assert out == rule.join(sample("chars", *flags, "--seed", seed)[0] for seed in (1, 2))
 
 
+def test_the_tokens_of_json_are_those_of_its_text(sample, place):
+    """Tokens of several characters, and a stop string that begins within one."""
+    tokenizer = BPETokenizer.from_pretrained(place / "bpe")
+    token = tokenizer.encode(" times")[-1]
+    content = tokenizer.decode([token])
+    assert len(content) > 2
+    row = json.loads(sample("bpe", "--json", "--logit-bias", f"{token}=100", "--stop-strings",
+                            content[-2:], "--max-new-tokens", 5)[0])
+    assert (row["text"], row["stop"]) == (content[:-2], "stop string")
+    assert row["tokens"] == tokenizer.encode(content[:-2]) != [token]
+
+
+def test_each_text_is_written_as_soon_as_those_before_it_are_complete(place, monkeypatch):
+    """At each write, the texts before it are complete, and no step was taken that it did not need.
+    """
+    import sys
+
+    from pygpt.decoding import Cache
+
+    class Written:
+        def __init__(self):
+            self.parts = []
+
+        def write(self, text):
+            self.parts.append((text, len(steps)))
+
+        def flush(self):
+            pass
+
+        def isatty(self):
+            return False
+
+    monkeypatch.chdir(place)
+    steps, step = [], Cache.step
+    monkeypatch.setattr(Cache, "step", lambda self, ids: steps.append(len(ids)) or step(self, ids))
+    flags = ["--prompt", "3 ", "--num-samples", "3", "--seed", "0", "--top-k", "0",
+             "--temperature", "2", "--stop-strings", "i"]
+    monkeypatch.setattr(sys, "stdout", written := Written())
+    assert main.main(["sample", "chars", *flags, "--json"]) == 0
+    rows = [(json.loads(text), at) for text, at in written.parts if text.strip()]
+    lengths = [len(row["tokens"]) for row, _ in rows]
+    needed = [max(lengths[:i + 1]) for i in range(3)]
+    assert len(set(needed)) > 1 and [at for _, at in rows] == needed
+    assert {row["stop"] for row, _ in rows} == {"stop string"} and len(steps) == max(lengths)
+    del steps[:]
+    monkeypatch.setattr(sys, "stdout", written := Written())
+    assert main.main(["sample", "chars", *flags]) == 0
+    pieces = [at for text, at in written.parts if len(text) == 1 and text != "\n"]
+    assert pieces[:lengths[0]] == list(range(lengths[0]))  # the first is streamed
+    assert "".join(text for text, _ in written.parts) == ("-" * 72 + "\n").join(
+        "3 " + row["text"] + "\n" for row, _ in rows)
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_ctrl_c_writes_what_there_is_of_each_text(place, is_json, monkeypatch, capsys):
+    from pygpt.decoding import Cache
+    monkeypatch.chdir(place)
+    taken, step = [], Cache.step
+
+    def interrupted(self, ids):
+        taken.append(1)
+        if len(taken) == 4:
+            raise KeyboardInterrupt
+        return step(self, ids)
+
+    monkeypatch.setattr(Cache, "step", interrupted)
+    words = ["--num-samples", "2", "--prompt", "3", "--seed", "4", *["--json"][:is_json]]
+    assert main.main(["sample", "chars", *words]) == 130
+    model, tokenizer = GPT.from_pretrained("chars"), CharTokenizer.from_pretrained("chars")
+    monkeypatch.undo()
+    texts = [tokenizer.decode(model.generate(tokenizer.encode("3"), 4, seed=seed))
+             for seed in (4, 5)]
+    out, err = capsys.readouterr()
+    assert err == ""
+    if is_json:
+        rows = list(map(json.loads, out.splitlines()))
+        assert [(row["text"], row["stop"]) for row in rows] == [(text, None) for text in texts]
+    else:
+        assert out == ("-" * 72 + "\n").join("3" + text + "\n" for text in texts)
+
+
+def test_progress_of_json_goes_to_a_terminal(place, sample, monkeypatch, capsys):
+    import sys
+
+    from pygpt import progress
+
+    monkeypatch.setattr(progress, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PAUSE_SECONDS", 0.0)
+    flags = ["--num-samples", 2, "--max-new-tokens", 3]
+    assert sample("chars", *flags, "--json")[1] == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    err = sample("chars", *flags, "--json")[1]
+    assert err.count("\r") == 5 and "\r2 of 2 texts, 6 tokens of at most 6, " in err
+    assert err.endswith(" \r")
+    assert sample("chars", *flags)[1].count("\r") == 5  # the text goes into a file
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert sample("chars", *flags)[1] == ""  # the text shows how far it is
+
+
+def test_the_line_of_progress_is_gone_when_an_object_is_printed(place, monkeypatch):
+    """Both may go to the same terminal."""
+    import io
+    import sys
+
+    from pygpt import progress
+
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, screen)
+    for name in ("FIRST_SECONDS", "PAUSE_SECONDS"):
+        monkeypatch.setattr(progress, name, 0.0)
+    monkeypatch.chdir(place)
+    assert main.main(["sample", "chars", "--json", "--num-samples", "2", "--seed", "0",
+                      "--stop-strings", "i", "--temperature", "2", "--top-k", "0"]) == 0
+    before, between, after = re.split(r"\{.*\}\n", screen.getvalue())
+    assert before.endswith(" \r") and between.endswith(" \r") and after == ""
+
+
+def test_int8_weights_in_files_are_widened_if_that_is_wanted(sample, place):
+    GPT.from_pretrained(place / "chars").quantize("int8").save_pretrained(place / "small")
+    CharTokenizer.train(TEXT).save_pretrained(place / "small")
+    (place / "text").write_text(TEXT)
+    flags = ["--temperature", 0, "--prompt", "3 times", "--max-new-tokens", 12]
+    texts = {dtype: sample("small", *flags, "--dtype", dtype)
+             for dtype in ("float32", "bfloat16", "int8")}
+    assert {err for _, err in texts.values()} == {""} and texts["int8"] == sample("small", *flags)
+    shutil.rmtree(place / "wide", ignore_errors=True)
+    assert main.main(["export", "small", "wide"]) == 0
+    assert sample("wide", *flags) == texts["float32"]
+    assert main.main(["eval", "small", "text", "--dtype", "float32"]) == 0
+
+
 def test_verbose_ends_with_the_speeds(sample):
     out, err = sample("chars", "--prompt", "3 times", "--verbose", "--max-new-tokens", 5)
     assert re.fullmatch(r"prompt: 7 tokens at [\d,]+ tokens/s; answer: 5 tokens at [\d,]+ "
                         r"tokens/s\n", err)
     assert sample("chars", "--verbose", "--max-new-tokens", 0)[1] == (
         "prompt: 1 token; answer: 0 tokens\n")
-    err = sample("chars", "--verbose", "--max-new-tokens", 1, "--num-samples", 2)[1]
-    assert re.fullmatch(r"(answer: 1 token; all texts together: 2 at [\d,]+ tokens/s\n){2}", err)
+    err = sample("chars", "--verbose", "--max-new-tokens", 3, "--num-samples", 2)[1]
+    assert re.fullmatch(r"(prompt: 1 token; answer: 3 tokens\n){2}"
+                        r"all answers: 6 tokens at [\d,]+ tokens/s\n", err)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

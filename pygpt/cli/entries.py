@@ -17,6 +17,11 @@ import sys
 
 from pygpt.files import replacing
 
+try:
+    import termios
+except ImportError:  # not every system has it
+    termios = None
+
 FENCE = '"""'
 MOST_ENTRIES = 1000
 PROMPT, MORE_PROMPT = "> ", "... "
@@ -112,6 +117,25 @@ class Entries:
     def _remember(self, entry):
         if self._readline is not None and entry.strip() and self._add(entry):
             append_history(self._path, entry)
+
+
+@contextlib.contextmanager
+def unseen_interrupts():
+    """Within the block, the terminal of standard input does not show ^C where Ctrl-C is typed, which
+    would be in the middle of a text. Elsewhere do nothing."""
+    if termios is None or not sys.stdin.isatty():
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    local = before[3]
+    termios.tcsetattr(descriptor, termios.TCSANOW,
+                      [*before[:3], local & ~termios.ECHOCTL, *before[4:]])
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 def history_path():

@@ -5,7 +5,7 @@ import sys
 import time
 
 from pygpt.cli.flags import whole_number
-from pygpt.cli.loading import add_weights_flag, load
+from pygpt.cli.loading import add_weights_flag
 from pygpt.config import ConfigError
 
 COLUMNS = ("tokens", "nats/token", "bits/token", "bits/byte", "perplexity")
@@ -47,8 +47,10 @@ def run(arguments):
         raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")
     from pygpt.backend import kernels
     from pygpt.evaluation import checked_stride, token_losses
+    from pygpt.pipeline import Pipeline
 
-    model, tokenizer = load(arguments.directory, arguments.dtype)
+    pipeline = Pipeline.from_pretrained(arguments.directory, arguments.dtype)
+    model, tokenizer = pipeline.model, pipeline.tokenizer
     stride = checked_stride(arguments.stride, model.config.n_positions)
     texts = _read(arguments.files, tokenizer)
     if arguments.threads:

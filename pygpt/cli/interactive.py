@@ -15,11 +15,11 @@ import threading
 from dataclasses import fields
 
 from pygpt.cli.colours import DIM, has_colours, painted
-from pygpt.cli.entries import Entries
+from pygpt.cli.entries import Entries, unseen_interrupts
 from pygpt.cli.flags import Parser, UsageError, add_settings, nearest, settings_of
 from pygpt.cli.messages import complain
 from pygpt.cli.streams import true_text
-from pygpt.cli.writing import warn
+from pygpt.cli.writing import describe, warn
 from pygpt.config import SampleConfig
 
 SETTINGS = {field.name: field for field in fields(SampleConfig) if field.name != "threads"}
@@ -46,15 +46,15 @@ class Conversation:
     """Answers entries until there are no more.
 
     Args:
-        writer: the writing.Writer that answers.
+        pipeline: the pygpt.Pipeline that answers.
         settings: a dict of fields of SampleConfig, without threads.
         is_verbose: whether tokens/s follow each answer off a terminal as well, on standard error.
     """
 
-    def __init__(self, writer, settings, is_verbose=False):
-        self.writer, self.settings, self._is_verbose = writer, settings, is_verbose
+    def __init__(self, pipeline, settings, is_verbose=False):
+        self.pipeline, self.settings, self._is_verbose = pipeline, settings, is_verbose
         self.entries = Entries()
-        self._answer = None      # the last one
+        self._answer = None      # the last one, a Continuation
         self._echo = ""          # the text that it was shown to continue
         self._times = 0          # how often it was asked for again
         self._is_keeping = self._is_full = False
@@ -82,7 +82,7 @@ class Conversation:
     def _guarded(self, action):
         """Do something, which Ctrl-C does not interrupt; print its error, if any, as a line."""
         try:
-            with interrupts_noted() as self._interrupts:
+            with unseen_interrupts(), interrupts_noted() as self._interrupts:
                 return action()
         except (UsageError, ValueError, ArithmeticError, MemoryError) as error:
             complain(str(error) or "there is not enough memory", status=1)
@@ -108,7 +108,7 @@ class Conversation:
 
     def continue_text(self, text):
         """Write a continuation of a text, or of all that was said and the text."""
-        ids = self.writer.read(text)
+        ids = self.pipeline.read(text)
         if self._is_keeping and self._answer is not None:
             ids = self._said() + self._new_line() + (ids if text else [])
         self._times, self._echo = 0, text
@@ -118,7 +118,7 @@ class Conversation:
         """Write another continuation of the same text."""
         last = self._last(rest)
         self._times += 1
-        self._write(last.prompt, self._echo)
+        self._write(last.prompt_ids, self._echo)
 
     def more(self, rest):
         """Go on where the last answer ended."""
@@ -133,35 +133,39 @@ class Conversation:
         return self._answer
 
     def _said(self):
-        return self._answer.prompt + self._answer.ids
+        """Return the ids of what the user has seen, as far as the model read it."""
+        return self._answer.prompt_ids + self._answer.ids
 
     def _new_line(self):
         """Return the ids that come between what was said and a new text."""
-        said = self.writer.tokenizer.decode_bytes(self._said()[-1:])
+        said = self.pipeline.tokenizer.decode_bytes(self._said()[-1:])
         with contextlib.suppress(ValueError):  # the vocabulary may lack it
-            return [] if said.endswith(b"\n") else self.writer.tokenizer.encode("\n")
+            return [] if said.endswith(b"\n") else self.pipeline.tokenizer.encode("\n")
         return []
 
     def _write(self, ids, echo):
-        if len(ids) > self.writer.model.config.n_positions and not self._is_full:
+        limit = self.pipeline.model.config.n_positions
+        if len(ids) > limit and not self._is_full:
             self._is_full = True
-            warn(f"the context is full: the model reads the last "
-                 f"{self.writer.model.config.n_positions} tokens of what was said")
+            warn(f"the context is full: the model reads the last {limit} tokens of what was said")
         seed = self.settings.get("seed")
-        seed = None if seed is None else seed + self._times
-        self._answer = answer = self.writer.answer(ids, self.settings | {"seed": seed})
+        self._answer = answer = self.pipeline.stream(
+            ids[-limit:], on_step=self._stop_if_interrupted,
+            **self.settings | {"seed": None if seed is None else seed + self._times})
         is_painted = has_colours(sys.stdout)
         lines = [painted(line, DIM) if is_painted else line for line in echo.split("\n")]
         print("\n".join(lines), end="", flush=True)
         for part in answer:
             print(part, end="", flush=True)
-            if self._interrupts:
-                break
         print(flush=True)
         if self.entries.is_terminal:
-            self._say(("stopped; " if self._interrupts else "") + answer.describe())
+            self._say(("stopped; " if self._interrupts else "") + describe(answer))
         elif self._is_verbose:
-            print(answer.describe(), file=sys.stderr)
+            print(describe(answer), file=sys.stderr)
+
+    def _stop_if_interrupted(self, progress):
+        if self._interrupts:
+            self._answer.close()
 
     def _say(self, text):
         """Print a line about the conversation, dim and no wider than the terminal."""

@@ -1,4 +1,4 @@
-"""Opens what commands work on: a model with its tokenizer, and the texts that paths name."""
+"""Finds what commands work on: the form of a model's weights, and the texts that paths name."""
 
 import sys
 
@@ -6,35 +6,10 @@ WEIGHTS = "float32", "bfloat16", "int8"  # the forms of ops.at_rest, without its
 
 
 def add_weights_flag(command):
-    """Add the flag --dtype of load()."""
+    """Add the flag --dtype, which Pipeline.from_pretrained takes as weights."""
     command.add_argument("--dtype", choices=WEIGHTS, metavar="|".join(WEIGHTS),
                          help="form of the weights in memory: fewer bits are read faster, and are "
                          "a little less exact (unset: as in the files, int8 or else float32)")
-
-
-def load(directory, weights=None):
-    """Open the model in a directory, and its tokenizer.
-
-    Args:
-        directory: a GPT-2 directory, a training run's output directory, or one of its checkpoints.
-        weights: one of WEIGHTS, as GPT.from_pretrained takes it, or None.
-    Returns:
-        (model, tokenizer)
-    Raises:
-        OSError: a file cannot be read.
-        ValueError: the directory holds no such model, or a tokenizer with more tokens than it.
-    """
-    from pygpt.checkpoint.model_files import find_model
-    from pygpt.model import GPT
-    from pygpt.tokenizer import Tokenizer
-
-    directory = find_model(directory)
-    model = GPT.from_pretrained(directory, weights=weights)
-    tokenizer = Tokenizer.from_pretrained(directory)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
-                         f"vocab_size={model.config.vocab_size}")
-    return model, tokenizer
 
 
 def find_texts(paths, subject, purpose):

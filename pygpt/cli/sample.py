@@ -3,7 +3,7 @@
 import sys
 
 from pygpt.cli.flags import UsageError, add_settings, settings_of, text, whole_number
-from pygpt.cli.loading import add_weights_flag, load
+from pygpt.cli.loading import add_weights_flag
 from pygpt.config import ConfigError, SampleConfig
 
 STDIN = "-"
@@ -28,8 +28,8 @@ def add_command(add):
                          "that of the one before (at least 1; default 1)")
     command.add_argument("--json", action="store_true",
                          help="print a JSON object for each text, on a line of its own: prompt, "
-                         "text, prompt_tokens, tokens (the ids), stop (length, end or stop "
-                         "string), seed")
+                         "text, prompt_tokens, tokens (the ids of text), stop (length, end, stop "
+                         "string, or null after Ctrl-C), seed")
     command.add_argument("--verbose", action="store_true",
                          help="end with tokens/s for prompt and answer, on standard error")
     command.add_argument("--interactive", action="store_true",
@@ -45,25 +45,69 @@ def run(arguments):
     settings.pop("threads", None)
     _check(arguments)
     from pygpt.backend import kernels
-    from pygpt.cli.writing import Writer
+    from pygpt.cli.writing import warn
+    from pygpt.pipeline import Pipeline
 
     prompt = _prompt(arguments)
-    writer = Writer(*load(arguments.directory, arguments.dtype), arguments.strict)
+    pipeline = Pipeline.from_pretrained(arguments.directory, arguments.dtype, arguments.strict,
+                                        warn)
     if threads:
         kernels.set_num_threads(threads)
     if arguments.interactive:
         from pygpt.cli.interactive import Conversation
 
-        Conversation(writer, settings, arguments.verbose).run(prompt)
-        return 0
-    ids = writer.read(prompt or "")
-    for number, answer in enumerate(writer.answers(ids, settings, arguments.num_samples)):
-        if number and not arguments.json:
-            print("-" * 72)
-        _write(prompt or "", answer, arguments.json)
-        if arguments.verbose:
-            print(answer.describe(), file=sys.stderr)
+        Conversation(pipeline, settings, arguments.verbose).run(prompt)
+    else:
+        _write_all(pipeline, prompt or "", settings, arguments)
     return 0
+
+
+def _write_all(pipeline, prompt, settings, arguments):
+    """Write all texts, the first that is not complete while it is made. Ctrl-C ends all of them,
+    and what there is of each is written."""
+    from pygpt.cli.writing import describe, describe_together
+    from pygpt.pipeline import any_seed
+    from pygpt.progress import ProgressLine
+
+    n, first, interrupt = arguments.num_samples, settings.pop("seed", None), None
+    first = any_seed() if first is None else first
+    is_unseen = arguments.json or not sys.stdout.isatty()  # no text shows how far it is
+    with ProgressLine(is_unseen and sys.stderr.isatty()) as line:
+        texts = pipeline.stream([pipeline.read(prompt)] * n, on_step=line.update,
+                                seed=list(range(first, first + n)), **settings)
+        for number, text in enumerate(texts):
+            if not arguments.json:
+                print(("-" * 72 + "\n" if number else "") + prompt, end="", flush=True)
+            try:
+                _complete(prompt, text, arguments.json, line)
+            except KeyboardInterrupt as error:
+                interrupt = error
+                for other in texts:
+                    other.close()
+                _complete(prompt, text, arguments.json, line)
+            if arguments.verbose:
+                line.clear()
+                print(describe(text, is_alone=n == 1), file=sys.stderr)
+        if arguments.verbose and n > 1:
+            print(describe_together(texts), file=sys.stderr)
+    if interrupt is not None:
+        raise interrupt
+
+
+def _complete(prompt, text, is_json, line):
+    """Write the rest of a Continuation, or a JSON object with all of it."""
+    if is_json:
+        import json
+
+        text.finish()
+        line.clear()
+        print(json.dumps({"prompt": prompt, "text": text.text,
+                          "prompt_tokens": len(text.prompt_ids), "tokens": text.ids,
+                          "stop": text.stop, "seed": text.seed}), flush=True)
+        return
+    for piece in text:
+        print(piece, end="", flush=True)
+    print(flush=True)
 
 
 def _check(arguments):
@@ -100,20 +144,3 @@ def _prompt(arguments):
     parts = decode_text(standard_input(), STDIN_NAME) if path == STDIN else read_text(path)
     prompt = "".join(parts)
     return prompt[: -(2 if prompt.endswith("\r\n") else 1)] if prompt.endswith("\n") else prompt
-
-
-def _write(prompt, answer, is_json):
-    """Print a prompt and its continuation as it is made, or both as a JSON object."""
-    if is_json:
-        import json
-
-        for _ in answer:
-            pass
-        print(json.dumps({"prompt": prompt, "text": answer.text,
-                          "prompt_tokens": len(answer.prompt), "tokens": answer.ids,
-                          "stop": answer.stop, "seed": answer.seed}), flush=True)
-        return
-    print(prompt, end="")
-    for part in answer:
-        print(part, end="", flush=True)
-    print(flush=True)

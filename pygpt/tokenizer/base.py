@@ -262,6 +262,11 @@ class StreamDecoder:
     def __init__(self, tokenizer):
         self._tokenizer, self._waiting = tokenizer, b""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no character waits for its other bytes."""
+        return not self._waiting
+
     def feed(self, index: int) -> str:
         """Return the text that one more id completes: often the id's own text, sometimes none."""
         return self._decode(self._tokenizer.decode_bytes((index,)), is_last=False)
