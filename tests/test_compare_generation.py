@@ -17,6 +17,7 @@ import pytest
 
 import pygpt
 from pygpt.backend import kernels
+from pygpt.decoding import Cache
 
 TOP = Path(__file__).parent.parent
 BENCH = TOP / "tests" / "bench"
@@ -75,7 +76,9 @@ def stand_in(tmp_path):
 def test_both_sides_are_compared(benchmark, stand_in, tmp_path, capsys):
     directory = tmp_path / "made" / "gguf"
     benchmark.main(["--llama-bench", stand_in(), "--gguf", str(directory), *QUICK])
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in err.splitlines()] == ["turn 1", "turn 2"]
+    lines = out.splitlines()
     assert " 1 threads; reads " in lines[0] and lines[0].endswith(" GB/s; medians of 2 turns")
     assert kernels.isa() in lines[1] and "llama.cpp build 7 (c0ffee); tokens/s, 4 " in lines[1]
     assert [line[10:22].strip() for line in lines[4:16]] == 3 * list(benchmark.ROWS)
@@ -118,12 +121,22 @@ def test_the_figures_of_a_table(benchmark):
 
 
 def test_tokens_are_divided_by_the_time_that_they_took(benchmark, monkeypatch):
-    """Give it a clock that goes on by two seconds each time it is read."""
-    model, clock = pygpt.GPT(pygpt.GPTConfig(**SHAPE)).eval(), itertools.count(0, 2)
+    """Give it a clock that goes on by two seconds each time it is read, and note what it does."""
+    model, clock, events = pygpt.GPT(pygpt.GPTConfig(**SHAPE)).eval(), itertools.count(0, 2), []
+    step, read = Cache.step, Cache.read
+    monkeypatch.setattr(Cache, "step", lambda *given: (events.append("step"), step(*given))[1])
+    monkeypatch.setattr(Cache, "read", lambda *given: (events.append("read"), read(*given))[1])
     monkeypatch.setattr(benchmark, "time", types.SimpleNamespace(
-        perf_counter=lambda: next(clock)))
-    assert benchmark.decoding(model, 1, 6) == 3 and benchmark.decoding(model, 16, 3) == 24
-    assert benchmark.generating(model, 5) == 2.5 and benchmark.reading(model, 9) == 4.5
+        perf_counter=lambda: (events.append("clock"), next(clock))[1]))
+    assert benchmark.decoding(model, 1, 6) == 3
+    assert events == ["read", "step", "clock", *6 * ["step"], "clock"]
+    events.clear()
+    assert benchmark.decoding(model, 16, 3) == 24
+    assert events == [*16 * ["read"], "step", "clock", *3 * ["step"], "clock"]
+    events.clear()
+    assert benchmark.reading(model, 9) == 4.5
+    assert events == ["read", "clock", "read", "clock"]
+    assert benchmark.generating(model, 5) == 2.5
 
 
 def test_each_side_goes_first_in_every_other_turn(benchmark, monkeypatch):

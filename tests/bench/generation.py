@@ -144,7 +144,7 @@ def in_a_process(form, sizes):
 
 
 def take_turns(sizes, parameters, program):
-    """Measure until the time is up.
+    """Measure until the time is up; after each turn, say so on standard error.
 
     Returns:
         (reading, ours, theirs): a list of bytes per second; {form: [{row: tokens per second}]} of
@@ -152,8 +152,8 @@ def take_turns(sizes, parameters, program):
     """
     reads, ours, theirs = [], {form: [] for form in FORMS}, {form: [] for form in FORMS}
     count = sum(map(math.prod, parameters.values()))
-    end = time.perf_counter() + sizes.seconds
-    while time.perf_counter() < end or len(reads) < LEAST_TURNS:
+    start = time.perf_counter()
+    while time.perf_counter() < start + sizes.seconds or len(reads) < LEAST_TURNS:
         reads.append(in_a_process("reading", sizes)["reading"])
         for form in FORMS:
             sides = ["pygpt", "llama.cpp"] if program else ["pygpt"]
@@ -164,6 +164,8 @@ def take_turns(sizes, parameters, program):
                 nbytes = weight_bytes(parameters, form, is_step=False)
                 theirs[form].append(llama_cpp.measured(program, sizes.gguf, form, sizes, count,
                                                        nbytes))
+        print(f"turn {len(reads)}: {time.perf_counter() - start:.0f} of {sizes.seconds:.0f} s",
+              file=sys.stderr, flush=True)
     return reads, ours, theirs if program else {}
 
 
@@ -206,11 +208,12 @@ def print_table(rows):
             return format(format(r[key], style) if key in r else "", f">{width}")
 
         low, high = r.get("quartiles", (None, None))
-        print(f"{r['form'] if r['row'] == ROWS[0] else '':10}{r['row']:12}"
-              + column("tokens_per_second", ".1f", 8) + column("of_reading", ".0%", 12)
-              + column("of_one_text", ".2f", 13) + column("llama_cpp", ".1f", 11)
-              + column("llama_cpp_of_reading", ".0%", 12) + column("ratio", ".2f", 7)
-              + ("" if low is None else f"  {low:.2f}-{high:.2f}"))
+        line = (f"{r['form'] if r['row'] == ROWS[0] else '':10}{r['row']:12}"
+                + column("tokens_per_second", ".1f", 8) + column("of_reading", ".0%", 12)
+                + column("of_one_text", ".2f", 13) + column("llama_cpp", ".1f", 11)
+                + column("llama_cpp_of_reading", ".0%", 12) + column("ratio", ".2f", 7)
+                + ("" if low is None else f"  {low:.2f}-{high:.2f}"))
+        print(line.rstrip())
     prompts = [r for r in rows if r["row"] == "prompt" and "ratio" in r]
     if prompts:
         ours = max(prompts, key=lambda r: r["tokens_per_second"])
