@@ -39,6 +39,9 @@ compare: build  ## training steps beside PyTorch's (install torch in the environ
 compare-matmul: build  ## each matrix product of a step beside PyTorch's
 	@$(PY) tests/bench/matmul.py
 
+compare-generation: build  ## generating text beside llama.cpp (says how to get it)
+	@$(PY) tests/bench/generation.py
+
 schedule: build  ## how a step is shared out among 1 to 128 threads: a model, no measurement
 	@$(PY) tests/bench/schedule.py
 
@@ -52,7 +55,7 @@ clean:  ## remove what was built; the virtual environment and out/ stay
 	rm -rf build dist *.egg-info pygpt/*.so pygpt/_kernels.c
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 $(STAMP):
 	@$(PYTHON) -m venv $(VENV)
@@ -63,4 +66,5 @@ $(VENV)/.installed-test: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
 	@touch $@
 
-.PHONY: build train test test-install info clean help bench growth ladder compare compare-matmul schedule
+.PHONY: build train test test-install info clean help bench growth ladder compare compare-matmul \
+	compare-generation schedule

@@ -2,8 +2,9 @@
 
 Each file of tests/bench runs beside a stand-in for its peer, and beside the peer itself where that
 is installed. A measurement this short means nothing and is ignored; the comparisons count.
-test_growth.py runs `pygpt bench --growth`, test_ladder.py `make ladder`, and test_schedule.py
-runs schedule.py.
+test_growth.py runs `pygpt bench --growth`, test_ladder.py `make ladder`, test_schedule.py
+schedule.py, and test_compare_generation.py generation.py; test_gguf.py reads back what gguf.py
+writes.
 """
 
 import ast
@@ -39,9 +40,11 @@ PEERS = {"agree": "torch_gpt", "compare": "torch_gpt", "matmul": "torch_gpt",
          "tokenizer_speed": "other_tokenizers"}
 # B, T, layers, heads, width, vocabulary, dropout
 SMALL = {"small": (2, 4, 1, 2, 8, 11, 0.0), "dropped": (1, 5, 2, 1, 6, 7, 0.2)}
-TARGETS = ("bench", "growth", "compare", "compare-matmul", "ladder", "schedule")
+TARGETS = ("bench", "growth", "compare", "compare-matmul", "compare-generation", "ladder",
+           "schedule")
 SPREAD = {"tests/bench/peers.py", "tests/bench/schedule.py", "tests/bench/rounding.py",
-          "tests/bench/few_rows.py",
+          "tests/bench/few_rows.py", "tests/bench/generation.py", "tests/bench/gguf.py",
+          "tests/bench/llama_cpp.py",
           *(f"tests/bench/{name}.py" for name in (*PEERS, *NEEDS))}
 needs_c = pytest.mark.skipif(kernels.ffi is None, reason="measures the C kernels")
 
