@@ -11,11 +11,16 @@ numbers in C and in the reference. So a product of them has the bound above, at 
 operands. An operand that is computed first has an error of float32 before it is rounded;
 `as_operand` says what becomes of it. """
 
-from math import expm1, log, pi, sqrt
+from math import ceil, exp, expm1, log, pi, sqrt
 from types import SimpleNamespace
 
 from kernelcheck import FLOOR, UNIT, Bound, run_reference
 from pygpt.backend import reference
+from pygpt.backend.reference.dropout import dropout_factors
+from pygpt.backend.reference.gelu import gelu_slope
+from pygpt.backend.reference.operands import read_operand
+from pygpt.backend.reference.quantized import whole_times_power
+from pygpt.backend.reference.softmax import logsumexp
 
 EXP = 4   # the vector exp is good to 2 ulp, and one ulp is up to 2 UNIT
 LOG = 4
@@ -46,7 +51,7 @@ def of_terms(kernel, steps):
 def rounded(a, *names):
     """Return the arguments with the named ones as products read them: rounded to a.dtype."""
     return SimpleNamespace(**{**vars(a), **{
-        name: reference._operands(vars(a)[name], len(vars(a)[name]), a.dtype) for name in names}})
+        name: read_operand(vars(a)[name], len(vars(a)[name]), a.dtype) for name in names}})
 
 
 def as_operand(dtype, values, errors):
@@ -61,7 +66,7 @@ def as_operand(dtype, values, errors):
         return values, errors
     n = len(values)
     low, middle, high = (
-        reference._operands([x + sign * e for x, e in zip(values, errors)], n, dtype)
+        read_operand([x + sign * e for x, e in zip(values, errors)], n, dtype)
         for sign in (-1, 0, 1))
     return middle, [max(m - lo, hi - m) for lo, m, hi in zip(low, middle, high)]
 
@@ -114,7 +119,7 @@ def linear_backward_input(a, value):
         without(a, "pre", "act"), None)["dinp"]
     if a.pre is None:
         return {"dinp": bare}
-    slopes = [abs(reference._gelu_slope(x)) for x in a.pre]
+    slopes = [abs(gelu_slope(x)) for x in a.pre]
     extra = [m * slope_error(x) for m, x in zip(bare.magnitudes, a.pre)]
     return {"dinp": Bound(a.OUT + 4, [m * s for m, s in zip(bare.magnitudes, slopes)], extra),
             "act": Bound(1, [0.0] * len(a.pre), [gelu_error(x) for x in a.pre])}
@@ -148,7 +153,7 @@ def linear_int8(a, value):
     wide, inp = [0.0] * (a.OUT * a.IN), []
     reference.dequantize_int8(wide, a.q, a.scales, a.IN, a.OUT)
     for r in range(a.R):
-        inp += reference._whole_times_power(a.inp[r * a.IN:(r + 1) * a.IN])
+        inp += whole_times_power(a.inp[r * a.IN:(r + 1) * a.IN])
     return _of_linear(a, value, inp, wide, -(-a.IN // reference.PYGPT_INT8_GROUP) + 9)
 
 
@@ -167,8 +172,8 @@ def _softmax_sums(x, x_errors):
     # `top` is common to all and cancels. The sum of n positive terms carries the p-weighted mean of
     # their relative errors and its own roundings; 2 n allows for rescaling when the maximum moves.
     n, top = len(x), max(x)
-    lse = reference._logsumexp(x)
-    p = [reference.exp(v - lse) for v in x]
+    lse = logsumexp(x)
+    p = [exp(v - lse) for v in x]
     terms = [expm1(e + UNIT * (abs(v) + abs(top))) + EXP * UNIT for v, e in zip(x, x_errors)]
     total = dot(p, terms) + (2 * n + 8) * UNIT
     lse_error = total + UNIT * (LOG * abs(lse - top) + 2 * abs(top) + 2 * abs(lse))
@@ -304,15 +309,15 @@ def _rounded_weights(scores, score_errors, factors):
     before = [expm1(e + UNIT * (top - s + ABOVE + 1.05 * size)) + (EXP + 3) * UNIT
               for s, e in zip(scores, score_errors)]
     # The reference's m is the multiple of ln 2 next to the lse. Any other gives the same rounding.
-    lse = reference._logsumexp(scores)
-    m = reference.ceil(lse / log(2)) * log(2)
-    w = [f * reference.exp(s - m) for f, s in zip(factors, scores)]
+    lse = logsumexp(scores)
+    m = ceil(lse / log(2)) * log(2)
+    w = [f * exp(s - m) for f, s in zip(factors, scores)]
     w, w_errors = as_operand(reference.PYGPT_BFLOAT16, w, [x * e for x, e in zip(w, before)])
     # The sum of w_j v_j rounds, and is rescaled where m moves, as l is. Of the rescaling factors
     # exp(m - m'), a term meets those that together make exp(m_j - m), with m_j > s_j: the
     # roundings of their arguments add up to UNIT (m - s_j) at most.
     total += 2 * UNIT * ABOVE
-    errors = [reference.exp(m - lse) * (e + x * (
+    errors = [exp(m - lse) * (e + x * (
         total + (2 * n + 8) * UNIT + UNIT * (top + ABOVE - s)))
         for x, e, s in zip(w, w_errors, scores)]
     return errors, lse_error + UNIT * ABOVE * (LOG + 4)
@@ -328,7 +333,7 @@ def attention_forward(a, value):
             q, k, v = (_heads(a.qkv, first + part * a.C, 3 * a.C, a.T, HS) for part in range(3))
             for i in range(a.T):
                 r = (b * a.NH + h) * a.T + i
-                factors = reference._dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
+                factors = dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
                 row = _attention_row(q[i], k[:i + 1])
                 o = (b * a.T + i) * a.C + h * HS
                 out[o:o + HS], lse[r] = _attention_out(*row, factors, v[:i + 1], HS, a.dtype)
@@ -381,10 +386,10 @@ def attention_backward(a, value):
                 r, o = (b * a.NH + h) * T + i, (b * T + i) * a.C + h * HS
                 dout, out = a.dout[o:o + HS], a.out[o:o + HS]
                 scores, e_scores = _attention_row(q[i], k[:i + 1])
-                p = [reference.exp(s - a.lse[r]) for s in scores]
+                p = [exp(s - a.lse[r]) for s in scores]
                 e_p = [expm1(e + 2 * UNIT * (abs(s) + abs(a.lse[r]))) + (EXP + 2) * UNIT
                        for s, e in zip(scores, e_scores)]  # relative
-                factors = reference._dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
+                factors = dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
                 dp = [f * dot(dout, v_j) for f, v_j in zip(factors, v)]
                 size_dp = [f * abs_dot(dout, v_j) for f, v_j in zip(factors, v)]
                 D, size_D = dot(dout, out), abs_dot(dout, out)
