@@ -15,7 +15,12 @@ def places(*lengths):
 
 def dot(a, i, b, j, n, a_step=1, b_step=1):
     """Return the sum over k < n of a[i + k a_step] * b[j + k b_step]."""
-    return sum((a[i + k * a_step] * b[j + k * b_step] for k in range(n)), 0.0)
+    total = 0.0
+    for _ in range(n):
+        total += a[i] * b[j]
+        i += a_step
+        j += b_step
+    return total
 
 
 def store(x, i, value, accumulate):
