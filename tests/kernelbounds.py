@@ -12,6 +12,7 @@ operands. An operand that is computed first has an error of float32 before it is
 `as_operand` says what becomes of it. """
 
 from math import ceil, exp, expm1, log, pi, sqrt
+from operator import mul
 from types import SimpleNamespace
 
 from kernelcheck import FLOOR, UNIT, Bound, run_reference
@@ -27,11 +28,11 @@ LOG = 4
 
 
 def dot(x, y):
-    return sum(a * b for a, b in zip(x, y))
+    return sum(map(mul, x, y))
 
 
 def abs_dot(x, y):
-    return sum(abs(a * b) for a, b in zip(x, y))
+    return sum(map(abs, map(mul, x, y)))
 
 
 def without(a, *names):
@@ -405,13 +406,14 @@ def attention_backward(a, value):
                 e_w = [w_j * (e + 5 * UNIT) for w_j, e in zip(w, e_p)]
                 ds, e_ds = as_operand(a.dtype, ds, e_ds)
                 w, e_w = as_operand(a.dtype, w, e_w)
+                qi = first + i * 3 * a.C
                 for j in range(i + 1):
-                    sum_ds, sum_w = e_ds[j] + T * UNIT * ds[j], e_w[j] + T * UNIT * w[j]
-                    qi, kj = first + i * 3 * a.C, first + j * 3 * a.C + a.C
-                    for c in range(HS):
-                        extra[qi + c] += sum_ds * scale * abs(k[j][c])
-                        extra[kj + c] += sum_ds * scale * abs(q[i][c])
-                        extra[kj + a.C + c] += sum_w * abs(dout[c])
+                    sum_ds = (e_ds[j] + T * UNIT * ds[j]) * scale
+                    sum_w, kj = e_w[j] + T * UNIT * w[j], first + j * 3 * a.C + a.C
+                    for c, (q_c, k_c, dout_c) in enumerate(zip(q[i], k[j], dout)):
+                        extra[qi + c] += sum_ds * abs(k_c)
+                        extra[kj + c] += sum_ds * abs(q_c)
+                        extra[kj + a.C + c] += sum_w * abs(dout_c)
     return {"dqkv": Bound(1, [0.0] * len(extra), extra)}
 
 

@@ -27,6 +27,7 @@ MANY = SIZE | st.sampled_from((127, 128, 129, 255, 256, 257, 1000))
 PROBABILITY = st.sampled_from((0.0, 0.1, 0.5, 0.9, 0.999))
 DTYPES = (reference.PYGPT_FLOAT32, reference.PYGPT_BFLOAT16)
 DTYPE = {"dtype": st.sampled_from(DTYPES)}
+PERIOD = 9973  # a prime, so rows, columns, tiles and blocks all begin at other places of a period
 
 
 def _constant(rng):
@@ -42,6 +43,12 @@ VALUES = {  # {name: function that makes a source of numbers from a random gener
     "constant": _constant,
     "wide": lambda rng: lambda: rng.gauss(0, 1) * 10 ** rng.uniform(-6, 1),
 }
+
+
+def _repeated(count, draw):
+    """Return count numbers: up to PERIOD are drawn, which takes long, and repeat after that."""
+    drawn = [draw() for _ in range(min(count, PERIOD))]
+    return (drawn * -(-count // PERIOD))[:count]
 
 
 @dataclass(frozen=True)
@@ -115,16 +122,16 @@ class Case:
                 args[p.name] = [rng.randint(0, sizes["past"]) for _ in range(count)]
                 args[p.name][-1:] = [sizes["past"]] * min(count, 1)  # the longest, for `large`
             elif p.ctype == "int32_t":
-                args[p.name] = [rng.randrange(sizes["V"]) for _ in range(count)]
+                args[p.name] = _repeated(count, lambda: rng.randrange(sizes["V"]))
             elif p.ctype == "uint64_t":
                 args[p.name] = [rng.getrandbits(64)]
             elif p.ctype == "uint16_t":
-                args[p.name] = [rng.getrandbits(16) for _ in range(count)]
+                args[p.name] = _repeated(count, lambda: rng.getrandbits(16))
             elif p.ctype == "int8_t":
-                args[p.name] = [rng.randint(-127, 127) for _ in range(count)]
+                args[p.name] = _repeated(count, lambda: rng.randint(-127, 127))
             else:
-                draw = VALUES[values[p.name]](rng)
-                args[p.name] = list(array(TYPECODES[p.ctype], (draw() for _ in range(count))))
+                drawn = _repeated(count, VALUES[values[p.name]](rng))
+                args[p.name] = list(array(TYPECODES[p.ctype], drawn))
         self.prepare(args, rng)
         return args
 
