@@ -89,6 +89,9 @@ from pygpt.training.trainer import train  # noqa: E402
 hypothesis.settings.register_profile(
     "pygpt", derandomize=True, database=None, deadline=None, max_examples=25,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# For `make test-long`: tests whose examples are files or graphs of any kind.
+hypothesis.settings.register_profile(
+    "long", hypothesis.settings.get_profile("pygpt"), max_examples=500)
 hypothesis.settings.load_profile("pygpt")
 
 TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(12) for b in range(12))
