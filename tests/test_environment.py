@@ -184,14 +184,10 @@ def test_the_reference_backend_takes_what_the_c_library_takes():
 
 @pytest.fixture
 def package(tmp_path):
-    """Copy the package and its compiled modules to a directory of their own."""
-    source = pathlib.Path(pygpt.__file__).parent
-    for path in source.rglob("*"):
-        if path.suffix in (".py", ".so"):
-            target = tmp_path / "pygpt" / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-    return tmp_path / "pygpt"
+    """Copy the package with its compiled modules, and what Python has cached of it, to a directory
+    of its own."""
+    return shutil.copytree(pathlib.Path(pygpt.__file__).parent, tmp_path / "pygpt",
+                           ignore=shutil.ignore_patterns("*.c"))
 
 
 def in_package(package, *words, **env):
