@@ -13,6 +13,7 @@ from typing import Callable
 
 from hypothesis import strategies as st
 
+import attentionbounds
 import kernelbounds as bounds
 from kernelcheck import KERNELS, TYPECODES, flags_of, run_reference
 from pygpt.backend import reference
@@ -340,20 +341,20 @@ CASES = [
          STORED_SIZES, bounds.linear_int8, _groups, **STORED),
     Case("attention_forward",
          {"out": "B T C", "lse": "B NH T", "qkv": "B T 3 C", "seed": "1"},
-         {**ATTENTION, "dropout": PROBABILITY}, bounds.attention_forward, _heads,
+         {**ATTENTION, "dropout": PROBABILITY}, attentionbounds.attention_forward, _heads,
          _seed_may_be_null,
          large=in_both_types(*({**sizes, "dropout": p}
                                for sizes, p in zip(LONG_ATTENTION, (0.0, 0.2, 0.5))))),
     Case("attention_backward",
          {"dqkv": "B T 3 C", "dout": "B T C", "qkv": "B T 3 C", "out": "B T C", "lse": "B NH T",
           "seed": "1"},
-         {**ATTENTION, "dropout": PROBABILITY}, bounds.attention_backward, _heads,
+         {**ATTENTION, "dropout": PROBABILITY}, attentionbounds.attention_backward, _heads,
          _attention_forward_first,
          large=in_both_types(*({**sizes, "dropout": p}
                                for sizes, p in zip(LONG_ATTENTION, (0.2, 0.0, 0.5))))),
     Case("attention_cached",
          {"out": "B T C", "keys": "B P C", "values": "B P C", "qkv": "B T 3 C", "past": "B"},
-         {**ATTENTION, "past": st.integers(0, 20), "spare": FEW}, bounds.attention_cached,
+         {**ATTENTION, "past": st.integers(0, 20), "spare": FEW}, attentionbounds.attention_cached,
          lambda s: {**_heads(s), **_positions(s)}, inout=("keys", "values"),
          large=in_both_types({"B": 2, "T": 1, "NH": 12, "HS": 17, "past": 500, "spare": 5},
                              {"B": 1, "T": 70, "NH": 3, "HS": 16, "past": 65, "spare": 0})),
