@@ -17,6 +17,10 @@ train: build  ## train on the Python language reference, then write some text
 test: build $(VENV)/.installed-test  ## run every test
 	@$(PY) tests/halves.py
 
+test-long: build $(VENV)/.installed-test  ## try 500 files, models or graphs where `test` tries 25
+	@$(PY) -m pytest --hypothesis-profile=long tests/test_edits.py tests/test_model_files.py \
+		tests/test_read_back.py tests/test_tape.py
+
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install with pip: minutes
 	@$(PY) -m pytest tests/install
 
@@ -66,5 +70,5 @@ $(VENV)/.installed-test: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
 	@touch $@
 
-.PHONY: build train test test-install info clean help bench growth ladder compare compare-matmul \
-	compare-generation schedule
+.PHONY: build train test test-long test-install info clean help bench growth ladder compare \
+	compare-matmul compare-generation schedule

@@ -2,7 +2,7 @@
  *
  * cffi reads only this C file, so it holds plain C declarations and numeric #defines
  * (build_ffi.py drops the other lines that start with '#'). For the numeric kernels,
- * pygpt/backend/reference.py defines the same names, with the same arguments in the same order, as
+ * pygpt/backend/reference/ defines the same names, with the same arguments in the same order, as
  * Python loops: they show the formula, the C code has the speed. pygpt/tokenizer/bpe_python.py does
  * the same work as the bpe_* functions. The pygpt_* functions manage memory, threads and
  * instruction sets, and exist in C only.

@@ -8,8 +8,8 @@
  *
  * Bins add weights up in another order than the sorted one. Weights are therefore rounded to
  * multiples of a unit so large that every sum of them has at most 52 bits: sums in double precision
- * are exact, and no order changes them. So the loops of reference.py, which sort, choose the same
- * token from the same logits, always.
+ * are exact, and no order changes them. So the loops of pygpt/backend/reference/sample.py, which
+ * sort, choose the same token from the same logits, always.
  *
  * That also takes an exp of which every operation is rounded alike everywhere: that of vexp,
  * without fused multiply-adds. Each weight is computed by itself, so vectors may have any width. */

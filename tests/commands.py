@@ -1,9 +1,18 @@
-"""Runs commands in processes of their own, as a user does, and reads the errors they print."""
+"""Runs commands in processes of their own, as a user does, and reads the errors they print.
 
+A process takes a fifth of a second to start. Where only the words of an error matter, here() runs
+the command in the process of the tests.
+"""
+
+import contextlib
+import io
 import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
+
+from pygpt.cli.main import main
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"COLUMNS": "200", "PYTHONUTF8": "1"}
@@ -21,6 +30,21 @@ def finished(*command, cwd=None, input=None, **environment):
 def pygpt(*arguments, **options):
     """Run pygpt with these arguments to its end; the options are those of finished()."""
     return finished(*COMMAND, *arguments, **options)
+
+
+def here(*arguments, cwd="."):
+    """Run pygpt with these arguments in this process; return what pygpt() would."""
+    output, error = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    before = os.getcwd()
+    os.chdir(cwd)
+    try:
+        with (contextlib.redirect_stdout(output), contextlib.redirect_stderr(error),
+              mock.patch.dict(os.environ, ENVIRONMENT)):
+            status = main(arguments)
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(arguments, status, *(
+        stream.buffer.getvalue().decode() for stream in (output, error)))
 
 
 def python(code, *arguments, **options):

@@ -68,7 +68,14 @@ def pytest_configure(config):
     forget_warning_filters()
 
 
+def not_waiting(descriptor):
+    """Stand in for os.fsync: what tests write need not outlast a power cut. A training run of ten
+    steps calls it fifty times; where the disk is busy, that takes longer than the run."""
+    os.fstat(descriptor)  # a descriptor that is closed is still an error
+
+
 set_state()
+os.fsync = not_waiting
 
 import tokenizerfiles  # noqa: E402
 from runs import stop_after  # noqa: E402
@@ -82,6 +89,9 @@ from pygpt.training.trainer import train  # noqa: E402
 hypothesis.settings.register_profile(
     "pygpt", derandomize=True, database=None, deadline=None, max_examples=25,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# For `make test-long`: tests whose examples are files or graphs of any kind.
+hypothesis.settings.register_profile(
+    "long", hypothesis.settings.get_profile("pygpt"), max_examples=500)
 hypothesis.settings.load_profile("pygpt")
 
 TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(12) for b in range(12))

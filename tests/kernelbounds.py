@@ -4,29 +4,36 @@ A float32 operation is off by at most UNIT = 2^-24 of its result. So a sum of n 
 whatever order and blocking, is off by at most (n + 1) UNIT sum|a||b| to first order; the bounds
 here carry that through each formula. The small integers count the roundings of the final
 operations, rounded up. Each function takes the arguments and the reference's outputs (accumulate 0)
-and returns {output: Bound}; an output without one is unspecified.
+and returns {output: Bound}; an output without one is unspecified. Those of attention are in
+attentionbounds.py.
 
 With dtype 1 the operands of products are rounded to bfloat16. Operands that are inputs are the same
 numbers in C and in the reference. So a product of them has the bound above, at the rounded
 operands. An operand that is computed first has an error of float32 before it is rounded;
-`as_operand` says what becomes of it. """
+`as_operand` says what becomes of it.
+"""
 
-from math import expm1, log, pi, sqrt
+from math import exp, expm1, pi, sqrt
+from operator import mul
 from types import SimpleNamespace
 
 from kernelcheck import FLOOR, UNIT, Bound, run_reference
 from pygpt.backend import reference
+from pygpt.backend.reference.gelu import gelu_slope
+from pygpt.backend.reference.operands import read_operand
+from pygpt.backend.reference.quantized import whole_times_power
+from pygpt.backend.reference.softmax import logsumexp
 
 EXP = 4   # the vector exp is good to 2 ulp, and one ulp is up to 2 UNIT
 LOG = 4
 
 
 def dot(x, y):
-    return sum(a * b for a, b in zip(x, y))
+    return sum(map(mul, x, y))
 
 
 def abs_dot(x, y):
-    return sum(abs(a * b) for a, b in zip(x, y))
+    return sum(map(abs, map(mul, x, y)))
 
 
 def without(a, *names):
@@ -46,7 +53,7 @@ def of_terms(kernel, steps):
 def rounded(a, *names):
     """Return the arguments with the named ones as products read them: rounded to a.dtype."""
     return SimpleNamespace(**{**vars(a), **{
-        name: reference._operands(vars(a)[name], len(vars(a)[name]), a.dtype) for name in names}})
+        name: read_operand(vars(a)[name], len(vars(a)[name]), a.dtype) for name in names}})
 
 
 def as_operand(dtype, values, errors):
@@ -61,7 +68,7 @@ def as_operand(dtype, values, errors):
         return values, errors
     n = len(values)
     low, middle, high = (
-        reference._operands([x + sign * e for x, e in zip(values, errors)], n, dtype)
+        read_operand([x + sign * e for x, e in zip(values, errors)], n, dtype)
         for sign in (-1, 0, 1))
     return middle, [max(m - lo, hi - m) for lo, m, hi in zip(low, middle, high)]
 
@@ -114,7 +121,7 @@ def linear_backward_input(a, value):
         without(a, "pre", "act"), None)["dinp"]
     if a.pre is None:
         return {"dinp": bare}
-    slopes = [abs(reference._gelu_slope(x)) for x in a.pre]
+    slopes = [abs(gelu_slope(x)) for x in a.pre]
     extra = [m * slope_error(x) for m, x in zip(bare.magnitudes, a.pre)]
     return {"dinp": Bound(a.OUT + 4, [m * s for m, s in zip(bare.magnitudes, slopes)], extra),
             "act": Bound(1, [0.0] * len(a.pre), [gelu_error(x) for x in a.pre])}
@@ -148,27 +155,39 @@ def linear_int8(a, value):
     wide, inp = [0.0] * (a.OUT * a.IN), []
     reference.dequantize_int8(wide, a.q, a.scales, a.IN, a.OUT)
     for r in range(a.R):
-        inp += reference._whole_times_power(a.inp[r * a.IN:(r + 1) * a.IN])
+        inp += whole_times_power(a.inp[r * a.IN:(r + 1) * a.IN])
     return _of_linear(a, value, inp, wide, -(-a.IN // reference.PYGPT_INT8_GROUP) + 9)
+
+
+def embedding_at_rest(a, value):
+    # out = token + position, so |token| + |position| <= |out| + 2 |position|; a token of int8 is
+    # rounded once more.
+    sizes = []
+    for r in range(a.B * a.T):
+        first = (a.past[r // a.T] if a.past else 0) + r % a.T
+        for c in range(a.C):
+            position = a.wpe[first * a.C + c] if a.wpe else 0.0
+            sizes.append(abs(value["out"][r * a.C + c]) + 2 * abs(position))
+    return {"out": Bound(2, sizes)}
 
 
 # --------------------------------------------------------------------- softmax, cross-entropy ---
 
 def softmax_errors(x, x_errors=None):
     """Return (p, relative errors of p, error of the lse) for p = softmax(x) with errors in x."""
-    p, terms, total, lse_error = _softmax_sums(x, x_errors or [0.0] * len(x))
+    p, terms, total, lse_error = softmax_sums(x, x_errors or [0.0] * len(x))
     return p, [t + total for t in terms], lse_error
 
 
-def _softmax_sums(x, x_errors):
+def softmax_sums(x, x_errors):
     """Return p = softmax(x), the relative errors of exp(x_j - top) and of their sum, and the error
     of the lse."""
     # exp(x_j - top) sees the error of x_j and the rounding of its scaled argument; an error of
     # `top` is common to all and cancels. The sum of n positive terms carries the p-weighted mean of
     # their relative errors and its own roundings; 2 n allows for rescaling when the maximum moves.
     n, top = len(x), max(x)
-    lse = reference._logsumexp(x)
-    p = [reference.exp(v - lse) for v in x]
+    lse = logsumexp(x)
+    p = [exp(v - lse) for v in x]
     terms = [expm1(e + UNIT * (abs(v) + abs(top))) + EXP * UNIT for v, e in zip(x, x_errors)]
     total = dot(p, terms) + (2 * n + 8) * UNIT
     lse_error = total + UNIT * (LOG * abs(lse - top) + 2 * abs(top) + 2 * abs(lse))
@@ -264,150 +283,6 @@ def linear_cross_entropy_backward(a, value):
     return {**_losses(a, value, logits, logit_errors),
             "dinp": Bound(a.V + 2, dinp, dinp_errors),
             "dweight": Bound(a.R + 2, dweight, dweight_errors)}
-
-
-# ----------------------------------------------------------------------------------- attention ---
-
-def _attention_row(query, keys):
-    """Return the scores of one query and their errors; keys[j] is a slice of HS numbers."""
-    scale = 1 / sqrt(len(query) or 1)
-    scores = [dot(query, k) * scale for k in keys]
-    return scores, [(len(query) + 3) * UNIT * abs_dot(query, k) * scale for k in keys]
-
-
-def _heads(x, offset, step, positions, HS):
-    return [x[offset + j * step:offset + j * step + HS] for j in range(positions)]
-
-
-def _attention_out(scores, score_errors, factors, values, HS, dtype):
-    """Return the errors of one query's outputs, and that of its lse."""
-    if dtype == reference.PYGPT_FLOAT32:
-        p, relative, lse_error = softmax_errors(scores, score_errors)
-        errors = [f * p_j * (e + (len(p) + 5) * UNIT) for f, p_j, e in zip(factors, p, relative)]
-    else:
-        errors, lse_error = _rounded_weights(scores, score_errors, factors)
-    return [abs_dot(errors, [v[c] for v in values]) for c in range(HS)], lse_error
-
-
-# The kernel's m lies above the largest score so far, by 1.5 ln 2 at most.
-ABOVE = 1.04
-
-
-def _rounded_weights(scores, score_errors, factors):
-    """Return the errors of the weights w_j / l, where w_j = f_j exp(s_j - m) is rounded to bfloat16
-    and l = sum_j exp(s_j - m) is not; and that of the lse."""
-    # Before rounding, w_j has the error of s_j and those of s_j - m; of m, which is a float and not
-    # quite a multiple of ln 2 (its factor ln 2 is off by 0.05 UNIT, the product by 1); of exp, and
-    # of three operations for f_j.
-    n, top, size = len(scores), max(scores), max(map(abs, scores)) + ABOVE
-    p, _, total, lse_error = _softmax_sums(scores, score_errors)
-    before = [expm1(e + UNIT * (top - s + ABOVE + 1.05 * size)) + (EXP + 3) * UNIT
-              for s, e in zip(scores, score_errors)]
-    # The reference's m is the multiple of ln 2 next to the lse. Any other gives the same rounding.
-    lse = reference._logsumexp(scores)
-    m = reference.ceil(lse / log(2)) * log(2)
-    w = [f * reference.exp(s - m) for f, s in zip(factors, scores)]
-    w, w_errors = as_operand(reference.PYGPT_BFLOAT16, w, [x * e for x, e in zip(w, before)])
-    # The sum of w_j v_j rounds, and is rescaled where m moves, as l is. Of the rescaling factors
-    # exp(m - m'), a term meets those that together make exp(m_j - m), with m_j > s_j: the
-    # roundings of their arguments add up to UNIT (m - s_j) at most.
-    total += 2 * UNIT * ABOVE
-    errors = [reference.exp(m - lse) * (e + x * (
-        total + (2 * n + 8) * UNIT + UNIT * (top + ABOVE - s)))
-        for x, e, s in zip(w, w_errors, scores)]
-    return errors, lse_error + UNIT * ABOVE * (LOG + 4)
-
-
-def attention_forward(a, value):
-    a = rounded(a, "qkv")
-    HS = a.C // a.NH
-    out, lse = [0.0] * len(value["out"]), [0.0] * len(value["lse"])
-    for b in range(a.B):
-        for h in range(a.NH):
-            first = b * a.T * 3 * a.C + h * HS
-            q, k, v = (_heads(a.qkv, first + part * a.C, 3 * a.C, a.T, HS) for part in range(3))
-            for i in range(a.T):
-                r = (b * a.NH + h) * a.T + i
-                factors = reference._dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
-                row = _attention_row(q[i], k[:i + 1])
-                o = (b * a.T + i) * a.C + h * HS
-                out[o:o + HS], lse[r] = _attention_out(*row, factors, v[:i + 1], HS, a.dtype)
-    if not HS:  # a head without channels has no scores
-        return {"out": Bound(1, [])}
-    return {"out": Bound(1, [0.0] * len(out), out), "lse": Bound(1, [0.0] * len(lse), lse)}
-
-
-def attention_cached(a, value):
-    a = rounded(SimpleNamespace(**{**vars(a), **value}), "qkv", "keys", "values")
-    HS = a.C // a.NH
-    out = [0.0] * len(value["out"])
-    for b in range(a.B):
-        for h in range(a.NH):
-            first = b * a.P * a.C + h * HS
-            k, v = (_heads(x, first, a.C, a.past[b] + a.T, HS) for x in (a.keys, a.values))
-            for i in range(a.T):
-                o, q = (b * a.T + i) * a.C + h * HS, (b * a.T + i) * 3 * a.C + h * HS
-                seen = a.past[b] + i + 1
-                row = _attention_row(a.qkv[q:q + HS], k[:seen])
-                out[o:o + HS] = _attention_out(*row, [1.0] * seen, v[:seen], HS, a.dtype)[0]
-    copied = Bound(0, [0.0] * len(value["keys"]))
-    return {"out": Bound(1, [0.0] * len(out), out), "keys": copied, "values": copied}
-
-
-def embedding_at_rest(a, value):
-    # out = token + position, so |token| + |position| <= |out| + 2 |position|; a token of int8 is
-    # rounded once more.
-    sizes = []
-    for r in range(a.B * a.T):
-        first = (a.past[r // a.T] if a.past else 0) + r % a.T
-        for c in range(a.C):
-            position = a.wpe[first * a.C + c] if a.wpe else 0.0
-            sizes.append(abs(value["out"][r * a.C + c]) + 2 * abs(position))
-    return {"out": Bound(2, sizes)}
-
-
-def attention_backward(a, value):
-    # Follows the reference: e_x is the error of x. In float32, dout . out may also be formed as
-    # sum_j p_j dp_j, whose magnitude is never smaller, so D takes the larger. With rounded weights
-    # these two differ.
-    a = rounded(a, "qkv", "dout", "out")
-    HS, T, scale = a.C // a.NH, a.T, 1 / sqrt(a.C // a.NH or 1)
-    extra = [0.0] * len(value["dqkv"])
-    for b in range(a.B):
-        for h in range(a.NH):
-            first = b * T * 3 * a.C + h * HS
-            q, k, v = (_heads(a.qkv, first + part * a.C, 3 * a.C, T, HS) for part in range(3))
-            for i in range(T):
-                r, o = (b * a.NH + h) * T + i, (b * T + i) * a.C + h * HS
-                dout, out = a.dout[o:o + HS], a.out[o:o + HS]
-                scores, e_scores = _attention_row(q[i], k[:i + 1])
-                p = [reference.exp(s - a.lse[r]) for s in scores]
-                e_p = [expm1(e + 2 * UNIT * (abs(s) + abs(a.lse[r]))) + (EXP + 2) * UNIT
-                       for s, e in zip(scores, e_scores)]  # relative
-                factors = reference._dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
-                dp = [f * dot(dout, v_j) for f, v_j in zip(factors, v)]
-                size_dp = [f * abs_dot(dout, v_j) for f, v_j in zip(factors, v)]
-                D, size_D = dot(dout, out), abs_dot(dout, out)
-                e_D = (HS + 2) * UNIT * size_D
-                if a.dtype == reference.PYGPT_FLOAT32:
-                    size_D = max(size_D, dot(p, size_dp))
-                    e_D = (HS + 2) * UNIT * size_D + sum(
-                        p_j * s * (e + (HS + T + 4) * UNIT) for p_j, s, e in zip(p, size_dp, e_p))
-                ds = [p_j * abs(dp_j - D) for p_j, dp_j in zip(p, dp)]
-                e_ds = [d * (e + 6 * UNIT) + p_j * ((HS + 6) * UNIT * (size + size_D) + e_D)
-                        for d, e, p_j, size in zip(ds, e_p, p, size_dp)]
-                w = [f * p_j for f, p_j in zip(factors, p)]
-                e_w = [w_j * (e + 5 * UNIT) for w_j, e in zip(w, e_p)]
-                ds, e_ds = as_operand(a.dtype, ds, e_ds)
-                w, e_w = as_operand(a.dtype, w, e_w)
-                for j in range(i + 1):
-                    sum_ds, sum_w = e_ds[j] + T * UNIT * ds[j], e_w[j] + T * UNIT * w[j]
-                    qi, kj = first + i * 3 * a.C, first + j * 3 * a.C + a.C
-                    for c in range(HS):
-                        extra[qi + c] += sum_ds * scale * abs(k[j][c])
-                        extra[kj + c] += sum_ds * scale * abs(q[i][c])
-                        extra[kj + a.C + c] += sum_w * abs(dout[c])
-    return {"dqkv": Bound(1, [0.0] * len(extra), extra)}
 
 
 # ----------------------------------------------------------------------------------- layernorm ---

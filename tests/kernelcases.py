@@ -13,6 +13,7 @@ from typing import Callable
 
 from hypothesis import strategies as st
 
+import attentionbounds
 import kernelbounds as bounds
 from kernelcheck import KERNELS, TYPECODES, flags_of, run_reference
 from pygpt.backend import reference
@@ -27,6 +28,7 @@ MANY = SIZE | st.sampled_from((127, 128, 129, 255, 256, 257, 1000))
 PROBABILITY = st.sampled_from((0.0, 0.1, 0.5, 0.9, 0.999))
 DTYPES = (reference.PYGPT_FLOAT32, reference.PYGPT_BFLOAT16)
 DTYPE = {"dtype": st.sampled_from(DTYPES)}
+PERIOD = 9973  # a prime, so rows, columns, tiles and blocks all begin at other places of a period
 
 
 def _constant(rng):
@@ -42,6 +44,12 @@ VALUES = {  # {name: function that makes a source of numbers from a random gener
     "constant": _constant,
     "wide": lambda rng: lambda: rng.gauss(0, 1) * 10 ** rng.uniform(-6, 1),
 }
+
+
+def _repeated(count, draw):
+    """Return count numbers: up to PERIOD are drawn, which takes long, and repeat after that."""
+    drawn = [draw() for _ in range(min(count, PERIOD))]
+    return (drawn * -(-count // PERIOD))[:count]
 
 
 @dataclass(frozen=True)
@@ -115,16 +123,16 @@ class Case:
                 args[p.name] = [rng.randint(0, sizes["past"]) for _ in range(count)]
                 args[p.name][-1:] = [sizes["past"]] * min(count, 1)  # the longest, for `large`
             elif p.ctype == "int32_t":
-                args[p.name] = [rng.randrange(sizes["V"]) for _ in range(count)]
+                args[p.name] = _repeated(count, lambda: rng.randrange(sizes["V"]))
             elif p.ctype == "uint64_t":
                 args[p.name] = [rng.getrandbits(64)]
             elif p.ctype == "uint16_t":
-                args[p.name] = [rng.getrandbits(16) for _ in range(count)]
+                args[p.name] = _repeated(count, lambda: rng.getrandbits(16))
             elif p.ctype == "int8_t":
-                args[p.name] = [rng.randint(-127, 127) for _ in range(count)]
+                args[p.name] = _repeated(count, lambda: rng.randint(-127, 127))
             else:
-                draw = VALUES[values[p.name]](rng)
-                args[p.name] = list(array(TYPECODES[p.ctype], (draw() for _ in range(count))))
+                drawn = _repeated(count, VALUES[values[p.name]](rng))
+                args[p.name] = list(array(TYPECODES[p.ctype], drawn))
         self.prepare(args, rng)
         return args
 
@@ -333,20 +341,20 @@ CASES = [
          STORED_SIZES, bounds.linear_int8, _groups, **STORED),
     Case("attention_forward",
          {"out": "B T C", "lse": "B NH T", "qkv": "B T 3 C", "seed": "1"},
-         {**ATTENTION, "dropout": PROBABILITY}, bounds.attention_forward, _heads,
+         {**ATTENTION, "dropout": PROBABILITY}, attentionbounds.attention_forward, _heads,
          _seed_may_be_null,
          large=in_both_types(*({**sizes, "dropout": p}
                                for sizes, p in zip(LONG_ATTENTION, (0.0, 0.2, 0.5))))),
     Case("attention_backward",
          {"dqkv": "B T 3 C", "dout": "B T C", "qkv": "B T 3 C", "out": "B T C", "lse": "B NH T",
           "seed": "1"},
-         {**ATTENTION, "dropout": PROBABILITY}, bounds.attention_backward, _heads,
+         {**ATTENTION, "dropout": PROBABILITY}, attentionbounds.attention_backward, _heads,
          _attention_forward_first,
          large=in_both_types(*({**sizes, "dropout": p}
                                for sizes, p in zip(LONG_ATTENTION, (0.2, 0.0, 0.5))))),
     Case("attention_cached",
          {"out": "B T C", "keys": "B P C", "values": "B P C", "qkv": "B T 3 C", "past": "B"},
-         {**ATTENTION, "past": st.integers(0, 20), "spare": FEW}, bounds.attention_cached,
+         {**ATTENTION, "past": st.integers(0, 20), "spare": FEW}, attentionbounds.attention_cached,
          lambda s: {**_heads(s), **_positions(s)}, inout=("keys", "values"),
          large=in_both_types({"B": 2, "T": 1, "NH": 12, "HS": 17, "past": 500, "spare": 5},
                              {"B": 1, "T": 70, "NH": 3, "HS": 16, "past": 65, "spare": 0})),

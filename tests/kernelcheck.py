@@ -9,6 +9,7 @@ import math
 import re
 from array import array
 from collections import namedtuple
+from operator import add, le, sub
 from pathlib import Path
 
 from isas import isas_for, use_isa
@@ -209,10 +210,15 @@ def run_shared(call, flags, threads, large):
 def assert_within(got, want, bound, old, where):
     """Check each |got - want| against its bound; `old` is what was accumulated onto, or None."""
     assert len(got) == len(want) == len(bound.magnitudes), f"{where}: lengths differ"
-    for i, (g, w) in enumerate(zip(got, want)):
-        before = old[i] if old else 0.0
-        allowed = bound.steps * (bound.unit * (bound.magnitudes[i] + abs(before)) + FLOOR)
-        allowed += bound.extra[i] if bound.extra else 0.0
-        assert abs(g - (w + before)) <= allowed, (  # not <= is also true of NaN
-            f"{where}[{i}] is {g!r}, the reference says {w + before!r}, "
-            f"off by {abs(g - w - before):.3g} where {allowed:.3g} is allowed")
+    before = old or [0.0] * len(want)
+    target = list(map(add, want, before))
+    allowed = [bound.steps * (bound.unit * (magnitude + abs(x)) + FLOOR)
+               for magnitude, x in zip(bound.magnitudes, before)]
+    if bound.extra:
+        allowed = list(map(add, allowed, bound.extra))
+    off = list(map(abs, map(sub, got, target)))
+    within = list(map(le, off, allowed))  # NaN is not <= anything
+    if not all(within):
+        i = within.index(False)
+        raise AssertionError(f"{where}[{i}] is {got[i]!r}, the reference says {target[i]!r}, "
+                             f"off by {off[i]:.3g} where {allowed[i]:.3g} is allowed")

@@ -18,7 +18,8 @@ from isas import use_isa
 from kernelcases import CASES
 from kernelcheck import KERNELS, UNIT, CCall, assert_within, flags_of, run_everywhere
 from pygpt.backend import kernels as library
-from pygpt.backend import reference
+from pygpt.backend.reference.dropout import dropout_factors
+from pygpt.backend.reference.operands import read_operand
 from pygpt.backend.kernels import BFLOAT16
 from sharing import needs_threads, sharing
 
@@ -33,7 +34,7 @@ def float_of(bits):
 
 
 def rounded(x):
-    return reference._operands(x, len(x), BFLOAT16)
+    return read_operand(x, len(x), BFLOAT16)
 
 
 # Upper halves of floats, each with lower halves that lie on a number, beside it, and around the tie
@@ -298,7 +299,7 @@ def test_attention_rounds_p_with_the_factor_of_dropout(kernels, dropout):
             kernels, "attention_backward", dqkv=zeros * 3, dout=ones, qkv=by_head(x, 1.0, 0.0),
             out=zeros, lse=zeros, B=1, T=1, C=n, NH=n, dropout=dropout, seed=seed):
         for r, (x_r, got) in enumerate(zip(x, outputs["dqkv"][2 * n:])):
-            p = reference._dropout_factors(dropout, seed, 0, r, 1)[0] * math.exp(x_r)
+            p = dropout_factors(dropout, seed, 0, r, 1)[0] * math.exp(x_r)
             # exp is good to 2 ulp, the factor and the product to half an ulp each: 8 UNIT in all
             low, high = rounded([p * (1 - 8 * UNIT), p * (1 + 8 * UNIT)])
             assert got in (low, high), f"{where}: exp({x_r}) became {got}"

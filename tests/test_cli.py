@@ -1,4 +1,4 @@
-"""Tests the command line as a user runs it: in a process of its own, bad input included."""
+"""Tests the command line as a user runs it, bad input included: mostly in a process of its own."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import fields
 
 import pytest
-from commands import COMMAND, ENVIRONMENT, assert_refused, pygpt, rest_of_terminal
+from commands import COMMAND, ENVIRONMENT, assert_refused, here, pygpt, rest_of_terminal
 
 from pygpt.checkpoint import safetensors
 from pygpt.cli import main
@@ -213,7 +213,7 @@ def test_info():
 @pytest.mark.parametrize("command, config_class", [("train", TrainConfig),
                                                    ("sample", SampleConfig)])
 def test_help_documents_every_flag(command, config_class):
-    result = pygpt(command, "--help")
+    result = here(command, "--help")
     assert result.returncode == 0
     words = " ".join(result.stdout.split())
     for f in fields(config_class):
@@ -234,7 +234,7 @@ def test_help_documents_every_flag(command, config_class):
 @pytest.mark.parametrize("words, commands", [
     ([], ("train", "sample", "info")), (["tokenizer"], ("train", "encode", "decode"))])
 def test_without_a_command_the_commands_are_listed(words, commands):
-    result = pygpt(*words)
+    result = here(*words)
     assert result.returncode == 2 and result.stdout == ""
     for name in commands:
         assert re.search(rf"^    {name} +\w", result.stderr, re.MULTILINE), name
@@ -266,7 +266,7 @@ def test_without_a_command_the_commands_are_listed(words, commands):
     ("export out there --dtype int8", "'int8'"),
 ])
 def test_a_command_that_makes_no_sense(arguments, part, tmp_path):
-    assert_refused(pygpt(*arguments.split(), cwd=tmp_path), 2, part)
+    assert_refused(here(*arguments.split(), cwd=tmp_path), 2, part)
     assert os.listdir(tmp_path) == []
 
 
@@ -279,7 +279,7 @@ def test_a_command_that_makes_no_sense(arguments, part, tmp_path):
 def test_a_text_that_cannot_be_used(content, parts, tmp_path):
     if content is not None:
         (tmp_path / "bad.txt").write_bytes(content)
-    result = pygpt("train", "--data", "bad.txt", "--out", "out", *TINY, cwd=tmp_path)
+    result = here("train", "--data", "bad.txt", "--out", "out", *TINY, cwd=tmp_path)
     assert_refused(result, 1, *parts)
     assert not (tmp_path / "out").exists() and result.stdout == ""
 
@@ -302,7 +302,7 @@ def test_a_failed_command_overwrites_nothing(trained, text, tmp_path):
     shutil.copytree(trained[1], out, symlinks=True)
     before = contents(out)
     for bad in (["--n-head", 3], ["--n-positions", 5000], ["--data", "none"]):
-        assert pygpt("train", "--data", text, "--out", out, *TINY, *bad).returncode in (1, 2)
+        assert here("train", "--data", text, "--out", out, *TINY, *bad).returncode in (1, 2)
     assert contents(out) == before
 
 
@@ -344,7 +344,7 @@ def test_a_model_that_cannot_be_read(trained, damage, part, tmp_path):
     directory = tmp_path / "model"
     shutil.copytree(trained[1] / "last", directory)
     damage(directory)
-    assert_refused(pygpt("sample", directory), 1, part)
+    assert_refused(here("sample", directory), 1, part)
 
 
 def test_a_model_that_is_not_there(tmp_path):

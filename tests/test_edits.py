@@ -10,7 +10,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import bits, draw_ids
 
@@ -213,7 +213,6 @@ steps = st.tuples(edits, st.integers(0, 3),
                   st.sampled_from(("plain", "both at once", "composed")))
 
 
-@settings(max_examples=120)
 @given(st.lists(steps, min_size=2, max_size=7))
 def test_recorded_and_unrecorded_steps_agree_whatever_is_edited_between_them(story):
     recorded, eager = twins()

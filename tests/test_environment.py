@@ -184,14 +184,10 @@ def test_the_reference_backend_takes_what_the_c_library_takes():
 
 @pytest.fixture
 def package(tmp_path):
-    """Copy the package and its compiled modules to a directory of their own."""
-    source = pathlib.Path(pygpt.__file__).parent
-    for path in source.rglob("*"):
-        if path.suffix in (".py", ".so"):
-            target = tmp_path / "pygpt" / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-    return tmp_path / "pygpt"
+    """Copy the package with its compiled modules, and what Python has cached of it, to a directory
+    of its own."""
+    return shutil.copytree(pathlib.Path(pygpt.__file__).parent, tmp_path / "pygpt",
+                           ignore=shutil.ignore_patterns("*.c"))
 
 
 def in_package(package, *words, **env):
@@ -259,17 +255,16 @@ def test_why_the_library_does_not_load_is_said_with_the_remedy(package, damage, 
     if is_checkout:
         (package.parent / "Makefile").touch()
     damage(package)
-    for words in (["info"], ["sample", "none"]):
-        result = in_package(package, *words)
-        assert result.returncode == 1 and result.stdout == "", result.stderr
-        assert result.stderr.startswith("pygpt: error: ") and result.stderr.count("\n") == 1
-        for part in [*parts, "or set PYGPT_BACKEND=reference to use the Python loops"]:
-            assert part in result.stderr
-        if "cffi" not in parts[0]:
-            remedy = f"in {package.parent}" if is_checkout else "install pygpt again"
-            assert remedy in result.stderr
-            is_clean = "make clean build" in result.stderr
-            assert is_clean == (is_checkout and damage not in (lose, rename))
+    result = in_package(package, *(["info"] if is_checkout else ["sample", "none"]))
+    assert result.returncode == 1 and result.stdout == "", result.stderr
+    assert result.stderr.startswith("pygpt: error: ") and result.stderr.count("\n") == 1
+    for part in [*parts, "or set PYGPT_BACKEND=reference to use the Python loops"]:
+        assert part in result.stderr
+    if "cffi" not in parts[0]:
+        remedy = f"in {package.parent}" if is_checkout else "install pygpt again"
+        assert remedy in result.stderr
+        is_clean = "make clean build" in result.stderr
+        assert is_clean == (is_checkout and damage not in (lose, rename))
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="has no _buffer")

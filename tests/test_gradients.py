@@ -24,6 +24,8 @@ from kernelbounds import abs_dot, dot
 from kernelcases import CASES
 from kernelcheck import KERNELS, run_reference
 from pygpt.backend import reference
+from pygpt.backend.reference.dropout import dropout_factors
+from pygpt.backend.reference.operands import read_operand
 
 # backward undoes forward; `of` maps each gradient to the input it belongs to, and `given` the
 # gradient handed in to the output it belongs to.
@@ -80,7 +82,7 @@ def test_backward_agrees_with_finite_differences(gradient, data):
 @given(data=st.data())
 @settings(max_examples=12)
 def test_rounded_backward_agrees_with_finite_differences(gradient, data):
-    compare(gradient, data, BF16, lambda x: reference._operands(x, len(x), BF16))
+    compare(gradient, data, BF16, lambda x: read_operand(x, len(x), BF16))
 
 
 def compare(gradient, data, dtype, round_operands):
@@ -125,7 +127,7 @@ def rounding_of_attention(known):
         q, k, v = ([a.qkv[o + part * a.C:o + part * a.C + HS] for o in row] for part in range(3))
         o = (b * a.T + i) * a.C + h * HS
         dout, out = a.dout[o:o + HS], a.out[o:o + HS]
-        f = reference._dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
+        f = dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
         p = [exp(dot(q[i], k_j) / sqrt(HS) - a.lse[r]) for k_j in k]
         weights = [f_j * p_j for f_j, p_j in zip(f, p)]
         e_D = HALF_BIT * (sum(w * abs_dot(dout, v_j) for w, v_j in zip(weights, v))

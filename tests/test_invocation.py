@@ -78,7 +78,7 @@ def test_a_working_directory_that_is_gone(started, monkeypatch):
     assert invocation.command_line("info") == "/no/bin/python -m pygpt info"
 
 
-@pytest.mark.parametrize("out", ["out", "my out", "it's", "-out", "$HOME", "runs/a;b", "ö"])
+@pytest.mark.parametrize("out", ["my out's", "-out", "$HOME/a;b", "ö"])
 def test_the_proposals_work_as_they_are_typed(out, tmp_path):
     """Run in a checkout with a virtual environment, which `make train` uses: see the Makefile."""
     checkout = tmp_path / "check out"

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 from array import array
+from operator import ne
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,6 +31,8 @@ DIMENSIONS = [pytest.param(case, name, id=f"{case}-{name}")
                               "ignore_index", "dtype")]
 # Sizes at which packing, which is all that the types do differently, meets an edge.
 AT_EDGES_OF_BOTH = (0, 1, 7, 17, 33, 49, 65)
+# Attention works head by head: no vector and no tile lies along these dimensions.
+HEADS, MOST_HEADS = ("B", "NH"), 13
 TYPES = [pytest.param(case, dtype, id=f"{case}-{dtype}") for case in CASES for dtype in case.dtypes]
 ALIASES = [pytest.param(case, output, shared, bits, id=f"{case}-{output}-is-{shared}")
            for case in CASES for output, shared, bits in case.may_alias]
@@ -67,7 +70,7 @@ def check(kernels, case, args, misaligned=False, large=False, exact=False):
             for name in bounds.keys() & outputs.keys():
                 where = f"{case.kernel} on {isa}, {flags}, {name}"
                 got = outputs[name].values()
-                assert not any(x != x for x in got), f"{where} holds NaN"
+                assert not any(map(ne, got, got)), f"{where} holds NaN"
                 got = [got[i] for i in positions[name]] if sample else got
                 old = part[name] if flags.get(accumulate_flag(case.kernel, name)) else None
                 bound = Bound(0, [0.0] * len(got)) if exact else bounds[name]
@@ -95,8 +98,9 @@ def test_c_agrees_with_the_reference(kernels, case, dtype, data):
 
 @pytest.mark.parametrize("case, dimension", DIMENSIONS)
 def test_c_agrees_at_every_edge_of_a_dimension(kernels, case, dimension):
+    by_head = case.kernel.startswith("attention") and dimension in HEADS
     for size in (0, 1, 2, 5, 6, 7, 8, 9, *EDGES):
-        if size or dimension not in AT_LEAST_ONE:
+        if (size or dimension not in AT_LEAST_ONE) and not (by_head and size > MOST_HEADS):
             for dtype in case.dtypes if size in AT_EDGES_OF_BOTH else case.dtypes[:1]:
                 check(kernels, case, case.chosen({dimension: size, "dtype": dtype}))
 

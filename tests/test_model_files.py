@@ -95,7 +95,7 @@ MARKS = [b"0", b"9", b"-", b"1e9", b'"', b",", b"{", b"[", b"]", b"}", b"\\", b"
          b"null", b"true", b"F16", b"I64", b"../", b"99999999999999999999", b" ", b"h.7."]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=500)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_files_with_any_bytes_wrong_are_read_or_refused(good, tmp_path, taken, data):
     """Replace, insert or remove bytes: one line names the file, and little memory is taken."""

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from kernelcases import CASES, EDGES
 from kernelcheck import KERNELS, UNIT, CCall, run_everywhere
 from pygpt.backend import reference
+from pygpt.backend.reference.quantized import LEAST_QUANTIZED, whole_times_power
 
 GROUP = reference.PYGPT_INT8_GROUP
-LEAST = reference.LEAST_QUANTIZED
+LEAST = LEAST_QUANTIZED
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture,
                                                        HealthCheck.too_slow])
 SIZES = st.integers(1, 9) | st.sampled_from(EDGES) | st.sampled_from((127, 128, 129, 200))
@@ -139,7 +140,7 @@ def seen_through_identity(kernels, row):
 @given(st.lists(NUMBERS, min_size=1, max_size=70))
 @few
 def test_a_row_is_rounded_to_sixteen_bits(kernels, row):
-    expected = reference._whole_times_power(row)
+    expected = whole_times_power(row)
     largest = max(map(abs, row))
     for x, rounded in zip(row, expected):
         assert abs(x - rounded) <= (largest * 2.0 ** -15 if largest >= LEAST else LEAST)

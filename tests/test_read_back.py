@@ -31,8 +31,7 @@ from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.training.trainer import train
 from pygpt.training.trainer_state import last_settings
 
-PLAIN = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+shared_fixture = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Values of every type that JSON has, with the numbers at which arithmetic breaks.
 NUMBERS = (st.sampled_from([0, -1, 1, True, False, 2**31, 2**63 - 1, 2**63, 2**64, -2**63, 10**400,
@@ -85,7 +84,7 @@ def resume_with(run, tmp_path, name, data):
 FIELDS = sorted(trainer_state.TrainerState.__dataclass_fields__)
 
 
-@PLAIN
+@shared_fixture
 @given(st.dictionaries(st.sampled_from(FIELDS) | TEXTS, VALUES, min_size=1, max_size=2))
 def test_any_trainer_json_is_read_or_refused(run, tmp_path, changes):
     name = "last/trainer.json"
@@ -99,7 +98,7 @@ def test_any_trainer_json_is_read_or_refused(run, tmp_path, changes):
         assert_refusal(error, path)
 
 
-@PLAIN
+@shared_fixture
 @given(st.dictionaries(st.sampled_from(sorted(TrainConfig.__dataclass_fields__)) | TEXTS, VALUES,
                        min_size=1, max_size=2), st.booleans())
 def test_any_settings_in_trainer_json_are_read_or_refused(run, tmp_path, changes, only):
@@ -126,7 +125,7 @@ def test_settings_that_are_too_few_are_no_traceback(run, tmp_path, config, capsy
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@PLAIN
+@shared_fixture
 @given(st.data())
 def test_any_bytes_of_the_state_may_be_wrong(run, tmp_path, data):
     name = data.draw(st.sampled_from(["last/trainer.json", "last/optimizer.safetensors",
@@ -144,7 +143,7 @@ def test_any_bytes_of_the_state_may_be_wrong(run, tmp_path, data):
 
 # ------------------------------------------------------------------------- optimizer.safetensors
 
-@PLAIN
+@shared_fixture
 @given(st.dictionaries(st.sampled_from(["transformer.wte.weight.m", "transformer.wte.weight.v",
                                         "transformer.ln_f.bias.m", "x"]),
                        st.none() | VALUES | st.fixed_dictionaries({
@@ -174,7 +173,7 @@ def settings_error(path):
         return error
 
 
-@MANY
+@shared_fixture
 @given(st.dictionaries(st.sampled_from(sorted(TrainConfig.__dataclass_fields__)) | TEXTS, VALUES,
                        max_size=3))
 def test_any_settings_file_is_read_or_refused(tmp_path, document):
@@ -212,7 +211,7 @@ TOML = st.sampled_from(["n_layer = [1]", "data = {a = 1}", "data = 1979-05-27", 
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in Python 3.11 and later")
-@PLAIN
+@shared_fixture
 @given(TOML | st.text(max_size=30) | st.binary(max_size=20))
 def test_any_toml_is_read_or_refused(tmp_path, text):
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
@@ -232,7 +231,7 @@ RECORDS = st.fixed_dictionaries({"event": EVENTS, "step": STEPS}, optional={
                                 "tokens_per_second", "time", "text")})
 
 
-@MANY
+@shared_fixture
 @given(st.lists(RECORDS | VALUES, max_size=6), st.binary(max_size=8))
 def test_any_log_is_drawn_and_rewound_or_refused(tmp_path, records, torn):
     log = tmp_path / "log.jsonl"
@@ -248,7 +247,7 @@ def test_any_log_is_drawn_and_rewound_or_refused(tmp_path, records, torn):
         assert all(record["step"] <= 5 for record in read_log(log))
 
 
-@MANY
+@shared_fixture
 @given(st.lists(st.tuples(st.integers(1, 2**63 - 1), st.floats(), st.floats()), min_size=1,
                 max_size=5))
 def test_any_numbers_are_drawn(points):
@@ -281,7 +280,7 @@ def test_a_log_that_is_a_pipe_is_refused(tmp_path):
 
 # ------------------------------------------------------------------------------ the pointer file
 
-@MANY
+@shared_fixture
 @given(st.binary(max_size=40) | st.sampled_from([b"step-00000003", b"step-00000003\n",
                                                  b"step-00000009", b"step-000000030\n" * 40]))
 def test_any_file_in_the_place_of_a_link_is_followed_or_passed_over(run, tmp_path, data):
@@ -328,7 +327,7 @@ def test_settings_that_could_not_be_read_are_refused_before_anything_is_written(
     assert sorted(os.listdir(tmp_path / "out")) == before
 
 
-@PLAIN
+@shared_fixture
 @given(st.dictionaries(TEXTS, VALUES, max_size=3))
 def test_json_that_is_written_is_read_the_same(tmp_path, document):
     path = tmp_path / "x.json"

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from kernelcases import CASES
 from kernelcheck import (KERNELS, accumulate_flag, declared_kernels, flag_settings, run_reference)
 from pygpt.backend import reference
+from pygpt.backend.reference.convert import float32
+from pygpt.backend.reference.operands import read_operand
+from pygpt.backend.reference.random import splitmix64
 
 F32, BF16 = reference.PYGPT_FLOAT32, reference.PYGPT_BFLOAT16
 # The operands of the kernels that round no others.
@@ -32,7 +35,7 @@ def test_the_header_declares_what_is_expected():
 @pytest.mark.parametrize("kernel", declared_kernels())
 def test_every_kernel_of_the_header_is_in_the_reference(kernel):
     function = getattr(reference, kernel, None)
-    assert function is not None, f"{kernel} of pygpt.h is missing from reference.py"
+    assert function is not None, f"{kernel} of pygpt.h is missing from pygpt/backend/reference"
     assert list(inspect.signature(function).parameters) == [p.name for p in KERNELS[kernel]]
 
 
@@ -162,7 +165,7 @@ def test_rounded_gradients_of_scores_by_hand():
 def test_a_layer_rounds_its_operands_and_nothing_else(case, data):
     args = data.draw(case.drawn())
     names = OPERANDS[case.kernel]
-    before = {name: reference._operands(args[name], len(args[name]), BF16) for name in names}
+    before = {name: read_operand(args[name], len(args[name]), BF16) for name in names}
     want = run_reference(case.kernel, {**args, **before, "dtype": F32})
     if args.get("dbias"):
         want["dbias"] = run_reference(case.kernel, {**args, "dtype": F32})["dbias"]
@@ -287,14 +290,14 @@ def test_moments_below_the_normal_floats_become_zero():
 # ------------------------------------------------------------------------------- random numbers ---
 
 def test_the_hash_is_splitmix64():
-    assert reference._splitmix64(0) == 0xE220A8397B1DCDAF  # published with the generator
-    assert reference._splitmix64(1234567) == 6457827717110365317
+    assert splitmix64(0) == 0xE220A8397B1DCDAF  # published with the generator
+    assert splitmix64(1234567) == 6457827717110365317
 
 
 @given(st.floats(0, 0.9999999))
 def test_a_probability_is_rounded_as_c_rounds_it(p):
     if p > 1e-30:
-        assert reference._float32(p) == array("f", [p])[0]
+        assert float32(p) == array("f", [p])[0]
 
 
 @pytest.mark.parametrize("dropout", (0.1, 0.5, 0.9))
@@ -302,7 +305,7 @@ def test_dropout_drops_the_share_it_is_told(dropout):
     R, C = 40, 250
     out = outputs("dropout_forward", [1.0] * (R * C), None, R, C, dropout, [42], 7, out=R * C)
     kept = [x for x in out if x]
-    assert set(kept) == {1.0 / (1.0 - reference._float32(dropout))}
+    assert set(kept) == {1.0 / (1.0 - float32(dropout))}
     sigma = math.sqrt(R * C * dropout * (1 - dropout))
     assert abs(len(kept) - R * C * (1 - dropout)) < 5 * sigma
     columns = [sum(out[r * C + c] != 0 for r in range(R)) for c in range(C)]

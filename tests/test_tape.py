@@ -7,7 +7,7 @@ gradients, several consumers of one tensor, sums that hand one gradient to two n
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pygpt.autograd import ops
@@ -119,7 +119,6 @@ def leaves_of(seed):
     return [tensor(rng, SHAPES[i % 4]) for i in range(LEAVES)]
 
 
-@settings(max_examples=400)
 @given(graphs())
 def test_gradients_of_random_graphs_are_those_of_finite_differences(graph):
     seed, steps, results = graph

@@ -1,7 +1,7 @@
 """Gives Python the C library: memory, threads, instruction sets, and errors as exceptions.
 
 Only this module imports pygpt._kernels; the modules above it pass the pointers that `Memory` gives
-out. With PYGPT_BACKEND=reference the kernels are the Python loops of reference.py instead. They
+out. With PYGPT_BACKEND=reference the kernels are the Python loops of reference/ instead. They
 work on Python's own memory, and no C is loaded.
 """
 
