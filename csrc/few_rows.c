@@ -44,8 +44,8 @@ static int run(few_product p, int64_t size, const few_rows_loops *loops) {
     const int64_t R = p.out.M, OUT = p.out.N, OUTS = UNIT_OUTS;
     p.x_row = rounded_up(p.IN, PYGPT_INT8_GROUP);
     const int64_t floats = p.x_row * size / (int64_t)sizeof(float);
-    const int threads =
-        threads_for((double)R * (double)OUT * (double)p.IN, (OUT + OUTS - 1) / OUTS);
+    const double operations = (double)R * (double)OUT * (double)p.IN;
+    const int threads = threads_for(operations, (OUT + OUTS - 1) / OUTS);
     const int64_t chunk = rounded_up(chunk_for(OUT, OUTS, threads), OUTS);
     float *scratch = scratch_take(R * floats + rounded_up(R, 16));
     if (!scratch) return PYGPT_ENOMEM;

@@ -21,7 +21,7 @@ from kernelcheck import FLOOR, UNIT, Bound, run_reference
 from pygpt.backend import reference
 from pygpt.backend.reference.gelu import gelu_slope
 from pygpt.backend.reference.operands import read_operand
-from pygpt.backend.reference.quantized import whole_times_power
+from pygpt.backend.reference.few_rows import whole_times_power
 from pygpt.backend.reference.softmax import logsumexp
 
 EXP = 4   # the vector exp is good to 2 ulp, and one ulp is up to 2 UNIT

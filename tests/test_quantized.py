@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from kernelcases import CASES, EDGES
 from kernelcheck import KERNELS, UNIT, CCall, run_everywhere
 from pygpt.backend import reference
-from pygpt.backend.reference.quantized import LEAST_QUANTIZED, whole_times_power
+from pygpt.backend.reference.few_rows import whole_times_power
+from pygpt.backend.reference.int8 import LEAST_QUANTIZED
 
 GROUP = reference.PYGPT_INT8_GROUP
 LEAST = LEAST_QUANTIZED

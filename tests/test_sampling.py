@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from isas import use_isa
 from kernelcheck import HEADER
 from pygpt.backend import kernels, reference
+from pygpt.backend.reference import sample
 from pygpt.config import ConfigError, SampleConfig
 from pygpt.sampling import Choice, Sampler, choice_of
 
@@ -170,9 +171,9 @@ def test_logits_that_are_not_finite(value, place):
 def test_numbers_too_large_for_float32_stay_finite():
     logits = array("f", [3e38, -3e38])
     assert adjusted(logits, [0, 1], repetition_penalty=1e-300) == [
-        reference._LARGEST, 0.0]
+        sample._LARGEST, 0.0]
     assert adjusted(logits, [0], logit_bias={0: 1e300, 1: -1e300}) == [
-        reference._LARGEST, -reference._LARGEST]
+        sample._LARGEST, -sample._LARGEST]
 
 
 # ------------------------------------------------------------------ the kernels and their loops ---
@@ -219,7 +220,7 @@ def test_weights_do_not_depend_on_the_width_of_vectors(logits, temperature):
     """By every set, of any number of logits: where min_p cuts shows each weight exactly."""
     if not any(x > -INF for x in logits):
         return
-    weights = reference._weights(logits, len(logits), temperature)
+    weights = sample._weights(logits, len(logits), temperature)
     for least in sorted({w for w in weights if w > 0}):
         kept = [v for v, w in enumerate(weights) if w >= least]
         for isa in kernels.isa_names():
@@ -236,7 +237,7 @@ def test_weights_do_not_depend_on_the_width_of_vectors(logits, temperature):
 def test_min_p_between_two_floats_is_not_rounded():
     """min_p is a double; the weight just below it does not stay, though both are one float."""
     logits = [0.0, -1.0]
-    weight = reference._weights(logits, 2, 1.0)[1]
+    weight = sample._weights(logits, 2, 1.0)[1]
     for lib in (kernels.lib, reference):
         for min_p, token in ((weight, 1), (math.nextafter(weight, 1.0), 0),
                              (math.nextafter(weight, 0.0), 1)):
@@ -279,15 +280,15 @@ def test_an_id_out_of_range_is_refused(bad):
 @given(x=st.floats(-87, 0))
 @example(x=0.0)
 def test_the_loops_exp_is_as_near_as_vexp_promises(x):
-    x = reference._single(x)
-    assert abs(reference._exp(x) - math.exp(x)) <= 4 * UNIT * math.exp(x)  # 2 ulp
+    x = sample._single(x)
+    assert abs(sample._exp(x) - math.exp(x)) <= 4 * UNIT * math.exp(x)  # 2 ulp
 
 
 def test_the_likeliest_has_weight_1_for_any_size():
     """Only so does min_p=1 keep it. The unit of the others grows with V."""
     for V in (1, 2, 5, 2 ** 16, 2 ** 16 + 1, 2 ** 20, 2 ** 31 - 1):
         rounding = 1.5 * 2.0 ** (max((V - 1).bit_length(), 16) - 29)
-        assert reference._single(reference._single(1 + rounding) - rounding) == 1
+        assert sample._single(sample._single(1 + rounding) - rounding) == 1
 
 
 # ------------------------------------------------------------------------ against definitions ---

@@ -18,7 +18,8 @@ The loops of the bpe_* functions are in tokenizer/bpe_python.py.
     softmax.py, gelu.py, layernorm.py, embedding.py, attention.py, dropout.py
                      define one layer each, its gradient under it
     crossentropy.py  defines the loss, alone and together with the product before it
-    quantized.py     defines layers whose weights are stored in 16 or 8 bits
+    few_rows.py      defines layers whose weights are stored in 16 or 8 bits
+    int8.py          rounds weights to 8 bits, and back
     random.py        makes numbers that are functions of their position
     elementwise.py   adds, multiplies and scales
     adamw.py         changes the parameters
@@ -39,16 +40,15 @@ from pygpt.backend.reference.elementwise import (add_forward, mul_backward, mul_
                                                  scale_forward, sum_backward, sum_forward)
 from pygpt.backend.reference.embedding import (embedding_backward, embedding_bfloat16,
                                                embedding_forward, embedding_int8)
+from pygpt.backend.reference.few_rows import linear_bfloat16, linear_int8
 from pygpt.backend.reference.gelu import gelu_backward, gelu_forward
+from pygpt.backend.reference.int8 import PYGPT_INT8_GROUP, dequantize_int8, quantize_int8
 from pygpt.backend.reference.layernorm import layernorm_backward, layernorm_forward
 from pygpt.backend.reference.linear import (linear_backward_input, linear_backward_weight,
                                             linear_forward, matmul)
 from pygpt.backend.reference.loops import (EOVERFLOW, ERANGE, OK, PYGPT_BFLOAT16, PYGPT_ENOTFINITE,
                                            PYGPT_ENOTOKEN, PYGPT_FLOAT32, PYGPT_INP_BFLOAT16,
                                            PYGPT_OUT_BFLOAT16, PYGPT_WEIGHT_BFLOAT16)
-from pygpt.backend.reference.quantized import (PYGPT_INT8_GROUP, dequantize_int8, linear_bfloat16,
-                                               linear_int8, quantize_int8)
 from pygpt.backend.reference.random import random_normal
-from pygpt.backend.reference.sample import (_LARGEST, _exp, _single, sample_adjust, sample_best,
-                                            sample_token)
+from pygpt.backend.reference.sample import sample_adjust, sample_best, sample_token
 from pygpt.backend.reference.softmax import softmax_backward, softmax_forward

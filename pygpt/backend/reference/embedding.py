@@ -2,7 +2,7 @@
 
 from pygpt.backend.reference.convert import from_bfloat16
 from pygpt.backend.reference.loops import ERANGE, OK, all_in_range, places, store_all
-from pygpt.backend.reference.quantized import dequantize_int8
+from pygpt.backend.reference.int8 import dequantize_int8
 
 
 def embedding_forward(out, ids, wte, wpe, past, B, T, C, V, P):
