@@ -11,12 +11,13 @@
 
 int linear_forward(void *out, void *pre, const void *inp, const void *weight, const float *bias,
                    const float *residual, int64_t R, int64_t IN, int64_t OUT, int dtype) {
+    const int transposed = dtype & PYGPT_WEIGHT_TRANSPOSED;
     return gemm_run((gemm){
         .M = R, .N = OUT, .K = IN, .dtype = OPERANDS,
         .a = FLOATS(inp, PYGPT_INP_BFLOAT16), .a_half = HALVES(inp, PYGPT_INP_BFLOAT16),
         .a_row = IN, .a_col = 1,
         .b = FLOATS(weight, PYGPT_WEIGHT_BFLOAT16), .b_half = HALVES(weight, PYGPT_WEIGHT_BFLOAT16),
-        .b_row = OUT, .b_col = 1,
+        .b_row = transposed ? 1 : OUT, .b_col = transposed ? IN : 1,
         .c = FLOATS(out, PYGPT_OUT_BFLOAT16), .c_half = HALVES(out, PYGPT_OUT_BFLOAT16),
         .ldc = OUT, .addend = residual, .bias = bias,
         .gelu = pre != NULL, .pre = pre == out ? NULL : pre,

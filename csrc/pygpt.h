@@ -179,17 +179,20 @@ int pygpt_isa_select(int i);
  *   linear_cross_*     inp, weight and dlogits */
 enum { PYGPT_FLOAT32, PYGPT_BFLOAT16 };
 
-/* To PYGPT_BFLOAT16, and only to that, these may be added. They say that a tensor which is only an
+/* To PYGPT_BFLOAT16 these may be added. They say that a tensor which is only an
  * operand, a void * in its contract, lies in memory as bfloat16, the upper 16 bits of a float32,
  * rounded when it is written instead of when it is read. This halves its memory and changes no bit
  * of any other result.
  *   PYGPT_INP_BFLOAT16     inp of linear_forward and linear_backward_weight; qkv
  *   PYGPT_OUT_BFLOAT16     out of linear_forward and layernorm_forward; act of
  *                          linear_backward_input; out of attention_forward and attention_backward
- *   PYGPT_WEIGHT_BFLOAT16  weight of linear_forward, linear_backward_input and linear_cross_* */
+ *   PYGPT_WEIGHT_BFLOAT16  weight of linear_forward, linear_backward_input and linear_cross_*; that
+ *                          of linear_forward also with PYGPT_FLOAT32: then inp is not rounded */
 #define PYGPT_INP_BFLOAT16 2
 #define PYGPT_OUT_BFLOAT16 4
 #define PYGPT_WEIGHT_BFLOAT16 8
+/* And one for the order of linear_forward's weight: (OUT,IN), as the weights at rest have it. */
+#define PYGPT_WEIGHT_TRANSPOSED 16
 
 /* ------------------------------------------------------------------- matmul (matmul.c/.inl) --- */
 

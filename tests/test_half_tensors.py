@@ -10,7 +10,7 @@ import random
 from array import array
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from isas import isas_for, use_isa
 from kernelcheck import KERNELS, THREADS
@@ -24,8 +24,8 @@ from pygpt.autograd.launch import calling
 from pygpt.autograd.precision import computing_in
 from pygpt.autograd.tape import recomputed
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import (BFLOAT16, INP_BFLOAT16, NULL, OUT_BFLOAT16, WEIGHT_BFLOAT16,
-                                   ffi, lib)
+from pygpt.backend.kernels import (BFLOAT16, FLOAT32, INP_BFLOAT16, NULL, OUT_BFLOAT16,
+                                   WEIGHT_BFLOAT16, WEIGHT_TRANSPOSED, ffi, lib)
 
 pytestmark = pytest.mark.skipif(ffi is None, reason="these tests call the C kernels")
 
@@ -144,6 +144,18 @@ def test_a_layer(kernels, R, IN, OUT, extras, shift, seed):
                 weight=weight, bias=bias if extras & 2 else None,
                 residual=residual if extras & 4 else None, R=R, IN=IN, OUT=OUT, dtype=BFLOAT16)
     check(kernels, "linear_forward", args, LAYER, ("out",), shift)
+
+
+@given(R=SIZE, IN=LONG, OUT=SIZE, dtype=st.sampled_from((FLOAT32, BFLOAT16)),
+       shift=st.integers(0, 1), seed=st.integers(0, 99))
+@example(R=20, IN=1, OUT=33, dtype=FLOAT32, shift=0, seed=0)  # (OUT,1) is also (1,OUT)
+@few_examples
+def test_a_layer_of_a_transposed_weight(kernels, R, IN, OUT, dtype, shift, seed):
+    """With float32 operands too, as a prompt meets a weight at rest."""
+    inp, weight, bias, residual = drawn(random.Random(seed), R * IN, IN * OUT, OUT, R * OUT)
+    args = dict(out=[0.0] * R * OUT, pre=None, inp=inp, weight=weight, bias=bias,
+                residual=residual, R=R, IN=IN, OUT=OUT, dtype=dtype | WEIGHT_TRANSPOSED)
+    check(kernels, "linear_forward", args, {"weight": WEIGHT_BFLOAT16}, ("out",), shift)
 
 
 @pytest.mark.parametrize("sizes", [(100, 600, 200), (1, 800, 33), (65, 1, 520), (33, 513, 40),

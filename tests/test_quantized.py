@@ -9,7 +9,7 @@ from array import array
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kernelcases import CASES, EDGES
@@ -261,3 +261,27 @@ def test_the_layer_is_that_of_float32_on_the_weights_as_stored(kernels, kernel):
                               for a, b, s in zip(x, w, step[o * IN:]))
                 exact = sum(a * b for a, b in zip(x, w))
                 assert 0 < abs(got["out"][r * OUT + o] - exact) <= allowed, isa
+
+
+@few
+@given(R=st.sampled_from((1, 3, 16, 17, 40)), IN=st.integers(0, 70), OUT=st.integers(1, 70),
+       gelu=st.booleans(), seed=st.integers(0, 99))
+@example(R=17, IN=800, OUT=5, gelu=False, seed=0)  # two panels along IN
+@example(R=16, IN=800, OUT=5, gelu=True, seed=0)
+def test_a_transposed_weight_gives_the_layer_of_the_weight(kernels, R, IN, OUT, gelu, seed):
+    """linear_forward of a weight (OUT,IN) is near that of the weight (IN,OUT)."""
+    rng = Random(seed)
+    inp, weight = ([rng.gauss(0, 1) for _ in range(n)] for n in (R * IN, OUT * IN))
+    args = dict(out=[0.0] * R * OUT, pre=[0.0] * R * OUT if gelu else None, inp=inp,
+                bias=[rng.gauss(0, 1) for _ in range(OUT)], residual=None, R=R, IN=IN, OUT=OUT)
+    plain = args | {"weight": [weight[o * IN + i] for i in range(IN) for o in range(OUT)],
+                    "dtype": reference.PYGPT_FLOAT32}
+    other = args | {"weight": weight, "dtype": reference.PYGPT_WEIGHT_TRANSPOSED}
+    for (isa, expected), (_, got) in zip(outputs(kernels, "linear_forward", plain),
+                                         outputs(kernels, "linear_forward", other)):
+        for i, (a, b) in enumerate(zip(expected["out"], got["out"], strict=True)):
+            r, o = divmod(i, OUT)
+            sizes = sum(abs(inp[r * IN + k] * weight[o * IN + k]) for k in range(IN))
+            # both sums have IN + 2 roundings; the GELU's slope is below 1.13, its own error small
+            allowed = 2.5 * UNIT * (IN + 2) * (sizes + abs(args["bias"][o]))
+            assert abs(a - b) <= allowed + gelu * (2 * UNIT + 140 * UNIT * abs(a)), (isa, i)

@@ -89,6 +89,7 @@ FLOAT32, BFLOAT16 = lib.PYGPT_FLOAT32, lib.PYGPT_BFLOAT16  # the types of a prod
 # Flags beside BFLOAT16, for operands that lie in memory as bfloat16.
 INP_BFLOAT16, OUT_BFLOAT16 = lib.PYGPT_INP_BFLOAT16, lib.PYGPT_OUT_BFLOAT16
 WEIGHT_BFLOAT16 = lib.PYGPT_WEIGHT_BFLOAT16
+WEIGHT_TRANSPOSED = lib.PYGPT_WEIGHT_TRANSPOSED
 
 
 def check_status(status: int) -> None:

@@ -5,8 +5,8 @@ come here when they meet one. These ops have no gradient. Rows of a step of gene
 on one another: a text among others has the bits that it has alone.
 
 To generate a token is to read every weight once, so half the bytes take half the time. A prompt has
-many rows for each weight. There the weights are widened first, and multiplied as in training: then
-the inputs of a layer with int8 weights are not rounded to 16 bits.
+many rows for each weight. There the weights are multiplied as in training, those of int8 widened
+first: then the inputs of a layer with int8 weights are not rounded to 16 bits.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from pygpt.autograd.ops.checks import array_pointer, check, check_floats, rows_o
 from pygpt.autograd.precision import operand_type
 from pygpt.autograd.tape import grad_enabled
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import EOVERFLOW, NULL, Memory, check_status, lib
+from pygpt.backend.kernels import (EOVERFLOW, NULL, WEIGHT_BFLOAT16, WEIGHT_TRANSPOSED, Memory,
+                                   check_status, lib)
 
 GROUP = lib.PYGPT_INT8_GROUP  # numbers of a row that share a scale
 FORMS = ("bfloat16", "int8")
@@ -95,7 +96,6 @@ class WeightAtRest:
             launch(lib.dequantize_int8, wide.ptr, *self.pointers(), IN, OUT)
         return wide
 
-
     def as_parameter(self):
         """Return a buffer of its values in float32, as the parameter has them."""
         wide = self.widened()
@@ -130,9 +130,12 @@ def linear(x, weight, bias=None, gelu=False):
         ends = array_pointer(bias), array_pointer(residual), R, IN, OUT
         before = out.ptr, out.ptr if gelu else NULL, x.ptr
         if is_prompt:
-            wide, turned = weight.widened(), Array.empty((IN, OUT))
-            launch(lib.transpose, turned.ptr, wide.ptr, OUT, IN)
-            launch(lib.linear_forward, *before, turned.ptr, *ends, dtype)
+            if weight.form == "bfloat16":
+                (values,), flags = weight.pointers(), WEIGHT_TRANSPOSED | WEIGHT_BFLOAT16
+            else:
+                wide = weight.widened()
+                values, flags = wide.ptr, WEIGHT_TRANSPOSED
+            launch(lib.linear_forward, *before, values, *ends, dtype | flags)
         else:
             kernel = lib.linear_bfloat16 if weight.form == "bfloat16" else lib.linear_int8
             launch(kernel, *before, *weight.pointers(), *ends)

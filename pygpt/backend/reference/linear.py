@@ -1,8 +1,8 @@
 """Defines csrc/matmul.c and csrc/linear.c as loops: products, linear layers, their gradients."""
 
 from pygpt.backend.reference.gelu import gelu, gelu_slope
-from pygpt.backend.reference.loops import (OK, PYGPT_INP_BFLOAT16, PYGPT_WEIGHT_BFLOAT16, dot,
-                                           places, store, store_all)
+from pygpt.backend.reference.loops import (OK, PYGPT_INP_BFLOAT16, PYGPT_WEIGHT_BFLOAT16,
+                                           PYGPT_WEIGHT_TRANSPOSED, dot, places, store, store_all)
 from pygpt.backend.reference.operands import read_operand, store_operand
 
 
@@ -19,9 +19,10 @@ def matmul(out, a, b, M, N, K, transpose_a, transpose_b, accumulate, dtype):
 def linear_forward(out, pre, inp, weight, bias, residual, R, IN, OUT, dtype):
     inp = read_operand(inp, R * IN, dtype, PYGPT_INP_BFLOAT16)
     weight = read_operand(weight, IN * OUT, dtype, PYGPT_WEIGHT_BFLOAT16)
+    across, along = (IN, 1) if dtype & PYGPT_WEIGHT_TRANSPOSED else (1, OUT)
     values = [0.0] * (R * OUT)
     for r, o in places(R, OUT):
-        z = dot(inp, r * IN, weight, o, IN, 1, OUT)
+        z = dot(inp, r * IN, weight, o * across, IN, 1, along)
         if bias:
             z += bias[o]
         if pre:

@@ -10,7 +10,7 @@ from pygpt.backend.reference.loops import PYGPT_BFLOAT16, PYGPT_OUT_BFLOAT16, st
 def read_operand(x, n, dtype, form=0):
     """Return x (n) as a product reads it: rounded to dtype. If dtype has the flag `form`, x holds
     the bits of bfloat16 numbers."""
-    if not dtype & PYGPT_BFLOAT16:
+    if not dtype & (PYGPT_BFLOAT16 | form):
         return x
     bits, rounded = x, [0.0] * n
     if not dtype & form:
