@@ -64,7 +64,11 @@ static void dequantize_part(float *out, const int8_t *q, const float *scales, in
                             int64_t o1, int64_t IN) {
     const int64_t groups = (IN + PYGPT_INT8_GROUP - 1) / PYGPT_INT8_GROUP;
     for (int64_t o = o0; o < o1; o++)
-        for (int64_t k = 0; k < IN; k++)
-            out[o * IN + k] = (float)q[o * groups * PYGPT_INT8_GROUP + k] *
-                              scales[o * groups + k / PYGPT_INT8_GROUP];
+        for (int64_t g = 0; g < groups; g++) {
+            const int64_t k0 = g * PYGPT_INT8_GROUP, n = min64(PYGPT_INT8_GROUP, IN - k0);
+            const int8_t *from = q + (o * groups + g) * PYGPT_INT8_GROUP;
+            const float scale = scales[o * groups + g];
+            float *to = out + o * IN + k0;
+            for (int64_t k = 0; k < n; k++) to[k] = (float)from[k] * scale;
+        }
 }
