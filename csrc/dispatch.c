@@ -11,6 +11,7 @@
 
 #if defined(__x86_64__) || defined(__i386__)
 extern const isa isa_avx512, isa_avx2;
+extern const few_rows_loops few_rows_vnni;
 static const char *avx512_refused(void) {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -52,8 +53,8 @@ static const struct {
 /* The number of the set in use. Before the first choice it is the baseline, the last but one. */
 static int chosen = BUILT - 2;
 const isa *isa_in_use = &isa_baseline;
-/* The table in use, if that is a set with a unit. */
-static isa with_unit;
+/* The table in use, if parts were added to that of a set. */
+static isa completed;
 
 const char *pygpt_isa_name(int i) {
     if (i < 0 || i >= BUILT) return NULL;
@@ -90,21 +91,46 @@ void pygpt_tile(int64_t *rows, int64_t *columns, int i) {
     *columns = set->tile_columns;
 }
 
+/* Whether the products of int8 weights on this set may use VNNI (few_vnni.c). */
+static int has_vnni(const isa *table) {
+#if defined(__x86_64__) || defined(__i386__)
+    return table == &isa_avx512 && __builtin_cpu_supports("avx512vnni");
+#else
+    return table == NULL;
+#endif
+}
+
+static void add_vnni(isa *table) {
+#if defined(__x86_64__) || defined(__i386__)
+    table->few_rows[FEW_INT8] = few_rows_vnni;
+#else
+    (void)table;
+#endif
+}
+
+static void add_unit(isa *table, const bfloat16_unit *unit) {
+    table->name = unit->name;
+    table->gemm_block_bf16 = unit->gemm_block;
+    table->unit_packing = unit->packing;
+    table->attention_bf16 = unit->attention;
+    table->multiply_chain_bf16 = unit->chain;
+}
+
 int pygpt_isa_select(int i) {
     if (i < 0) {
         for (i = 0; !pygpt_isa_supported(i); i++) {}
     } else if (!pygpt_isa_supported(i)) {
         return chosen;
     }
-    isa_in_use = table_of(i);
-    if (built[i].unit) {
-        with_unit = *isa_in_use;
-        with_unit.name = built[i].unit->name;
-        with_unit.gemm_block_bf16 = built[i].unit->gemm_block;
-        with_unit.unit_packing = built[i].unit->packing;
-        with_unit.attention_bf16 = built[i].unit->attention;
-        with_unit.multiply_chain_bf16 = built[i].unit->chain;
-        isa_in_use = &with_unit;
+    const isa *const table = table_of(i);
+    const bfloat16_unit *const unit = built[i].unit;
+    const int vnni = has_vnni(table);
+    isa_in_use = table;
+    if (unit || vnni) {
+        completed = *table;
+        if (vnni) add_vnni(&completed);
+        if (unit) add_unit(&completed, unit);
+        isa_in_use = &completed;
     }
     chosen = i;
     return i;

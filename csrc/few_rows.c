@@ -25,8 +25,8 @@
  * in 8 bits, as Q8_0 has it, that would be 32 pairs, but the sum of pairs is 16 bits wide and needs
  * another instruction; and the rounding of x in 8 bits costs as much accuracy again as that of the
  * weights. In 16 bits it is below it as long as the row's largest number is less than some 100
- * times the typical one. (That is counted, not measured.) AVX-512 does the same with 32 numbers;
- * its VNNI would save only the additions, so there is no set of its own for it.
+ * times the typical one. (That is counted, not measured.) AVX-512 does the same with 32 numbers,
+ * and its VNNI adds the products in the same instruction (few_vnni.c).
  *
  * Rows do not depend on one another, and the sums of a row are formed in the same order whatever
  * the tile: row r of a batch has the bits that it has alone.

@@ -1,5 +1,5 @@
-/* few_rows.inl: computes a few rows by a weight (OUT,IN), whose rows are its outputs, in float32,
- * bfloat16 or int8. Formats, and why: few_rows.c.
+/* few_rows.inl: computes a few rows by a weight (OUT,IN), whose rows are its outputs, tile by tile.
+ * The tiles of each type of weight are in few_floats.inl and few_int8.inl. Why: few_rows.c.
  *
  * A tile is `rows` rows of x by `outs` outputs. Each of its sums is a vector, whose lanes take
  * different places along IN and are added up at the end. The products at BLOCK places are summed
@@ -17,6 +17,8 @@
 /* The weights of one row are prefetched so far ahead, if they have 16 or 8 bits: with 512 or 2048
  * instead one row took 4 to 14 % longer, and one of float32 is faster without (Zen 3). */
 #define NEAR_BYTES 1024
+#define PAIRS (2 * VW)   /* places that are loaded together in 16 bits each */
+_Static_assert(BLOCK % PAIRS == 0, "a block is whole pairs");
 _Static_assert(FEW_ROWS * FEW_OUTS + 2 * FEW_OUTS + 2 <= REGISTERS, "the tile fits the registers");
 _Static_assert(FEW_PART_OUTS % FEW_OUTS == 0 && FEW_PART_OUTS % VW == 0, "whole tiles and vectors");
 
@@ -39,215 +41,8 @@ INLINE void keep_sums(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS
         UNROLL for (int j = 0; j < outs; j++) kept[i][at->n + j] = sums[i][j];
 }
 
-/* ------------------------------------------------------------------------ float32, bfloat16 --- */
-
-/* Adds the products at BLOCK places to the sums. w[j] is the block of output j; x that of the first
- * row, rows x_row floats apart. */
-typedef void block_function(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS],
-                            const float *x, int64_t x_row, const char *const *w, int64_t ahead);
-
-/* total [+]= a row's VW numbers times those of each output. Without vkeep, the compiler would load
- * the row again for each output. */
-INLINE void add_products(const int rows, const int outs, vf total[FEW_ROWS][FEW_OUTS],
-                         const float *x, int64_t x_row, const vf *w, const int first) {
-    UNROLL for (int i = 0; i < rows; i++) {
-        const vf row = outs > 1 ? vkeep(vload(x + i * x_row)) : vload(x + i * x_row);
-        UNROLL for (int j = 0; j < outs; j++)
-            total[i][j] = first ? row * w[j] : row * w[j] + total[i][j];
-    }
-}
-
-INLINE void add_total(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS],
-                      vf total[FEW_ROWS][FEW_OUTS]) {
-    UNROLL for (int i = 0; i < rows; i++)
-        UNROLL for (int j = 0; j < outs; j++) sums[i][j] += total[i][j];
-}
-
-/* Prefetches the BLOCK numbers of `size` bytes that are `ahead` bytes after a block. */
-INLINE void prefetch_block(const char *w, int64_t ahead, const int size) {
-    if (ahead)
-        UNROLL for (int line = 0; line < BLOCK * size; line += 64)
-            __builtin_prefetch(w + ahead + line);
-}
-
-/* For weights as they are, or rounded to bfloat16, or stored like that with `half`. */
-INLINE void plain_block(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS],
-                        const float *x, int64_t x_row, const char *const *w, int64_t ahead,
-                        const int rounded, const int half) {
-    vf total[FEW_ROWS][FEW_OUTS], wide[FEW_OUTS];
-    UNROLL for (int j = 0; j < outs; j++) prefetch_block(w[j], ahead, half ? 2 : 4);
-    UNROLL for (int k = 0; k < BLOCK; k += VW) {
-        UNROLL for (int j = 0; j < outs; j++) {
-            wide[j] = vload_as(w[j], k, half);
-            if (rounded && !half) wide[j] = vbfloat16(wide[j]);
-        }
-        add_products(rows, outs, total, x + k, x_row, wide, k == 0);
-    }
-    add_total(rows, outs, sums, total);
-}
-
-INLINE void float32_block(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS],
-                          const float *x, int64_t x_row, const char *const *w, int64_t ahead) {
-    plain_block(rows, outs, sums, x, x_row, w, ahead, 0, 0);
-}
-INLINE void rounded_block(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS],
-                          const float *x, int64_t x_row, const char *const *w, int64_t ahead) {
-    plain_block(rows, outs, sums, x, x_row, w, ahead, 1, 0);
-}
-INLINE void half_block(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS],
-                       const float *x, int64_t x_row, const char *const *w, int64_t ahead) {
-    plain_block(rows, outs, sums, x, x_row, w, ahead, 1, 1);
-}
-
-/* bfloat16 at rest: PAIRS weights are loaded at once, as VW pairs: the lower half of a pair is the
- * weight of an even place, the upper half that of the next. x is arranged to match: the VW even
- * places of each PAIRS, then the VW odd ones. */
-#define PAIRS (2 * VW)
-INLINE void pairs_block(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OUTS],
-                        const float *x, int64_t x_row, const char *const *w, int64_t ahead) {
-    vf total[FEW_ROWS][FEW_OUTS], even[FEW_OUTS], odd[FEW_OUTS];
-    UNROLL for (int j = 0; j < outs; j++) prefetch_block(w[j], ahead, 2);
-    UNROLL for (int k = 0; k < BLOCK; k += PAIRS) {
-        UNROLL for (int j = 0; j < outs; j++) {
-            const vu bits = (vu)vload((const float *)(w[j] + 2 * k));
-            even[j] = (vf)(bits << 16);
-            odd[j] = (vf)(bits & 0xFFFF0000u);
-        }
-        add_products(rows, outs, total, x + k, x_row, even, k == 0);
-        add_products(rows, outs, total, x + k + VW, x_row, odd, 0);
-    }
-    add_total(rows, outs, sums, total);
-}
-_Static_assert(BLOCK % PAIRS == 0, "a block is whole pairs");
-
-/* Computes a tile, block by block. The weights, of `size` bytes each, begin at `all`. */
-INLINE void tile_of_blocks(block_function *block, const void *all, const int size, const int rows,
-                           const int outs, vf kept[FEW_ROWS][FEW_PART_OUTS],
-                           const few_product *p, const few_tile *at) {
-    const float *x = (const float *)p->x + at->r * p->x_row;
-    const char *w[FEW_OUTS];
-    vf sums[FEW_ROWS][FEW_OUTS];
-    UNROLL for (int j = 0; j < outs; j++)
-        w[j] = (const char *)all + (at->o[j] * p->w_row + at->k0) * size;
-    resume_sums(rows, outs, sums, kept, at);
-    int64_t k = at->k0;
-#define BLOCKS(ahead)                                                  \
-    for (; k + BLOCK <= at->k1; k += BLOCK) {                          \
-        block(rows, outs, sums, x + k, p->x_row, w, ahead);            \
-        UNROLL for (int j = 0; j < outs; j++) w[j] += BLOCK * size;    \
-    }
-    if (at->ahead) BLOCKS(at->ahead)
-    BLOCKS(0)
-    if (k < at->k1) {
-        char rest[FEW_OUTS][BLOCK * sizeof(float)] = {{0}};
-        for (int j = 0; j < outs; j++) {
-            memcpy(rest[j], w[j], (size_t)((at->k1 - k) * size));
-            w[j] = rest[j];
-        }
-        block(rows, outs, sums, x + k, p->x_row, w, 0);
-    }
-    keep_sums(rows, outs, sums, kept, at);
-}
-
 typedef void tile_function(const int rows, const int outs, vf kept[FEW_ROWS][FEW_PART_OUTS],
                            const few_product *p, const few_tile *at);
-#define TILE(name, block, all, size)                                                           \
-    INLINE void name(const int rows, const int outs, vf kept[FEW_ROWS][FEW_PART_OUTS],           \
-                     const few_product *p, const few_tile *at) {                               \
-        tile_of_blocks(block, all, size, rows, outs, kept, p, at);                             \
-    }
-TILE(float32_tile, float32_block, p->floats, 4)
-TILE(rounded_tile, rounded_block, p->floats, 4)
-TILE(half_tile, half_block, p->halves, 2)
-TILE(pairs_tile, pairs_block, p->halves, 2)
-
-/* Copies rows of A to x, rounded to bfloat16 if the product is; 0 beyond IN. */
-static void arrange_plain(const few_product *p, int64_t r0, int64_t r1) {
-    const int half = p->out.a_half != NULL, rounded = p->out.dtype == PYGPT_BFLOAT16 && !half;
-    const void *all = half ? (const void *)p->out.a_half : p->out.a;
-    for (int64_t r = r0; r < r1; r++) {
-        float *to = (float *)p->x + r * p->x_row;
-        for (int64_t k = 0; k < p->x_row; k += VW) {
-            const int64_t n = max64(0, min64(VW, p->IN - k));
-            const vf x = vload_as_n(all, r * p->out.a_row + k, half, n);
-            vstore(to + k, rounded ? vbfloat16(x) : x);
-        }
-    }
-}
-
-/* The same in the order that pairs_block reads. */
-static void arrange_pairs(const few_product *p, int64_t r0, int64_t r1) {
-    for (int64_t r = r0; r < r1; r++) {
-        const float *from = p->out.a + r * p->out.a_row;
-        float *to = (float *)p->x + r * p->x_row;
-        int64_t k = 0;
-        for (; k + PAIRS <= p->IN; k += PAIRS)
-            for (int64_t i = 0; i < VW; i++) {
-                to[k + i] = from[k + 2 * i];
-                to[k + VW + i] = from[k + 2 * i + 1];
-            }
-        for (; k < p->x_row; k += PAIRS)
-            for (int64_t i = 0; i < PAIRS; i++)
-                to[k + i % 2 * VW + i / 2] = k + i < p->IN ? from[k + i] : 0.0f;
-    }
-}
-
-/* ----------------------------------------------------------------------------------- int8 --- */
-
-/* Each row of A becomes 16-bit whole numbers and a factor, see few_rows.c; 0 beyond IN. */
-static void arrange_int8(const few_product *p, int64_t r0, int64_t r1) {
-    for (int64_t r = r0; r < r1; r++) {
-        const float *from = p->out.a + r * p->out.a_row;
-        int16_t *to = (int16_t *)p->x + r * p->x_row;
-        const int32_t largest = largest_bits(from, p->IN);
-        int32_t power = (largest >> 23) - (126 + 15); /* largest / 2^power is in [2^14, 2^15) */
-        const int is_small = largest < (127 - 100) << 23, is_finite = largest < 0x7F800000;
-        memset(to, 0, sizeof(int16_t) * (size_t)p->x_row);
-        p->factors[r] = is_finite ? 1.0f : NAN;
-        if (is_small || !is_finite) continue;
-        /* 32767.5 would be rounded to 32768, which does not fit */
-        power += (largest & 0x7FFFFF) >= 0x7FFF00;
-        p->factors[r] = float_of((uint32_t)(127 + power) << 23);
-        const vf inverse = vset1(float_of((uint32_t)(127 - power) << 23));
-        for (int64_t k = 0; k < p->IN; k += VW) {
-            const int64_t n = min64(VW, p->IN - k);
-            const half_vs whole =
-                __builtin_convertvector(vnearest(vload_n(from + k, n) * inverse), half_vs);
-            memcpy(to + k, &whole, sizeof(int16_t) * (size_t)n);
-        }
-    }
-}
-
-#define STEPS (BLOCK / PAIRS) /* vectors of int16 in a group */
-
-INLINE void int8_tile(const int rows, const int outs, vf kept[FEW_ROWS][FEW_PART_OUTS],
-                      const few_product *p, const few_tile *at) {
-    const int16_t *x = (const int16_t *)p->x + at->r * p->x_row;
-    const int8_t *w[FEW_OUTS];
-    const float *scales[FEW_OUTS];
-    vf sums[FEW_ROWS][FEW_OUTS];
-    UNROLL for (int j = 0; j < outs; j++) {
-        w[j] = p->q + at->o[j] * p->w_row;
-        scales[j] = p->scales + at->o[j] * (p->w_row / BLOCK);
-    }
-    resume_sums(rows, outs, sums, kept, at);
-    for (int64_t k = at->k0; k < at->k1; k += BLOCK) {
-        UNROLL for (int j = 0; j < outs; j++) {
-            vs wide[STEPS];
-            __builtin_prefetch(w[j] + k + at->ahead);
-            UNROLL for (int s = 0; s < STEPS; s++) wide[s] = vload_int8(w[j] + k + s * PAIRS);
-            const vf scale = vset1(scales[j][k / BLOCK]);
-            UNROLL for (int i = 0; i < rows; i++) {
-                const int16_t *row = x + i * p->x_row + k;
-                vi total = vpair_sums(wide[0], vload_int16(row));
-                UNROLL for (int s = 1; s < STEPS; s++)
-                    total += vpair_sums(wide[s], vload_int16(row + s * PAIRS));
-                sums[i][j] = __builtin_convertvector(total, vf) * scale + sums[i][j];
-            }
-        }
-    }
-    keep_sums(rows, outs, sums, kept, at);
-}
 
 /* ------------------------------------------------------------------------- a thread's part --- */
 
@@ -314,7 +109,7 @@ INLINE void few_part(tile_function *tile, const int64_t x_size, const int64_t w_
             }
         }
         join_lanes(t, kept, rows, o1 - o0, p->q ? p->factors + r : NULL);
-        tile_finish(&p->out, t, FEW_PART_OUTS, p->out.c + r * p->out.ldc + o0, rows, o1 - o0, r, o0,
+        isa_in_use->tile_finish(&p->out, t, FEW_PART_OUTS, p->out.c + r * p->out.ldc + o0, rows, o1 - o0, r, o0,
                     1, 1);
     }
 }
@@ -324,8 +119,3 @@ _Static_assert(FEW_ROWS == 4, "few_part lists the tiles of 1 to 4 rows");
     static void name(const few_product *p, int64_t o0, int64_t o1) {        \
         few_part(tile, x_size, w_size, p, o0, o1);                          \
     }
-FEW_PART(float32_part, float32_tile, 4, 4)
-FEW_PART(rounded_part, rounded_tile, 4, 4)
-FEW_PART(half_part, half_tile, 4, 2)
-FEW_PART(pairs_part, pairs_tile, 4, 2)
-FEW_PART(int8_part, int8_tile, 2, 1)

@@ -1,26 +1,5 @@
 /* int8.inl: rounds weights to 8 bits, in groups with scales, and back. Formats: few_rows.c. */
 
-/* Returns the largest |x| over n floats as the bits of a float. In this order, an infinity comes
- * after every number and a NaN after it. */
-INLINE int32_t largest_bits(const float *x, int64_t n) {
-    vi most = {0};
-    for (int64_t i = 0; i < n; i += VW) {
-        const vi bits = (vi)vload_n(x + i, min64(VW, n - i)) & 0x7FFFFFFF;
-        const vi is_more = bits > most;
-        most = (bits & is_more) | (most & ~is_more);
-    }
-    int32_t lanes[VW], best = 0;
-    memcpy(lanes, &most, sizeof most);
-    for (int i = 0; i < VW; i++) best = lanes[i] > best ? lanes[i] : best;
-    return best;
-}
-
-/* Returns the nearest whole numbers, ties to even, for |x| < 2^22. */
-INLINE vi vnearest(vf x) {
-    const vf SHIFT = vset1(12582912.0f); /* 1.5 * 2^23 leaves no bits for a fraction */
-    return (vi)(x + SHIFT) - (vi)SHIFT;
-}
-
 /* Quantizes one group: q = w / scale, rounded to the nearest, with scale = max |w| / 127. */
 static void quantize_group(int8_t *q, float *scale, const float *w) {
     const int32_t largest = largest_bits(w, PYGPT_INT8_GROUP);

@@ -43,6 +43,8 @@ SET_TARGET(ISA_TARGET)
 #include "few_across.inl"
 #include "int8.inl"
 #include "few_rows.inl"
+#include "few_floats.inl"
+#include "few_int8.inl"
 
 #include "dropout_mask.inl"
 #include "dropout.inl"
