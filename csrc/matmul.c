@@ -74,10 +74,6 @@
 #define BLOCKS_PER_THREAD 8
 /* A block of this part of the full size takes a round of its own, as a full one does. */
 #define NEARLY_FULL 0.75
-/* A product of at most this many rows of A reads B once, in place, if B is transposed (few_rows.c)
- * or large (few_across.inl). Generation needs it, for as many texts at once. */
-#define MOST_FEW_ROWS 16
-
 /* The floats of B that should stay in L2 while the rows of A pass. A quarter of L2 is left to those
  * rows and to C. */
 static int64_t floats_in_l2(int64_t l2) { return l2 / 4 * 3 / (int64_t)sizeof(float); }
@@ -276,9 +272,10 @@ static int run_across(const gemm *g) {
     return PYGPT_OK;
 }
 
-/* Whether g has few rows of an A that is stored as it is. */
+/* Whether g has few rows of an A that is stored as it is. Then B is read once, in place, if it is
+ * transposed (few_rows.c) or large (few_across.inl). Generation needs it. */
 static int has_few_rows(const gemm *g) {
-    return g->M <= MOST_FEW_ROWS && g->a_col == 1 && !g->slope_of && !g->column_sum && !g->c_half;
+    return g->M <= PYGPT_FEW_ROWS && g->a_col == 1 && !g->slope_of && !g->column_sum && !g->c_half;
 }
 
 int gemm_run(gemm g) {

@@ -237,7 +237,11 @@ int linear_backward_input(float *dinp, void *act, const float *dout, const void 
 int linear_backward_weight(float *dweight, float *dbias, const void *inp, const float *dout,
                            int64_t R, int64_t IN, int64_t OUT, int accumulate, int dtype);
 
-/* ------------------------------------------------------------------ quantized (quantized.*) --- */
+/* --------------------------------------------------------- few rows (few_rows.*, int8.*) --- */
+
+/* A product of at most PYGPT_FEW_ROWS rows gives a row the same bits, however many rows there are:
+ * linear_forward, and matmul unless A is transposed. */
+#define PYGPT_FEW_ROWS 16
 
 /* Weights at rest in fewer bits, for generation. Such a weight has its outputs as rows, (OUT,IN),
  * as the token embedding has them: linear_forward's weight (IN,OUT) transposed.

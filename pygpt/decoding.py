@@ -20,12 +20,12 @@ from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.replay import Program, run
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import IdRangeError, Memory
+from pygpt.backend.kernels import IdRangeError, Memory, lib
 from pygpt.parameters import last_placed
 
-# Texts of one pass. The head's product has the same bits for up to so many rows (matmul.c,
-# DOT_ROWS), and computing, not reading the weights, takes most of the time from about so many on.
-MOST_TOGETHER = 16
+# The most texts of one pass. A row's products have the same bits for up to this many rows, and from
+# about this many on, computing takes most of the time, not reading the weights.
+MOST_TOGETHER = lib.PYGPT_FEW_ROWS
 
 
 class Cache:

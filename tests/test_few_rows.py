@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kernelcheck import KERNELS, CCall, run_everywhere
+from pygpt.backend import reference
 from pygpt.backend.kernels import BFLOAT16, FLOAT32, WEIGHT_TRANSPOSED, ffi, use_caches
 
 pytestmark = pytest.mark.skipif(ffi is None, reason="these tests call the C kernels")
 
-MOST_FEW_ROWS = 16  # matmul.c
 few = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-ROWS = st.integers(1, MOST_FEW_ROWS)
+ROWS = st.integers(1, reference.PYGPT_FEW_ROWS)
 SIZE = st.integers(1, 40) | st.sampled_from((63, 64, 65, 96, 100))
 LONG = SIZE | st.sampled_from((767, 768, 769, 1600))  # parts of K: 768
 

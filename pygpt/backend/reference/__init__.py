@@ -47,9 +47,9 @@ from pygpt.backend.reference.layernorm import layernorm_backward, layernorm_forw
 from pygpt.backend.reference.linear import (linear_backward_input, linear_backward_weight,
                                             linear_forward, matmul)
 from pygpt.backend.reference.loops import (EOVERFLOW, ERANGE, OK, PYGPT_BFLOAT16, PYGPT_ENOTFINITE,
-                                           PYGPT_ENOTOKEN, PYGPT_FLOAT32, PYGPT_INP_BFLOAT16,
-                                           PYGPT_OUT_BFLOAT16, PYGPT_WEIGHT_BFLOAT16,
-                                           PYGPT_WEIGHT_TRANSPOSED)
+                                           PYGPT_ENOTOKEN, PYGPT_FEW_ROWS, PYGPT_FLOAT32,
+                                           PYGPT_INP_BFLOAT16, PYGPT_OUT_BFLOAT16,
+                                           PYGPT_WEIGHT_BFLOAT16, PYGPT_WEIGHT_TRANSPOSED)
 from pygpt.backend.reference.random import random_normal
 from pygpt.backend.reference.sample import sample_adjust, sample_best, sample_token
 from pygpt.backend.reference.softmax import softmax_backward, softmax_forward
