@@ -180,13 +180,6 @@ class GPT(nn.Module):
         x = self.transformer(ids)                                               # (B, T, C)
         return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
 
-    def initialise(self, seed=0):
-        """As nn.Module.initialise; ValueError also if the weights rest in fewer bits."""
-        if self.weights != "float32":
-            raise ValueError(f"initialise(): the weights rest in {self.weights}, for generation "
-                             "alone; make a new GPT")
-        return super().initialise(seed)
-
     def _build(self, config):
         self.config = config
         self.transformer = Transformer(config)
