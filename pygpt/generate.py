@@ -11,12 +11,11 @@ buffers of float32. The model may have `end_of_text`.
 
 from collections import deque
 
-from pygpt.backend.kernels import lib
 from pygpt.config import (ConfigError, SampleConfig, items_of, refusal, token_id, token_ids,
                           whole_number)
 from pygpt.sampling import Sampler, choice_of
 
-MOST_ROWS = lib.PYGPT_FEW_ROWS  # texts that grow at once, decoding.MOST_TOGETHER
+MOST_ROWS = 16  # texts that grow at once, decoding.MOST_TOGETHER
 
 
 def generate(model, ids, max_new_tokens=64, **options):
