@@ -22,9 +22,6 @@
 
 #include "internal.h"
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 #define VW 4
 #include "simd.h"
 
@@ -80,15 +77,6 @@ int sample_adjust(float *out, const float *logits, const int32_t *bias_ids, cons
 
 /* --------------------------------------------------------------------------------- weights --- */
 
-/* Return the larger and the smaller, as vmax and vmin do, in one instruction of every x86. */
-#if defined(__SSE2__)
-INLINE vf larger(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
-INLINE vf smaller(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
-#else
-INLINE vf larger(vf a, vf b) { return vmax(a, b); }
-INLINE vf smaller(vf a, vf b) { return vmin(a, b); }
-#endif
-
 /* The largest and the smallest of some logits; those at -inf do not count as the smallest. */
 typedef struct range {
     float high, low;
@@ -105,13 +93,13 @@ static range range_of(const float *x, int64_t n) {
         for (int t = 0; t < 2; t++) { /* which need not wait for one another */
             const vf v = vload(x + i + t * VW);
             within[t] &= v < INFINITY;
-            highs[t] = larger(highs[t], v);
-            /* -inf becomes a NaN, all bits 1, of which smaller() takes the other */
-            lows[t] = smaller((vf)((vi)v | (v == -INFINITY)), lows[t]);
+            highs[t] = vmax(highs[t], v);
+            /* -inf becomes a NaN, all bits 1, of which vmin takes the other */
+            lows[t] = vmin((vf)((vi)v | (v == -INFINITY)), lows[t]);
         }
     }
     within[0] &= within[1];
-    range r = {vmax_lanes(larger(highs[0], highs[1])), -vmax_lanes(-smaller(lows[0], lows[1]))};
+    range r = {vmax_lanes(vmax(highs[0], highs[1])), -vmax_lanes(-vmin(lows[0], lows[1]))};
     int is_valid = 1;
     for (int lane = 0; lane < VW; lane++) is_valid &= within[0][lane] != 0;
     for (; i < n; i++) {

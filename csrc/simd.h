@@ -12,6 +12,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 typedef float vf __attribute__((vector_size(4 * VW)));
 typedef int32_t vi __attribute__((vector_size(4 * VW)));
@@ -95,8 +98,13 @@ INLINE vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
 INLINE vf vsqrt(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); }
 #else
+#if defined(__SSE__) && VW == 4
+INLINE vf vmax(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+INLINE vf vmin(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+#else
 INLINE vf vmax(vf a, vf b) { return vblend((vi)(a > b), a, b); }
 INLINE vf vmin(vf a, vf b) { return vblend((vi)(a < b), a, b); }
+#endif
 INLINE vf vsqrt(vf x) {
     float lanes[VW];
     vstore(lanes, x);
