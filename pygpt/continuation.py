@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pygpt.stop_strings import StopStrings
 from pygpt.tokenizer.base import StreamDecoder
 
+CHARACTERS_SHOWN = 50  # a repr shows so many of a text
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -274,4 +276,6 @@ class Continuation:
         return self.text
 
     def __repr__(self):
-        return f"Continuation({self.text!r}, stop={self.stop!r}, seed={self.seed})"
+        more = "..." * (len(self.text) > CHARACTERS_SHOWN)
+        return (f"Continuation({self.text[:CHARACTERS_SHOWN]!r}{more}, {self.drawn} tokens, "
+                f"stop={self.stop!r}, seed={self.seed})")

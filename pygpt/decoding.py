@@ -13,6 +13,7 @@ differs between steps, the ids and the numbers of past positions, lies in memory
 """
 
 import itertools
+import reprlib
 
 from pygpt.autograd.forward_pass import PassSettings
 from pygpt.autograd.ids import as_int32, named_bad_ids
@@ -57,6 +58,10 @@ class Cache:
         self.pasts = self._past.flat()
         for row in range(rows):
             self.pasts[row] = 0
+
+    def __repr__(self):
+        return (f"Cache(rows={self.rows}, length={self.length}, "
+                f"pasts={reprlib.repr(list(self.pasts))})")
 
     @property
     def past(self):

@@ -39,6 +39,8 @@ class CausalSelfAttention(nn.Module):
     C / n_head channels, and sees a token and the tokens before it. The results of the heads are
     concatenated to C channels and mixed by c_proj."""
 
+    shown = ("n_head",)
+
     def __init__(self, config, streams):
         C, std = config.n_embd, 0.02 / (2 * config.n_layer) ** 0.5
         self.n_head = config.n_head

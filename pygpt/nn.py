@@ -10,6 +10,7 @@ from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import recomputed
 from pygpt.backend.kernels import check_status, in_float32, lib
 from pygpt.parameters import Gradients, Layout, Parameter, fill
+from pygpt.tree import tree
 
 _PLAIN = {int, float, bool, str, type(None)}  # types of attributes that contain no module
 
@@ -33,12 +34,17 @@ def _walk(owner, prefix, seen):
 class Module:
     """A layer. Parameters and modules that are set as attributes are found by name, also inside
     lists, tuples and dicts: `h.0`, `h.key`. An object that occurs twice counts once, by its first
-    name.
+    name. A derived class defines forward(*inputs), and may name plain attributes in `shown`, which
+    its repr shows.
     """
 
     training = True
+    shown = ()
     _gradients = None
     _not_copied = {"_gradients"}
+
+    def __repr__(self):
+        return tree(self, Module)
 
     def __call__(self, *inputs):
         """Return forward(*inputs). If the pass recomputes this module, the backward pass runs it
@@ -302,6 +308,8 @@ class Linear(Module):
 class LayerNorm(Module):
     """Brings each vector to mean 0 and variance 1, then scales and shifts each channel."""
 
+    shown = ("eps",)
+
     def __init__(self, n, eps=1e-5):
         self.weight, self.bias, self.eps = Parameter((n,), fill=1.0), Parameter((n,)), eps
 
@@ -328,6 +336,8 @@ class Dropout(Module):
         share: the probability of 0, in [0, 1).
         stream: the number of this place in the model. Different numbers give different masks.
     """
+
+    shown = ("share",)
 
     def __init__(self, share, stream=0):
         self.share, self.stream = share, stream

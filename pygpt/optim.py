@@ -59,6 +59,10 @@ class Optimizer:
         for name in self.buffers:
             setattr(self, name, self.layout.buffer())
 
+    def __repr__(self):
+        named = [f"{name}={getattr(self, name)!r}" for name in (*self.settings, "steps")]
+        return f"{type(self).__name__}({', '.join(named)})"
+
     @classmethod
     def bytes_per_parameter(cls):
         """Return the bytes of state buffers for each float in the buffer of the parameters."""

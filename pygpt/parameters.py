@@ -61,6 +61,12 @@ class Parameter(Tensor):
                              "module's initialise(seed)")
         raise AttributeError(name)
 
+    def _shown(self):
+        try:
+            return super()._shown()
+        except ValueError:
+            return "no values yet"
+
     @one_at_a_time
     def __reduce_ex__(self, protocol):
         try:

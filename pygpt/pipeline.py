@@ -72,6 +72,10 @@ class Pipeline:
         with errors_begin_with(directory):
             return cls(model, tokenizer, strict, on_warning)
 
+    def __repr__(self):
+        model = repr(self.model).partition("\n")[0]
+        return f"Pipeline({model}, {self.tokenizer!r}{', strict=True' if self.strict else ''})"
+
     def __call__(self, prompt, *, logprobs=None, progress=None, **settings):
         """Continue a prompt, or several together.
 

@@ -4,6 +4,7 @@ ops/arithmetic.py, above this file, binds its operators (+, -, *, / and @).
 """
 
 import operator
+from math import prod
 
 from pygpt.autograd.arrays import CODES, DTYPES, Array
 from pygpt.autograd.convert import is_number, nest, packed
@@ -15,6 +16,9 @@ try:
     from pygpt._buffer import Exporter
 except ImportError:  # Python 3.12 and later call __buffer__ themselves
     Exporter = object
+
+VALUES_SHOWN = 8  # a repr shows all values of a tensor of so few
+ITEMS_SHOWN = 3   # of a larger one, the first of its rows, and in it the first so many
 
 
 def _comparison(compare):
@@ -95,8 +99,27 @@ class Tensor(Array, Exporter):
         return self.shape[0]
 
     def __repr__(self):
-        values = str(self.tolist()) if self.size <= 64 else "..."
-        return f"Tensor({values}, shape={self.shape})"
+        gradient = ", requires_grad=True" if self.requires_grad else ""
+        return (f"{type(self).__name__}({self._shown()}, shape={self.shape}, dtype={self.dtype}"
+                f"{gradient})")
+
+    def _shown(self):
+        """Show the values, or the first of them, in four digits. Values that are deferred stay so:
+        a look at a tensor shall not change which kernels run."""
+        if self.deferred is not None:
+            return "not computed yet"
+        values = self.read()
+
+        def shown(axis, start):
+            if axis == len(self.shape):
+                return _number_shown(values[start])
+            n, is_last, step = self.shape[axis], axis == len(self.shape) - 1, steps[axis]
+            count = n if self.size <= VALUES_SHOWN else min(n, ITEMS_SHOWN if is_last else 1)
+            items = [shown(axis + 1, start + i * step) for i in range(count)]
+            return f"[{', '.join(items + ['...'] * (count < n))}]"
+
+        steps = [prod(self.shape[axis + 1:]) for axis in range(len(self.shape))]
+        return shown(0, 0)
 
     @one_at_a_time
     def __reduce_ex__(self, protocol):
@@ -203,6 +226,12 @@ class Tensor(Array, Exporter):
         if grad.code != "f":
             raise ValueError(f"backward() got a grad of {grad.dtype}, not float32")
         run_backward(self.node, grad)
+
+
+def _number_shown(value):
+    """Show an int as it is, and a float in four digits, with a point or an exponent."""
+    text = str(value) if isinstance(value, int) else f"{value:.4g}"
+    return f"{text}.0" if isinstance(value, float) and text.strip("-").isdigit() else text
 
 
 def _restored(shape, code, data, is_leaf):

@@ -39,6 +39,11 @@ class Tokenizer(ABC):
         """
         self._tokens = tokens  # a dict, because a list would accept -1
 
+    def __repr__(self):
+        n_special = len(self.special_tokens)
+        return (f"{type(self).__name__}({self.vocab_size} tokens"
+                f"{f', {n_special} of them special' if n_special else ''})")
+
     @property
     def vocab_size(self) -> int:
         """Return the number of different ids: 0..vocab_size-1."""

@@ -9,7 +9,7 @@ True ends the run after the step, as Ctrl-C does.
 
 import contextlib
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from pygpt.autograd.tape import no_grad
 from pygpt.backend import kernels
@@ -34,7 +34,7 @@ class TrainResult:
     first. signal is the number of the signal that ended the run early, or None.
     """
 
-    model: GPT
+    model: GPT = field(repr=False)  # it takes many lines
     tokenizer: Tokenizer
     steps: int
     val_loss: float | None
