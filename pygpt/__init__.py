@@ -12,9 +12,28 @@ module when it is first used, so that importing pygpt costs nothing.
 
 import importlib
 
-__version__ = "0.1.0"
+TYPE_CHECKING = False  # a type checker takes it for True, and then sees where each name is defined
 
-HOME = {  # public name -> the module that defines it
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pygpt.autograd.tape import no_grad
+    from pygpt.autograd.tensor import Tensor
+    from pygpt.backend.kernels import get_num_threads, set_num_threads
+    from pygpt.config import GPTConfig, SampleConfig, TrainConfig
+    from pygpt.evaluation import evaluate
+    from pygpt.model import GPT
+    from pygpt.optim import AdamW
+    from pygpt.pipeline import Pipeline
+    from pygpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+    from pygpt.training.trainer import train
+
+__version__ = "0.1.0"
+__all__ = ["AdamW", "BPETokenizer", "ByteTokenizer", "CharTokenizer", "GPT", "GPTConfig",
+           "Pipeline", "SampleConfig", "Tensor", "Tokenizer", "TrainConfig", "evaluate",
+           "get_num_threads", "info", "no_grad", "set_num_threads", "train"]
+
+HOME = {  # public name -> the module that defines it; it is imported when the name is first used
     "GPTConfig": "config", "TrainConfig": "config", "SampleConfig": "config",
     "set_num_threads": "backend.kernels", "get_num_threads": "backend.kernels",
     "Tensor": "autograd.tensor", "no_grad": "autograd.tape",
@@ -24,22 +43,21 @@ HOME = {  # public name -> the module that defines it
     "AdamW": "optim",
     "train": "training.trainer",
 }
-__all__ = [*HOME, "info"]
+
+if not TYPE_CHECKING:  # with a __getattr__, a checker would accept every name
+    def __getattr__(name):
+        if name not in HOME:
+            raise AttributeError(f"module 'pygpt' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"pygpt.{HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
 
-def __getattr__(name):
-    if name not in HOME:
-        raise AttributeError(f"module 'pygpt' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"pygpt.{HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
+def __dir__() -> "list[str]":
     return sorted({*globals(), *__all__})
 
 
-def info():
+def info() -> "dict[str, Any]":
     """Return a dict: version, backend, compiler, isa, isas, bfloat16, threads, cores, openmp,
     caches, pages, blocks."""
     from pygpt.backend import kernels
