@@ -1,13 +1,17 @@
-"""pygpt: a GPT for the CPU, readable from the command line down to the fused multiply-add.
+"""A GPT for the CPU, to train, to sample and to read.
 
-    import pygpt
-    config = pygpt.GPTConfig(vocab_size=96, n_positions=64, n_embd=64, n_layer=4, n_head=8)
-    model = pygpt.GPT(config)
-    loss = model.loss(ids, targets)
-    loss.backward()
+    model = pygpt.GPT(pygpt.GPTConfig(vocab_size=96, n_embd=64, n_head=8))
+    model.loss(ids, targets).backward()
 
-The names in HOME are the public interface; README.md shows them at work. A name is looked up in its
-module when it is first used, so that importing pygpt costs nothing.
+Models      GPT, GPTConfig, Tensor, no_grad, evaluate
+Training    train, TrainConfig, AdamW
+Text        Pipeline, SampleConfig
+Tokenizers  Tokenizer, CharTokenizer, ByteTokenizer, BPETokenizer
+Machine     info, set_num_threads, get_num_threads
+
+These names are public, and help(pygpt.GPT) describes one of them.
+README.md shows them at work. Below, Python's help lists the modules that
+define them, and repeats the description of each name.
 """
 
 import importlib

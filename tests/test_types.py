@@ -1,4 +1,4 @@
-"""Checks what editors and type checkers see of the package.
+"""Checks what editors and type checkers see of the package, and what help(pygpt) shows.
 
 `make types` installs mypy and pyright beside the project and runs these tests with them. Without a
 checker on the PATH, its tests are skipped.
@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import pydoc
 import re
 import shutil
 import subprocess
@@ -102,6 +103,15 @@ def test_a_program_imports_nothing_that_only_checkers_need():
             "pygpt.GPT, pygpt.Pipeline, pygpt.train, pygpt.evaluate\n"
             "assert not {'typing_extensions', 'pygpt.options'} & (sys.modules.keys() - before)")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_first_screen_of_help_shows_every_public_name():
+    """Python's help ends with the descriptions of all names; the screen that it opens with must
+    say what there is."""
+    screen = pydoc.plain(pydoc.render_doc(pygpt)).splitlines()[:24]
+    words = set(re.findall(r"\w+", "\n".join(screen)))
+    assert not set(pygpt.__all__) - words
+    assert max(map(len, screen)) <= 80
 
 
 def test_the_marker_for_checkers_is_installed():
