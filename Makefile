@@ -7,6 +7,7 @@ VENV ?= .venv
 ISA ?= avx512 avx2 any
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+TYPES := $(VENV)-types
 
 build: $(STAMP)  ## build the C library in place (the default)
 	@$(PY) setup.py -q build_ext --inplace
@@ -23,6 +24,9 @@ test-long: build $(VENV)/.installed-test  ## try 500 files, models or graphs whe
 
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install with pip: minutes
 	@$(PY) -m pytest tests/install
+
+types: build $(VENV)/.installed-test $(TYPES)/.installed  ## check the types with mypy and pyright
+	@PATH=$(abspath $(TYPES))/bin:$$PATH $(PY) -m pytest -rs tests/test_types.py
 
 bench: build  ## how fast each kernel is, beside what the machine can do
 	@$(PY) -m pygpt bench
@@ -70,5 +74,10 @@ $(VENV)/.installed-test: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
 	@touch $@
 
-.PHONY: build train test test-long test-install info clean help bench growth ladder compare \
+$(TYPES)/.installed:
+	@$(PYTHON) -m venv $(TYPES)
+	@$(TYPES)/bin/python -m pip install -q --disable-pip-version-check "mypy>=2,<3" pyright
+	@touch $@
+
+.PHONY: build train test test-long test-install types info clean help bench growth ladder compare \
 	compare-matmul compare-generation schedule

@@ -8,17 +8,25 @@ import math
 import operator
 import os
 import reprlib
-from dataclasses import dataclass, field, fields, replace
-from typing import get_args
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, get_args
 
 from pygpt.backend.single_precision import rounded
+
+if TYPE_CHECKING:  # what these settings may be made of
+    Texts = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    Biases = Mapping[int, float] | Iterable[tuple[int, float]] | None
+else:  # what they hold; the annotations of the fields are read at run time (number_type)
+    Texts = Biases = tuple
 
 
 class ConfigError(ValueError):
     """A setting is out of its range or contradicts another; the message names both."""
 
 
-def setting(default, help, within=None, unit=None, choices=None, metavar=None):
+def setting(default: Any, help: str, within: str | None = None, unit: str | None = None,
+            choices: Collection[str] | None = None, metavar: str | None = None) -> Any:
     """Make a dataclass field that documents itself, and that check_settings() checks.
 
     Args:
@@ -33,29 +41,29 @@ def setting(default, help, within=None, unit=None, choices=None, metavar=None):
                                             "choices": choices, "metavar": metavar})
 
 
-def count(default, help, unit=None, least=1):
+def count(default: Any, help: str, unit: str | None = None, least: int = 1) -> Any:
     """Make a setting that is a whole number of at least `least`."""
     return setting(default, help, f"[{least}, inf)", unit)
 
 
-def threads_setting():
+def threads_setting() -> Any:
     """Make the field `threads`, which two dataclasses have."""
     return setting(0, "threads to compute with; 0: one for each physical core except efficiency "
                    "cores", "[0, 256]", "threads")
 
 
-def number_type(field):
+def number_type(field: Field[Any]) -> type | None:
     """Return int or float if the field holds a number, else None."""
     kinds = (field.type, *get_args(field.type))
     return next((kind for kind in (int, float) if kind in kinds), None)
 
 
-def refusal(name, value, reason):
+def refusal(name: str, value: Any, reason: str) -> ConfigError:
     """Make a ConfigError with the message "name=value reason"."""
     return ConfigError(f"{name}={reprlib.repr(value)} {reason}")
 
 
-def check_settings(config, are_for_kernels=True):
+def check_settings(config: Any, are_for_kernels: bool = True) -> None:
     """Check each field against its type, its range and its choices; convert numbers to their type.
 
     Numbers that are for kernels must also be in their range after rounding to single precision.
@@ -81,7 +89,7 @@ def check_settings(config, are_for_kernels=True):
             rounded(f.name, number, lambda x: _is_within(x, within), ConfigError)
 
 
-def is_whole_number(value):
+def is_whole_number(value: Any) -> bool:
     """Return whether a value is an integer of any type other than bool."""
     try:
         operator.index(value)  # takes integers of any type, but neither 1.0 nor "1"
@@ -90,7 +98,7 @@ def is_whole_number(value):
     return not isinstance(value, bool)
 
 
-def whole_number(name, value):
+def whole_number(name: str, value: Any) -> int:
     """Convert an integer of any type to an int.
 
     Raises:
@@ -110,7 +118,7 @@ def _real_number(name, value):
     raise refusal(name, value, "is not a number")
 
 
-def items_of(name, value, reason, is_ordered=True):
+def items_of(name: str, value: Any, reason: str, is_ordered: bool = True) -> Iterator[Any]:
     """Yield the items of a collection, which may have no end.
 
     Args:
@@ -129,7 +137,7 @@ def items_of(name, value, reason, is_ordered=True):
     raise refusal(name, value, reason)
 
 
-def token_id(name, value, vocab_size):
+def token_id(name: str, value: Any, vocab_size: int) -> int:
     """Convert a token's id to an int in 0..vocab_size-1; it raises as whole_number() does."""
     token = whole_number(name, value)
     if not 0 <= token < vocab_size:
@@ -138,7 +146,7 @@ def token_id(name, value, vocab_size):
     return token
 
 
-def token_ids(name, value, vocab_size):
+def token_ids(name: str, value: Any, vocab_size: int) -> tuple[int, ...]:
     """Convert an id, or a collection of ids, to a tuple of different ids in 0..vocab_size-1.
 
     Raises:
@@ -179,7 +187,7 @@ def _check_paths(name, paths):
             raise refusal(name, path, "is not a path: no file has such a name")
 
 
-def describe_range(within):
+def describe_range(within: str) -> str:
     """Put a range into words: "[1, inf)" is "at least 1", "[0, 1)" is "in [0, 1)"."""
     low, high = within[1:-1].split(", ")
     if high != "inf":
@@ -214,11 +222,11 @@ class GPTConfig:
     n_inner: int | None = count(None, "width inside an MLP (unset: 4 n_embd)")
 
     @property
-    def mlp_width(self):
+    def mlp_width(self) -> int:
         """Return n_inner, or 4 n_embd if it is unset."""
         return self.n_inner or 4 * self.n_embd
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_settings(self)
         if self.n_embd % self.n_head:
             raise ConfigError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
@@ -240,10 +248,10 @@ class TrainConfig:
         ConfigError: a value is out of its range, or two values contradict each other.
     """
 
-    data: tuple = setting((), "the text to learn from: UTF-8 files, directories of them, "
+    data: Texts = setting((), "the text to learn from: UTF-8 files, directories of them, "
                           "patterns such as 'books/*.txt', - for standard input, or one .bin file "
                           "of tokens (unset: Python's own reference)")
-    val_data: tuple = setting((), "the same for validation (unset: the end of data)")
+    val_data: Texts = setting((), "the same for validation (unset: the end of data)")
     errors: str = setting("strict", "treatment of bytes that are not UTF-8: strict ends the "
                           "run, replace turns each into U+FFFD", choices=("strict", "replace"))
     tokenizer: str | None = setting(None, "how text becomes tokens: char, byte, bpe, bpe:VOCAB "
@@ -291,13 +299,13 @@ class TrainConfig:
     sample_interval: int = count(500, "steps between samples of text; 0: no samples",
                                  "steps", least=0)
     sample_length: int = count(200, "length of a sample; the last is four times as long", "tokens")
-    sample_prompts: tuple = setting((), "texts that the samples continue (unset: a new line)",
+    sample_prompts: Texts = setting((), "texts that the samples continue (unset: a new line)",
                                     metavar="TEXT")
     seed: int = setting(1337, "decides the first weights, the batches and the dropout",
                         "[0, 9223372036854775807]")
     threads: int = threads_setting()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("data", "val_data", "sample_prompts"):
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         for name in ("out", "init", "tokenizer"):
@@ -325,13 +333,13 @@ class TrainConfig:
         if self.init is None:
             self.model_config(vocab_size=1)  # refuses an impossible shape
 
-    def model_config(self, vocab_size):
+    def model_config(self, vocab_size: int) -> GPTConfig:
         """Return the GPTConfig of this run for a vocabulary of vocab_size tokens."""
         return GPTConfig(vocab_size=vocab_size, n_positions=self.n_positions, n_embd=self.n_embd,
                          n_layer=self.n_layer, n_head=self.n_head, embd_pdrop=self.dropout,
                          attn_pdrop=self.dropout, resid_pdrop=self.dropout)
 
-    def shaped_like(self, model_config):
+    def shaped_like(self, model_config: GPTConfig) -> "TrainConfig":
         """Return this config with its unset shape settings taken from a model's config.
 
         Raises:
@@ -347,7 +355,7 @@ class TrainConfig:
                 raise ConfigError(f"{name}={ours}, but the model in {origin} has {theirs}")
         return replace(self, **unset)
 
-    def learning_rate_at(self, step):
+    def learning_rate_at(self, step: int) -> float:
         """Compute the learning rate of a step: a linear warm-up, then half a cosine.
 
         Args:
@@ -388,9 +396,9 @@ class SampleConfig:
     """
 
     max_new_tokens: int = count(500, "length of the continuation", "tokens", least=0)
-    stop_strings: tuple = setting((), "texts that end the continuation and are not part of it (a "
+    stop_strings: Texts = setting((), "texts that end the continuation and are not part of it (a "
                                   "flag for each)", metavar="TEXT")
-    logit_bias: tuple = setting((), "numbers to add to the logits of tokens, such as 50256=-2.5; "
+    logit_bias: Biases = setting((), "numbers to add to the logits of tokens, such as 50256=-2.5; "
                                 "-inf bans a token (a flag for each)", metavar="ID=BIAS")
     repetition_penalty: float = setting(1.0, "above 1, tokens of the prompt and of the new text "
                                         "become less likely; 1: no change", "(0, inf)")
@@ -408,7 +416,7 @@ class SampleConfig:
     seed: int | None = count(None, "makes a sample repeatable (unset: each is different)", least=0)
     threads: int = threads_setting()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "stop_strings", _texts("stop_strings", self.stop_strings))
         if "" in self.stop_strings:
             raise ConfigError(f"stop_strings={self.stop_strings!r} holds an empty text")

@@ -10,12 +10,22 @@ anew:
     ids     |On|ce |upo|  and those of encode("n ")
 """
 
+from __future__ import annotations
+
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pygpt.stop_strings import StopStrings
 from pygpt.tokenizer.base import StreamDecoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from pygpt.sampling import Choice
+
+CHARACTERS_SHOWN = 50  # a repr shows so many of a text
 
 
 @dataclass(frozen=True)
@@ -192,43 +202,43 @@ class Continuation:
     left at any piece; nothing goes on by itself. pipeline.Pipeline makes it.
     """
 
-    def __init__(self, together, number, has_logprobs):
+    def __init__(self, together: Together, number: int, has_logprobs: bool) -> None:
         self._together, self._number, self._text = together, number, together.texts[number]
         self._has_logprobs = has_logprobs
 
-    def __iter__(self):
+    def __iter__(self) -> Self:
         return self
 
-    def __next__(self):
+    def __next__(self) -> str:
         while not self._text.unread:
             if self._text.is_over or not self._together.advance():
                 raise StopIteration
         return self._text.unread.popleft()
 
-    def finish(self):
+    def finish(self) -> Self:
         """Compute the rest of the text; return self."""
         for _ in self:
             pass
         return self
 
-    def close(self):
+    def close(self) -> None:
         """Leave the text where it is: the other texts of the stream go on without it."""
         if not self._text.is_over:
             self._together.leave(self._number)
 
     @property
-    def text(self):
+    def text(self) -> str:
         """The text so far, without its prompt and without a stop string."""
         return self._text.text
 
     @property
-    def ids(self):
+    def ids(self) -> list[int]:
         """The ids of the text so far (see the top of continuation.py): decoded, they give text."""
         count, rest = self._text.kept()
         return [getattr(drawn, "token", drawn) for drawn in self._text.drawn[:count]] + rest
 
     @property
-    def logprobs(self):
+    def logprobs(self) -> list[Choice | None] | None:
         """For each of ids the sampling.Choice by which it was drawn, or None if it was encoded
         anew; None for a stream without logprobs."""
         if not self._has_logprobs:
@@ -237,27 +247,27 @@ class Continuation:
         return self._text.drawn[:count] + [None] * len(rest)
 
     @property
-    def drawn(self):
+    def drawn(self) -> int:
         """The number of tokens that were drawn: with those whose text is not shown."""
         return len(self._text.drawn)
 
     @property
-    def prompt_ids(self):
+    def prompt_ids(self) -> list[int]:
         """The ids that the text continues, as the model read them."""
         return list(self._text.prompt_ids)
 
     @property
-    def stop(self):
+    def stop(self) -> str | None:
         """Why the text ended: "length" (max_new_tokens were drawn), "end" (as the model sees it) or
         "stop string"; None while it has not, or if it was left."""
         return self._text.stop
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         """The seed that repeats it."""
         return self._text.settings.seed
 
-    def speeds(self):
+    def speeds(self) -> tuple[float | None, float | None]:
         """Return (tokens per second of the prompts, of the new text), of all texts of the stream
         together; None where too few were drawn.
 
@@ -270,8 +280,10 @@ class Continuation:
         return (sum(len(text.prompt_ids) for text in texts) / reading if reading and first
                 else None, new / writing if writing > 0 and first else None)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.text
 
-    def __repr__(self):
-        return f"Continuation({self.text!r}, stop={self.stop!r}, seed={self.seed})"
+    def __repr__(self) -> str:
+        more = "..." * (len(self.text) > CHARACTERS_SHOWN)
+        return (f"Continuation({self.text[:CHARACTERS_SHOWN]!r}{more}, {self.drawn} tokens, "
+                f"stop={self.stop!r}, seed={self.seed})")

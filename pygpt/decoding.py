@@ -12,7 +12,11 @@ The kernel calls of a step are recorded the first time, and replayed from then o
 differs between steps, the ids and the numbers of past positions, lies in memory that they read.
 """
 
+from __future__ import annotations
+
 import itertools
+import reprlib
+from typing import TYPE_CHECKING, Any
 
 from pygpt.autograd.forward_pass import PassSettings
 from pygpt.autograd.ids import as_int32, named_bad_ids
@@ -22,6 +26,9 @@ from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import IdRangeError, Memory, lib
 from pygpt.parameters import last_placed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # The most texts of one pass. A row's products have the same bits for up to this many rows, and from
 # about this many on, computing takes most of the time, not reading the weights.
@@ -45,7 +52,7 @@ class Cache:
         pasts: the number of positions of each text, 0..length, a memoryview.
     """
 
-    def __init__(self, model, rows=1, length=None):
+    def __init__(self, model: Any, rows: int = 1, length: int | None = None) -> None:
         most = model.config.n_positions
         self.rows, self.length = rows, most if length is None else length
         if not (1 <= self.length <= most and rows >= 1):
@@ -58,12 +65,16 @@ class Cache:
         for row in range(rows):
             self.pasts[row] = 0
 
+    def __repr__(self) -> str:
+        return (f"Cache(rows={self.rows}, length={self.length}, "
+                f"pasts={reprlib.repr(list(self.pasts))})")
+
     @property
-    def past(self):
+    def past(self) -> int:
         """The number of positions of the first text, 0..length."""
         return self.pasts[0]
 
-    def read(self, row, ids):
+    def read(self, row: int, ids: Sequence[int]) -> Tensor:
         """Continue a text with new ids; return the logits (V,) after the last of them.
 
         Args:
@@ -83,7 +94,7 @@ class Cache:
         self.pasts[row] += T
         return logits.row(0)
 
-    def step(self, ids):
+    def step(self, ids: Sequence[int]) -> list[Tensor]:
         """Continue each of the first texts with one new id.
 
         Args:
@@ -109,18 +120,18 @@ class Cache:
             self.pasts[row] += 1
         return logits
 
-    def forget_outdated_steps(self):
+    def forget_outdated_steps(self) -> None:
         """Forget the recorded steps if the model's modules or settings have changed."""
         found = self._model.step_dependencies()
         if found is None or found != self._dependencies:
             self._steps, self._dependencies = {}, found
 
-    def forget(self, row):
+    def forget(self, row: int) -> None:
         """Begin the text of a row anew."""
         self._check_row(row)
         self.pasts[row] = 0
 
-    def move(self, source, target, past=None):
+    def move(self, source: int, target: int, past: int | None = None) -> None:
         """Put a copy of the text of row `source` into row `target`.
 
         Args:
@@ -142,7 +153,7 @@ class Cache:
     def _shape(self):
         return self.rows, self.length, self._model.config.n_embd
 
-    def layer(self, i):
+    def layer(self, i: int) -> tuple[Tensor, ...]:
         """Return (keys, values) of layer i, each (rows, length, C)."""
         if i == len(self._layers):
             self._layers.append(tuple(

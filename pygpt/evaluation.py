@@ -20,15 +20,21 @@ either token_losses(ids, targets), as model.GPT has it, or a call that turns ids
 (B, T, V). token_losses needs less memory.
 """
 
+from __future__ import annotations
+
 import math
 from array import array
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pygpt.autograd.launch import launch
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import lib
 from pygpt.config import ConfigError, items_of, token_id, whole_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 IGNORED = -100  # the target of a row that is not scored
 # Short windows are computed together, about BATCH_TOKENS tokens at a time; where the model gives
@@ -40,7 +46,7 @@ BATCH_TOKENS = 2048
 LOGITS_BYTES = 1 << 26
 
 
-def evaluate(model, ids, stride=None):
+def evaluate(model: Any, ids: Iterable[int], stride: int | None = None) -> float:
     """Return the mean negative log-likelihood of a text's tokens, in nats per token.
 
     Its exponential is the perplexity. Dropout is off meanwhile.
@@ -58,7 +64,8 @@ def evaluate(model, ids, stride=None):
     return math.fsum(losses) / len(losses)
 
 
-def token_losses(model, ids, stride=None, on_progress=lambda count: None):
+def token_losses(model: Any, ids: Iterable[int], stride: int | None = None,
+                 on_progress: Callable[[int], object] = lambda count: None) -> array[float]:
     """Return -log p(token | the tokens before it in its window) for each token but the first.
 
     Args:

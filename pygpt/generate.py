@@ -9,16 +9,26 @@ cache is anything with the methods and `pasts` of decoding.Cache; the logits tha
 buffers of float32. The model may have `end_of_text`.
 """
 
+from __future__ import annotations
+
 from collections import deque
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
 
 from pygpt.config import (ConfigError, SampleConfig, items_of, refusal, token_id, token_ids,
                           whole_number)
 from pygpt.sampling import Sampler, choice_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pygpt.options import Options, Settings
+
 MOST_ROWS = 16  # texts that grow at once, decoding.MOST_TOGETHER
 
 
-def generate(model, ids, max_new_tokens=64, **options):
+def generate(model: Any, ids: Any, max_new_tokens: int = 64,
+             **options: Unpack[Options]) -> list[Any]:
     """Continue a sequence of tokens, or several at once.
 
     Args:
@@ -45,7 +55,8 @@ def generate(model, ids, max_new_tokens=64, **options):
     return found
 
 
-def stream(model, ids, max_new_tokens=64, **options):
+def stream(model: Any, ids: Any, max_new_tokens: int = 64,
+           **options: Unpack[Options]) -> Iterator[Any]:
     """Continue a sequence of tokens, and hand out each new one as it is chosen.
 
     When the context is full, a quarter of it is dropped: the model reads its last three quarters
@@ -78,8 +89,10 @@ def stream(model, ids, max_new_tokens=64, **options):
     return (token for step in steps for _, token in step)
 
 
-def stream_together(model, prompts, max_new_tokens=64, *, stop=None, vocab_size=None,
-                    logprobs=None, sampler=None, **settings):
+def stream_together(model: Any, prompts: Any, max_new_tokens: int = 64, *,
+                    stop: int | Collection[int] | None = None, vocab_size: int | None = None,
+                    logprobs: int | None = None, sampler: Any = None,
+                    **settings: Unpack[Settings]) -> Steps:
     """Continue several sequences, and hand out each step.
 
     At most MOST_ROWS texts grow at once, whose keys and values are in memory. The others wait, and
@@ -181,7 +194,9 @@ class Steps:
     different prompt took the row meanwhile, the prompt is computed again.
     """
 
-    def __init__(self, model, prompts, samplers, stop, vocab_size, max_new_tokens, logprobs):
+    def __init__(self, model: Any, prompts: list[list[int]], samplers: list[Any],
+                 stop: Collection[int], vocab_size: int | None, max_new_tokens: int,
+                 logprobs: int | None) -> None:
         """Use stream_together instead; prompts are lists of ids, and all arguments are checked."""
         self._model, self._samplers, self._stop = model, samplers, stop
         self._vocab_size, self._logprobs, self._ids = vocab_size, logprobs, prompts
@@ -198,10 +213,10 @@ class Steps:
         # would outlive them until Python looks for such circles.
         self._cache, self._is_done = None, False
 
-    def __iter__(self):
+    def __iter__(self) -> Steps:
         return self
 
-    def __next__(self):
+    def __next__(self) -> list[tuple[int, Any]]:
         step = []
         try:
             if not self._is_done:
@@ -213,7 +228,7 @@ class Steps:
             raise StopIteration
         return step
 
-    def end(self, text):
+    def end(self, text: int) -> None:
         """End a text before the next step: it takes no more work, and no further step has it. A
         text that has ended already stays so.
 
@@ -226,7 +241,7 @@ class Steps:
             raise ConfigError(f"text={text} is not the number of one of {len(self._ids)} texts")
         self._is_ended[text] = self._has_ended = True
 
-    def close(self):
+    def close(self) -> None:
         """End all texts."""
         self._is_done, self._cache = True, None
 

@@ -10,11 +10,15 @@ cache where a layer finds them; recorded_step.py records the kernel calls of a t
 replays them.
 """
 
+from __future__ import annotations
+
 import copy
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from pygpt import generate, nn
 from pygpt.autograd import ops
@@ -28,9 +32,20 @@ from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory, in_float32, lib
 from pygpt.checkpoint import model_files
 from pygpt.checkpoint.int8 import StoredInt8
-from pygpt.config import is_whole_number, token_ids
+from pygpt.config import GPTConfig, is_whole_number, token_ids
 from pygpt.decoding import Cache
 from pygpt.parameters import Parameter
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer, Self, Unpack
+
+    from pygpt.options import Options
+
+    Batch = Sequence[Sequence[int]] | Buffer  # ids (B, T)
+    Prompts = Sequence[int] | Batch           # the ids of one text, or of several
 
 HEAD_BYTES, LEAST_HEAD_ROWS = 1 << 24, 64  # of the logits that token_losses() holds at once
 
@@ -41,7 +56,9 @@ class CausalSelfAttention(nn.Module):
     C / n_head channels, and sees a token and the tokens before it. The results of the heads are
     concatenated to C channels and mixed by c_proj."""
 
-    def __init__(self, config, streams):
+    shown = ("n_head",)
+
+    def __init__(self, config: GPTConfig, streams: Iterator[int]) -> None:
         C, std = config.n_embd, 0.02 / (2 * config.n_layer) ** 0.5
         self.n_head = config.n_head
         self.c_attn = nn.Linear(C, 3 * C)
@@ -49,12 +66,12 @@ class CausalSelfAttention(nn.Module):
         self.attn_dropout = nn.Dropout(config.attn_pdrop, next(streams))
         self.resid_dropout = nn.Dropout(config.resid_pdrop, next(streams))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         qkv = self.c_attn(x)                                                    # (B, T, 3C)
         y = self.attend(qkv)                                                    # (B, T, C)
         return self.resid_dropout(self.c_proj(y))                               # (B, T, C)
 
-    def attend(self, qkv):
+    def attend(self, qkv: Tensor) -> Tensor:
         """Compute softmax(q k^T / sqrt(C / n_head)) v in each head. A query sees the keys up to its
         own position. In generation, the keys and values of earlier positions come from the cache.
         """
@@ -70,13 +87,13 @@ class MLP(nn.Module):
     """Treats each token by itself: widens it to 4C channels (or n_inner), applies GELU, and
     narrows it to C again."""
 
-    def __init__(self, config, streams):
+    def __init__(self, config: GPTConfig, streams: Iterator[int]) -> None:
         C, std = config.n_embd, 0.02 / (2 * config.n_layer) ** 0.5
         self.c_fc = nn.Linear(C, config.mlp_width)
         self.c_proj = nn.Linear(config.mlp_width, C, std=std)
         self.dropout = nn.Dropout(config.resid_pdrop, next(streams))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Return dropout(c_proj(gelu(c_fc(x)))), with both layers in one op."""
         y = ops.mlp(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
         return self.dropout(y)                                                  # (B, T, C)
@@ -88,13 +105,13 @@ class Block(nn.Module):
     its result to x. x itself passes unchanged, so the gradient reaches the first block of any
     stack."""
 
-    def __init__(self, config, streams):
+    def __init__(self, config: GPTConfig, streams: Iterator[int]) -> None:
         self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.attn = CausalSelfAttention(config, streams)
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config, streams)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))                                         # (B, T, C)
         x = x + self.mlp(self.ln_2(x))                                          # (B, T, C)
         return x
@@ -104,7 +121,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Turns ids into the final vectors that the head reads."""
 
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig) -> None:
         streams = itertools.count()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
@@ -112,11 +129,11 @@ class Transformer(nn.Module):
         self.h = [Block(config, streams) for _ in range(config.n_layer)]
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
 
-    def dropouts(self):
+    def dropouts(self) -> list[nn.Dropout]:
         """List the Dropout modules, in a fixed order."""
         return [module for module in self.modules() if isinstance(module, nn.Dropout)]
 
-    def forward(self, ids):
+    def forward(self, ids: Tensor) -> Tensor:
         """Apply wte[ids] + wpe[positions], the blocks, the last layer norm: (B, T) -> (B, T, C)."""
         x = ops.embedding(ids, self.wte.weight, self.wpe.weight, past_positions())
         x = self.drop(x)                                                        # (B, T, C)
@@ -152,8 +169,15 @@ class GPT(nn.Module):
 
     _steps = cached_property(StepCache)  # made by StepCache(self) for the first loss
     _not_copied = {"_gradients", "_steps"}
+    config: GPTConfig
+    transformer: Transformer
+    recompute: bool
+    dropout_seed: int
+    forward_passes: int
+    _end_of_text: int | tuple[int, ...] | None
 
-    def __init__(self, config, seed=1337, compute_dtype="float32"):
+    def __init__(self, config: GPTConfig, seed: int = 1337,
+                 compute_dtype: str = "float32") -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 64:
             raise ValueError(f"seed={seed!r} is not a whole number in [0, 2^64)")
         checked_dtype(compute_dtype)
@@ -162,12 +186,12 @@ class GPT(nn.Module):
         self.initialise(seed)
         self.dropout_seed = seed
 
-    def forward(self, ids):
+    def forward(self, ids: Tensor) -> Tensor:
         """Return the logits (B, T, V) of ids, an int32 Tensor (B, T)."""
         x = self.transformer(ids)                                               # (B, T, C)
         return ops.matmul(x, self.transformer.wte.weight, transpose_b=True)     # (B, T, V)
 
-    def last_logits(self, ids):
+    def last_logits(self, ids: Tensor) -> Tensor:
         """Return the logits (B, V) after the last of ids, an int32 Tensor (B, T): one text, or one
         id of each text. In both cases the last vectors lie side by side."""
         x = self.transformer(ids)                                               # (B, T, C)
@@ -175,24 +199,26 @@ class GPT(nn.Module):
         last = Tensor.empty((B, C), memory=x.memory, offset=x.offset + 4 * (T - 1) * C)
         return ops.matmul(last, self.transformer.wte.weight, transpose_b=True)  # (B, V)
 
-    def forward_loss(self, ids, targets, ignore_index=ops.IGNORED):
+    def forward_loss(self, ids: Tensor, targets: Tensor,
+                     ignore_index: int = ops.IGNORED) -> Tensor:
         """Return cross_entropy(forward(ids), targets), by an op that never holds all logits."""
         x = self.transformer(ids)                                               # (B, T, C)
         return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
 
-    def _build(self, config):
+    def _build(self, config: GPTConfig) -> None:
         self.config = config
         self.transformer = Transformer(config)
         self.dropout_seed, self.forward_passes, self.recompute = 0, 0, False
         self._end_of_text, self._compute_dtype = None, "float32"
 
     @one_at_a_time
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         state = copy.deepcopy(self.__getstate__())  # another thread may go on training
         return object.__new__, (type(self),), state
 
     @classmethod
-    def from_pretrained(cls, directory, compute_dtype="float32", weights=None, **changes):
+    def from_pretrained(cls, directory: str | os.PathLike[str], compute_dtype: str = "float32",
+                        weights: str | None = None, **changes: float) -> Self:
         """Open a Hugging Face GPT-2 directory, or one with nanoGPT's names
         (checkpoint/model_files.py).
 
@@ -247,7 +273,8 @@ class GPT(nn.Module):
                     parameter.requires_grad = form == "float32"
 
     @one_at_a_time
-    def save_pretrained(self, directory, dtype="as in memory", end_of_text=None):
+    def save_pretrained(self, directory: str | os.PathLike[str], dtype: str = "as in memory",
+                        end_of_text: int | tuple[int, ...] | None = None) -> None:
         """Write model.safetensors and config.json, each complete or not at all.
 
         Args:
@@ -285,7 +312,7 @@ class GPT(nn.Module):
                 yield name, shape, weight.as_parameter
 
     @one_at_a_time
-    def quantize(self, form="int8"):
+    def quantize(self, form: str = "int8") -> Self:
         """Return a copy for generation whose matrices rest in fewer bits, the head and the token
         embedding included. It generates faster, because each token reads every weight, and cannot
         be trained. Vectors and position embeddings stay float32 and are frozen.
@@ -305,17 +332,17 @@ class GPT(nn.Module):
         return twin.eval()
 
     @property
-    def weights(self):
+    def weights(self) -> str:
         """The form of the matrices in memory: "float32", or the form of quantize()."""
         weight = self.transformer.wte.weight
         return weight.form if isinstance(weight, ops.WeightAtRest) else "float32"
 
     @property
-    def end_of_text(self):
+    def end_of_text(self) -> int | tuple[int, ...] | None:
         return self._end_of_text
 
     @end_of_text.setter
-    def end_of_text(self, value):
+    def end_of_text(self, value: int | tuple[int, ...] | None) -> None:
         self._end_of_text = self._checked_end(value)
 
     def _checked_end(self, value):
@@ -326,16 +353,16 @@ class GPT(nn.Module):
         return ids[0] if is_whole_number(value) else ids or None
 
     @property
-    def compute_dtype(self):
+    def compute_dtype(self) -> str:
         return self._compute_dtype
 
     @compute_dtype.setter
-    def compute_dtype(self, name):
+    def compute_dtype(self, name: str) -> None:
         self._compute_dtype = checked_dtype(name)
 
     # -------------------------------------------------------------------------- forward passes ---
 
-    def pass_settings(self, seed=None):
+    def pass_settings(self, seed: Any = None) -> PassSettings:
         """Return the PassSettings within which forward() or forward_loss() is to be called. The
         last block is never recomputed: its second run would follow the first at once and save no
         memory."""
@@ -344,7 +371,7 @@ class GPT(nn.Module):
                             compute_dtype=self.compute_dtype)
 
     @one_at_a_time
-    def __call__(self, ids):
+    def __call__(self, ids: Batch) -> Tensor:
         """Return the logits (B, T, V) of ids: B lists of T ints, or an int32 buffer (B, T).
 
         Raises:
@@ -357,7 +384,7 @@ class GPT(nn.Module):
             return self.forward(ids)
 
     @one_at_a_time
-    def loss(self, ids, targets, ignore_index=ops.IGNORED):
+    def loss(self, ids: Batch, targets: Batch, ignore_index: int = ops.IGNORED) -> Tensor:
         """Return the mean cross-entropy in nats of targets (B, T) predicted from ids (B, T).
 
         Args:
@@ -375,7 +402,8 @@ class GPT(nn.Module):
             return step.lend_loss()
 
     @one_at_a_time
-    def token_losses(self, ids, targets, ignore_index=ops.IGNORED):
+    def token_losses(self, ids: Batch, targets: Batch,
+                     ignore_index: int = ops.IGNORED) -> Tensor:
         """Return the cross-entropy in nats of each target, (B, T), predicted from ids (B, T).
 
         The head is computed for a few rows at a time, whose logits take about 16 MB, so memory does
@@ -407,7 +435,8 @@ class GPT(nn.Module):
         return losses
 
     @one_at_a_time
-    def loss_and_grad(self, ids, targets, scale=1.0, ignore_index=ops.IGNORED):
+    def loss_and_grad(self, ids: Batch, targets: Batch, scale: float = 1.0,
+                      ignore_index: int = ops.IGNORED) -> float:
         """Run loss = model.loss(ids, targets) and (loss * scale).backward() together.
 
         This is faster, because the head's logits are computed once instead of twice.
@@ -426,12 +455,12 @@ class GPT(nn.Module):
             step.forward_backward(scale)
             return float(step.loss)
 
-    def new_cache(self, rows=1, length=None):
+    def new_cache(self, rows: int = 1, length: int | None = None) -> Cache:
         """Make an empty decoding.Cache, for decode(), of `rows` texts."""
         return Cache(self, rows, length)
 
     @one_at_a_time
-    def decode(self, ids, cache):
+    def decode(self, ids: Sequence[int], cache: Cache) -> Tensor:
         """Return the logits (V,) after the last of ids, which continue the text in the cache.
 
         Args:
@@ -445,11 +474,13 @@ class GPT(nn.Module):
         cache.forget_outdated_steps()
         return cache.read(0, ids)
 
-    def generate(self, ids, max_new_tokens=64, **options):
+    def generate(self, ids: Prompts, max_new_tokens: int = 64,
+                 **options: Unpack[Options]) -> list[Any]:
         """Return the ids that follow ids, a list of ints. Options and errors: generate.generate."""
         return generate.generate(self, ids, max_new_tokens, **options)
 
-    def stream(self, ids, max_new_tokens=64, **options):
+    def stream(self, ids: Sequence[int], max_new_tokens: int = 64,
+               **options: Unpack[Options]) -> Iterator[Any]:
         """Like generate(), but yield each id as soon as it is chosen."""
         return generate.stream(self, ids, max_new_tokens, **options)
 
@@ -462,7 +493,7 @@ class GPT(nn.Module):
         tensor.memory.view[:4 * B * T] = flat
         return tensor
 
-    def step_dependencies(self):
+    def step_dependencies(self) -> list[Any] | None:
         """List all that recorded steps depend on: compute_dtype, the ops, and nn.dependencies of
         the transformer. Return None if steps must run op by op: the transformer has something that
         cannot be compared, forward_loss is not this class's own, or launch.calling is in force.
@@ -473,11 +504,11 @@ class GPT(nn.Module):
             return None
         return [self.compute_dtype, *map(vars(ops).get, ops.__all__), *found]
 
-    def dropout_shares(self):
+    def dropout_shares(self) -> tuple[float, ...]:
         """Return the share of each Dropout module, as shares_in_force() does."""
         return shares_in_force(self.transformer.dropouts())
 
-    def next_seed(self):
+    def next_seed(self) -> int:
         """Return a new seed for each forward pass, made from dropout_seed and forward_passes."""
         self.forward_passes += 1
         return (self.dropout_seed * 0x9E3779B97F4A7C15 + self.forward_passes) % 2 ** 64
@@ -507,7 +538,7 @@ def _copied(values):
     return memory
 
 
-def parameter_shapes(config):
+def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Return {name: shape} of the parameters of a GPT. All blocks are alike, so only one is built,
     without memory: config.json may claim more layers or channels than the memory can hold."""
     model = GPT.__new__(GPT)

@@ -1,15 +1,26 @@
 """Defines modules: layers that own parameters and find the parameters of layers inside them."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pygpt.autograd import forward_pass, ops
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import recomputed
+from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import check_status, in_float32, lib
-from pygpt.parameters import Gradients, Layout, Parameter, fill
+from pygpt.parameters import Gradients, Layout, Parameter, Values, fill
+from pygpt.tree import tree
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_ModuleClass = TypeVar("_ModuleClass", bound="type[Module]")
 
 _PLAIN = {int, float, bool, str, type(None)}  # types of attributes that contain no module
 
@@ -33,14 +44,19 @@ def _walk(owner, prefix, seen):
 class Module:
     """A layer. Parameters and modules that are set as attributes are found by name, also inside
     lists, tuples and dicts: `h.0`, `h.key`. An object that occurs twice counts once, by its first
-    name.
+    name. A derived class defines forward(*inputs), and may name plain attributes in `shown`, which
+    its repr shows.
     """
 
-    training = True
+    training: bool = True
+    shown: tuple[str, ...] = ()
     _gradients = None
     _not_copied = {"_gradients"}
 
-    def __call__(self, *inputs):
+    def __repr__(self) -> str:
+        return tree(self, Module)
+
+    def __call__(self, *inputs: Any) -> Any:
         """Return forward(*inputs). If the pass recomputes this module, the backward pass runs it
         again.
         """
@@ -58,27 +74,27 @@ class Module:
         return forward_pass.call_forward(self, inputs)
 
     @one_at_a_time
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         state = copy.deepcopy(self.__getstate__(), memo)
         twin.__setstate__(state)
         return twin
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """Return the attributes that a copy of the module gets: all except `_not_copied`."""
         return {name: value for name, value in vars(self).items() if name not in self._not_copied}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
 
-    def named_parameters(self, prefix=""):
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Yield (dotted name, Parameter), in the order in which attributes were set."""
         for name, item in _walk(self, prefix, {id(self)}):
             if isinstance(item, Parameter):
                 yield name, item
 
-    def parameter_ids(self):
+    def parameter_ids(self) -> set[int]:
         """Return the set of id()s of the parameters. It is fast enough to be called in every step,
         which named_parameters() is not."""
         found, seen, waiting = set(), set(), [self]
@@ -97,11 +113,11 @@ class Module:
                 waiting.extend(value)
         return found
 
-    def modules(self):
+    def modules(self) -> Iterator[Module]:
         """Iterate over this module and those inside it, each once."""
         return (module for _, module in self.named_modules())
 
-    def named_modules(self, prefix=""):
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield (dotted name, Module) of this module, whose name is the prefix, and those inside
         it, each once."""
         yield prefix, self
@@ -109,28 +125,28 @@ class Module:
             if isinstance(item, Module):
                 yield name, item
 
-    def weights_at_rest(self):
+    def weights_at_rest(self) -> Iterator[tuple[str, ops.WeightAtRest]]:
         """Yield (dotted name, WeightAtRest) of the matrices in fewer bits (quantize)."""
         for name, module in self.named_modules():
             if isinstance(getattr(module, "weight", None), ops.WeightAtRest):
                 yield f"{name}.weight", module.weight
 
-    def num_parameters(self):
+    def num_parameters(self) -> int:
         """Count the numbers in the parameters, frozen ones included."""
         return sum(p.size for _, p in self.named_parameters())
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         """Turn dropout on, or off if mode is False; return the module."""
         for module in self.modules():
             module.training = mode
         return self
 
-    def eval(self):
+    def eval(self) -> Self:
         """Turn dropout off; return the module."""
         return self.train(False)
 
     @one_at_a_time
-    def initialise(self, seed=0):
+    def initialise(self, seed: int = 0) -> Self:
         """Give every parameter its initial values, which depend on the seed and on its place among
         the parameters; return the module.
 
@@ -156,7 +172,7 @@ class Module:
         return self
 
     @one_at_a_time
-    def layout(self):
+    def layout(self) -> Layout:
         """Return the Layout of the parameters; move them to flat buffers first if necessary.
 
         Raises:
@@ -169,19 +185,19 @@ class Module:
             layout = self._flatten(named, keeps_values=True)
         return layout
 
-    def values(self):
+    def values(self) -> Values:
         """Return the flat buffer of all parameters (Values); it raises as layout() does."""
         return self.layout().values
 
     @one_at_a_time
-    def prepare_halves(self, make):
+    def prepare_halves(self, make: bool) -> None:
         """Bring the parameters that lie in memory as bfloat16, too, up to date there. With `make`,
         those in flat buffers get that form where they lack it (Values.prepare_halves)."""
         for values in {p.layout.values for _, p in self.named_parameters() if p.layout}:
             values.prepare_halves(make)
 
     @one_at_a_time
-    def gradients(self):
+    def gradients(self) -> Gradients:
         """Return the Gradients of the parameters: those of this module or, if it is a part of a
         larger model in flat buffers, those of that model. It raises as layout() does."""
         if self._gradients is None or not self._gradients.layout.holds(self):
@@ -221,7 +237,7 @@ _RECORDABLE = {}  # {class: its functions when it was defined}
 _NO_DEPENDENCIES = {"training", "_gradients"}  # attributes on which no recorded call depends
 
 
-def recordable(cls):
+def recordable(cls: _ModuleClass) -> _ModuleClass:
     """Declare that the calls of a Module class may be recorded and replayed; not its subclasses'.
 
     The class promises that its results depend only on the inputs, the instance's attributes and the
@@ -232,14 +248,14 @@ def recordable(cls):
     return cls
 
 
-def is_as_written(cls, name):
+def is_as_written(cls: type, name: str) -> bool:
     """Return whether cls.name is still the function that a recordable class defined: no subclass
     overrides it and nobody has replaced it."""
     return any(written.get(name) is getattr(cls, name) and vars(home).get(name) is written[name]
                for home, written in _RECORDABLE.items() if issubclass(cls, home))
 
 
-def dependencies(module, with_places=True):
+def dependencies(module: Module, with_places: bool = True) -> list[Any] | None:
     """List all that the results of a module depend on besides its inputs, to compare with `==`.
 
     The list has each parameter, whether it is trained, and (with_places) the memory of its values,
@@ -293,11 +309,11 @@ def dependencies(module, with_places=True):
 class Linear(Module):
     """Computes y = x W + b. The weight is stored as (in, out), like GPT-2's."""
 
-    def __init__(self, n_in, n_out, std=0.02):
+    def __init__(self, n_in: int, n_out: int, std: float = 0.02) -> None:
         self.weight = Parameter((n_in, n_out), std=std)
         self.bias = Parameter((n_out,))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
 
 
@@ -305,10 +321,12 @@ class Linear(Module):
 class LayerNorm(Module):
     """Brings each vector to mean 0 and variance 1, then scales and shifts each channel."""
 
-    def __init__(self, n, eps=1e-5):
+    shown = ("eps",)
+
+    def __init__(self, n: int, eps: float = 1e-5) -> None:
         self.weight, self.bias, self.eps = Parameter((n,), fill=1.0), Parameter((n,)), eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.layernorm(x, self.weight, self.bias, self.eps)
 
 
@@ -316,10 +334,10 @@ class LayerNorm(Module):
 class Embedding(Module):
     """A table with one row for each id."""
 
-    def __init__(self, n_rows, n, std=0.02):
+    def __init__(self, n_rows: int, n: int, std: float = 0.02) -> None:
         self.weight = Parameter((n_rows, n), std=std)
 
-    def forward(self, ids):
+    def forward(self, ids: Tensor) -> Tensor:
         return ops.embedding(ids, self.weight)
 
 
@@ -332,14 +350,16 @@ class Dropout(Module):
         stream: the number of this place in the model. Different numbers give different masks.
     """
 
-    def __init__(self, share, stream=0):
+    shown = ("share",)
+
+    def __init__(self, share: float, stream: int = 0) -> None:
         self.share, self.stream = share, stream
 
-    def in_progress(self):
+    def in_progress(self) -> tuple[float, Any, int]:
         """Return (share, seed, stream) of the forward pass in progress; without one, share is 0."""
         current = forward_pass.current_pass()
         return current.shares.get(id(self), 0.0), current.seed, self.stream
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         share, seed, stream = self.in_progress()
         return ops.dropout(x, share, seed, stream) if share else x

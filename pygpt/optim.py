@@ -10,14 +10,26 @@ from it: see AdamW, and the contract in Optimizer's docstring. Training, checkpo
 prediction of memory use that contract alone.
 """
 
+from __future__ import annotations
+
 import math
 import numbers
 from array import array
+from typing import TYPE_CHECKING, Any
 
 from pygpt.backend.kernels import NULL, Memory, check_status, in_float32, lib
 from pygpt.autograd.launch import one_at_a_time
 
-OPTIMIZERS = {}  # {class name in small letters: the class} of every derived class
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
+    from pygpt.nn import Module
+    from pygpt.parameters import Gradients, Layout
+
+# {class name in small letters: the class} of every derived class
+OPTIMIZERS: dict[str, type[Optimizer]] = {}
 
 
 class Optimizer:
@@ -43,12 +55,17 @@ class Optimizer:
         steps: the number of steps taken.
     """
 
-    settings, buffers = ("lr",), ()
+    settings: tuple[str, ...] = ("lr",)
+    buffers: tuple[str, ...] = ()
+    model: Module
+    layout: Layout
+    steps: int
+    lr: float
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls) -> None:
         OPTIMIZERS[cls.__name__.lower()] = cls
 
-    def __init__(self, model, **settings):
+    def __init__(self, model: Module, **settings: Any) -> None:
         for name, weight in model.weights_at_rest():
             raise ValueError(f"{type(self).__name__}: {name} rests in {weight.form}, for "
                              "generation alone; train the model that it was made from")
@@ -59,22 +76,32 @@ class Optimizer:
         for name in self.buffers:
             setattr(self, name, self.layout.buffer())
 
+    def __repr__(self) -> str:
+        named = [f"{name}={getattr(self, name)!r}" for name in (*self.settings, "steps")]
+        return f"{type(self).__name__}({', '.join(named)})"
+
     @classmethod
-    def bytes_per_parameter(cls):
+    def bytes_per_parameter(cls) -> int:
         """Return the bytes of state buffers for each float in the buffer of the parameters."""
         return 4 * len(cls.buffers)
+
+    if TYPE_CHECKING:  # the parts that a derived class gives
+        def checked_settings(self) -> tuple[float, ...]: ...
+        def update(self, settings: tuple[float, ...], gradients: Gradients) -> bool | None: ...
+        @classmethod
+        def from_config(cls, model: Module, config: Any) -> Self: ...
 
     def _take_layout(self):
         """Place the parameters and their gradients in the model's flat buffers."""
         self.layout, self._gradients = self.model.layout(), self.model.gradients()
         self._sum = Memory(8)
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         """Return the model, the settings and the state buffers, from which a copy is made."""
         return ({name: getattr(self, name) for name in ("model", *self.settings, "steps")},
                 {name: getattr(self, name).view.tobytes() for name in self.buffers})
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         attributes, buffers = state
         vars(self).update(attributes)
         self._take_layout()
@@ -83,7 +110,7 @@ class Optimizer:
             getattr(self, name).view[:] = data
 
     @one_at_a_time
-    def clip_grad_norm(self, max_norm):
+    def clip_grad_norm(self, max_norm: float) -> float:
         """Scale all gradients by one factor so that their norm is at most max_norm.
 
         The factor is stored, and the memory of the gradients is not scaled yet. The next step
@@ -119,7 +146,7 @@ class Optimizer:
         return norm
 
     @one_at_a_time
-    def step(self):
+    def step(self) -> None:
         """Update every parameter that is not frozen. A missing gradient counts as 0.
 
         Raises:
@@ -139,7 +166,7 @@ class Optimizer:
                 self.layout.changed(has_rounded)
 
     @one_at_a_time
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget the gradients: the next backward pass overwrites them instead of adding."""
         self._gradients.forget()
 
@@ -179,16 +206,22 @@ class AdamW(Optimizer):
     """
 
     settings, buffers = ("lr", "betas", "eps", "weight_decay"), ("m", "v")
+    betas: Sequence[float]
+    eps: float
+    weight_decay: float
+    m: Memory
+    v: Memory
 
-    def __init__(self, model, lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+    def __init__(self, model: Module, lr: float = 3e-4, betas: Sequence[float] = (0.9, 0.95),
+                 eps: float = 1e-8, weight_decay: float = 0.1) -> None:
         super().__init__(model, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     @classmethod
-    def from_config(cls, model, config):
+    def from_config(cls, model: Module, config: Any) -> Self:
         return cls(model, config.learning_rate, (config.beta1, config.beta2),
                    weight_decay=config.weight_decay)
 
-    def checked_settings(self):
+    def checked_settings(self) -> tuple[float, ...]:
         if not (isinstance(self.betas, (tuple, list)) and len(self.betas) == 2):
             raise ValueError(f"AdamW: betas={self.betas!r} are not two numbers in [0, 1)")
         return (in_float32("AdamW: lr", self.lr, 0.0),
@@ -197,7 +230,7 @@ class AdamW(Optimizer):
                 in_float32("AdamW: eps", self.eps, 0.0),
                 in_float32("AdamW: weight_decay", self.weight_decay, 0.0))
 
-    def update(self, settings, gradients):
+    def update(self, settings: tuple[float, ...], gradients: Gradients) -> bool:
         lr, beta1, beta2, eps, weight_decay = settings
         scalars = Memory(8 * 4)  # in the order of adamw_step's settings
         scalars.view.cast("f")[:] = memoryview(array("f", [

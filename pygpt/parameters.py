@@ -10,8 +10,11 @@ Each parameter begins at a multiple of 64 bytes, and the gaps hold 0. Clipping, 
 and a checkpoint are each one pass over a buffer. A `Parameter` is a view of its place there.
 """
 
+from __future__ import annotations
+
 import weakref
 from math import prod
+from typing import TYPE_CHECKING, Any
 
 from pygpt.autograd.arrays import HALF, Array
 from pygpt.autograd.forward_pass import current_pass
@@ -19,6 +22,9 @@ from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import Leaf, next_serial
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import BFLOAT16, EOVERFLOW, Memory, check_status, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ALIGN = 16  # floats: 64 bytes, a cache line and the widest vector
 
@@ -48,28 +54,38 @@ class Parameter(Tensor):
     """
 
     __slots__ = ("std", "fill", "layout")
+    std: float | None
+    fill: float
+    layout: Layout | None
 
-    def __init__(self, shape, std=None, fill=0.0):
+    def __init__(self, shape: Iterable[int], std: float | None = None, fill: float = 0.0) -> None:
         self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
         self.size, self.node = prod(self.shape), Leaf(self.shape)
         self.leaf = self.node
         self.layout = self.rebuild = self.deferred = self.half = None
 
-    def __getattr__(self, name):
-        if name in ("memory", "ptr", "offset"):
-            raise ValueError(f"a parameter of shape {self.shape} has no values yet: call its "
-                             "module's initialise(seed)")
-        raise AttributeError(name)
+    if not TYPE_CHECKING:  # as in Array
+        def __getattr__(self, name):
+            if name in ("memory", "ptr", "offset"):
+                raise ValueError(f"a parameter of shape {self.shape} has no values yet: call its "
+                                 "module's initialise(seed)")
+            raise AttributeError(name)
+
+    def _shown(self) -> str:
+        try:
+            return super()._shown()
+        except ValueError:
+            return "no values yet"
 
     @one_at_a_time
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         try:
             data = self.read().tobytes()
         except ValueError:  # it has no values yet
             data = None
         return Parameter, (self.shape, self.std, self.fill), (self.requires_grad, data)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         requires_grad, data = state
         if data is not None:
             memory = Memory(len(data))
@@ -77,7 +93,7 @@ class Parameter(Tensor):
             self.place(memory)
         self.requires_grad = requires_grad
 
-    def place(self, memory, offset=0, layout=None):
+    def place(self, memory: Any, offset: int = 0, layout: Layout | None = None) -> None:
         """Make it a view of memory from byte `offset` on. With a layout, memory is its values."""
         if self.layout is not None:
             self.layout.current = False
@@ -86,12 +102,12 @@ class Parameter(Tensor):
         global _last_placed
         _last_placed = next_serial()
 
-    def read(self):
+    def read(self) -> memoryview[Any]:
         if self.layout is None:
             return super().read()
         return self.layout.values.read()[self.offset:self.offset + 4 * self.size].cast("f")
 
-    def operand(self, dtype):
+    def operand(self, dtype: int) -> Array:
         """Return an array of its values as products of this type read them: of bfloat16 if its
         layout holds them in that form, else this parameter. The products are the same."""
         # A recorded step of generation may run when they no longer equal the values.
@@ -99,19 +115,19 @@ class Parameter(Tensor):
         halves = self.halves() if dtype == BFLOAT16 and is_training else None
         return self if halves is None else Array.empty(self.shape, HALF, halves, self.offset // 2)
 
-    def halves(self):
+    def halves(self) -> Memory | None:
         """Return the flat buffer (Memory) from which products now read its values as bfloat16, or
         None if they read float32."""
         return None if self.layout is None else self.layout.values.usable_halves()
 
-    def changed(self):
+    def changed(self) -> None:
         """Record that its values change at this point."""
         self.leaf.changed_at = next_serial()
         if self.layout is not None:
             self.layout.values.changed()
 
 
-def last_placed():
+def last_placed() -> int:
     """Return a number that differs whenever a parameter has moved to other memory in between."""
     return _last_placed
 
@@ -144,39 +160,39 @@ class Values:
         halves: the second form (Memory), or None.
     """
 
-    def __init__(self, memory):
+    def __init__(self, memory: Memory) -> None:
         self._memory, self.halves = memory, None
         self._has_view = self._halves_are_right = False
 
     @property
-    def view(self):
+    def view(self) -> memoryview[Any]:
         """The bytes as a memoryview that may be written."""
         self._has_view = True
         return self._memory.view
 
-    def read(self):
+    def read(self) -> memoryview[Any]:
         """Return the bytes as a read-only memoryview."""
         return self._memory.view.toreadonly()
 
-    def write(self, offset, data):
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Copy data, a buffer of bytes, to this offset."""
         self._halves_are_right = False
         self._memory.view[offset:offset + len(data)] = data
 
-    def pointer(self, code, offset=0):
+    def pointer(self, code: str, offset: int = 0) -> Any:
         """Like Memory.pointer. Whoever lets a kernel write there calls changed()."""
         return self._memory.pointer(code, offset)
 
-    def changed(self, halves_too=False):
+    def changed(self, halves_too: bool = False) -> None:
         """Record that a kernel has written, or will write before others compute. halves_too says
         that it has written usable_halves() as well, at the same places."""
         self._halves_are_right = self._halves_are_right and halves_too
 
-    def usable_halves(self):
+    def usable_halves(self) -> Memory | None:
         """Return halves if they equal the values, else None."""
         return self.halves if self._halves_are_right and not self._has_view else None
 
-    def prepare_halves(self, make):
+    def prepare_halves(self, make: bool) -> None:
         """Make the halves equal the values again if they may be used; with `make`, also where there
         are none yet."""
         if self._has_view:
@@ -202,7 +218,7 @@ class Layout:
         current: whether the parameters still lie here.
     """
 
-    def __init__(self, module, named):
+    def __init__(self, module: Any, named: Iterable[tuple[str, Parameter]]) -> None:
         self._module = weakref.ref(module)
         self.entries, self.n, self.n_decay = [], 0, 0
         for name, parameter in sorted(named, key=lambda item: _is_vector(item[1])):
@@ -213,17 +229,17 @@ class Layout:
         self.values, self.gradients, self.current = Values(self.buffer()), None, True
         self._ids = {id(parameter) for _, parameter, _ in self.entries}
 
-    def is_contained_in(self, parameters):
+    def is_contained_in(self, parameters: set[int]) -> bool:
         """Return whether all parameters that the module of this layout still has are among those
         given, a set of id()s. If so, no other module needs them to stay in their place."""
         module = self._module()
         return module is None or all(id(p) in parameters for _, p in module.named_parameters())
 
-    def holds(self, module):
+    def holds(self, module: Any) -> bool:
         """Return whether all parameters of a module lie here."""
         return self.current and module.parameter_ids() <= self._ids
 
-    def trained_spans(self):
+    def trained_spans(self) -> list[tuple[int, int, int]]:
         """List (first float, number of floats, number of floats in matrices) of each stretch of the
         buffers that holds no frozen parameter."""
         spans, start = [], 0
@@ -235,14 +251,14 @@ class Layout:
             start = after
         return spans
 
-    def changed(self, halves_too=False):
+    def changed(self, halves_too: bool = False) -> None:
         """Record that the values of the parameters change at this point (Values.changed)."""
         serial = next_serial()
         for _, parameter, _ in self.entries:
             parameter.leaf.changed_at = serial
         self.values.changed(halves_too)
 
-    def buffer(self):
+    def buffer(self) -> Memory:
         """Make a new flat buffer of zeros."""
         memory = Memory(4 * self.n)
         fill(memory.pointer("f"), self.n, 0.0)
@@ -263,7 +279,7 @@ class Gradients:
         factor: the factor that clipping left, or 1.0.
     """
 
-    def __init__(self, layout):
+    def __init__(self, layout: Layout) -> None:
         self.layout, self.memory, self.factor = layout, layout.buffer(), 1.0
         for _, parameter, offset in layout.entries:
             leaf = parameter.leaf
@@ -272,7 +288,7 @@ class Gradients:
                 self.memory.view[offset:offset + len(gradient)] = gradient
             leaf.memory, leaf.offset, leaf.before_use = self.memory, offset, self.apply_factor
 
-    def complete(self):
+    def complete(self) -> bool:
         """Set missing gradients to 0; return False if all are missing, and then change nothing. A
         frozen parameter has no gradient and gets none."""
         leaves = [p.leaf for _, p, _ in self.layout.entries if p.requires_grad]
@@ -285,13 +301,13 @@ class Gradients:
             leaf.valid = True
         return True
 
-    def forget(self):
+    def forget(self) -> None:
         """Let the next gradient of each parameter overwrite the old one instead of being added."""
         self.factor = 1.0
         for _, parameter, _ in self.layout.entries:
             parameter.leaf.valid = False
 
-    def apply_factor(self):
+    def apply_factor(self) -> None:
         """Multiply the gradients in memory by the stored factor."""
         if self.factor == 1.0:
             return

@@ -12,9 +12,12 @@ Several texts are computed together. Whichever of them is read next, all of them
                            _Together                   takes a step for all: generate.stream_together
 """
 
+from __future__ import annotations
+
 import random
 import sys
 import warnings
+from typing import TYPE_CHECKING, Any, overload
 
 from pygpt.checkpoint.model_files import find_model
 from pygpt.config import ConfigError, SampleConfig
@@ -25,6 +28,18 @@ from pygpt.model import GPT
 from pygpt.progress import ProgressLine
 from pygpt.tokenizer import Tokenizer
 from pygpt.tokenizer.base import prompt_ids
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from typing_extensions import Unpack
+
+    from pygpt.continuation import Progress
+    from pygpt.options import TextOptions
+
+    Prompt = str | list[int]
+    Prompts = list[str] | list[list[int]] | list[str | list[int]] | tuple[str, ...]
 
 LACKING_SHOWN = 5  # a warning names this many of the characters that were left out
 
@@ -46,7 +61,8 @@ class Pipeline:
         model, tokenizer, strict: the same.
     """
 
-    def __init__(self, model, tokenizer, strict=False, on_warning=None):
+    def __init__(self, model: GPT, tokenizer: Tokenizer, strict: bool = False,
+                 on_warning: Callable[[str], object] | None = None) -> None:
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
                              f"vocab_size={model.config.vocab_size}")
@@ -54,7 +70,9 @@ class Pipeline:
         self._on_warning = on_warning
 
     @classmethod
-    def from_pretrained(cls, directory, weights=None, strict=False, on_warning=None):
+    def from_pretrained(cls, directory: str | os.PathLike[str], weights: str | None = None,
+                        strict: bool = False,
+                        on_warning: Callable[[str], object] | None = None) -> Pipeline:
         """Open a model and its tokenizer.
 
         Args:
@@ -72,7 +90,20 @@ class Pipeline:
         with errors_begin_with(directory):
             return cls(model, tokenizer, strict, on_warning)
 
-    def __call__(self, prompt, *, logprobs=None, progress=None, **settings):
+    def __repr__(self) -> str:
+        model = repr(self.model).partition("\n")[0]
+        return f"Pipeline({model}, {self.tokenizer!r}{', strict=True' if self.strict else ''})"
+
+    @overload
+    def __call__(self, prompt: Prompt, *, logprobs: int | None = None,
+                 progress: bool | None = None, **settings: Unpack[TextOptions]) -> Continuation: ...
+    @overload
+    def __call__(self, prompt: Prompts, *, logprobs: int | None = None,
+                 progress: bool | None = None,
+                 **settings: Unpack[TextOptions]) -> list[Continuation]: ...
+
+    def __call__(self, prompt: Any, *, logprobs: int | None = None, progress: bool | None = None,
+                 **settings: Any) -> Any:
         """Continue a prompt, or several together.
 
         Args:
@@ -91,7 +122,17 @@ class Pipeline:
                 text.finish()
         return found
 
-    def stream(self, prompt, *, logprobs=None, on_step=None, **settings):
+    @overload
+    def stream(self, prompt: Prompt, *, logprobs: int | None = None,
+               on_step: Callable[[Progress], object] | None = None,
+               **settings: Unpack[TextOptions]) -> Continuation: ...
+    @overload
+    def stream(self, prompt: Prompts, *, logprobs: int | None = None,
+               on_step: Callable[[Progress], object] | None = None,
+               **settings: Unpack[TextOptions]) -> list[Continuation]: ...
+
+    def stream(self, prompt: Any, *, logprobs: int | None = None,
+               on_step: Callable[[Progress], object] | None = None, **settings: Any) -> Any:
         """Continue a prompt, or several together, and hand out the text while it is made.
 
         Args:
@@ -134,7 +175,7 @@ class Pipeline:
                  for number in range(len(texts))]
         return found[0] if is_one else found
 
-    def read(self, prompt):
+    def read(self, prompt: Prompt) -> list[int]:
         """Return the ids of a prompt as stream takes it: at least one, at most n_positions.
 
         Raises:
@@ -188,7 +229,7 @@ class Pipeline:
         warnings.warn(message, stacklevel=level)
 
 
-def any_seed():
+def any_seed() -> int:
     """Draw a seed."""
     return random.SystemRandom().getrandbits(31)
 

@@ -10,14 +10,26 @@ one. It serves one sequence:
 The kernels sample_* do the work (csrc/sample.c), and with PYGPT_BACKEND=reference their loops.
 """
 
+from __future__ import annotations
+
 import random
 from array import array
-from collections import namedtuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pygpt.backend.kernels import Memory, check_status, lib
 
-# A token, the logarithm of its probability, and [(token, logarithm)] of the likeliest ones.
-Choice = namedtuple("Choice", "token logprob best")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+
+class Choice(NamedTuple):
+    """A token, the logarithm of its probability, and [(token, logarithm)] of the likeliest ones."""
+
+    token: int
+    logprob: float
+    best: list[tuple[int, float]]
 
 
 class Sampler:
@@ -29,17 +41,17 @@ class Sampler:
         settings: a SampleConfig.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings: Any) -> None:
         self.settings = s = settings
         self._random = random.Random(s.seed)
         self._seen = _Occurrences()
         self._penalties = s.repetition_penalty, s.presence_penalty, s.frequency_penalty
         self._buffers = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_buffers": None}
 
-    def choose(self, logits, ids):
+    def choose(self, logits: Buffer, ids: Sequence[int]) -> int:
         """Choose the next token.
 
         Args:
@@ -133,7 +145,7 @@ class _Occurrences:
             self.ids)
 
 
-def choice_of(token, logits, n):
+def choice_of(token: int, logits: memoryview, n: int) -> Choice:
     """Return a Choice: a token, and what the model itself said of it and of the likeliest ones.
 
     Probabilities are the softmax of the logits, before biases, penalties, temperature and all other

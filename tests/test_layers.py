@@ -20,7 +20,8 @@ LAW = {
     "config": {"backend"},
     "autograd": {"backend"},
     "parameters": {"backend", "autograd"},
-    "nn": {"backend", "autograd", "parameters"},
+    "tree": {"autograd", "parameters"},
+    "nn": {"backend", "autograd", "parameters", "tree"},
     "optim": {"backend", "autograd", "parameters"},
     "tokenizer": {"config", "files", "backend"},
     "checkpoint": {"config", "files", "backend"},
@@ -30,6 +31,7 @@ LAW = {
     "generate": {"config", "sampling"},
     "evaluation": {"config", "backend", "autograd"},
     "model": BELOW_MODEL - {"optim"},
+    "options": set(),
     "progress": set(),
     "continuation": {"tokenizer", "stop_strings"},
     "pipeline": {"config", "files", "checkpoint", "tokenizer", "generate", "model", "progress",
@@ -51,9 +53,23 @@ def room_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def is_for_checkers(node):
+    """Tell whether a node is an `if TYPE_CHECKING:`, whose body no program runs. The annotations
+    that it is for may name what lies above: an optimizer is made of a Module."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def nodes_that_run(node):
+    """Yield the nodes of a tree without those for type checkers alone."""
+    yield node
+    below = node.orelse if is_for_checkers(node) else ast.iter_child_nodes(node)
+    for child in below:
+        yield from nodes_that_run(child)
+
+
 def imports(path):
-    """Yield (line, dotted name) for everything of pygpt that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Yield (line, dotted name) for everything of pygpt that a file imports when it runs."""
+    for node in nodes_that_run(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names
                         if alias.name.split(".")[0] == "pygpt")

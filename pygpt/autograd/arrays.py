@@ -7,14 +7,21 @@ also adds a residual, in one pass over memory. And where products round their op
 (precision.py), a kernel writes a deferred result that a product reads in bfloat16 (operand).
 """
 
+from __future__ import annotations
+
 import contextlib
 import weakref
 from math import prod
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from pygpt.autograd.launch import allocate, launch, one_at_a_time
 from pygpt.autograd.thread_settings import ThreadSettings
 from pygpt.backend.kernels import BFLOAT16, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from typing_extensions import Self
 
 CODES = {"float32": "f", "int32": "i"}  # {dtype: the code of struct, array and memoryview}
 DTYPES = {code: dtype for dtype, code in CODES.items()}
@@ -57,19 +64,29 @@ class Array:
 
     __slots__ = ("shape", "size", "code", "memory", "offset", "ptr", "deferred", "half",
                  "__weakref__")
+    shape: tuple[int, ...]
+    size: int
+    code: str
+    memory: Any  # a Memory, or the Values of a layout
+    offset: int
+    ptr: Any
+    deferred: Deferred | None
+    half: Array | None
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         return object.__new__(cls)  # Tensor also derives from _buffer.Exporter, written in C
 
     @classmethod
-    def empty(cls, shape, code="f", memory=None, offset=0):
+    def empty(cls, shape: Iterable[int], code: str = "f", memory: Any = None,
+              offset: int = 0) -> Self:
         """Make an array of undefined contents."""
         self = cls.__new__(cls)
         self._place(tuple(shape), memory, offset, code)
         return self
 
     @classmethod
-    def deferrable(cls, shape, compute, **abilities):
+    def deferrable(cls, shape: Iterable[int], compute: Callable[..., Any],
+                   **abilities: bool) -> Self:
         """Make an array whose values are computed at once or, within deferring(), when a kernel
         first needs them. The arguments are those of Deferred."""
         self = cls.__new__(cls)
@@ -100,7 +117,7 @@ class Array:
         self.memory, self.offset, self.ptr = computed.memory, computed.offset, computed.ptr
         self.deferred = self.half = None
 
-    def operand(self, dtype):
+    def operand(self, dtype: int) -> Array:
         """Return an array of the same values as products of this type read them.
 
         Args:
@@ -125,28 +142,29 @@ class Array:
             self.half = half
         return self.half
 
-    def values(self):
+    def values(self) -> Array:
         """Return the same numbers as an Array that holds no node. They are computed now if they
         were deferred."""
         return Array.empty(self.shape, self.code, self.memory, self.offset)
 
-    def rows(self, part, width):
+    def rows(self, part: range, width: int) -> Array:
         """Return a range of the rows of this array, rows of `width` numbers, in the same memory."""
         return Array.empty((len(part), width), self.code, self.memory,
                            self.offset + BYTES[self.code] * part.start * width)
 
-    def __getattr__(self, name):  # Python calls this only for attributes that are not set yet
-        if name in ("memory", "offset", "ptr") and self.deferred is not None:
-            self._compute()
-            return getattr(self, name)
-        raise AttributeError(name)
+    if not TYPE_CHECKING:  # with it, a checker would accept every name
+        def __getattr__(self, name):  # Python calls this only for attributes that are not set yet
+            if name in ("memory", "offset", "ptr") and self.deferred is not None:
+                self._compute()
+                return getattr(self, name)
+            raise AttributeError(name)
 
-    def flat(self):
+    def flat(self) -> memoryview[Any]:
         """Return its values in row-major order as a writable memoryview of one dimension."""
         end = self.offset + BYTES[self.code] * self.size
         return self.memory.view[self.offset:end].cast(self.code)
 
-    def read(self):
+    def read(self) -> memoryview[Any]:
         """Return the same as a read-only memoryview, which is all that most callers need."""
         return self.flat().toreadonly()
 

@@ -11,14 +11,17 @@ threads that use one model would otherwise read and write the same buffers at on
 import functools
 import os
 import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pygpt.autograd.thread_settings import ThreadSettings
 from pygpt.backend.kernels import Memory, check_status
 
 _lock = threading.RLock()  # the thread whose public call is computing holds it
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def one_at_a_time(function):
+def one_at_a_time(function: _Function) -> _Function:
     """Make a function wait until no other thread is inside a function with this decorator.
 
     A thread may call one such function from another. Waiting costs little, because kernels use
@@ -28,7 +31,7 @@ def one_at_a_time(function):
     def waiting(*args, **kwargs):
         with _lock:
             return function(*args, **kwargs)
-    return waiting
+    return waiting  # type: ignore[return-value]
 
 
 def _after_fork():

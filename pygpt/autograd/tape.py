@@ -13,6 +13,7 @@ the two it is, so memory need not be zeroed before gradients are added.
 """
 
 import itertools
+from contextlib import AbstractContextManager
 from math import prod
 
 from pygpt.autograd.arrays import Array, deferring
@@ -306,7 +307,7 @@ def grad_enabled():
     return _settings.tape is ON
 
 
-def no_grad():
+def no_grad() -> AbstractContextManager[None]:
     """Within the block (and thread), ops leave no nodes, so memory is freed as they go."""
     return _settings.set(tape=OFF)
 

@@ -141,7 +141,7 @@ class Memory:
 
     __slots__ = ("nbytes", "view", "_owner", "_base", "__weakref__")
 
-    def __init__(self, nbytes: int, buffer=None):
+    def __init__(self, nbytes: int, buffer=None) -> None:
         self.nbytes = nbytes
         if buffer is not None:
             self.view = memoryview(buffer).cast("B")

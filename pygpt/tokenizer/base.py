@@ -5,16 +5,26 @@ which gives the same ids. A subclass that defines `_from_document` is found by f
 no list of subclasses has to be kept.
 """
 
+from __future__ import annotations
+
 import codecs
 import json
 import os
 from abc import ABC, abstractmethod
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pygpt.files import errors_begin_with, read_json_object, replacing, shown
 from pygpt.tokenizer.added import (ADDED_FILE, CONFIG_FILE, END_OF_TEXT, MOST_BYTES, ROLES_FILE,
                                    SideFiles)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from typing_extensions import Self
+
+    Strings = str | Collection[str]  # special tokens, or "all" of them
 
 MAIN_FILE = "tokenizer.json"
 
@@ -26,12 +36,12 @@ class Tokenizer(ABC):
     _special, _added = {}, {}  # most tokenizers have no such tokens
     _settings = {}  # settings of the tokenizer_config.json it was opened from, for save_pretrained
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "_from_document" in vars(cls):
             Tokenizer._kinds.append(cls)
 
-    def __init__(self, tokens):
+    def __init__(self, tokens: dict[int, bytes]) -> None:
         """Set the bytes of each id.
 
         Args:
@@ -39,18 +49,23 @@ class Tokenizer(ABC):
         """
         self._tokens = tokens  # a dict, because a list would accept -1
 
+    def __repr__(self) -> str:
+        n_special = len(self.special_tokens)
+        return (f"{type(self).__name__}({self.vocab_size} tokens"
+                f"{f', {n_special} of them special' if n_special else ''})")
+
     @property
     def vocab_size(self) -> int:
         """Return the number of different ids: 0..vocab_size-1."""
         return len(self._tokens)
 
     @property
-    def special_tokens(self) -> dict:
+    def special_tokens(self) -> dict[str, int]:
         """Return the special tokens: a dict from string to id."""
         return dict(self._special)
 
     @property
-    def added_tokens(self) -> dict:
+    def added_tokens(self) -> dict[str, int]:
         """Return the other strings that are one token wherever they occur, with their ids."""
         return dict(self._added)
 
@@ -66,7 +81,8 @@ class Tokenizer(ABC):
     # ----------------------------------------------------------------------------- text to ids ---
 
     @abstractmethod
-    def encode(self, text: str, allowed_special=frozenset(), disallowed_special="all") -> list:
+    def encode(self, text: str, allowed_special: Strings = frozenset(),
+               disallowed_special: Strings = "all") -> list[int]:
         """Return the ids of text, first to last.
 
         Args:
@@ -80,7 +96,8 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
-    def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+    def encode_parts(self, chunks: Iterable[str], allowed_special: Strings = frozenset(),
+                     disallowed_special: Strings = "all") -> Iterator[list[int]]:
         """Encode a text that comes in chunks, in memory that does not grow with its length.
 
         Lists of some thousands of ids are much faster to store than those of encode_iterable.
@@ -94,13 +111,14 @@ class Tokenizer(ABC):
             ValueError: as encode.
         """
 
-    def encode_iterable(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+    def encode_iterable(self, chunks: Iterable[str], allowed_special: Strings = frozenset(),
+                        disallowed_special: Strings = "all") -> Iterator[int]:
         """Iterate over the ids of a text that comes in chunks; see encode_parts."""
         return chain.from_iterable(self.encode_parts(chunks, allowed_special, disallowed_special))
 
     # ----------------------------------------------------------------------------- ids to text ---
 
-    def decode_bytes(self, ids) -> bytes:
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of an iterable of ids, joined.
 
         Raises:
@@ -112,7 +130,7 @@ class Tokenizer(ABC):
             raise ValueError(f"the id {error.args[0]} is not in "
                              f"0..{self.vocab_size - 1}") from None
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Return the text of an iterable of ids; bytes that are no character become U+FFFD.
 
         Raises:
@@ -120,7 +138,7 @@ class Tokenizer(ABC):
         """
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def decode_iterable(self, ids):
+    def decode_iterable(self, ids: Iterable[int]) -> Iterator[str]:
         """Decode ids one by one, such as those that a model is generating.
 
         Yields:
@@ -134,12 +152,12 @@ class Tokenizer(ABC):
     # ------------------------------------------------------------------------------- in a file ---
 
     @abstractmethod
-    def _document(self) -> dict:
+    def _document(self) -> dict[str, Any]:
         """Return the content of tokenizer.json."""
 
     @classmethod
     @abstractmethod
-    def _from_document(cls, document: dict, roles):
+    def _from_document(cls, document: dict[str, Any], roles: Any) -> Self | None:
         """Make the tokenizer that a tokenizer.json describes; None when it describes another kind.
 
         Args:
@@ -171,7 +189,7 @@ class Tokenizer(ABC):
         return {"tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False} | self._settings
 
-    def save_pretrained(self, directory) -> None:
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write the tokenizer's files into a directory, which is made if it is missing.
 
         Args:
@@ -189,7 +207,7 @@ class Tokenizer(ABC):
             Path(directory, name).unlink(missing_ok=True)
 
     @classmethod
-    def from_pretrained(cls, directory):
+    def from_pretrained(cls, directory: str | os.PathLike[str]) -> Self:
         """Open the tokenizer in a directory, of any kind.
 
         Args:
@@ -236,7 +254,7 @@ def _kind_of(document, key):
     return f"{key}: {shown(step)}"
 
 
-def prompt_ids(tokenizer, text):
+def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """Encode a prompt, in which special tokens are tokens.
 
     A prompt without ids gets those of a newline, or id 0 if the tokenizer has none.
@@ -259,7 +277,7 @@ class StreamDecoder:
         tokenizer: the Tokenizer of the ids.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._waiting = tokenizer, b""
 
     @property

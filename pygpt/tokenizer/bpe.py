@@ -15,9 +15,12 @@ same functions from the C library and is used unless PYGPT_BACKEND is `reference
 gives the algorithm a vocabulary, special tokens, long texts and files.
 """
 
+from __future__ import annotations
+
 import os
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pygpt.files import errors_begin_with, read_json_object, shown
 from pygpt.tokenizer import tokenizer_json, vocabulary
@@ -26,6 +29,15 @@ from pygpt.tokenizer.base import Tokenizer
 from pygpt.tokenizer.reading import read_text
 from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, utf8
 from pygpt.tokenizer.vocabulary import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from typing_extensions import Self
+
+    from pygpt.tokenizer.base import Strings
+
+    Text = str | os.PathLike[str]
 
 
 def _backend():
@@ -45,7 +57,9 @@ class BPETokenizer(Tokenizer):
     Example: with the one merge (b"a", b"n"), "banana" is b, an, an, a.
     """
 
-    def __init__(self, vocab, merges, special_tokens=None, added_tokens=None):
+    def __init__(self, vocab: dict[bytes, int], merges: Sequence[tuple[bytes, bytes]],
+                 special_tokens: dict[str, int] | None = None,
+                 added_tokens: dict[str, int] | None = None) -> None:
         """Make a tokenizer from a vocabulary and its merges.
 
         Args:
@@ -88,25 +102,26 @@ class BPETokenizer(Tokenizer):
         self._algorithm = _backend()
         self._codec = self._algorithm.Codec(tokens, codes)
 
-    def __copy__(self):
+    def __copy__(self) -> Self:
         """Return a copy that shares the compiled table, which never changes."""
         other = type(self).__new__(type(self))
         vars(other).update(vars(self))
         return other
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """Leave the compiled table out of a pickle or deep copy; __setstate__ compiles it anew."""
         return {name: value for name, value in vars(self).items()
                 if name not in ("_tokens", "_algorithm", "_codec")}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._compile()
 
     # ------------------------------------------------------------------- training and opening ----
 
     @classmethod
-    def train(cls, source, vocab_size=4096, special_tokens=()):
+    def train(cls, source: Text | Iterable[Text], vocab_size: int = 4096,
+              special_tokens: Iterable[str] = ()) -> Self:
         """Learn merges from a text.
 
         The most frequent pair of neighbours becomes a token and is merged in the text; then the
@@ -148,7 +163,7 @@ class BPETokenizer(Tokenizer):
         return cls(_numbered(tokens, 0), merges, _numbered(special_tokens, len(tokens)))
 
     @classmethod
-    def from_gpt2(cls, directory):
+    def from_gpt2(cls, directory: str | os.PathLike[str]) -> Self:
         """Open GPT-2's vocab.json and merges.txt, and the files beside them that added.py reads.
 
         A word that looks like <this> and that no merge makes is a special token, unless those
@@ -183,7 +198,8 @@ class BPETokenizer(Tokenizer):
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
-    def from_tiktoken(cls, path, special_tokens=()):
+    def from_tiktoken(cls, path: str | os.PathLike[str],
+                      special_tokens: Iterable[str] = ()) -> Self:
         """Open a rank file of tiktoken; its vocabulary must be made for GPT-2's pieces.
 
         Args:
@@ -214,7 +230,7 @@ class BPETokenizer(Tokenizer):
             return cls(vocab, merges, *vocabulary.split_added(added))
 
     @classmethod
-    def _from_document(cls, document, roles):
+    def _from_document(cls, document: dict[str, Any], roles: Any) -> Self | None:
         found = tokenizer_json.read_bpe_document(document, roles)
         return cls(*found) if found else None
 
@@ -237,12 +253,14 @@ class BPETokenizer(Tokenizer):
 
     # ----------------------------------------------------------------------------- text to ids ---
 
-    def encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
+    def encode(self, text: str, allowed_special: Strings = frozenset(),
+               disallowed_special: Strings = "all") -> list[int]:
         """Return the ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
         blocks = (text[start:start + BLOCK] for start in range(0, len(text), BLOCK))
         return list(self.encode_iterable(blocks, allowed_special, disallowed_special))
 
-    def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+    def encode_parts(self, chunks: Iterable[str], allowed_special: Strings = frozenset(),
+                     disallowed_special: Strings = "all") -> Iterator[list[int]]:
         """Encode a text that comes in chunks, as Tokenizer.encode_parts.
 
         A single word of many megabytes is held in memory, because its ids depend on all of it.

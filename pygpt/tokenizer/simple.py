@@ -1,10 +1,21 @@
 """Defines the two simplest tokenizers: one id for each character, or one id for each byte."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from pygpt.files import shown
 from pygpt.tokenizer.base import Tokenizer
 from pygpt.tokenizer.text import SpecialTokens, parts, utf8
 from pygpt.tokenizer.tokenizer_json import byte_level, check_envelope, empty_document, is_bytes
 from pygpt.tokenizer.vocabulary import BYTE_TO_CHAR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from typing_extensions import Self
+
+    from pygpt.tokenizer.base import Strings
 
 
 class CharTokenizer(Tokenizer):
@@ -18,7 +29,9 @@ class CharTokenizer(Tokenizer):
                        "invert": False}
     _NO_TOKEN = "<unknown>"  # it is more than one character, so it is never in the vocabulary
 
-    def __init__(self, characters, unknown="error"):
+    unknown: str
+
+    def __init__(self, characters: Iterable[str], unknown: str = "error") -> None:
         """Give the i-th character the id i.
 
         Args:
@@ -46,7 +59,7 @@ class CharTokenizer(Tokenizer):
         self.unknown = unknown
 
     @classmethod
-    def train(cls, text: str, unknown="error"):
+    def train(cls, text: str, unknown: str = "error") -> Self:
         """Give every character of a text an id, in code point order.
 
         Args:
@@ -61,7 +74,8 @@ class CharTokenizer(Tokenizer):
         extra = {unknown} if isinstance(unknown, str) and len(unknown) == 1 else set()
         return cls(sorted(extra.union(text)), unknown)
 
-    def encode(self, text: str, allowed_special=frozenset(), disallowed_special="all") -> list:
+    def encode(self, text: str, allowed_special: Strings = frozenset(),
+               disallowed_special: Strings = "all") -> list[int]:
         """Return the id of each character; there are no special tokens.
 
         Raises:
@@ -69,7 +83,8 @@ class CharTokenizer(Tokenizer):
         """
         return self._encode(text, 0)
 
-    def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+    def encode_parts(self, chunks: Iterable[str], allowed_special: Strings = frozenset(),
+                     disallowed_special: Strings = "all") -> Iterator[list[int]]:
         """Encode a text that comes in chunks, as Tokenizer.encode_parts."""
         position = 0
         for chunk in chunks:
@@ -95,7 +110,7 @@ class CharTokenizer(Tokenizer):
         # A character of the vocabulary is matched anyway, and _NO_TOKEN never is.
         return content in self._ids or content == self._NO_TOKEN
 
-    def _document(self) -> dict:
+    def _document(self) -> dict[str, Any]:
         # The tokenizers library too raises an error when unk_token is not in vocab, and its BPE
         # skips unknown characters when unk_token is None.
         model = {"type": "WordLevel", "vocab": self._ids, "unk_token": self.unknown}
@@ -107,7 +122,7 @@ class CharTokenizer(Tokenizer):
                                    "decoder": {"type": "Fuse"}, "model": model}
 
     @classmethod
-    def _from_document(cls, document: dict, roles):
+    def _from_document(cls, document: dict[str, Any], roles: Any) -> Self | None:
         model = document.get("model")
         if document.get("pre_tokenizer") != cls._EACH_CHARACTER or not isinstance(model, dict):
             return None
@@ -145,24 +160,26 @@ class ByteTokenizer(Tokenizer):
 
     _VOCAB = {character: byte for byte, character in enumerate(BYTE_TO_CHAR)}
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__({byte: bytes([byte]) for byte in range(256)})
 
-    def encode(self, text: str, allowed_special=frozenset(), disallowed_special="all") -> list:
+    def encode(self, text: str, allowed_special: Strings = frozenset(),
+               disallowed_special: Strings = "all") -> list[int]:
         """Return the bytes of text as UTF-8; a lone surrogate counts as U+FFFD."""
         return list(utf8(text))
 
-    def encode_parts(self, chunks, allowed_special=frozenset(), disallowed_special="all"):
+    def encode_parts(self, chunks: Iterable[str], allowed_special: Strings = frozenset(),
+                     disallowed_special: Strings = "all") -> Iterator[list[int]]:
         """Encode a text that comes in chunks, as Tokenizer.encode_parts."""
         yield from map(list, parts(chunks, SpecialTokens(()), last_boundary=len))
 
-    def _document(self) -> dict:
+    def _document(self) -> dict[str, Any]:
         step = byte_level(use_regex=False)
         model = {"type": "BPE", "vocab": self._VOCAB, "merges": []}
         return empty_document() | {"pre_tokenizer": step, "decoder": step, "model": model}
 
     @classmethod
-    def _from_document(cls, document: dict, roles):
+    def _from_document(cls, document: dict[str, Any], roles: Any) -> Self | None:
         if not is_bytes(document):
             return None
         check_envelope(document, takes_added=False)

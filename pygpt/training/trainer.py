@@ -7,9 +7,12 @@ and run_log.py writes the same records as the lines of config.out/log.jsonl. A c
 True ends the run after the step, as Ctrl-C does.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from pygpt.autograd.tape import no_grad
 from pygpt.backend import kernels
@@ -20,6 +23,9 @@ from pygpt.tokenizer import Tokenizer
 from pygpt.training import find_nonfinite, trainer_state
 from pygpt.training.interrupts import first_signal_is_noted
 from pygpt.training.preparation import PreparedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 class TrainingError(ArithmeticError):
@@ -34,7 +40,7 @@ class TrainResult:
     first. signal is the number of the signal that ended the run early, or None.
     """
 
-    model: GPT
+    model: GPT = field(repr=False)  # it takes many lines
     tokenizer: Tokenizer
     steps: int
     val_loss: float | None
@@ -43,7 +49,9 @@ class TrainResult:
     signal: int | None
 
 
-def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimizer="adamw"):
+def train(config: TrainConfig = TrainConfig(),
+          callbacks: Sequence[Callable[[dict[str, Any]], object]] = (), resume: bool = False,
+          force: bool = False, optimizer: str = "adamw") -> TrainResult:
     """Train a model, and save checkpoints in config.out.
 
     The first Ctrl-C or SIGTERM (in the main thread) ends the run after the current step. The run
@@ -81,7 +89,8 @@ def train(config=TrainConfig(), callbacks=(), resume=False, force=False, optimiz
                        signal=run.signals[0] if run.signals else None)
 
 
-def evaluate(model, batches, is_stopped=lambda: False):
+def evaluate(model: GPT, batches: Any,
+             is_stopped: Callable[[], bool] = lambda: False) -> float | None:
     """Compute the mean loss of a model over batches, in nats per token, without dropout.
 
     Args:
