@@ -5,6 +5,7 @@ only when the extension is compiled.
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -46,15 +47,29 @@ def files(*patterns: str) -> list[str]:
 
 def compiler() -> list[str]:
     """Return the C compiler's command, or exit with one line that names the missing part."""
+    if sys.platform == "win32":
+        sys.exit("pygpt: error: pygpt does not run on Windows itself, and MSVC lacks the vector "
+                 "types that it uses; use WSL (wsl --install) and its gcc")
     command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     if shutil.which(command[0]) is None:
         sys.exit(f"pygpt: error: no C compiler: {command[0]!r} not found; install gcc or clang "
-                 "(Debian, Ubuntu: apt-get install gcc python3-dev) or set CC")
+                 "(Debian, Ubuntu: apt-get install gcc python3-dev; macOS: xcode-select "
+                 "--install) or set CC")
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
         sys.exit(f"pygpt: error: {header} not found; install Python's headers "
                  "(Debian, Ubuntu: apt-get install python3-dev)")
     return command
+
+
+def require_support(command: list[str]):
+    """Exit with one line if supported.h refuses the compiler or what it compiles for."""
+    flags = shlex.split(" ".join(os.environ.get(name, "") for name in ("CFLAGS", "PYGPT_CFLAGS")))
+    result = subprocess.run([*command, *flags, "-fsyntax-only", "-x", "c", HERE / "supported.h"],
+                            capture_output=True, text=True)
+    refusal = re.search(r'error: (?:#error )?"(pygpt [^"]*)"', result.stderr)
+    if result.returncode and refusal:
+        sys.exit(f"pygpt: error: {refusal[1]}")
 
 
 def has_openmp(command: list[str]) -> bool:
@@ -96,6 +111,7 @@ class BuildExt(build_ext):
     def pre_run(self, extension, _ffi):
         """Choose compiler and flags; cffi calls this just before it writes the C file."""
         command = compiler()
+        require_support(command)
         openmp = ["-fopenmp"] if has_openmp(command) else []
         extension.extra_compile_args = [*FLAGS, *without_units(command),
                                         *(openmp or SERIAL_FLAGS),

@@ -1,13 +1,17 @@
-"""Tests the build without a compiler, and the changes that cause a rebuild. Compiles no C.
+"""Tests the build: what it refuses, what it says, what makes it build again, what its modules show.
 
-Each test works in a copy of the source tree. tests/install has the builds with real compilers,
-which take longer (`make test-install`). Needs setuptools.
+Compiles no C, beyond checking the syntax of a header. tests/install has the builds with real
+compilers, which take longer (`make test-install`). Needs setuptools.
 """
 
 import os
+import runpy
+import shlex
 import shutil
+import struct
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
@@ -136,3 +140,61 @@ def test_an_assembler_without_the_units_instructions_leaves_them_out(tree, tmp_p
     assert result.returncode == 0, result.stderr
     compiled = [line for line in log.read_text().splitlines() if "dispatch.c" in line]
     assert compiled and all(("-DPYGPT_NO_UNITS" in line) == bool(status) for line in compiled)
+
+
+# ------------------------------------------------------------------------ what a build refuses ---
+
+GCC_8 = "-U__clang__ -U__GNUC__ -D__GNUC__=8"
+CLANG_12 = "-D__clang__ -D__clang_major__=12 -U__apple_build_version__"
+REFUSED = [
+    (GCC_8, "pygpt needs GCC 9 or newer, because older ones lack __builtin_convertvector"),
+    ("-U__clang__ -U__GNUC__", "pygpt needs GCC 9 or newer or Clang 13 or newer"),
+    (f"-U__clang_major__ {CLANG_12}", "pygpt needs Clang 13 or newer"),
+    ("-D__clang__ -U__clang_major__ -D__clang_major__=13 -D__apple_build_version__=1",
+     "pygpt needs Apple Clang 14 or newer"),
+    ("-D_MSC_VER=1940", "pygpt needs GCC or Clang, because it uses their vector types, which MSVC"),
+    ("-D_WIN32", "pygpt does not run on Windows itself"),
+    ("-U__BYTE_ORDER__ -D__BYTE_ORDER__=4321", "pygpt needs a little-endian processor"),
+    ("-U__SIZEOF_POINTER__ -D__SIZEOF_POINTER__=4", "pygpt needs a 64-bit system and a 64-bit"),
+]
+
+
+@pytest.fixture(scope="module")
+def build_ffi():
+    """Return the names that csrc/build_ffi.py defines."""
+    return runpy.run_path(str(TOP / "csrc" / "build_ffi.py"))
+
+
+@pytest.fixture
+def real_compiler():
+    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    if not shutil.which(command[0]):
+        pytest.skip("needs a C compiler, which checks the syntax of one file")
+    return command
+
+
+@pytest.mark.parametrize("flags, sentence", REFUSED)
+def test_a_compiler_or_target_that_cannot_work_is_refused_by_name(build_ffi, real_compiler, flags,
+                                                                  sentence):
+    with pytest.raises(SystemExit) as refusal:
+        build_ffi["require_support"]([*real_compiler, "-Wno-builtin-macro-redefined",
+                                      *flags.split()])
+    said = str(refusal.value)
+    assert said.startswith(f"pygpt: error: {sentence}") and "\n" not in said
+
+
+def test_a_compiler_that_can_work_is_not_refused(build_ffi, real_compiler):
+    build_ffi["require_support"](real_compiler)
+
+
+def test_a_build_that_is_refused_says_so_in_one_line(tree, real_compiler):
+    result = run(tree, BUILD, CC=shlex.join(real_compiler), PYGPT_CFLAGS="-D_MSC_VER=1940")
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith("pygpt: error: pygpt needs GCC or Clang")
+    assert result.stderr.count("\n") == 1
+
+
+def test_windows_is_told_of_wsl(build_ffi, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="^pygpt: error: .*MSVC.*; use WSL"):
+        build_ffi["compiler"]()
