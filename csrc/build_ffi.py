@@ -22,9 +22,11 @@ HERE = Path(__file__).resolve().parent
 # -ffp-contract=fast: under -std=c11, GCC does not fuse a * b + c, and a matrix product without
 # fused multiply-adds runs at half speed. -falign-loops=64: on a Zen 3, the inner loop of a matrix
 # product was 7 % slower where it happened to begin 16 bytes into a cache line; the library grows by
-# 5 %. -g0: debugging tables would be most of the installed size.
+# 5 %. -g0: debugging tables would be most of the installed size (`make debug` has them).
+# -fvisibility=hidden: the module's init is the one name that others may see; an exported kernel
+# can be taken over by a function of the same name in a library that was loaded before.
 FLAGS = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=fast", "-falign-loops=64", "-g0",
-         "-Wall", "-Wno-psabi"]
+         "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi"]
 # Without OpenMP, its pragmas are unknown and the variables that only they mention are unused.
 SERIAL_FLAGS = ["-Wno-unknown-pragmas", "-Wno-unused-variable", "-Wno-unused-but-set-variable"]
 # The variables that setuptools itself reads from the environment.
@@ -139,6 +141,7 @@ def make_ffi() -> cffi.FFI:
         '#include "pygpt.h"',
         sources=files("*.c"),
         depends=files("*.h", "*.inl"),
+        libraries=["m"],
         include_dirs=[os.path.relpath(HERE, HERE.parent)],
     )
     return builder

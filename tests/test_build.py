@@ -142,6 +142,37 @@ def test_an_assembler_without_the_units_instructions_leaves_them_out(tree, tmp_p
     assert compiled and all(("-DPYGPT_NO_UNITS" in line) == bool(status) for line in compiled)
 
 
+# ------------------------------------------------------------------------- what others can see ---
+
+# The linker's own names, which some of them export.
+OF_THE_LINKER = {"_init", "_fini", "_edata", "_end", "__bss_start"}
+MODULES = sorted((TOP / "pygpt").glob("_*.so"))
+
+
+def dynamic_symbols(path):
+    """Return {name: whether the file defines it} of an ELF file's dynamic symbols."""
+    data = path.read_bytes()
+    if data[:6] != b"\x7fELF\2\1":
+        pytest.skip("not a 64-bit little-endian ELF file")
+    start, size, count = struct.unpack_from("<40xQ10xHH", data)  # of the section headers
+    sections = [struct.unpack_from("<IIQQQQIIQQ", data, start + i * size) for i in range(count)]
+    symbols = next(section for section in sections if section[1] == 11)  # SHT_DYNSYM
+    names = sections[symbols[6]][4]  # where the strings of its link begin
+    found = {}
+    for at in range(symbols[4] + 24, symbols[4] + symbols[5], 24):  # the first symbol is empty
+        name, _, _, section = struct.unpack_from("<IBBH", data, at)
+        found[data[names + name:data.index(b"\0", names + name)].decode()] = section != 0
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name.partition(".")[0])
+def test_a_module_exports_the_name_of_its_init_alone(path):
+    symbols = dynamic_symbols(path)
+    exported = {name for name, defined in symbols.items() if defined} - OF_THE_LINKER
+    assert exported == {f"PyInit_{path.name.partition('.')[0]}"}
+    assert len(symbols) > 3  # those of Python's that it needs
+
+
 # ------------------------------------------------------------------------ what a build refuses ---
 
 GCC_8 = "-U__clang__ -U__GNUC__ -D__GNUC__=8"
