@@ -74,26 +74,49 @@ def require_support(command: list[str]):
         sys.exit(f"pygpt: error: {refusal[1]}")
 
 
-def has_openmp(command: list[str]) -> bool:
-    """Return whether to build with OpenMP; if not, print one line on stderr that says why."""
+def openmp_flags(command: list[str]):
+    """Return the flags with which OpenMP is compiled and linked, two lists; or None, after one line
+    on stderr that says why there is none."""
     if os.environ.get("PYGPT_OPENMP") == "0":
         print("pygpt: building without OpenMP, as PYGPT_OPENMP=0 asks: one thread",
               file=sys.stderr)
-        return False
-    found = compiles([*command, "-fopenmp"],
-                     "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }\n")
-    if not found:
-        print(f"pygpt: warning: {command[0]} cannot build with -fopenmp, so the kernels will use "
-              "one thread; install libgomp (gcc) or libomp-dev (clang) for more", file=sys.stderr)
-    return found
+        return None
+    program = "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }\n"
+    choices = [(["-fopenmp"], ["-fopenmp"])]
+    if sys.platform == "darwin":
+        choices += apple_openmp()
+    for compiling, linking in choices:
+        if compiles([*command, *compiling], program, linking):
+            return compiling, linking
+    install = ("libomp (Homebrew: brew install libomp; MacPorts: port install libomp)"
+               if sys.platform == "darwin" else "libgomp (gcc) or libomp-dev (clang)")
+    print(f"pygpt: warning: {command[0]} cannot build with -fopenmp, so the kernels will use "
+          f"one thread; install {install} for more", file=sys.stderr)
+    return None
 
 
-def compiles(command: list[str], program: str) -> bool:
+def apple_openmp():
+    """Yield the flags for each place where libomp may lie on macOS. Apple's Clang compiles OpenMP,
+    but its driver does not know -fopenmp, and it comes without the runtime."""
+    homebrew = [os.environ.get("HOMEBREW_PREFIX"), "/opt/homebrew", "/usr/local"]
+    roots = [f"{root}/opt/libomp" for root in homebrew if root]
+    places = [(f"{root}/include", f"{root}/lib")
+              for root in (os.environ.get("CONDA_PREFIX"), *roots) if root]
+    places.append(("/opt/local/include/libomp", "/opt/local/lib/libomp"))  # MacPorts
+    for include, lib in places:
+        if Path(include, "omp.h").exists():
+            yield (["-Xpreprocessor", "-fopenmp", f"-I{include}"],
+                   [f"-L{lib}", f"-Wl,-rpath,{lib}", "-lomp"])
+    yield ["-Xpreprocessor", "-fopenmp"], ["-lomp"]  # where the compiler looks by itself
+
+
+def compiles(command: list[str], program: str, linking=()) -> bool:
     """Return whether a C program compiles, assembles and links."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
         source.write_text(program)
-        result = subprocess.run([*command, str(source), "-o", str(source.with_suffix(""))],
+        result = subprocess.run([*command, str(source), *linking,
+                                 "-o", str(source.with_suffix(""))],
                                 capture_output=True, text=True)
     return result.returncode == 0
 
@@ -114,11 +137,10 @@ class BuildExt(build_ext):
         """Choose compiler and flags; cffi calls this just before it writes the C file."""
         command = compiler()
         require_support(command)
-        openmp = ["-fopenmp"] if has_openmp(command) else []
-        extension.extra_compile_args = [*FLAGS, *without_units(command),
-                                        *(openmp or SERIAL_FLAGS),
+        compiling, linking = openmp_flags(command) or (SERIAL_FLAGS, [])
+        extension.extra_compile_args = [*FLAGS, *without_units(command), *compiling,
                                         *shlex.split(os.environ.get("PYGPT_CFLAGS", ""))]
-        extension.extra_link_args = [*openmp, *shlex.split(os.environ.get("PYGPT_LDFLAGS", ""))]
+        extension.extra_link_args = [*linking, *shlex.split(os.environ.get("PYGPT_LDFLAGS", ""))]
         # setuptools builds again when a source is newer, so this file counts as a source.
         stamp = Path(self.build_temp) / "built-with.txt"
         version = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout

@@ -229,3 +229,58 @@ def test_windows_is_told_of_wsl(build_ffi, monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(SystemExit, match="^pygpt: error: .*MSVC.*; use WSL"):
         build_ffi["compiler"]()
+
+
+# -------------------------------------------------------------- OpenMP on macOS, by a stand-in ---
+
+# Apple's Clang: the driver does not know -fopenmp, and finds omp.h and libomp where it is told.
+APPLE_CLANG = """#!/bin/sh
+echo "$@" >> "{log}"
+case " $* " in
+    *" -Xpreprocessor -fopenmp -I{root}/include "*" -L{root}/lib "*" -lomp "*) exit 0;;
+esac
+exit 1
+"""
+
+
+@pytest.fixture
+def apple_clang(tmp_path, monkeypatch):
+    """Return (a stand-in for Apple's compiler, where it finds libomp, the log of its calls)."""
+    root, log, cc = tmp_path / "brew" / "opt" / "libomp", tmp_path / "log", tmp_path / "cc"
+    cc.write_text(APPLE_CLANG.format(log=log, root=root))
+    cc.chmod(0o755)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for name in ("PYGPT_OPENMP", "CONDA_PREFIX", "HOMEBREW_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    return str(cc), root, log
+
+
+@pytest.mark.parametrize("variable, below", [("HOMEBREW_PREFIX", "opt/libomp"),
+                                             ("CONDA_PREFIX", "")])
+def test_on_macos_libomp_is_found_where_it_is_usually_installed(build_ffi, apple_clang, monkeypatch,
+                                                                variable, below):
+    cc, root, _ = apple_clang
+    (root / "include").mkdir(parents=True)
+    (root / "include" / "omp.h").touch()
+    monkeypatch.setenv(variable, str(root).removesuffix(below).rstrip("/"))
+    compiling, linking = build_ffi["openmp_flags"]([cc])
+    assert compiling == ["-Xpreprocessor", "-fopenmp", f"-I{root}/include"]
+    assert linking == [f"-L{root}/lib", f"-Wl,-rpath,{root}/lib", "-lomp"]
+
+
+def test_on_macos_without_libomp_the_hint_names_homebrew_and_macports(build_ffi, apple_clang,
+                                                                      capsys):
+    cc, _, log = apple_clang
+    assert build_ffi["openmp_flags"]([cc]) is None
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "one thread" in said
+    assert "brew install libomp" in said and "port install libomp" in said
+    assert "-Xpreprocessor -fopenmp" in log.read_text()  # it was tried without a place, too
+
+
+def test_elsewhere_the_hint_names_the_packages_of_linux(build_ffi, apple_clang, monkeypatch,
+                                                        capsys):
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert build_ffi["openmp_flags"]([apple_clang[0]]) is None
+    assert "libgomp" in (said := capsys.readouterr().err) and "brew" not in said
+    assert "-Xpreprocessor" not in apple_clang[2].read_text()
