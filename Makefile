@@ -1,10 +1,11 @@
 # make, make train, make test: each makes what it needs, from a bare clone.
 # PYTHON is what the virtual environment is made with; VENV where it is. SHAPE and ISA are the
 # ladder's: the one product to measure, "M N K", and instruction sets, of which the first that the
-# CPU has is taken.
+# CPU has is taken. DEBUG is what `make debug` adds to the flags.
 PYTHON ?= python3
 VENV ?= .venv
 ISA ?= avx512 avx2 any
+DEBUG ?= -g -fno-omit-frame-pointer
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
@@ -55,6 +56,12 @@ growth: build  ## how a step's cost grows with its sizes, and what awkward ones 
 info: build  ## what was built and what this machine has
 	@$(PY) -m pygpt info
 
+debug: $(STAMP)  ## build with symbols for gdb and perf; DEBUG="-g -Og" is easier to step through
+	@PYGPT_CFLAGS="$(DEBUG) $$PYGPT_CFLAGS" $(PY) setup.py -q build_ext --inplace
+
+asm: build  ## print the assembly of a kernel: make asm KERNEL=gelu, and SET=baseline for another set
+	@$(PY) csrc/assembly.py $(KERNEL) $(SET)
+
 clean:  ## remove what was built; the virtual environment and out/ stay
 	rm -rf build dist *.egg-info pygpt/*.so pygpt/_kernels.c
 
@@ -71,4 +78,4 @@ $(VENV)/.installed-test: $(STAMP)
 	@touch $@
 
 .PHONY: build train test test-long test-install info clean help bench growth ladder compare \
-	compare-matmul compare-generation schedule
+	compare-matmul compare-generation schedule debug asm
