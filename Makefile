@@ -23,7 +23,7 @@ test-long: build $(VENV)/.installed-test  ## try 500 files, models or graphs whe
 		tests/test_read_back.py tests/test_tape.py
 
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install with pip: minutes
-	@$(PY) -m pytest tests/install
+	@$(PY) -m pytest tests/install/test_install.py
 
 bench: build  ## how fast each kernel is, beside what the machine can do
 	@$(PY) -m pygpt bench
@@ -56,6 +56,9 @@ growth: build  ## how a step's cost grows with its sizes, and what awkward ones 
 info: build  ## what was built and what this machine has
 	@$(PY) -m pygpt info
 
+compilers: $(VENV)/.installed-test  ## build and test with each compiler here: minutes for each
+	@$(PY) -m pytest -rP -q tests/install/test_compilers.py
+
 debug: $(STAMP)  ## build with symbols for gdb and perf; DEBUG="-g -Og" is easier to step through
 	@PYGPT_CFLAGS="$(DEBUG) $$PYGPT_CFLAGS" $(PY) setup.py -q build_ext --inplace
 
@@ -78,4 +81,4 @@ $(VENV)/.installed-test: $(STAMP)
 	@touch $@
 
 .PHONY: build train test test-long test-install info clean help bench growth ladder compare \
-	compare-matmul compare-generation schedule debug asm
+	compare-matmul compare-generation schedule compilers debug asm
