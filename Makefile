@@ -1,10 +1,11 @@
 # make, make train, make test: each makes what it needs, from a bare clone.
 # PYTHON is what the virtual environment is made with; VENV where it is. SHAPE and ISA are the
 # ladder's: the one product to measure, "M N K", and instruction sets, of which the first that the
-# CPU has is taken.
+# CPU has is taken. DEBUG is what `make debug` adds to the flags.
 PYTHON ?= python3
 VENV ?= .venv
 ISA ?= avx512 avx2 any
+DEBUG ?= -g -fno-omit-frame-pointer
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TYPES := $(VENV)-types
@@ -23,7 +24,7 @@ test-long: build $(VENV)/.installed-test  ## try 500 files, models or graphs whe
 		tests/test_read_back.py tests/test_tape.py
 
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install with pip: minutes
-	@$(PY) -m pytest tests/install
+	@$(PY) -m pytest tests/install/test_install.py
 
 types: build $(VENV)/.installed-test $(TYPES)/.installed  ## check the types with mypy and pyright
 	@PATH=$(abspath $(TYPES))/bin:$$PATH $(PY) -m pytest -rs tests/test_types.py
@@ -59,6 +60,15 @@ growth: build  ## how a step's cost grows with its sizes, and what awkward ones 
 info: build  ## what was built and what this machine has
 	@$(PY) -m pygpt info
 
+compilers: $(VENV)/.installed-test  ## build and test with each compiler here: minutes for each
+	@$(PY) -m pytest -rP -q tests/install/test_compilers.py
+
+debug: $(STAMP)  ## build with symbols for gdb and perf; DEBUG="-g -Og" is easier to step through
+	@PYGPT_CFLAGS="$(DEBUG) $$PYGPT_CFLAGS" $(PY) setup.py -q build_ext --inplace
+
+asm: build  ## print the assembly of a kernel: make asm KERNEL=gelu, and SET=baseline for another set
+	@$(PY) csrc/assembly.py $(KERNEL) $(SET)
+
 clean:  ## remove what was built; the virtual environment and out/ stay
 	rm -rf build dist *.egg-info pygpt/*.so pygpt/_kernels.c
 
@@ -80,4 +90,4 @@ $(TYPES)/.installed:
 	@touch $@
 
 .PHONY: build train test test-long test-install types info clean help bench growth ladder compare \
-	compare-matmul compare-generation schedule
+	compare-matmul compare-generation schedule compilers debug asm

@@ -5,12 +5,14 @@ import sys
 
 from setuptools import Extension, setup
 
-extensions = [Extension("pygpt._spin", ["csrc/python/spin.c"], extra_compile_args=["-g0"],
+# As of the C library: only the name that Python looks for is visible to others.
+FLAGS = ["-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+extensions = [Extension("pygpt._spin", ["csrc/python/spin.c"], extra_compile_args=FLAGS,
                         py_limited_api=True)]
 # From 3.12 on, Python itself lets a class export its memory (csrc/python/buffer.c says more).
 if sys.version_info < (3, 12):
     extensions.append(Extension("pygpt._buffer", ["csrc/python/buffer.c"],
-                                extra_compile_args=["-g0"]))
+                                extra_compile_args=FLAGS))
 
 setup(
     cffi_modules=["csrc/build_ffi.py:ffi"],

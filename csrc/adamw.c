@@ -15,7 +15,7 @@ int64_t pygpt_adamw_span(void) { return SPAN; }
 
 int adamw_step(float *param, uint16_t *half, float *m, float *v, const float *grad,
                const float *settings, int64_t n, int64_t n_decay) {
-    int threads = threads_for(10.0 * n, (n + SPAN - 1) / SPAN);
+    int threads = threads_for(10.0 * (double)n, (n + SPAN - 1) / SPAN);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < n; i += SPAN) {
@@ -33,7 +33,7 @@ int sum_squares(double *out, const float *x, int64_t n) {
     const int64_t spans = (n + SPAN - 1) / SPAN;
     double *partial = (double *)scratch_take(2 * spans);
     if (!partial) return PYGPT_ENOMEM;
-    int threads = threads_for(2.0 * n, spans);
+    int threads = threads_for(2.0 * (double)n, spans);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < spans; i++)

@@ -58,7 +58,7 @@ int64_t pygpt_attention_parts(int64_t B, int64_t T, int64_t NH, int backward, in
 }
 
 /* Multiply-adds of one head: two products of T^2/2 x HS, and an exponential for each score. */
-static double head_cost(int64_t T, int64_t HS) { return (double)T * T * (HS + 8); }
+static double head_cost(int64_t T, int64_t HS) { return (double)T * (double)T * (double)(HS + 8); }
 
 static attention_shape shape_of(int64_t T, int64_t C, int64_t NH, float dropout,
                                 const uint64_t *seed, uint64_t stream, int dtype) {
@@ -98,7 +98,7 @@ int attention_forward(void *out, float *lse, const void *qkv, int64_t B, int64_t
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream, dtype);
     const attention_loops *loops = loops_for(&s);
     const int64_t heads = B * NH, QB = loops->block;
-    int threads = worth_threads(heads * head_cost(T, s.HS));
+    int threads = worth_threads((double)heads * head_cost(T, s.HS));
     const int64_t parts = pygpt_attention_parts(B, T, NH, 0, threads, QB);
     if (parts < 2) threads = 1;
     note_sharing(threads, parts);
@@ -153,7 +153,7 @@ int attention_backward(float *dqkv, const float *dout, const void *qkv, const vo
     const attention_shape s = shape_of(T, C, NH, dropout, seed, stream, dtype);
     const attention_loops *loops = loops_for(&s);
     const int64_t heads = B * NH, QB = loops->block;
-    int threads = worth_threads(2.5 * heads * head_cost(T, s.HS));
+    int threads = worth_threads(2.5 * (double)heads * head_cost(T, s.HS));
     const int64_t parts = pygpt_attention_parts(B, T, NH, 1, threads, QB);
     if (parts < 2) threads = 1;
     note_sharing(threads, parts);
@@ -192,7 +192,7 @@ int attention_cached(float *out, float *keys, float *values, const float *qkv, c
         return status;
     }
     longest += T;
-    int threads = threads_for(2.0 * B * T * longest * C, B * T * NH);
+    int threads = threads_for(2.0 * (double)(B * T * C) * (double)longest, B * T * NH);
     float *scores = scratch_take(longest * threads);
     if (!scores) return PYGPT_ENOMEM;
     PARALLEL(threads)

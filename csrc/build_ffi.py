@@ -5,6 +5,7 @@ only when the extension is compiled.
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,9 +22,11 @@ HERE = Path(__file__).resolve().parent
 # -ffp-contract=fast: under -std=c11, GCC does not fuse a * b + c, and a matrix product without
 # fused multiply-adds runs at half speed. -falign-loops=64: on a Zen 3, the inner loop of a matrix
 # product was 7 % slower where it happened to begin 16 bytes into a cache line; the library grows by
-# 5 %. -g0: debugging tables would be most of the installed size.
+# 5 %. -g0: debugging tables would be most of the installed size (`make debug` has them).
+# -fvisibility=hidden: the module's init is the one name that others may see; an exported kernel
+# can be taken over by a function of the same name in a library that was loaded before.
 FLAGS = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=fast", "-falign-loops=64", "-g0",
-         "-Wall", "-Wno-psabi"]
+         "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi"]
 # Without OpenMP, its pragmas are unknown and the variables that only they mention are unused.
 SERIAL_FLAGS = ["-Wno-unknown-pragmas", "-Wno-unused-variable", "-Wno-unused-but-set-variable"]
 # The variables that setuptools itself reads from the environment.
@@ -46,10 +49,14 @@ def files(*patterns: str) -> list[str]:
 
 def compiler() -> list[str]:
     """Return the C compiler's command, or exit with one line that names the missing part."""
+    if sys.platform == "win32":
+        sys.exit("pygpt: error: pygpt does not run on Windows itself, and MSVC lacks the vector "
+                 "types that it uses; use WSL (wsl --install) and its gcc")
     command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     if shutil.which(command[0]) is None:
         sys.exit(f"pygpt: error: no C compiler: {command[0]!r} not found; install gcc or clang "
-                 "(Debian, Ubuntu: apt-get install gcc python3-dev) or set CC")
+                 "(Debian, Ubuntu: apt-get install gcc python3-dev; macOS: xcode-select "
+                 "--install) or set CC")
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
         sys.exit(f"pygpt: error: {header} not found; install Python's headers "
@@ -57,26 +64,59 @@ def compiler() -> list[str]:
     return command
 
 
-def has_openmp(command: list[str]) -> bool:
-    """Return whether to build with OpenMP; if not, print one line on stderr that says why."""
+def require_support(command: list[str]):
+    """Exit with one line if supported.h refuses the compiler or what it compiles for."""
+    flags = shlex.split(" ".join(os.environ.get(name, "") for name in ("CFLAGS", "PYGPT_CFLAGS")))
+    result = subprocess.run([*command, *flags, "-fsyntax-only", "-x", "c", HERE / "supported.h"],
+                            capture_output=True, text=True)
+    refusal = re.search(r'error: (?:#error )?"(pygpt [^"]*)"', result.stderr)
+    if result.returncode and refusal:
+        sys.exit(f"pygpt: error: {refusal[1]}")
+
+
+def openmp_flags(command: list[str]):
+    """Return the flags with which OpenMP is compiled and linked, two lists; or None, after one line
+    on stderr that says why there is none."""
     if os.environ.get("PYGPT_OPENMP") == "0":
         print("pygpt: building without OpenMP, as PYGPT_OPENMP=0 asks: one thread",
               file=sys.stderr)
-        return False
-    found = compiles([*command, "-fopenmp"],
-                     "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }\n")
-    if not found:
-        print(f"pygpt: warning: {command[0]} cannot build with -fopenmp, so the kernels will use "
-              "one thread; install libgomp (gcc) or libomp-dev (clang) for more", file=sys.stderr)
-    return found
+        return None
+    program = "#include <omp.h>\nint main(void) { return !omp_get_max_threads(); }\n"
+    choices = [(["-fopenmp"], ["-fopenmp"])]
+    if sys.platform == "darwin":
+        choices += apple_openmp()
+    for compiling, linking in choices:
+        if compiles([*command, *compiling], program, linking):
+            return compiling, linking
+    install = ("libomp (Homebrew: brew install libomp; MacPorts: port install libomp)"
+               if sys.platform == "darwin" else "libgomp (gcc) or libomp-dev (clang)")
+    print(f"pygpt: warning: {command[0]} cannot build with -fopenmp, so the kernels will use "
+          f"one thread; install {install} for more", file=sys.stderr)
+    return None
 
 
-def compiles(command: list[str], program: str) -> bool:
+def apple_openmp():
+    """Yield the flags for each place where libomp may lie on macOS. Apple's Clang compiles OpenMP,
+    but its driver does not know -fopenmp, and it comes without the runtime."""
+    homebrew = [os.environ.get("HOMEBREW_PREFIX"), "/opt/homebrew", "/usr/local"]
+    roots = [f"{root}/opt/libomp" for root in homebrew if root]
+    places = [(f"{root}/include", f"{root}/lib")
+              for root in (os.environ.get("CONDA_PREFIX"), *roots) if root]
+    places.append(("/opt/local/include/libomp", "/opt/local/lib/libomp"))  # MacPorts
+    for include, lib in places:
+        if Path(include, "omp.h").exists():
+            yield (["-Xpreprocessor", "-fopenmp", f"-I{include}"],
+                   [f"-L{lib}", f"-Wl,-rpath,{lib}", "-lomp"])
+    yield ["-Xpreprocessor", "-fopenmp"], ["-lomp"]  # where the compiler looks by itself
+
+
+def compiles(command: list[str], program: str, linking=()) -> bool:
     """Return whether a C program compiles, assembles and links."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
         source.write_text(program)
-        result = subprocess.run([*command, str(source), "-o", str(source.with_suffix(""))],
+        result = subprocess.run([*command, str(source), *linking,
+                                 "-o", str(source.with_suffix(""))],
                                 capture_output=True, text=True)
     return result.returncode == 0
 
@@ -96,11 +136,11 @@ class BuildExt(build_ext):
     def pre_run(self, extension, _ffi):
         """Choose compiler and flags; cffi calls this just before it writes the C file."""
         command = compiler()
-        openmp = ["-fopenmp"] if has_openmp(command) else []
-        extension.extra_compile_args = [*FLAGS, *without_units(command),
-                                        *(openmp or SERIAL_FLAGS),
+        require_support(command)
+        compiling, linking = openmp_flags(command) or (SERIAL_FLAGS, [])
+        extension.extra_compile_args = [*FLAGS, *without_units(command), *compiling,
                                         *shlex.split(os.environ.get("PYGPT_CFLAGS", ""))]
-        extension.extra_link_args = [*openmp, *shlex.split(os.environ.get("PYGPT_LDFLAGS", ""))]
+        extension.extra_link_args = [*linking, *shlex.split(os.environ.get("PYGPT_LDFLAGS", ""))]
         # setuptools builds again when a source is newer, so this file counts as a source.
         stamp = Path(self.build_temp) / "built-with.txt"
         version = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
@@ -123,6 +163,7 @@ def make_ffi() -> cffi.FFI:
         '#include "pygpt.h"',
         sources=files("*.c"),
         depends=files("*.h", "*.inl"),
+        libraries=["m"],
         include_dirs=[os.path.relpath(HERE, HERE.parent)],
     )
     return builder

@@ -51,7 +51,7 @@ static inline uint16_t narrowed_bfloat16(float x) {
 }
 
 int from_float16(float *out, const uint16_t *inp, int64_t n) {
-    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
+    int threads = threads_for(2.0 * (double)n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i0 = 0; i0 < n; i0 += chunk)
@@ -60,7 +60,7 @@ int from_float16(float *out, const uint16_t *inp, int64_t n) {
 }
 
 int from_bfloat16(float *out, const uint16_t *inp, int64_t n) {
-    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
+    int threads = threads_for(2.0 * (double)n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i0 = 0; i0 < n; i0 += chunk)
@@ -75,7 +75,7 @@ static inline int overflowed(float x, uint16_t rounded, uint16_t infinity) {
 }
 
 int to_float16(uint16_t *out, const float *inp, int64_t n) {
-    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST), overflow = 0;
+    int threads = threads_for(2.0 * (double)n, (n + LEAST - 1) / LEAST), overflow = 0;
     int64_t chunk = chunk_for(n, LEAST, threads);
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : overflow)
     for (int64_t i0 = 0; i0 < n; i0 += chunk)
@@ -87,7 +87,7 @@ int to_float16(uint16_t *out, const float *inp, int64_t n) {
 }
 
 int to_bfloat16(uint16_t *out, const float *inp, int64_t n) {
-    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST), overflow = 0;
+    int threads = threads_for(2.0 * (double)n, (n + LEAST - 1) / LEAST), overflow = 0;
     int64_t chunk = chunk_for(n, LEAST, threads);
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : overflow)
     for (int64_t i0 = 0; i0 < n; i0 += chunk)

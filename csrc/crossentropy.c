@@ -48,7 +48,7 @@ int cross_entropy_forward(float *loss, float *losses, const float *logits, const
                           int64_t R, int64_t V, int64_t ignore_index) {
     const int64_t N = rows_counted(targets, R, V, ignore_index);
     if (N < 0) return PYGPT_ERANGE;
-    int threads = threads_for(COST * R * V, R);
+    int threads = threads_for(COST * (double)R * (double)V, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
@@ -65,7 +65,7 @@ int cross_entropy_backward(float *dlogits, const float *dloss, const float *logi
                            int accumulate) {
     const int64_t N = rows_counted(targets, R, V, ignore_index);
     if (N < 0) return PYGPT_ERANGE;
-    int threads = threads_for(COST * R * V, R);
+    int threads = threads_for(COST * (double)R * (double)V, R);
     int64_t chunk = chunk_for(R, 1, threads);
     const float factor = *dloss / (float)max64(N, 1);
     PARALLEL(threads)
@@ -94,7 +94,7 @@ static int softmax_of_chunk(float *losses, float *logits, const int32_t *targets
     float *sum = top + parts * rows;
     for (int64_t r = 0; r < rows; r++)
         losses[r] = targets[r] == ignore_index ? 0.0f : logits[targets[r] * ld + r];
-    int threads = threads_for(COST * rows * V, strips * parts);
+    int threads = threads_for(COST * (double)rows * (double)V, strips * parts);
     PARALLEL(threads) {
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < strips * parts; t++) {

@@ -101,6 +101,6 @@ static void cross_entropy_scale(float *logits, const float *scale, const int32_t
         }
     }
     for (int64_t r = 0; r < n; r++)
-        if (counts[r] && targets[r] >= j0 && targets[r] < j1)
+        if (counts[r] != 0.0f && targets[r] >= j0 && targets[r] < j1)
             logits[targets[r] * ld + r] -= factor;
 }

@@ -4,7 +4,7 @@
 #define LEAST 4096 /* elements in the smallest chunk that is worth a thread */
 
 int add_forward(float *out, const float *a, const float *b, int64_t n) {
-    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
+    int threads = threads_for(2.0 * (double)n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
@@ -14,7 +14,7 @@ int add_forward(float *out, const float *a, const float *b, int64_t n) {
 }
 
 static int multiply(float *out, const float *a, const float *b, int64_t n, int accumulate) {
-    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
+    int threads = threads_for(2.0 * (double)n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
@@ -33,7 +33,7 @@ int mul_backward(float *da, const float *dout, const float *b, int64_t n, int ac
 }
 
 int scale_forward(float *out, const float *inp, const float *factor, int64_t n, int accumulate) {
-    int threads = threads_for(2.0 * n, (n + LEAST - 1) / LEAST);
+    int threads = threads_for(2.0 * (double)n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)

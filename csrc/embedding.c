@@ -43,7 +43,7 @@ static int embed(float *out, const int32_t *ids, const table *t, const float *wp
         const int64_t first = past ? past[b] : 0;
         if (first < 0 || first + T > P) return PYGPT_ERANGE;
     }
-    int threads = threads_for((double)B * T * C, B * T);
+    int threads = threads_for((double)(B * T) * (double)C, B * T);
     int64_t chunk = chunk_for(B * T, 1, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
@@ -84,7 +84,7 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
     if (!ids_in_range(ids, B * T, V)) return PYGPT_ERANGE;
     if (dwte && !accumulate_wte) memset(dwte, 0, sizeof(float) * (size_t)(V * C));
     if (dwte) {
-        int threads = C > 16 ? worth_threads((double)B * T * C) : 1;
+        int threads = C > 16 ? worth_threads((double)(B * T) * (double)C) : 1;
         int64_t chunk = pygpt_embedding_chunk(C, threads);
         note_sharing(threads, (C + chunk - 1) / chunk);
         PARALLEL(threads)
@@ -96,7 +96,7 @@ int embedding_backward(float *dwte, float *dwpe, const float *dout, const int32_
             }
     }
     if (dwpe) {
-        int threads = threads_for((double)B * T * C, P);
+        int threads = threads_for((double)(B * T) * (double)C, P);
         PARALLEL(threads)
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < P; t++) {

@@ -11,7 +11,7 @@
 #define LEAST 1024 /* elements in the smallest chunk that is worth a thread */
 
 int gelu_forward(float *out, const float *inp, int64_t n) {
-    int threads = threads_for(COST * n, (n + LEAST - 1) / LEAST);
+    int threads = threads_for(COST * (double)n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
@@ -22,7 +22,7 @@ int gelu_forward(float *out, const float *inp, int64_t n) {
 
 /* dx = dy (s + 2 x s (1 - s) du/dx). */
 int gelu_backward(float *dinp, const float *dout, const float *inp, int64_t n, int accumulate) {
-    int threads = threads_for(COST * n, (n + LEAST - 1) / LEAST);
+    int threads = threads_for(COST * (double)n, (n + LEAST - 1) / LEAST);
     int64_t chunk = chunk_for(n, LEAST, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)

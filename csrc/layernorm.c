@@ -23,7 +23,7 @@ int64_t pygpt_layernorm_group(int64_t R) { return max64(GROUP_ROWS, (R + GROUPS 
 
 int layernorm_forward(void *out, float *mean, float *rstd, const float *inp, const float *weight,
                       const float *bias, int64_t R, int64_t C, float eps, int form) {
-    int threads = threads_for(COST * R * C, R);
+    int threads = threads_for(COST * (double)R * (double)C, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
@@ -43,7 +43,7 @@ int layernorm_backward(float *dinp, float *dweight, float *dbias, const float *d
     float *partial = scratch_take(2 * C * groups);
     if (!partial) return PYGPT_ENOMEM;
     memset(partial, 0, sizeof(float) * (size_t)(2 * C * groups));
-    int threads = threads_for(2 * COST * R * C, groups);
+    int threads = threads_for(2 * COST * (double)R * (double)C, groups);
     PARALLEL(threads) {
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < groups; i++)

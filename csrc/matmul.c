@@ -194,9 +194,10 @@ static void choose_blocks(const gemm *g, int64_t MR, int64_t NR, int threads, in
             const double block = block_cost(height, packing, width, reading);
             const double all = (double)(g->M + down * packing) * (double)(g->N + across * reading);
             const int64_t last_rows = g->M % height, last_columns = g->N % width;
-            const double low = last_rows ? (double)(last_rows + packing) / (height + packing) : 0;
+            const double low =
+                last_rows ? (double)(last_rows + packing) / (double)(height + packing) : 0;
             const double narrow =
-                last_columns ? (double)(last_columns + reading) / (width + reading) : 0;
+                last_columns ? (double)(last_columns + reading) / (double)(width + reading) : 0;
             const double uneven = block * rounds_of(down, across, low, narrow, threads);
             const double even = all / threads;
             const double cost = (even > uneven ? even : uneven) + WAITING * block;
@@ -287,7 +288,7 @@ int gemm_run(gemm g) {
             return run_across(&g);
     }
 
-    int threads = worth_threads((double)g.M * g.N * max64(g.K, 1));
+    int threads = worth_threads((double)g.M * (double)g.N * (double)max64(g.K, 1));
     const int unit = on_unit(&g);
     gemm_block_function *const compute =
         unit ? isa_in_use->gemm_block_bf16 : isa_in_use->gemm_block;

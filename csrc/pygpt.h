@@ -40,6 +40,8 @@
 #ifndef PYGPT_H
 #define PYGPT_H
 
+#include "supported.h"
+
 #include <stdint.h>
 
 #define PYGPT_OK 0

@@ -64,14 +64,17 @@ int64_t pygpt_refused_bytes(void) {
 void pygpt_free(void *memory) { free(memory); }
 
 int pygpt_set_nodes(uint64_t mask) {
+    /* With fewer than two nodes the system isn't asked: Android ends a process that asks. */
+    nodes = 0;
+    if ((mask & (mask - 1)) == 0) return 0;
     int policy = -1; /* whoever has set one for this process (numactl) keeps it */
 #ifdef SYS_get_mempolicy
     if (syscall(SYS_get_mempolicy, &policy, NULL, 0UL, NULL, 0UL) != 0) policy = -1;
 #endif
+    if (policy != 0) return 0;
     nodes = (unsigned long)mask;
-    if (policy != 0 || (nodes & (nodes - 1)) == 0) nodes = 0;
     /* Try it: a container may forbid the call. */
-    void *block = nodes ? pygpt_alloc(HUGE_PAGE) : NULL;
+    void *block = pygpt_alloc(HUGE_PAGE);
     if (block && spread(block, HUGE_PAGE) != 0) nodes = 0;
     pygpt_free(block);
     return nodes != 0;

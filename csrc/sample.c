@@ -370,8 +370,8 @@ static void clear_past(cut end, float *w, const float *x, int64_t n, double min_
     if (least < min_p) least = nextafterf(least, INFINITY); /* no float lies between the two */
     const float value = end.value;
     const int64_t middle = end.last + 1;
-    for (int64_t i = 0; i < middle; i++) w[i] = (x[i] >= value) & (w[i] >= least) ? w[i] : 0.0f;
-    for (int64_t i = middle; i < n; i++) w[i] = (x[i] > value) & (w[i] >= least) ? w[i] : 0.0f;
+    for (int64_t i = 0; i < middle; i++) w[i] = ((x[i] >= value) & (w[i] >= least)) ? w[i] : 0.0f;
+    for (int64_t i = middle; i < n; i++) w[i] = ((x[i] > value) & (w[i] >= least)) ? w[i] : 0.0f;
 }
 
 /* Returns the first place with which the sum of w (n) exceeds `before`, which is below the sum of

@@ -12,7 +12,7 @@
 #define COST 12.0 /* an element takes as long as this many multiply-adds */
 
 int softmax_forward(float *out, const float *inp, int64_t R, int64_t C) {
-    int threads = threads_for(COST * R * C, R);
+    int threads = threads_for(COST * (double)R * (double)C, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)
@@ -24,7 +24,7 @@ int softmax_forward(float *out, const float *inp, int64_t R, int64_t C) {
 /* dx_i = p_i (dp_i - sum_j dp_j p_j), in the contract's names dinp, out, dout. */
 int softmax_backward(float *dinp, const float *dout, const float *out, int64_t R, int64_t C,
                      int accumulate) {
-    int threads = threads_for(COST * R * C, R);
+    int threads = threads_for(COST * (double)R * (double)C, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)
 #pragma omp for schedule(dynamic)

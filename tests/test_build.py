@@ -1,13 +1,17 @@
-"""Tests the build without a compiler, and the changes that cause a rebuild. Compiles no C.
+"""Tests the build: what it refuses, what it says, what makes it build again, what its modules show.
 
-Each test works in a copy of the source tree. tests/install has the builds with real compilers,
-which take longer (`make test-install`). Needs setuptools.
+Compiles no C, beyond checking the syntax of a header. tests/install has the builds with real
+compilers, which take longer (`make test-install`). Needs setuptools.
 """
 
 import os
+import runpy
+import shlex
 import shutil
+import struct
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
@@ -136,3 +140,147 @@ def test_an_assembler_without_the_units_instructions_leaves_them_out(tree, tmp_p
     assert result.returncode == 0, result.stderr
     compiled = [line for line in log.read_text().splitlines() if "dispatch.c" in line]
     assert compiled and all(("-DPYGPT_NO_UNITS" in line) == bool(status) for line in compiled)
+
+
+# ------------------------------------------------------------------------- what others can see ---
+
+# The linker's own names, which some of them export.
+OF_THE_LINKER = {"_init", "_fini", "_edata", "_end", "__bss_start"}
+MODULES = sorted((TOP / "pygpt").glob("_*.so"))
+
+
+def dynamic_symbols(path):
+    """Return {name: whether the file defines it} of an ELF file's dynamic symbols."""
+    data = path.read_bytes()
+    if data[:6] != b"\x7fELF\2\1":
+        pytest.skip("not a 64-bit little-endian ELF file")
+    start, size, count = struct.unpack_from("<40xQ10xHH", data)  # of the section headers
+    sections = [struct.unpack_from("<IIQQQQIIQQ", data, start + i * size) for i in range(count)]
+    symbols = next(section for section in sections if section[1] == 11)  # SHT_DYNSYM
+    names = sections[symbols[6]][4]  # where the strings of its link begin
+    found = {}
+    for at in range(symbols[4] + 24, symbols[4] + symbols[5], 24):  # the first symbol is empty
+        name, _, _, section = struct.unpack_from("<IBBH", data, at)
+        found[data[names + name:data.index(b"\0", names + name)].decode()] = section != 0
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name.partition(".")[0])
+def test_a_module_exports_the_name_of_its_init_alone(path):
+    symbols = dynamic_symbols(path)
+    exported = {name for name, defined in symbols.items() if defined} - OF_THE_LINKER
+    assert exported == {f"PyInit_{path.name.partition('.')[0]}"}
+    assert len(symbols) > 3  # those of Python's that it needs
+
+
+# ------------------------------------------------------------------------ what a build refuses ---
+
+GCC_8 = "-U__clang__ -U__GNUC__ -D__GNUC__=8"
+CLANG_12 = "-D__clang__ -D__clang_major__=12 -U__apple_build_version__"
+REFUSED = [
+    (GCC_8, "pygpt needs GCC 9 or newer, because older ones lack __builtin_convertvector"),
+    ("-U__clang__ -U__GNUC__", "pygpt needs GCC 9 or newer or Clang 13 or newer"),
+    (f"-U__clang_major__ {CLANG_12}", "pygpt needs Clang 13 or newer"),
+    ("-D__clang__ -U__clang_major__ -D__clang_major__=13 -D__apple_build_version__=1",
+     "pygpt needs Apple Clang 14 or newer"),
+    ("-D_MSC_VER=1940", "pygpt needs GCC or Clang, because it uses their vector types, which MSVC"),
+    ("-D_WIN32", "pygpt does not run on Windows itself"),
+    ("-U__BYTE_ORDER__ -D__BYTE_ORDER__=4321", "pygpt needs a little-endian processor"),
+    ("-U__SIZEOF_POINTER__ -D__SIZEOF_POINTER__=4", "pygpt needs a 64-bit system and a 64-bit"),
+]
+
+
+@pytest.fixture(scope="module")
+def build_ffi():
+    """Return the names that csrc/build_ffi.py defines."""
+    return runpy.run_path(str(TOP / "csrc" / "build_ffi.py"))
+
+
+@pytest.fixture
+def real_compiler():
+    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    if not shutil.which(command[0]):
+        pytest.skip("needs a C compiler, which checks the syntax of one file")
+    return command
+
+
+@pytest.mark.parametrize("flags, sentence", REFUSED)
+def test_a_compiler_or_target_that_cannot_work_is_refused_by_name(build_ffi, real_compiler, flags,
+                                                                  sentence):
+    with pytest.raises(SystemExit) as refusal:
+        build_ffi["require_support"]([*real_compiler, "-Wno-builtin-macro-redefined",
+                                      *flags.split()])
+    said = str(refusal.value)
+    assert said.startswith(f"pygpt: error: {sentence}") and "\n" not in said
+
+
+def test_a_compiler_that_can_work_is_not_refused(build_ffi, real_compiler):
+    build_ffi["require_support"](real_compiler)
+
+
+def test_a_build_that_is_refused_says_so_in_one_line(tree, real_compiler):
+    result = run(tree, BUILD, CC=shlex.join(real_compiler), PYGPT_CFLAGS="-D_MSC_VER=1940")
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith("pygpt: error: pygpt needs GCC or Clang")
+    assert result.stderr.count("\n") == 1
+
+
+def test_windows_is_told_of_wsl(build_ffi, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="^pygpt: error: .*MSVC.*; use WSL"):
+        build_ffi["compiler"]()
+
+
+# -------------------------------------------------------------- OpenMP on macOS, by a stand-in ---
+
+# Apple's Clang: the driver does not know -fopenmp, and finds omp.h and libomp where it is told.
+APPLE_CLANG = """#!/bin/sh
+echo "$@" >> "{log}"
+case " $* " in
+    *" -Xpreprocessor -fopenmp -I{root}/include "*" -L{root}/lib "*" -lomp "*) exit 0;;
+esac
+exit 1
+"""
+
+
+@pytest.fixture
+def apple_clang(tmp_path, monkeypatch):
+    """Return (a stand-in for Apple's compiler, where it finds libomp, the log of its calls)."""
+    root, log, cc = tmp_path / "brew" / "opt" / "libomp", tmp_path / "log", tmp_path / "cc"
+    cc.write_text(APPLE_CLANG.format(log=log, root=root))
+    cc.chmod(0o755)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for name in ("PYGPT_OPENMP", "CONDA_PREFIX", "HOMEBREW_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    return str(cc), root, log
+
+
+@pytest.mark.parametrize("variable, below", [("HOMEBREW_PREFIX", "opt/libomp"),
+                                             ("CONDA_PREFIX", "")])
+def test_on_macos_libomp_is_found_where_it_is_usually_installed(build_ffi, apple_clang, monkeypatch,
+                                                                variable, below):
+    cc, root, _ = apple_clang
+    (root / "include").mkdir(parents=True)
+    (root / "include" / "omp.h").touch()
+    monkeypatch.setenv(variable, str(root).removesuffix(below).rstrip("/"))
+    compiling, linking = build_ffi["openmp_flags"]([cc])
+    assert compiling == ["-Xpreprocessor", "-fopenmp", f"-I{root}/include"]
+    assert linking == [f"-L{root}/lib", f"-Wl,-rpath,{root}/lib", "-lomp"]
+
+
+def test_on_macos_without_libomp_the_hint_names_homebrew_and_macports(build_ffi, apple_clang,
+                                                                      capsys):
+    cc, _, log = apple_clang
+    assert build_ffi["openmp_flags"]([cc]) is None
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "one thread" in said
+    assert "brew install libomp" in said and "port install libomp" in said
+    assert "-Xpreprocessor -fopenmp" in log.read_text()  # it was tried without a place, too
+
+
+def test_elsewhere_the_hint_names_the_packages_of_linux(build_ffi, apple_clang, monkeypatch,
+                                                        capsys):
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert build_ffi["openmp_flags"]([apple_clang[0]]) is None
+    assert "libgomp" in (said := capsys.readouterr().err) and "brew" not in said
+    assert "-Xpreprocessor" not in apple_clang[2].read_text()

@@ -19,6 +19,24 @@ LARGEST = 1 << 30  # a system that names a larger cache is mistaken
 PERFORMANCE_SHARE = 0.75
 
 
+def require_supported(byteorder: str = sys.byteorder, largest: int = sys.maxsize) -> None:
+    """Refuse a processor for which nothing here was written; csrc/supported.h does so in C.
+
+    Raises:
+        ImportError: its numbers are big-endian, while those in files are little-endian; or this
+            Python has 32 bits, while a model's arrays pass 4 GB.
+    """
+    if byteorder != "little":
+        raise ImportError(f"pygpt needs a little-endian processor, such as x86-64 or AArch64; this "
+                          f"one is {byteorder}-endian")
+    if largest < 2 ** 63 - 1:
+        raise ImportError(f"pygpt needs a 64-bit system and a 64-bit Python; {sys.executable} has "
+                          "32 bits")
+
+
+require_supported()  # before anything reads a file or loads the C library
+
+
 def physical_cores(root: str = "/") -> int:
     """Count the physical cores that this process may use, within its CPU affinity and its
     container's quota."""
