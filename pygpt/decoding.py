@@ -103,8 +103,8 @@ class Cache:
             if key not in self._steps:
                 if len(self._steps) == MOST_TOGETHER + self.rows // MOST_TOGETHER:
                     self._steps.pop(next(iter(self._steps)))  # the one that was made first
-                self._steps[key] = _Step(self, *key)
-            logits += self._steps[key].run(part)
+                self._steps[key] = _Step(*key, self._dependencies is not None)
+            logits += self._steps[key].run(self, part)
         for row in range(len(ids)):
             self.pasts[row] += 1
         return logits
@@ -192,17 +192,17 @@ class CacheRows:
 
 
 class _Step:
-    """One step of n texts of a cache, from row `first` on, whose kernel calls are recorded once."""
+    """One step of n texts of a cache, from row `first` on, whose kernel calls are recorded once if
+    is_recorded is true. It does not hold the cache, which holds it."""
 
-    def __init__(self, cache, first, n):
-        self._cache, self._first, self._n = cache, first, n
+    def __init__(self, first, n, is_recorded):
+        self._first, self._n, self._is_recorded = first, n, is_recorded
         self._ids = Tensor.empty((n, 1), "i", memory=Memory(4 * n))
         self._flat_ids = self._ids.flat()
         self._program = self._logits = self._placed = None
-        self._is_recorded = cache._dependencies is not None
 
     @one_at_a_time
-    def run(self, ids):
+    def run(self, cache, ids):
         """Return the logits after one new id of each text, a list of n tensors (V,)."""
         try:
             for i, token in enumerate(ids):
@@ -215,13 +215,12 @@ class _Step:
             self._placed = last_placed()
             program = Program() if self._is_recorded else None
             with program.record_forward() if program else no_grad():
-                logits = self._cache._compute(
-                    self._ids, CacheRows(self._cache, self._first, self._n))
+                logits = cache._compute(self._ids, CacheRows(cache, self._first, self._n))
             self._logits, self._program = [logits.row(i) for i in range(self._n)], program
             return self._logits
         try:
             run(self._program.forward)
         except IdRangeError:
-            with named_bad_ids(self._cache._model.config.vocab_size, self._ids):
+            with named_bad_ids(cache._model.config.vocab_size, self._ids):
                 raise
         return self._logits

@@ -15,12 +15,14 @@ transformers library (https://huggingface.co/docs/transformers/perplexity). With
 stride=n_positions the windows do not overlap. The guide then leaves out the first token of each
 window; here the window before scores it, from all of its n_positions tokens.
 
-A model is anything with `config.n_positions`, `config.vocab_size`, `training`, `train(mode)` and a
-call that turns ids (B, T) into logits (B, T, V), as model.GPT has them.
+A model is anything with `config.n_positions`, `config.vocab_size`, `training`, `train(mode)` and
+either token_losses(ids, targets), as model.GPT has it, or a call that turns ids (B, T) into logits
+(B, T, V). token_losses needs less memory.
 """
 
 import math
 from array import array
+from functools import partial
 
 from pygpt.autograd.launch import launch
 from pygpt.autograd.tape import no_grad
@@ -29,10 +31,11 @@ from pygpt.backend.kernels import lib
 from pygpt.config import ConfigError, items_of, token_id, whole_number
 
 IGNORED = -100  # the target of a row that is not scored
-# Short windows are computed together, about BATCH_TOKENS tokens at a time; the logits of several
-# windows take at most LOGITS_BYTES. On an AMD EPYC (Zen 3, two threads) the lesson's model, whose
-# context is 64, scores 3,500 tokens/s with one window at a time, 13,200 with 512 tokens, 19,500
-# with 2048 and 23,200 with 4096; one of 0.8 million parameters gains nothing beyond 2048.
+# Short windows are computed together, about BATCH_TOKENS tokens at a time; where the model gives
+# all logits, those of several windows take at most LOGITS_BYTES. On an AMD EPYC (Zen 3, two
+# threads) the lesson's model, whose context is 64, scores 3,500 tokens/s with one window at a time,
+# 13,200 with 512 tokens, 19,500 with 2048 and 23,200 with 4096; one of 0.8 million parameters gains
+# nothing beyond 2048.
 BATCH_TOKENS = 2048
 LOGITS_BYTES = 1 << 26
 
@@ -69,11 +72,13 @@ def token_losses(model, ids, stride=None, on_progress=lambda count: None):
     P, V = model.config.n_positions, model.config.vocab_size
     stride = checked_stride(stride, P)
     ids = _checked_ids(ids, V)
-    together = max(1, min(BATCH_TOKENS // P, LOGITS_BYTES // (4 * P * V)))
+    together = BATCH_TOKENS // P
+    if not hasattr(model, "token_losses"):
+        together = min(together, LOGITS_BYTES // (4 * P * V))
     was_training, losses = model.training, array("f")
     model.train(False)
     try:
-        for batch in _batches(windows(len(ids), P, stride), together):
+        for batch in _batches(windows(len(ids), P, stride), max(1, together)):
             losses.extend(_batch_losses(model, ids, batch))
             on_progress(len(losses))
     finally:
@@ -125,21 +130,28 @@ def _batches(windows, together):
 
 def _batch_losses(model, ids, batch):
     """Return the losses, as floats, of the tokens that a batch of windows scores."""
-    B, T, V = len(batch), batch[0][1] - batch[0][0], model.config.vocab_size
-    losses, mean = Tensor.empty((B * T,)), Tensor.empty(())
-    targets = Tensor([IGNORED] * (B * T), dtype="int32")
-    scored = []
-    for row, (begin, _, first, stop) in zip(range(0, B * T, T), batch):
-        # the logits at a token's place are about the token after it
-        rows = slice(row + first - 1 - begin, row + stop - 1 - begin)
-        targets.flat()[rows] = ids[first:stop]
-        scored.append(rows)
-    with no_grad():
-        logits = model([ids[begin:end].tolist() for begin, end, _, _ in batch])
-        launch(lib.cross_entropy_forward, mean.ptr, losses.ptr, logits.ptr, targets.ptr, B * T, V,
-               IGNORED)
+    T, targets, scored = batch[0][1] - batch[0][0], [], []
+    for row, (begin, end, first, stop) in enumerate(batch):
+        # the prediction at a token's place is about the token after it
+        before, after = first - 1 - begin, end - (stop - 1)
+        targets.append([IGNORED] * before + ids[first:stop].tolist() + [IGNORED] * after)
+        scored.append(slice(row * T + before, (row + 1) * T - after))
+    inputs = [ids[begin:end].tolist() for begin, end, _, _ in batch]
+    losses = getattr(model, "token_losses", partial(_losses_of_logits, model))(inputs, targets)
     values = losses.flat()
     return [loss for rows in scored for loss in values[rows]]
+
+
+def _losses_of_logits(model, ids, targets):
+    """Return the losses (B, T) of targets, lists of ids, from the logits of all positions."""
+    B, T, V = len(ids), len(ids[0]), model.config.vocab_size
+    losses, mean = Tensor.empty((B, T)), Tensor.empty(())
+    targets = Tensor(targets, dtype="int32")
+    with no_grad():
+        logits = model(ids)
+    launch(lib.cross_entropy_forward, mean.ptr, losses.ptr, logits.ptr, targets.ptr, B * T, V,
+           IGNORED)
+    return losses
 
 
 def _checked_ids(ids, vocab_size):

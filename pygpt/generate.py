@@ -194,13 +194,24 @@ class Steps:
         self._rows = min(len(prompts), MOST_ROWS)
         self._held = [None] * self._rows  # the number of the prompt with which each row begins
         self._first_logits = {}  # after each prompt that a row holds
-        self._steps = self._run()
+        # No generator runs the steps: it would hold this object and be held by it, and the cache
+        # would outlive them until Python looks for such circles.
+        self._cache, self._is_done = None, False
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        return next(self._steps)
+        step = []
+        try:
+            if not self._is_done:
+                step = self._step()
+        finally:  # after an error, too, there are no more steps
+            if not step:
+                self.close()
+        if not step:
+            raise StopIteration
+        return step
 
     def end(self, text):
         """End a text before the next step: it takes no more work, and no further step has it. A
@@ -217,30 +228,30 @@ class Steps:
 
     def close(self):
         """End all texts."""
-        self._steps.close()
+        self._is_done, self._cache = True, None
 
-    def _run(self):
-        """Yield the steps."""
-        if all(self._is_ended):
-            return
-        self._cache = self._model.new_cache(self._rows, min(self._model.config.n_positions,
-                                                            max(self._ends)))
+    def _step(self):
+        """Return the next step, or [] if there is none."""
+        if self._cache is None:
+            if all(self._is_ended):
+                return []
+            self._cache = self._model.new_cache(self._rows, min(self._model.config.n_positions,
+                                                                max(self._ends)))
         while True:
+            if self._has_ended:
+                self._remove_ended()
             all_logits = self._next() if self._of_row else []
             if self._waiting:
                 all_logits = [*all_logits, *self._begin()]
             if not all_logits:
-                return
+                return []
             step = []
             for text, logits in zip(self._of_row, all_logits):
                 token = self._choose(text, _view_of(logits))
                 if token is not None:
                     step.append((text, token))
             if step:
-                step.sort()
-                yield step
-            if self._has_ended:
-                self._remove_ended()
+                return sorted(step)
 
     def _choose(self, text, logits):
         """Return the new token or Choice of a text; None if it ends the text."""

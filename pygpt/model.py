@@ -20,17 +20,19 @@ from pygpt import generate, nn
 from pygpt.autograd import ops
 from pygpt.autograd.forward_pass import PassSettings, current_pass, past_positions, shares_in_force
 from pygpt.autograd.ids import as_int32, named_bad_ids
-from pygpt.autograd.launch import calls_are_intercepted, one_at_a_time
+from pygpt.autograd.launch import calls_are_intercepted, launch, one_at_a_time
 from pygpt.autograd.precision import checked_dtype
 from pygpt.autograd.recorded_step import StepCache
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import Memory, in_float32
+from pygpt.backend.kernels import Memory, in_float32, lib
 from pygpt.checkpoint import model_files
 from pygpt.checkpoint.int8 import StoredInt8
 from pygpt.config import is_whole_number, token_ids
 from pygpt.decoding import Cache
 from pygpt.parameters import Parameter
+
+HEAD_BYTES, LEAST_HEAD_ROWS = 1 << 24, 64  # of the logits that token_losses() holds at once
 
 
 @nn.recordable
@@ -177,13 +179,6 @@ class GPT(nn.Module):
         """Return cross_entropy(forward(ids), targets), by an op that never holds all logits."""
         x = self.transformer(ids)                                               # (B, T, C)
         return ops.linear_cross_entropy(x, self.transformer.wte.weight, targets, ignore_index)  # ()
-
-    def initialise(self, seed=0):
-        """As nn.Module.initialise; ValueError also if the weights rest in fewer bits."""
-        if self.weights != "float32":
-            raise ValueError(f"initialise(): the weights rest in {self.weights}, for generation "
-                             "alone; make a new GPT")
-        return super().initialise(seed)
 
     def _build(self, config):
         self.config = config
@@ -380,6 +375,38 @@ class GPT(nn.Module):
             return step.lend_loss()
 
     @one_at_a_time
+    def token_losses(self, ids, targets, ignore_index=ops.IGNORED):
+        """Return the cross-entropy in nats of each target, (B, T), predicted from ids (B, T).
+
+        The head is computed for a few rows at a time, whose logits take about 16 MB, so memory does
+        not grow with vocab_size. Gradients are not recorded. A subclass with a head of its own
+        overrides this method, as it does forward_loss().
+
+        Args:
+            ignore_index: the value of targets whose loss is to be 0 instead.
+
+        Raises:
+            ValueError: as loss() does.
+        """
+        ids, targets = self._ids(ids), self._ids(targets, "targets")
+        if targets.shape != ids.shape:
+            raise ValueError(f"targets of shape {targets.shape} for ids of shape {ids.shape}")
+        V, losses, mean = self.config.vocab_size, Tensor.empty(ids.shape), Tensor.empty(())
+        seed = ops.Seed(self.next_seed()) if self.dropout_shares() else None
+        with no_grad(), named_bad_ids(V, ids, targets, ignore_index), self.pass_settings(seed):
+            x = self.transformer(ids)                                           # (B, T, C)
+            for begin, end in _parts(ids.size, max(LEAST_HEAD_ROWS, HEAD_BYTES // (4 * V))):
+                rows = Tensor.empty((1, end - begin, x.shape[-1]), memory=x.memory,
+                                    offset=x.offset + 4 * begin * x.shape[-1])
+                logits = ops.matmul(rows, self.transformer.wte.weight, transpose_b=True)
+                own, at = (Tensor.empty((end - begin,), kind, memory=tensor.memory,
+                                        offset=tensor.offset + 4 * begin).ptr
+                           for kind, tensor in (("f", losses), ("i", targets)))
+                launch(lib.cross_entropy_forward, mean.ptr, own, logits.ptr, at,
+                       end - begin, V, ignore_index)
+        return losses
+
+    @one_at_a_time
     def loss_and_grad(self, ids, targets, scale=1.0, ignore_index=ops.IGNORED):
         """Run loss = model.loss(ids, targets) and (loss * scale).backward() together.
 
@@ -428,9 +455,9 @@ class GPT(nn.Module):
 
     # --------------------------------------------------------------------------------- inside ---
 
-    def _ids(self, ids):
+    def _ids(self, ids, name="ids"):
         """Return ids as an int32 Tensor (B, T), after checking their shape."""
-        B, T, flat = as_int32("ids", ids, self.config.n_positions)
+        B, T, flat = as_int32(name, ids, self.config.n_positions)
         tensor = Tensor.empty((B, T), "i")
         tensor.memory.view[:4 * B * T] = flat
         return tensor
@@ -464,6 +491,13 @@ class _Copied:
 
     def memory(self):
         return _copied(self._parameter.read())
+
+
+def _parts(count, most):
+    """Yield (begin, end) of the fewest parts of range(count) of at most `most`, nearly equal."""
+    parts = -(-count // most)
+    for part in range(parts):
+        yield part * count // parts, (part + 1) * count // parts
 
 
 def _copied(values):

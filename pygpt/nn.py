@@ -138,8 +138,11 @@ class Module:
             seed: a whole number from 0 to 2^64 - 1.
 
         Raises:
-            ValueError: seed is not such a number.
+            ValueError: seed is not such a number, or a weight rests in fewer bits.
         """
+        for name, weight in self.weights_at_rest():
+            raise ValueError(f"initialise(): {name} rests in {weight.form}, for generation alone; "
+                             "initialise a model whose weights are float32")
         cell, named = ops.Seed(seed), list(self.named_parameters())
         if any(p.layout is None for _, p in named):
             self._flatten(named, keeps_values=False)

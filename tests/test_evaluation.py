@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pygpt
+from pygpt.autograd import launch
+from pygpt.backend.kernels import lib
 from pygpt.config import ConfigError, GPTConfig
 from pygpt.evaluation import checked_stride, evaluate, token_losses, windows
 from pygpt.model import GPT
@@ -93,12 +95,66 @@ def test_batches_of_windows_change_nothing(model, monkeypatch):
     alone = token_losses(model, IDS, 2, counts.append)
     assert alone.tolist() == pytest.approx(together.tolist(), abs=1e-5)
     assert counts == [stop - 1 for *_, stop in windows(len(IDS), P, 2)]
-    monkeypatch.undo()
+
+
+class OfLogits:
+    """A model of another kind, which has only what evaluate() needs: it gives all logits."""
+
+    def __init__(self, model):
+        self.config, self.train, self._model = model.config, model.train, model
+
+    training = False
+
+    def __call__(self, ids):
+        return self._model(ids)
+
+
+def test_a_model_that_gives_all_logits(model, monkeypatch):
+    expected, counts = token_losses(model, IDS, 2).tolist(), []
+    assert token_losses(OfLogits(model), IDS, 2).tolist() == expected
     monkeypatch.setattr("pygpt.evaluation.LOGITS_BYTES", 4 * P * V * 3)  # three windows at once
-    counts.clear()
-    assert token_losses(model, IDS, 2, counts.append).tolist() == pytest.approx(
-        together.tolist(), abs=1e-5)
+    assert token_losses(OfLogits(model), IDS, 2, counts.append).tolist() == pytest.approx(
+        expected, abs=1e-5)
     assert counts[0] == 5 + 2 + 2 and counts[-1] == len(IDS) - 1
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16 products", "int8", "bfloat16"])
+def test_the_head_is_computed_for_a_few_rows_at_a_time(form, monkeypatch):
+    """At most `most` rows have logits at once, and no bit depends on how many."""
+    T, vocab, most = 150, 300, 64
+    model = GPT(GPTConfig(vocab_size=vocab, n_positions=T, n_embd=32, n_layer=1, n_head=2), seed=3,
+                compute_dtype="bfloat16" if form == "bfloat16 products" else "float32").eval()
+    model = model.quantize(form) if form in ("int8", "bfloat16") else model
+    ids = [[(7 * i * i + b) % vocab for i in range(T)] for b in range(2)]
+    targets = [row[1:] + [-100] for row in ids]
+    expected = model.token_losses(ids, targets)
+    monkeypatch.setattr("pygpt.model.HEAD_BYTES", 0)
+    sizes, call = [], launch._call
+
+    def noted(kernel, args):
+        if kernel == lib.cross_entropy_forward:
+            sizes.append(args[4])
+        call(kernel, args)
+
+    with launch.calling(noted):
+        losses = model.token_losses(ids, targets)
+    assert losses.tolist() == expected.tolist()
+    assert sum(sizes) == 2 * T and max(sizes) <= most and min(sizes) >= most // 2
+    assert [row[-1] for row in losses.tolist()] == [0.0, 0.0]
+    if model.weights == "float32":
+        assert math.fsum(losses.flat()) / (2 * T - 2) == pytest.approx(
+            float(model.loss(ids, targets)), abs=1e-5)
+
+
+def test_what_has_no_losses_is_refused(model):
+    for ids, targets, message in (
+            ([[1, 2]], [[1]], r"targets of shape \(1, 1\) for ids of shape \(1, 2\)"),
+            ([[1, 2]], [[1, V]], "targets: 11 is outside"),
+            ([[1, V]], [[1, 2]], "ids: 11 is outside"),
+            ([[1] * (P + 1)], [[1] * (P + 1)], "ids: 7 positions are more than"),
+            ([[1]], 3, "targets: expected B lists")):
+        with pytest.raises(ValueError, match=message):
+            model.token_losses(ids, targets)
 
 
 def test_threads_change_no_bit(model, kernels):

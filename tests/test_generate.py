@@ -1,7 +1,9 @@
 """Tests generate: its arguments, where it stops, log-probabilities, and a context that is full."""
 
+import gc
 import json
 import math
+import weakref
 from array import array
 
 import pytest
@@ -11,7 +13,7 @@ from models import randomise, tiny
 
 from pygpt.autograd.tensor import Tensor
 from pygpt.config import ConfigError, GPTConfig
-from pygpt.decoding import MOST_TOGETHER
+from pygpt.decoding import MOST_TOGETHER, Cache
 from pygpt.generate import MOST_ROWS, end_ids, generate, stream, stream_together
 from pygpt.model import GPT
 
@@ -609,3 +611,40 @@ def test_a_stream_may_be_left_at_any_token():
     assert [next(tokens), next(tokens)] == [3, 6]
     tokens.close()
     assert model.decoded == 3 and list(tokens) == []
+
+
+def caches():
+    """List the caches that exist."""
+    return [one for one in gc.get_objects() if isinstance(one, Cache)]
+
+
+@pytest.mark.parametrize("way", ["left early", "closed", "read to its end", "an error"])
+def test_the_cache_is_freed_with_its_last_user_and_not_at_garbage_collection(way):
+    model = tiny()
+    gc.collect()
+    gc.disable()
+    try:
+        steps = stream_together(model, [[1, 2], [3]], 3 if way == "read to its end" else 50)
+        next(steps), next(steps)
+        cache, left = weakref.ref(steps._cache), weakref.ref(steps)
+        if way == "closed":
+            steps.close()
+        elif way == "read to its end":
+            assert len(list(steps)) == 1
+        elif way == "an error":
+            steps._samplers[1] = None
+            with pytest.raises(AttributeError):
+                next(steps)
+        if way != "left early":
+            assert cache() is None and list(steps) == []
+        del steps
+        assert cache() is None and left() is None
+        others = set(map(id, caches()))
+        tokens = model.stream([1, 2], 50)
+        next(tokens)
+        cache, = [weakref.ref(one) for one in caches() if id(one) not in others]
+        assert cache() is not None
+        del tokens
+        assert cache() is None
+    finally:
+        gc.enable()

@@ -23,6 +23,7 @@ import pytest
 from commands import COMMAND, ENVIRONMENT, pygpt
 
 from pygpt.cli import entries, interactive, main
+from pygpt.cli.interrupts import Interrupts
 from pygpt.config import GPTConfig, SampleConfig
 from pygpt.model import GPT
 from pygpt.pipeline import Pipeline
@@ -144,12 +145,12 @@ def test_ctrl_c_keeps_what_was_seen_and_acts_while_text_is_held_back(place, caps
     a = tokenizer.encode("a")[0]
     conversation = interactive.Conversation(pipeline, {
         "max_new_tokens": 1000, "logit_bias": {a: 100.0}, "stop_strings": ("a" * 900,)})
-    conversation._interrupts, stream = [], pipeline.stream
+    stream = pipeline.stream
 
     def interrupted(ids, on_step, **settings):
         def step(progress):
             if progress.tokens == 5:
-                conversation._interrupts.append(True)
+                conversation.interrupts.noted.append(True)
             on_step(progress)
         return stream(ids, on_step=step, **settings)
 
@@ -281,16 +282,6 @@ class Session:
         self._seen = 0    # the part that was waited for
         self.wait_for("> ")
 
-    def interrupt(self, text):
-        """Type Ctrl-C until a text comes. CPython's readline loses one that arrives just before it
-        waits for a key."""
-        for _ in range(3):
-            self.type("\x03")
-            with contextlib.suppress(AssertionError):
-                self.wait_for(text, DEADLINE / 4)
-                return
-        self.wait_for(text)
-
     def wait_for(self, text, seconds=DEADLINE):
         """Read until the terminal shows a text after what was waited for; return all up to it."""
         deadline = time.monotonic() + seconds
@@ -321,6 +312,11 @@ class Session:
                 rest += os.read(self.controller, 4096)
         os.close(self.controller)
         return plain(rest.decode().replace("\r\n", "\n")), self.process.wait(timeout=DEADLINE)
+
+    def local_modes(self):
+        """Return which of the two modes that a conversation changes are on: ECHOCTL and NOFLSH."""
+        modes = termios.tcgetattr(self.controller)[3]
+        return bool(modes & termios.ECHOCTL), bool(modes & termios.NOFLSH)
 
 
 def plain(text):
@@ -379,7 +375,8 @@ def test_fences_hold_a_text_of_several_lines(session, continued):
     assert "\nab\ncd" in session.enter("\x1b[A")  # and is one entry of the history
     session.type('"""ab\r')
     session.wait_for("... ")
-    session.interrupt("Ctrl-D leaves")  # gives the text up
+    session.type("\x03")  # gives the text up
+    session.wait_for("Ctrl-D leaves")
     session.wait_for("\n> ")
 
 
@@ -392,12 +389,55 @@ def test_ctrl_c_stops_the_text_and_not_the_program(place, continued):
         told = plain(session.wait_for("\n> "))
         assert "\nstopped; prompt: 3 tokens" in told and "^C" not in told
         time.sleep(1.0)  # the other two may reach the prompt, which they clear
-    session.type("xyz")
-    session.interrupt("Ctrl-D leaves")
-    session.wait_for("\n> ")
+    for _ in range(5):  # keys just before Ctrl-C must not hide it from readline
+        session.type("xyz")
+        session.type("\x03")
+        session.wait_for("Ctrl-D leaves")
+        session.wait_for("\n> ")
     assert "max_new_tokens = 3\n" in session.enter("/max 3")
     assert "\nabc" + continued("abc", count=3) + "\n" in session.enter("abc")
     assert session.leave()[1] == 0
+
+
+def test_the_terminal_is_left_as_it_was(session):
+    assert session.local_modes() == (False, True)
+    session.type("/quit\r")
+    session.process.wait(timeout=DEADLINE)
+    assert session.local_modes() == (True, False)
+
+
+def test_ctrl_c_interrupts_only_the_wait_for_a_line():
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGALRM)
+
+    def press():
+        signal.raise_signal(signal.SIGINT)
+
+    def press_twice():
+        try:
+            press()
+        finally:
+            press()  # it must not interrupt what the first one leads to
+
+    with Interrupts() as interrupts:
+        press()
+        assert interrupts.noted == [True]
+        assert interrupts.waiting(lambda: "abc") == "abc" and interrupts.noted == []
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                interrupts.waiting(press_twice)
+            assert interrupts.noted == [True]
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGALRM)) == handlers
+
+
+def test_a_ctrl_c_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            interrupts.waiting(lambda: signal.raise_signal(signal.SIGINT))
+            assert interrupts.noted == [] and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("environment, is_dim", [

@@ -437,7 +437,12 @@ def test_a_model_in_fewer_bits_computes_without_gradients_and_refuses_training(f
         for use, message in (
                 (lambda: pygpt.AdamW(model),
                  f"^AdamW: transformer.wte.weight rests in {form}, for"),
-                (lambda: model.initialise(), rf"^initialise\(\): the weights rest in {form}, for"),
+                (lambda: model.initialise(),
+                 rf"^initialise\(\): transformer.wte.weight rests in {form}, for"),
+                (lambda: model.transformer.initialise(),
+                 rf"^initialise\(\): wte.weight rests in {form}, for"),
+                (lambda: model.transformer.h[0].mlp.initialise(),
+                 rf"^initialise\(\): c_fc.weight rests in {form}, for"),
                 (lambda: model.loss_and_grad([[1]], [[2]]),
                  rf"^loss_and_grad\(\): a weight at rest in {form} passes no gradient on"),
                 (lambda: loss.backward(), "grad")):

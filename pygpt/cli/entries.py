@@ -30,12 +30,17 @@ PROMPT, MORE_PROMPT = "> ", "... "
 class Entries:
     """Reads entries from standard input.
 
+    Args:
+        interrupts: the interrupts.Interrupts that take Ctrl-C.
+
     Attributes:
         is_terminal: whether a user types them at a terminal and sees the output there. Only then
             are there prompts, editing and a history.
+        edits_lines: whether readline edits them.
     """
 
-    def __init__(self):
+    def __init__(self, interrupts):
+        self._interrupts = interrupts
         self.is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         self._readline, self._path, self._ends_line = None, None, False
         if self.is_terminal:
@@ -44,6 +49,10 @@ class Entries:
 
                 self._readline, self._path = readline, history_path()
                 self._prepare()
+
+    @property
+    def edits_lines(self):
+        return self._readline is not None
 
     def _prepare(self):
         self._readline.set_auto_history(False)
@@ -109,7 +118,7 @@ class Entries:
         return "\n".join(lines)
 
     def _line(self, prompt):
-        line = input(prompt if self.is_terminal else "")
+        line = self._interrupts.waiting(lambda: input(prompt if self.is_terminal else ""))
         # a terminal sends a pasted newline as \r, and what is pasted often ends with one
         line = line.removesuffix("\r")
         return line.replace("\r", "\n").removesuffix("\n") if self.is_terminal else line
@@ -120,18 +129,24 @@ class Entries:
 
 
 @contextlib.contextmanager
-def unseen_interrupts():
-    """Within the block, the terminal of standard input does not show ^C where Ctrl-C is typed, which
-    would be in the middle of a text. Elsewhere do nothing."""
+def prepared_terminal(edits_lines):
+    """Within the block, Ctrl-C on the terminal of standard input does not show ^C, which would be
+    in the middle of a text.
+
+    With edits_lines it does not discard the keys that were typed before it either. CPython asks
+    readline for a key when the terminal has one; if Ctrl-C discarded it in between, readline would
+    wait for another, deaf to every further Ctrl-C. Elsewhere do nothing.
+    """
     if termios is None or not sys.stdin.isatty():
         yield
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    local = before[3]
-    termios.tcsetattr(descriptor, termios.TCSANOW,
-                      [*before[:3], local & ~termios.ECHOCTL, *before[4:]])
+    local = before[3] & ~termios.ECHOCTL
+    if edits_lines:
+        local |= termios.NOFLSH
     try:
+        termios.tcsetattr(descriptor, termios.TCSANOW, [*before[:3], local, *before[4:]])
         yield
     finally:
         with contextlib.suppress(termios.error):  # the terminal may be gone

@@ -8,15 +8,14 @@ import contextlib
 import re
 import shlex
 import shutil
-import signal
 import sys
 import textwrap
-import threading
 from dataclasses import fields
 
 from pygpt.cli.colours import DIM, has_colours, painted
-from pygpt.cli.entries import Entries, unseen_interrupts
+from pygpt.cli.entries import Entries, prepared_terminal
 from pygpt.cli.flags import Parser, UsageError, add_settings, nearest, settings_of
+from pygpt.cli.interrupts import Interrupts
 from pygpt.cli.messages import complain
 from pygpt.cli.streams import true_text
 from pygpt.cli.writing import describe, warn
@@ -53,7 +52,8 @@ class Conversation:
 
     def __init__(self, pipeline, settings, is_verbose=False):
         self.pipeline, self.settings, self._is_verbose = pipeline, settings, is_verbose
-        self.entries = Entries()
+        self.interrupts = Interrupts()
+        self.entries = Entries(self.interrupts)
         self._answer = None      # the last one, a Continuation
         self._echo = ""          # the text that it was shown to continue
         self._times = 0          # how often it was asked for again
@@ -61,6 +61,10 @@ class Conversation:
 
     def run(self, prompt=None):
         """Answer a prompt, if it is not None, and then entry after entry."""
+        with self.interrupts, prepared_terminal(self.entries.edits_lines):
+            self._run(prompt)
+
+    def _run(self, prompt):
         if self.entries.is_terminal:
             self._say("/help lists what can be typed; Ctrl-D leaves")
         if prompt is not None:
@@ -80,10 +84,9 @@ class Conversation:
                 return
 
     def _guarded(self, action):
-        """Do something, which Ctrl-C does not interrupt; print its error, if any, as a line."""
+        """Do something; print its error, if any, as a line."""
         try:
-            with unseen_interrupts(), interrupts_noted() as self._interrupts:
-                return action()
+            return action()
         except (UsageError, ValueError, ArithmeticError, MemoryError) as error:
             complain(str(error) or "there is not enough memory", status=1)
 
@@ -159,12 +162,12 @@ class Conversation:
             print(part, end="", flush=True)
         print(flush=True)
         if self.entries.is_terminal:
-            self._say(("stopped; " if self._interrupts else "") + describe(answer))
+            self._say(("stopped; " if self.interrupts.noted else "") + describe(answer))
         elif self._is_verbose:
             print(describe(answer), file=sys.stderr)
 
     def _stop_if_interrupted(self, progress):
-        if self._interrupts:
+        if self.interrupts.noted:
             self._answer.close()
 
     def _say(self, text):
@@ -261,22 +264,3 @@ def _parsed(name, values):
 
 def _described(name, value):
     return f"{name} = {'unset' if value is None else value}"
-
-
-@contextlib.contextmanager
-def interrupts_noted():
-    """Within the block, note each Ctrl-C in the list that is yielded, instead of interrupting.
-
-    Nothing is noted where Ctrl-C is ignored, nor outside the main thread, which signals do not
-    reach.
-    """
-    noted, before = [], signal.getsignal(signal.SIGINT)
-    if (threading.current_thread() is not threading.main_thread()
-            or before in (signal.SIG_IGN, None)):
-        yield noted
-        return
-    signal.signal(signal.SIGINT, lambda *_: noted.append(True))
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
