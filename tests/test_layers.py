@@ -17,7 +17,8 @@ BELOW_MODEL = {"config", "files", "backend", "autograd", "parameters", "nn", "op
 LAW = {
     "files": set(),
     "backend": set(),
-    "config": {"backend"},
+    "nearest": set(),
+    "config": {"backend", "nearest"},
     "autograd": {"backend"},
     "parameters": {"backend", "autograd"},
     "nn": {"backend", "autograd", "parameters"},
@@ -38,7 +39,7 @@ LAW = {
     "training": BELOW_MODEL | {"tokenizer", "model", "data"},
     "bench": BELOW_MODEL | {"model", "training"},
     "cli": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "bench",
-                          "pipeline", "progress"},
+                          "pipeline", "progress", "nearest"},
 }
 PACKAGE = pathlib.Path(pygpt.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
