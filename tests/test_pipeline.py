@@ -5,6 +5,8 @@ The models are random. What they should write follows from GPT.generate and the 
 
 import codecs
 import sys
+import threading
+import time
 import types
 import warnings
 import weakref
@@ -190,25 +192,122 @@ def test_an_error_leaves_the_texts_where_they_are(error, monkeypatch):
         patched.setattr(Cache, "step", fails)
         with pytest.raises(error):
             next(streams[0])
-    assert list(streams[0]) == list(streams[1]) == []
+    for stream in streams + streams[::-1]:  # none of them is taken for complete
+        with pytest.raises(error):
+            stream.finish()
+    streams[1].close()
+    assert list(streams[1]) == []
     assert [stream.text for stream in streams] == [first, other]
     assert [stream.stop for stream in streams] == [None, None]
 
 
-def test_of_a_character_that_is_left_in_the_middle_no_token_is_kept():
-    """The decoder waits for the rest of the character; the ids are those of the text."""
-    for seed in range(40):
-        stream = BYTES.stream("two", max_new_tokens=40, seed=seed, on_step=lambda _: steps.append(
-            (list(stream.ids), stream.text, stream.drawn)), **FREE)
-        steps = []
-        stream.finish()
-        waiting = [step for step in steps[:-1] if len(step[0]) < step[2]]
-        for ids, text, _ in steps:
-            assert BYTES.tokenizer.decode_bytes(ids).decode("utf-8", "replace") == text
-        assert stream.ids == drawn(BYTES, "two", 40, seed, **FREE)
-        if waiting:
-            return
-    raise AssertionError("no character was cut")
+def test_an_error_spares_what_is_complete_and_what_was_not_read(monkeypatch):
+    streams = CHARS.stream(["two", "one"], max_new_tokens=9, seed=3, stop_strings=["\n"],
+                           logit_bias={CHARS.tokenizer.encode("\n")[0]: -100.0})
+    expected = drawn_text("one", 4)
+    unread = "".join(next(streams[0]) for _ in range(4))
+    streams[0].close()
+    monkeypatch.setattr(Cache, "step", lambda self, ids: 1 / 0)
+    assert list(streams[0]) == [] and streams[0].text == unread
+    pieces = []
+    with pytest.raises(ZeroDivisionError):
+        pieces.extend(next(streams[1]) for _ in range(9))
+    assert streams[1].text == expected and streams[1].stop is None
+
+
+def drawn_text(prompt, count):
+    return CHARS.tokenizer.decode(drawn(CHARS, prompt, 9, 3, logit_bias={
+        CHARS.tokenizer.encode("\n")[0]: -100.0})[:count])
+
+
+def test_an_error_in_one_text_reaches_the_others(monkeypatch):
+    """The text of a token cannot be told: the token of the others is not lost silently."""
+    class Fails(CharTokenizer):
+        def decode_bytes(self, ids):
+            raise Unusual("of", "two arguments")
+
+    class Unusual(Exception):
+        def __init__(self, one, two):
+            super().__init__(f"{one} {two}")
+
+    streams = CHARS.stream(["two", "one"], max_new_tokens=9, seed=3)
+    streams[0]._text._decoder._tokenizer = Fails.train(TEXT)
+    with pytest.raises(Unusual, match="^of two arguments$"):
+        streams[1].finish()
+    with pytest.raises(RuntimeError, match="^Unusual: of two arguments$"):  # it cannot be copied
+        streams[0].finish()
+
+
+def test_an_error_that_is_kept_holds_no_cache(monkeypatch):
+    caches, make = [], GPT.new_cache
+
+    def kept(self, *arguments):
+        cache = make(self, *arguments)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(GPT, "new_cache", kept)
+    streams = CHARS.stream(["two", "one"], max_new_tokens=9, seed=3)
+    next(streams[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(Cache, "step", lambda self, ids: 1 / 0)
+        for stream in streams:
+            with pytest.raises(ZeroDivisionError):
+                stream.finish()
+    assert caches[0]() is None
+
+
+# ------------------------------------------------------------------------------ Python threads ---
+
+def test_threads_that_read_texts_of_one_stream_take_turns():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for seed in range(3):
+            alone = CHARS(["two", "one", "t"], max_new_tokens=60, seed=seed, **FREE)
+            texts = CHARS.stream(["two", "one", "t"], max_new_tokens=60, seed=seed, **FREE)
+            # the last text is read by two, each of which gets some of its pieces
+            errors, readers = [], [texts[0], texts[1], texts[2], texts[2]]
+
+            def read(text):
+                try:
+                    text.finish()
+                except BaseException as error:
+                    errors.append(error)
+
+            threads = [threading.Thread(target=read, args=(text,)) for text in readers]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert errors == []
+            assert [(text.text, text.stop) for text in texts] == [
+                (text.text, "length") for text in alone]
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_text_can_be_left_by_another_thread():
+    """Also while none of its text is shown, because it may be the beginning of a stop string. The
+    step during which it is left is the last one."""
+    n = CHARS.tokenizer.encode("n")[0]
+    begun, seen = threading.Event(), []
+
+    def wait(_):
+        begun.set()
+        end = time.monotonic() + 5
+        while not text._text.is_over and time.monotonic() < end:
+            time.sleep(0.001)
+        seen.append(text._text.is_over)
+
+    text = CHARS.stream("two", max_new_tokens=1000, logit_bias={n: 100.0}, on_step=wait,
+                        stop_strings=["n" * 999])
+    thread = threading.Thread(target=text.finish)
+    thread.start()
+    assert begun.wait(10)
+    text.close()
+    thread.join(10)
+    assert not thread.is_alive() and seen == [True] and (text.drawn, text.stop) == (1, None)
 
 
 # --------------------------------------------------------------------------------- stop strings ---

@@ -84,7 +84,7 @@ def _write_all(pipeline, prompt, settings, arguments):
                 _complete(prompt, text, arguments.json, line)
             except KeyboardInterrupt as error:
                 interrupt = error
-                for other in texts:
+                for other in texts:  # Ctrl-C may have come between two steps
                     other.close()
                 _complete(prompt, text, arguments.json, line)
             if arguments.verbose:
