@@ -23,8 +23,8 @@ from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import IdRangeError, Memory
 from pygpt.parameters import last_placed
 
-# Texts of one pass. The head's product has the same bits for up to so many rows (matmul.c,
-# DOT_ROWS), and computing, not reading the weights, takes most of the time from about so many on.
+# Texts of one pass. The head's product has the same bits for up to this many rows (matmul.c,
+# MOST_FEW_ROWS). From about this many on, computing takes more of the time than reading the weights.
 MOST_TOGETHER = 16
 
 
