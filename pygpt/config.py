@@ -13,6 +13,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from pygpt.backend.single_precision import rounded
+from pygpt.nearest import nearest
 
 if TYPE_CHECKING:  # what these settings may be made of
     Texts = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
@@ -87,6 +88,28 @@ def check_settings(config: Any, are_for_kernels: bool = True) -> None:
             raise refusal(f.name, value, f"must be {must_be}")
         if kind is float and are_for_kernels:
             rounded(f.name, number, lambda x: _is_within(x, within), ConfigError)
+
+
+def check_names(settings: Mapping[str, Any], config_class: type, others: Collection[str] = (),
+                elsewhere: Mapping[str, str] = {}) -> None:
+    """Refuse the names of settings that a call does not take.
+
+    Args:
+        settings: a dict, whose keys are checked.
+        config_class: the dataclass whose fields the call takes, unless they are in elsewhere.
+        others: the names of what else it takes.
+        elsewhere: {name: a phrase that says what to use instead}.
+    Raises:
+        TypeError: a name is not one of these; the message names it, and the nearest or the phrase.
+    """
+    known = [f.name for f in fields(config_class) if f.name not in elsewhere] + list(others)
+    for name in settings:
+        if name in elsewhere:
+            raise TypeError(f"{name} is not a setting here: {elsewhere[name]}")
+        if name not in known:
+            meant = nearest(name, known)
+            raise TypeError(f"{name} is not a setting"
+                            + (f"; did you mean {meant}?" if meant else ""))
 
 
 def is_whole_number(value: Any) -> bool:

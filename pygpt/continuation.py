@@ -12,6 +12,8 @@ anew:
 
 from __future__ import annotations
 
+import copy
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -123,10 +125,13 @@ class Text:
 
 
 class Together:
-    """Computes several texts, a step at a time.
+    """Computes several texts, a step at a time. Its methods may be called by several threads.
+
+    An error ends the computation, and each text that is not complete: who reads it on gets the
+    error as well.
 
     Args:
-        steps: a generate.Steps, which begins the texts in order, some of them in the first step.
+        steps: a steps.Steps, which begins the texts in order, some of them in the first step.
         texts: a list of Text.
         at_first: the number of texts of the first step.
         on_step: called after each step with a Progress, or None.
@@ -139,18 +144,40 @@ class Together:
     def __init__(self, steps, texts, at_first, on_step=None):
         self.texts, self._steps, self._on_step = texts, steps, on_step
         self._begun = at_first
+        self._error = None
+        self._lock = threading.RLock()  # on_step may leave a text
         self.first_seconds = self.seconds = 0.0
 
-    def advance(self):
-        """Compute the next token of each text; return False if none takes any more."""
-        if self._steps is None:
-            return False
-        began = time.perf_counter()
+    def next_piece(self, number):
+        """Return the next piece of a text, after the steps that it needs; None: there is none.
+
+        Another thread may take a turn between two steps.
+        """
+        text = self.texts[number]
+        while True:
+            with self._lock:
+                if text.unread:
+                    return text.unread.popleft()
+                if text.is_over:
+                    return None
+                self._advance()
+
+    def _advance(self):
+        """Compute the next token of each text that is not over."""
+        if self._error is not None:
+            raise copy.copy(self._error)
         try:
-            step = dict(next(self._steps, ()))
-        except BaseException:  # Ctrl-C too: the texts stay as they are
+            self._take_step()
+        except BaseException as error:  # Ctrl-C too: the texts stay as they are
+            self._error = _without_traceback(error)
             self._drop_steps()
             raise
+        if self._on_step is not None:
+            self._on_step(self.progress())
+
+    def _take_step(self):
+        began = time.perf_counter()
+        step = dict(next(self._steps, ()))
         self.seconds += time.perf_counter() - began
         self.first_seconds = self.first_seconds or self.seconds
         # Texts begin in order; without a step, all have begun.
@@ -164,29 +191,25 @@ class Together:
                     self.leave(number)
             elif number < self._begun:  # the others wait
                 text.end()
-        if self._on_step is not None:
-            self._on_step(self.progress())
         self._drop_steps_if_over()
-        return True
 
     def leave(self, number):
         """Compute no more of a text."""
-        self.texts[number].is_over = True
-        self._drop_steps_if_over()
-        if self._steps is not None:
-            self._steps.end(number)
+        self.texts[number].is_over = True  # before it waits: a thread that computes it then stops
+        with self._lock:
+            self._drop_steps_if_over()
+            if self._steps is not None:
+                self._steps.end(number)
 
     def _drop_steps_if_over(self):
         if all(text.is_over for text in self.texts):
             self._drop_steps()
 
     def _drop_steps(self):
-        """Free the keys and values of the texts, at once: Steps holds itself in a circle."""
+        """Free the keys and values of the texts."""
         steps, self._steps = self._steps, None
         if steps is not None:
             steps.close()
-
-    __del__ = _drop_steps
 
     def progress(self):
         """Return a Progress."""
@@ -199,7 +222,9 @@ class Continuation:
     """The text that continues a prompt: an iterator of its pieces, each whole characters.
 
     Reading it computes what is missing, and with it the other texts of the same stream. It may be
-    left at any piece; nothing goes on by itself. pipeline.Pipeline makes it.
+    left at any piece; nothing goes on by itself. Several threads may read the texts of a stream. An
+    error ends the texts that are not complete: reading any of them raises it, until it is left by
+    close(). pipeline.Pipeline makes it.
     """
 
     def __init__(self, together: Together, number: int, has_logprobs: bool) -> None:
@@ -210,10 +235,10 @@ class Continuation:
         return self
 
     def __next__(self) -> str:
-        while not self._text.unread:
-            if self._text.is_over or not self._together.advance():
-                raise StopIteration
-        return self._text.unread.popleft()
+        piece = self._together.next_piece(self._number)
+        if piece is None:
+            raise StopIteration
+        return piece
 
     def finish(self) -> Self:
         """Compute the rest of the text; return self."""
@@ -263,8 +288,8 @@ class Continuation:
         return self._text.stop
 
     @property
-    def seed(self) -> int:
-        """The seed that repeats it."""
+    def seed(self) -> int | None:
+        """The seed that repeats it; None if a sampler of one's own chose the tokens."""
         return self._text.settings.seed
 
     def speeds(self) -> tuple[float | None, float | None]:
@@ -287,3 +312,12 @@ class Continuation:
         more = "..." * (len(self.text) > CHARACTERS_SHOWN)
         return (f"Continuation({self.text[:CHARACTERS_SHOWN]!r}{more}, {self.drawn} tokens, "
                 f"stop={self.stop!r}, seed={self.seed})")
+
+
+def _without_traceback(error):
+    """Return a copy of an error. It can be kept: a traceback would hold what it passed through,
+    with the keys and values of the texts."""
+    try:
+        return copy.copy(error)
+    except Exception:  # a class whose arguments are not those of its exceptions
+        return RuntimeError(f"{type(error).__name__}: {error}")

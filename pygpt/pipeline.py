@@ -2,30 +2,33 @@
 
     pipeline = Pipeline.from_pretrained("out")
     print(pipeline("Once", temperature=0.5))
-    for piece in pipeline.stream("Once"):       # whole characters, each piece as soon as it is drawn
+    for piece in pipeline.stream("Once"):       # whole characters, each piece once it is drawn
         print(piece, end="", flush=True)
 
 Several texts are computed together. Whichever of them is read next, all of them advance:
 
     stream([a, b]) -> [Continuation, Continuation]     each keeps the text that nobody has read yet
                           \\          /
-                           _Together                   takes a step for all: generate.stream_together
+                          Together            takes a step for all: generate.stream_together
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, overload
 
 from pygpt.checkpoint.model_files import find_model
-from pygpt.config import ConfigError, SampleConfig
+from pygpt.config import (ConfigError, SampleConfig, check_names, is_whole_number, items_of,
+                          token_id)
 from pygpt.continuation import Continuation, Text, Together
 from pygpt.files import errors_begin_with
-from pygpt.generate import MOST_ROWS, end_ids, stream_together
+from pygpt.generate import end_ids, rows_of, stream_together
 from pygpt.model import GPT
 from pygpt.progress import ProgressLine
+from pygpt.steps import MOST_ROWS
 from pygpt.tokenizer import Tokenizer
 from pygpt.tokenizer.base import prompt_ids
 
@@ -42,6 +45,13 @@ if TYPE_CHECKING:
     Prompts = list[str] | list[list[int]] | list[str | list[int]] | tuple[str, ...]
 
 LACKING_SHOWN = 5  # a warning names this many of the characters that were left out
+_OPTIONS = "logprobs", "sampler"  # of a call, besides settings
+_ELSEWHERE = {"threads": "pygpt.set_num_threads sets them for all that is computed",
+              "stop": "a text ends where the model or the tokenizer says, and at stop_strings; "
+                      "GPT.generate takes the ids that end it",
+              "vocab_size": "only ids of the tokenizer are drawn",
+              "on_step": "stream takes it; progress=True shows a line",
+              "progress": "stream takes on_step, and a call without stream takes progress"}
 
 
 class Pipeline:
@@ -55,6 +65,7 @@ class Pipeline:
         on_warning: a function that takes the message of each warning; None: warnings.warn.
 
     Raises:
+        TypeError: these are not a model and a tokenizer, in this order.
         ValueError: the tokenizer has more tokens than the model.
 
     Attributes:
@@ -63,6 +74,11 @@ class Pipeline:
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, strict: bool = False,
                  on_warning: Callable[[str], object] | None = None) -> None:
+        for name, value, method in (("model", model, "new_cache"),
+                                    ("tokenizer", tokenizer, "encode")):
+            if not hasattr(value, method):
+                raise TypeError(f"{name}={value!r:.80} is no {name}: Pipeline takes a model and "
+                                "its tokenizer, in this order")
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
                              f"vocab_size={model.config.vocab_size}")
@@ -96,18 +112,19 @@ class Pipeline:
 
     @overload
     def __call__(self, prompt: Prompt, *, logprobs: int | None = None,
-                 progress: bool | None = None, **settings: Unpack[TextOptions]) -> Continuation: ...
+                 sampler: Any = None, progress: bool | None = None,
+                 **settings: Unpack[TextOptions]) -> Continuation: ...
     @overload
     def __call__(self, prompt: Prompts, *, logprobs: int | None = None,
-                 progress: bool | None = None,
+                 sampler: Any = None, progress: bool | None = None,
                  **settings: Unpack[TextOptions]) -> list[Continuation]: ...
 
-    def __call__(self, prompt: Any, *, logprobs: int | None = None, progress: bool | None = None,
+    def __call__(self, prompt: Any, *, progress: bool | None = None,
                  **settings: Any) -> Any:
         """Continue a prompt, or several together.
 
         Args:
-            prompt, logprobs, settings: as those of stream.
+            prompt, settings: as those of stream, which takes logprobs and sampler, too.
             progress: whether a line on standard error tells how far a long call is; None: where
                 IPython runs, as in a notebook.
         Returns:
@@ -116,79 +133,105 @@ class Pipeline:
         Raises:
             As stream does.
         """
+        check_names(settings, SampleConfig, (*_OPTIONS, "progress"), _ELSEWHERE)
         with ProgressLine(progress) as line:
-            found = self.stream(prompt, logprobs=logprobs, on_step=line.update, **settings)
+            found = self.stream(prompt, on_step=line.update, **settings)
             for text in found if isinstance(found, list) else [found]:
                 text.finish()
         return found
 
     @overload
     def stream(self, prompt: Prompt, *, logprobs: int | None = None,
-               on_step: Callable[[Progress], object] | None = None,
+               sampler: Any = None, on_step: Callable[[Progress], object] | None = None,
                **settings: Unpack[TextOptions]) -> Continuation: ...
     @overload
     def stream(self, prompt: Prompts, *, logprobs: int | None = None,
-               on_step: Callable[[Progress], object] | None = None,
+               sampler: Any = None, on_step: Callable[[Progress], object] | None = None,
                **settings: Unpack[TextOptions]) -> list[Continuation]: ...
 
     def stream(self, prompt: Any, *, logprobs: int | None = None,
-               on_step: Callable[[Progress], object] | None = None, **settings: Any) -> Any:
+               sampler: Any = None, on_step: Callable[[Progress], object] | None = None,
+               **settings: Any) -> Any:
         """Continue a prompt, or several together, and hand out the text while it is made.
 
         Args:
-            prompt: a str, in which the text of a special token is read as that token; or a list of
-                token ids; or a list of several of these. Of "" the text begins after a new line.
+            prompt: a str, in which the text of a special token is read as that token; or a sequence
+                or iterator of token ids; or one of several of these, also integers in memory of
+                shape (B, T). Of "" the text begins after a new line. [] means no prompts.
             logprobs: None, or a number n >= 0, to keep what generate.stream describes.
+            sampler: an object that chooses the ids, as generate.stream takes it; it has no settings
+                but max_new_tokens and stop_strings, and no seed. For several prompts a list with a
+                sampler for each. None: sampling.Sampler.
             on_step: a function that is called after each step with a Progress, or None.
             settings: the fields of SampleConfig, which documents them, except threads. Of several
-                prompts, seed may be a list with a seed for each. Without a seed each text gets one
-                of its own.
+                prompts, seed may be a list with a seed for each: with one seed for all, equal
+                prompts have equal texts. Without a seed each text gets one of its own.
         Returns:
             A Continuation, which is an iterator of pieces of text; for several prompts a list. It
             may be left at any piece: a step is computed only when text is asked for.
         Raises:
-            TypeError: a prompt is neither text nor ids, or there is no such setting.
+            TypeError: a prompt is neither text nor ids, there is no such setting, or a sampler has
+                no method choose.
             ValueError: a setting is out of its range, or a prompt is refused. The model's logits
                 are not finite: at the piece where that is found.
         """
-        is_one = isinstance(prompt, str) or _are_ids(prompt)
-        if not is_one and not isinstance(prompt, (list, tuple)):
-            raise TypeError(f"prompt={prompt!r} is not a text, nor a list of texts")
-        prompts = [self.read(one) for one in ([prompt] if is_one else prompt)]
-        seeds = settings.pop("seed", None)
-        if not isinstance(seeds, (list, tuple)):
-            seeds = [seeds] * len(prompts)
-        if len(seeds) != len(prompts):
-            raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts")
-        each = [SampleConfig(**settings, seed=any_seed() if seed is None else seed)
-                for seed in seeds]
+        check_names(settings, SampleConfig, (*_OPTIONS, "on_step"), _ELSEWHERE)
+        prompts, is_one = _prompts_of(prompt)
+        for number, one in enumerate(prompts):
+            with contextlib.nullcontext() if is_one else errors_begin_with(f"prompt {number}"):
+                prompts[number] = self.read(one)
+        each = self._settings_of_each(settings, len(prompts), sampler)
         if not prompts:
             return []
-        settings = {name: value for name, value in settings.items() if name != "stop_strings"}
+        settings = {name: value for name, value in settings.items()
+                    if name not in ("stop_strings", "seed")}
         settings.setdefault("max_new_tokens", each[0].max_new_tokens)
+        if sampler is None:
+            settings["seed"] = [one.seed for one in each]
+        else:
+            settings["sampler"] = [sampler] if is_one else sampler
         steps = stream_together(self.model, prompts, stop=end_ids(self.model, self.tokenizer),
                                 vocab_size=self.tokenizer.vocab_size, logprobs=logprobs,
-                                seed=[one.seed for one in each], **settings)
+                                **settings)
         texts = [Text(self.tokenizer, ids, one) for ids, one in zip(prompts, each)]
         together = Together(steps, texts, MOST_ROWS, on_step)
         found = [Continuation(together, number, logprobs is not None)
                  for number in range(len(texts))]
         return found[0] if is_one else found
 
+    def _settings_of_each(self, settings, count, sampler):
+        """Return a SampleConfig for each of `count` texts. A sampler needs no seed."""
+        seeds = settings.get("seed")
+        if sampler is not None and seeds is not None:
+            raise TypeError("seed is a setting of Sampler, but another sampler is given")
+        if not isinstance(seeds, (list, tuple)):
+            seeds = [seeds] * count
+        if len(seeds) != count:
+            raise ConfigError(f"{len(seeds)} seeds for {count} prompts")
+        if sampler is None:
+            seeds = [any_seed() if seed is None else seed for seed in seeds]
+        return [SampleConfig(**settings | {"seed": seed}) for seed in seeds]
+
     def read(self, prompt: Prompt) -> list[int]:
         """Return the ids of a prompt as stream takes it: at least one, at most n_positions.
 
         Raises:
             TypeError: it is neither text nor ids.
-            ValueError: the pipeline is strict, and a warning would have been needed.
+            ValueError: it has no ids, or one that the model lacks. The pipeline is strict, and a
+                warning would have been needed.
         """
+        limit, vocab_size = self.model.config.n_positions, self.model.config.vocab_size
         if isinstance(prompt, str):
             ids = self._encoded(prompt)
-        elif _are_ids(prompt):
-            ids = list(prompt)
         else:
-            raise TypeError(f"prompt={prompt!r} is neither a text nor a list of ids")
-        limit = self.model.config.n_positions
+            try:
+                items = list(items_of("prompt", prompt, "is neither a text nor a list of ids"))
+            except ConfigError as error:
+                raise TypeError(str(error)) from None
+            ids = [token_id(f"prompt[{place}]", token, vocab_size)
+                   for place, token in enumerate(items)]
+        if not ids:
+            raise ValueError(f"the prompt has 0 tokens; this model takes 1..n_positions={limit}")
         if len(ids) > limit:
             if self.strict:
                 raise ValueError(f"the prompt has {len(ids)} tokens; this model takes "
@@ -234,7 +277,15 @@ def any_seed() -> int:
     return random.SystemRandom().getrandbits(31)
 
 
-def _are_ids(prompt):
-    """Tell whether a prompt is a sequence of ids."""
-    return (isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], int)
-            and not isinstance(prompt[0], bool))
+def _prompts_of(prompt):
+    """Return (a list of prompts, whether it is one prompt alone), from what stream takes."""
+    if isinstance(prompt, str):
+        return [prompt], True
+    found = rows_of(prompt)
+    try:
+        items = list(items_of("prompt", found, "is not a text, nor a list of texts"))
+    except ConfigError as error:
+        raise TypeError(str(error)) from None
+    # Ids in memory, such as an array or a range, are one prompt even if there are none.
+    is_one = is_whole_number(items[0]) if items else not isinstance(found, (list, tuple))
+    return ([items], True) if is_one else (items, False)

@@ -1,5 +1,5 @@
-"""Tells how far some texts are, in a line on standard error that is rewritten and leaves nothing.
-"""
+"""Tells on standard error how far a long computation is, in a line that is rewritten and leaves
+nothing. Where such a line cannot be, off a terminal, it can be printed from time to time."""
 
 import shutil
 import sys
@@ -7,33 +7,36 @@ import time
 
 FIRST_SECONDS = 1.0  # a call that takes less shows nothing
 PAUSE_SECONDS = 0.3  # between two states of the line
+PLAIN_SECONDS = 10.0  # between two lines that stay
 
 
-class ProgressLine:
-    """Shows the Progress of a stream; a context manager, whose end removes the line.
+class RewrittenLine:
+    """A line that says how far something is; a context manager, whose end removes the line.
 
     Args:
-        is_shown: whether there is a line; None: where IPython runs in this process.
+        is_shown: whether there is a line.
+        stays: whether each state is a line of its own, which stays: for a file.
     """
 
-    def __init__(self, is_shown=None):
-        self._is_shown = runs_ipython() if is_shown is None else is_shown
-        self._due, self._width = time.monotonic() + FIRST_SECONDS, 0
+    def __init__(self, is_shown=True, stays=False):
+        self._is_shown, self._stays, self._width = is_shown, stays, 0
+        self._due = time.monotonic() + (PLAIN_SECONDS if stays else FIRST_SECONDS)
 
-    def update(self, progress):
-        """Show a continuation.Progress, unless the line was rewritten a moment ago."""
-        if not self._is_shown or time.monotonic() < self._due:
+    def show(self, describe):
+        """Show the text that describe() returns, unless the last was shown a moment ago."""
+        if not self._is_shown or (now := time.monotonic()) < self._due:
             return
-        self._due = time.monotonic() + PAUSE_SECONDS
-        of_texts = f"{progress.ended} of {progress.texts} texts, " if progress.texts > 1 else ""
-        line = (f"{of_texts}{progress.tokens:,} tokens of at most {progress.most:,}, "
-                f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s")
-        line = line[:shutil.get_terminal_size().columns - 1]
+        if self._stays:
+            self._due = now + PLAIN_SECONDS
+            self._write(describe() + "\n")
+            return
+        self._due = now + PAUSE_SECONDS
+        line = describe()[:shutil.get_terminal_size().columns - 1]
         self._write("\r" + line.ljust(self._width))
         self._width = len(line)
 
     def clear(self):
-        """Remove the line; it comes back with the next update."""
+        """Remove the line; it comes back with the next state."""
         if self._width:
             self._write("\r" + " " * self._width + "\r")  # a notebook knows no other sequence
             self._width = 0
@@ -47,6 +50,24 @@ class ProgressLine:
 
     def __exit__(self, *_):
         self.clear()
+
+
+class ProgressLine(RewrittenLine):
+    """Shows the Progress of a stream.
+
+    Args:
+        is_shown: whether there is a line; None: where IPython runs in this process.
+    """
+
+    def __init__(self, is_shown=None):
+        super().__init__(runs_ipython() if is_shown is None else is_shown)
+
+    def update(self, progress):
+        """Show a continuation.Progress, unless the line was rewritten a moment ago."""
+        self.show(lambda: (
+            (f"{progress.ended} of {progress.texts} texts, " if progress.texts > 1 else "")
+            + f"{progress.tokens:,} tokens of at most {progress.most:,}, "
+            + f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"))
 
 
 def runs_ipython():

@@ -1,7 +1,7 @@
 """Runs the tests in two processes, one for each half of them, for two cores: `make test`.
 
-The first half tests numbers (kernels, ops, tape, tokenizers), the second runs, files and the
-command line. Both get the arguments. The second half prints its output as it runs; that of the
+The first half tests numbers (kernels, ops, tape, weights, tokenizers), the second runs, files and
+the command line. Both get the arguments. The second half prints its output as it runs; that of the
 first follows. `python -m pytest` runs all tests in one process.
 """
 
@@ -13,7 +13,8 @@ NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "op_misuse", "bac
            "edits", "model", "bpe", "special_tokens", "tokenizer", "tokenizer_files",
            "added_tokens", "refused_tokens", "generate", "nn", "optim", "recompute", "program",
            "tensor", "convert", "bfloat16", "operand_type", "quantized", "sampling",
-           "ladder", "layers", "docs")
+           "ladder", "layers", "docs", "blocks", "units", "half_weights", "read_back",
+           "decoding", "at_rest")
 
 
 def main():

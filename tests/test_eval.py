@@ -190,7 +190,7 @@ def test_an_interrupt_ends_it_quietly(place):
 def hurried(monkeypatch):
     """Let each batch be a window, and each be told."""
     monkeypatch.setattr("pygpt.evaluation.BATCH_TOKENS", 1)
-    monkeypatch.setattr("pygpt.cli.terminal.PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr("pygpt.progress.PLAIN_SECONDS", 0.0)
 
 
 def test_progress_goes_to_standard_error(here, hurried, capsys):
@@ -219,9 +219,10 @@ def on_a_terminal(place, *words, **environment):
 def test_progress_on_a_terminal_leaves_nothing(place):
     (place / "long.txt").write_text(TEXT * 400)
     output = on_a_terminal(place, "eval", "chars", "long.txt", "--stride", 1, COLUMNS="40")
-    drawn = output.split("\r\033[K")
-    assert len(drawn) > 2 and drawn[0] == "" and drawn[-1].startswith("text ")
-    assert all(len(line) <= 39 and " of 47,999 tokens, " in line for line in drawn[1:-1])
+    drawn = output.split("\r")
+    assert len(drawn) > 3 and drawn[0] == "" and drawn[-1].startswith("text ")
+    assert all(len(line) <= 39 and " of 47,999 tokens, " in line for line in drawn[1:-2])
+    assert drawn[-2].isspace() and len(drawn[-2]) >= len(drawn[-3].rstrip())
 
 
 # ----------------------------------------------------------------------------------- colours ---

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pygpt.cli import main
-from pygpt.cli.flags import UsageError, nearest
+from pygpt.cli.flags import UsageError
 from pygpt.cli.messages import in_flags
 from pygpt.config import SampleConfig, TrainConfig, number_type
+from pygpt.nearest import nearest
 
 
 def parser_of(*words):
@@ -286,7 +287,7 @@ def test_help_imports_nothing_that_takes_time():
         assert "pygpt.cli" in modules
         ours = {name for name in modules if name.startswith("pygpt.")}
         assert ours == {
-            "pygpt.config", "pygpt.backend", "pygpt.backend.single_precision", "pygpt.cli",
+            "pygpt.config", "pygpt.nearest", "pygpt.backend", "pygpt.backend.single_precision", "pygpt.cli",
             *(f"pygpt.cli.{name}" for name in ("main flags messages streams train sample eval "
                                                "export bench plot tokenizer info loading").split())}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}

@@ -3,6 +3,8 @@
 import gc
 import json
 import math
+import sys
+import threading
 import weakref
 from array import array
 
@@ -14,8 +16,9 @@ from models import randomise, tiny
 from pygpt.autograd.tensor import Tensor
 from pygpt.config import ConfigError, GPTConfig
 from pygpt.decoding import MOST_TOGETHER, Cache
-from pygpt.generate import MOST_ROWS, end_ids, generate, stream, stream_together
+from pygpt.generate import end_ids, generate, stream, stream_together
 from pygpt.model import GPT
+from pygpt.steps import MOST_ROWS
 
 
 class Counting:
@@ -564,10 +567,62 @@ def test_a_sampler_that_chooses_no_id_is_told_so(token, message):
         generate(Counting(), [1], 1, sampler=Wrong())
 
 
-def test_settings_of_text_and_threads_are_refused():
-    for name in ("threads", "stop_strings"):
-        with pytest.raises(TypeError, match=name):
-            stream(Counting(), [1], **{name: 1})
+@pytest.mark.parametrize("change", [lambda ids: ids.append(3), lambda ids: ids.pop()])
+def test_a_sampler_that_changes_the_ids_is_told_so(change):
+    class Changing:
+        def choose(self, logits, ids):
+            change(ids)
+            return 3
+
+    with pytest.raises(ValueError, match="^the sampler changed the length of the list of ids"):
+        generate(Counting(), [1, 2], 3, sampler=Changing())
+
+
+@pytest.mark.parametrize("sampler", [object(), Recorder, None, 5])
+def test_what_cannot_choose_is_no_sampler(sampler):
+    model = Counting()
+    with pytest.raises(TypeError, match="^sampler=.* is not an object with a method choose"):
+        stream_together(model, [[1]], sampler=[sampler])
+    if sampler is not None:
+        with pytest.raises(TypeError, match="^sampler=.* is not an object with a method choose"):
+            stream(model, [1], sampler=sampler)
+
+
+@pytest.mark.parametrize("name, message", [
+    ("threads", "^threads is not a setting here: see set_num_threads$"),
+    ("stop_strings", "^stop_strings is not a setting here: .*Pipeline"),
+    ("temprature", "^temprature is not a setting; did you mean temperature[?]$"),
+    ("top-kk", "did you mean top_k[?]"), ("vocabsize", "did you mean vocab_size[?]"),
+    ("length", "did you mean max_new_tokens[?]"), ("xyzzy", "^xyzzy is not a setting$")])
+def test_what_is_no_setting_is_refused_by_name(name, message):
+    for call in generate, stream:
+        with pytest.raises(TypeError, match=message):
+            call(Counting(), [1], **{name: 1})
+
+
+@pytest.mark.parametrize("ids", [[], (), iter([]), range(0), array("i")], ids=repr)
+def test_no_ids_are_an_empty_prompt(ids):
+    with pytest.raises(ValueError, match="^the prompt has 0 tokens; this model takes 1..n_pos"):
+        generate(Counting(), ids)
+
+
+def test_threads_that_take_steps_take_turns():
+    """Each step is had by one of them, and none is lost."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        steps, had = stream_together(Counting(64), [[1], [2]], 60, temperature=0), []
+        threads = [threading.Thread(target=lambda: had.extend(steps)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert len(had) == 60
+    for text, prompt in enumerate(([1], [2])):
+        assert sorted(token for step in had for number, token in step if number == text) == sorted(
+            expected(prompt, 60, 64))
 
 
 def test_penalties_count_the_new_text_and_the_prompt():

@@ -13,11 +13,12 @@ import pytest
 import pygpt
 
 BELOW_MODEL = {"config", "files", "backend", "autograd", "parameters", "nn", "optim", "checkpoint",
-               "decoding", "sampling", "stop_strings", "generate"}
+               "decoding", "sampling", "steps", "stop_strings", "generate"}
 LAW = {
     "files": set(),
     "backend": set(),
-    "config": {"backend"},
+    "nearest": set(),
+    "config": {"backend", "nearest"},
     "autograd": {"backend"},
     "parameters": {"backend", "autograd"},
     "tree": {"autograd", "parameters"},
@@ -28,19 +29,20 @@ LAW = {
     "decoding": {"autograd", "backend", "parameters"},
     "sampling": {"backend"},
     "stop_strings": set(),
-    "generate": {"config", "sampling"},
+    "steps": {"config", "sampling"},
+    "generate": {"config", "sampling", "steps"},
     "evaluation": {"config", "backend", "autograd"},
     "model": BELOW_MODEL - {"optim"},
     "options": set(),
     "progress": set(),
     "continuation": {"tokenizer", "stop_strings"},
-    "pipeline": {"config", "files", "checkpoint", "tokenizer", "generate", "model", "progress",
-                 "continuation"},
+    "pipeline": {"config", "files", "checkpoint", "tokenizer", "steps", "generate", "model",
+                 "progress", "continuation"},
     "data": {"config", "files", "tokenizer", "checkpoint"},
     "training": BELOW_MODEL | {"tokenizer", "model", "data"},
     "bench": BELOW_MODEL | {"model", "training"},
     "cli": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "bench",
-                          "pipeline", "progress"},
+                          "pipeline", "progress", "nearest"},
 }
 PACKAGE = pathlib.Path(pygpt.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

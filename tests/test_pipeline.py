@@ -5,9 +5,12 @@ The models are random. What they should write follows from GPT.generate and the 
 
 import codecs
 import sys
+import threading
+import time
 import types
 import warnings
 import weakref
+from array import array
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,9 +20,9 @@ import pygpt
 from pygpt import progress
 from pygpt.config import ConfigError, GPTConfig
 from pygpt.decoding import Cache
-from pygpt.generate import MOST_ROWS
 from pygpt.model import GPT
 from pygpt.pipeline import Pipeline
+from pygpt.steps import MOST_ROWS
 from pygpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer
 
 TEXT = "one naïve 😀 time, two naïve 😀 times. three\n"
@@ -78,10 +81,34 @@ def test_the_settings_are_those_of_the_command():
     assert text.ids == drawn(CHARS, "two", 500, 1)
     with pytest.raises(ConfigError, match="temperature=-1 must be at least 0"):
         CHARS("two", temperature=-1)
-    with pytest.raises(TypeError, match="temprature"):
-        CHARS("two", temprature=1)
-    with pytest.raises(TypeError, match="threads is not a setting"):
-        CHARS.stream("two", threads=2)
+
+
+@pytest.mark.parametrize("name, message", [
+    ("temprature", "^temprature is not a setting; did you mean temperature[?]$"),
+    ("max_length", "did you mean max_new_tokens[?]$"), ("xyzzy", "^xyzzy is not a setting$"),
+    ("samplers", "did you mean sampler[?]$"), ("progres", "^progres is not a setting"),
+    ("threads", "^threads is not a setting here: pygpt.set_num_threads sets"),
+    ("stop", "^stop is not a setting here: .* stop_strings"), ("vocab_size", "the tokenizer")])
+def test_what_is_no_setting_is_refused_by_name(name, message):
+    for call in (CHARS, CHARS.stream):
+        with pytest.raises(TypeError, match=message):
+            call("two", **{name: 1})
+        with pytest.raises(TypeError, match=message):
+            call([], **{name: 1})
+
+
+def test_what_the_other_call_takes_is_told():
+    with pytest.raises(TypeError, match="^on_step is not a setting here: stream takes it"):
+        CHARS("two", on_step=print)
+    with pytest.raises(TypeError, match="^progress is not a setting here: stream takes on_step"):
+        CHARS.stream("two", progress=True)
+
+
+def test_a_model_and_a_tokenizer_that_are_swapped_are_named():
+    with pytest.raises(TypeError, match="^model=.* is no model: Pipeline takes a model and its"):
+        Pipeline(CHARS.tokenizer, CHARS.model)
+    with pytest.raises(TypeError, match="^tokenizer=None is no tokenizer: "):
+        Pipeline(CHARS.model, None)
 
 
 def test_the_end_of_a_text_is_told():
@@ -120,10 +147,52 @@ def test_a_prompt_may_be_ids():
     assert more.ids == drawn(CHARS, ids + first.ids, 5, 2)
 
 
+class Integer:
+    """An integer of another type, as NumPy has them."""
+
+    def __init__(self, value):
+        self._value = value
+
+    def __index__(self):
+        return self._value
+
+
+@pytest.mark.parametrize("form", [
+    tuple, iter, lambda ids: array("i", ids), lambda ids: memoryview(array("q", ids)),
+    lambda ids: [Integer(token) for token in ids], lambda ids: map(Integer, ids)])
+def test_ids_may_be_any_sequence_of_integers(form):
+    text = CHARS(form([3, 1, 2]), max_new_tokens=5, seed=1)
+    assert text.prompt_ids == [3, 1, 2] and set(map(type, text.prompt_ids)) == {int}
+    assert text.ids == drawn(CHARS, [3, 1, 2], 5, 1)
+    texts = CHARS([form([3, 1, 2]), "two"], max_new_tokens=5, seed=1)
+    assert texts[0].ids == text.ids and texts[1].ids == drawn(CHARS, "two", 5, 1)
+    assert CHARS(range(1, 4), max_new_tokens=1).prompt_ids == [1, 2, 3]
+
+
+@pytest.mark.parametrize("prompts", [
+    lambda: (text for text in ("two", "one")), lambda: iter(["two", "one"]),
+    lambda: ([3, 1], range(2)), lambda: memoryview(bytes(4)).cast("B", (2, 2))])
+def test_several_prompts_may_be_any_sequence_or_iterator(prompts):
+    texts = CHARS(prompts(), max_new_tokens=3, seed=1)
+    alone = [CHARS(prompt if isinstance(prompt, str) else list(prompt), max_new_tokens=3, seed=1)
+             for prompt in (prompts().tolist() if hasattr(prompts(), "tolist") else prompts())]
+    assert len(texts) == 2 and [text.ids for text in texts] == [text.ids for text in alone]
+
+
 @pytest.mark.parametrize("prompt", [3, None, b"two", {"two"}, [b"two"], [None], [True], [1.0],
-                                    [[]]])
+                                    {3: 4}, [{3}]])
 def test_what_is_no_prompt_is_refused(prompt):
     with pytest.raises(TypeError, match="^prompt="):
+        CHARS(prompt)
+
+
+@pytest.mark.parametrize("prompt, message", [
+    ([[]], f"^prompt 0: the prompt has 0 tokens; this model takes 1..n_positions={P}$"),
+    (["two", []], "^prompt 1: the prompt has 0 tokens"), (array("i"), "^the prompt has 0 tokens"),
+    (range(0), "^the prompt has 0 tokens"), ([1, 2.5], r"^prompt\[1\]=2.5 is not an integer"),
+    ([1, 999], r"^prompt\[1\]=999 is not in 0.."), ([[1], [-1]], r"^prompt 1: prompt\[0\]=-1 ")])
+def test_ids_that_the_model_cannot_read_are_named(prompt, message):
+    with pytest.raises(ValueError, match=message):
         CHARS(prompt)
 
 
@@ -190,25 +259,148 @@ def test_an_error_leaves_the_texts_where_they_are(error, monkeypatch):
         patched.setattr(Cache, "step", fails)
         with pytest.raises(error):
             next(streams[0])
-    assert list(streams[0]) == list(streams[1]) == []
+    for stream in streams + streams[::-1]:  # none of them is taken for complete
+        with pytest.raises(error):
+            stream.finish()
+    streams[1].close()
+    assert list(streams[1]) == []
     assert [stream.text for stream in streams] == [first, other]
     assert [stream.stop for stream in streams] == [None, None]
 
 
-def test_of_a_character_that_is_left_in_the_middle_no_token_is_kept():
-    """The decoder waits for the rest of the character; the ids are those of the text."""
-    for seed in range(40):
-        stream = BYTES.stream("two", max_new_tokens=40, seed=seed, on_step=lambda _: steps.append(
-            (list(stream.ids), stream.text, stream.drawn)), **FREE)
-        steps = []
-        stream.finish()
-        waiting = [step for step in steps[:-1] if len(step[0]) < step[2]]
-        for ids, text, _ in steps:
-            assert BYTES.tokenizer.decode_bytes(ids).decode("utf-8", "replace") == text
-        assert stream.ids == drawn(BYTES, "two", 40, seed, **FREE)
-        if waiting:
-            return
-    raise AssertionError("no character was cut")
+def test_an_error_spares_what_is_complete_and_what_was_not_read(monkeypatch):
+    streams = CHARS.stream(["two", "one"], max_new_tokens=9, seed=3, stop_strings=["\n"],
+                           logit_bias={CHARS.tokenizer.encode("\n")[0]: -100.0})
+    expected = drawn_text("one", 4)
+    unread = "".join(next(streams[0]) for _ in range(4))
+    streams[0].close()
+    monkeypatch.setattr(Cache, "step", lambda self, ids: 1 / 0)
+    assert list(streams[0]) == [] and streams[0].text == unread
+    pieces = []
+    with pytest.raises(ZeroDivisionError):
+        pieces.extend(next(streams[1]) for _ in range(9))
+    assert streams[1].text == expected and streams[1].stop is None
+
+
+def drawn_text(prompt, count):
+    return CHARS.tokenizer.decode(drawn(CHARS, prompt, 9, 3, logit_bias={
+        CHARS.tokenizer.encode("\n")[0]: -100.0})[:count])
+
+
+def test_an_error_in_one_text_reaches_the_others(monkeypatch):
+    """The text of a token cannot be told: the token of the others is not lost silently."""
+    class Fails(CharTokenizer):
+        def decode_bytes(self, ids):
+            raise Unusual("of", "two arguments")
+
+    class Unusual(Exception):
+        def __init__(self, one, two):
+            super().__init__(f"{one} {two}")
+
+    streams = CHARS.stream(["two", "one"], max_new_tokens=9, seed=3)
+    streams[0]._text._decoder._tokenizer = Fails.train(TEXT)
+    with pytest.raises(Unusual, match="^of two arguments$"):
+        streams[1].finish()
+    with pytest.raises(RuntimeError, match="^Unusual: of two arguments$"):  # it cannot be copied
+        streams[0].finish()
+
+
+def test_an_error_that_is_kept_holds_no_cache(monkeypatch):
+    caches, make = [], GPT.new_cache
+
+    def kept(self, *arguments):
+        cache = make(self, *arguments)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(GPT, "new_cache", kept)
+    streams = CHARS.stream(["two", "one"], max_new_tokens=9, seed=3)
+    next(streams[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(Cache, "step", lambda self, ids: 1 / 0)
+        for stream in streams:
+            with pytest.raises(ZeroDivisionError):
+                stream.finish()
+    assert caches[0]() is None
+
+
+# -------------------------------------------------------------------- samplers of one's own ---
+
+class Last:
+    """Chooses the id before the last one."""
+
+    def choose(self, logits, ids):
+        return (ids[-1] - 1) % len(logits)
+
+
+def test_a_sampler_of_ones_own_chooses_the_ids():
+    ids = CHARS.tokenizer.encode("two")
+    expected = CHARS.model.generate(ids, 5, sampler=Last(), stop=())
+    text = CHARS("two", max_new_tokens=5, sampler=Last(), logprobs=1)
+    assert text.ids == expected and text.seed is None and text.logprobs[0].token == expected[0]
+    texts = CHARS(["two", "two"], max_new_tokens=5, sampler=[Last(), Last()])
+    assert [text.ids for text in texts] == [expected] * 2
+    shown = text.text
+    text = CHARS("two", max_new_tokens=5, sampler=Last(), stop_strings=[shown[2]])
+    assert text.text == shown.partition(shown[2])[0] and text.stop == "stop string"
+    for settings in ({"temperature": 1.0}, {"seed": 3}):
+        with pytest.raises(TypeError, match="is a setting of Sampler, but another sampler"):
+            CHARS("two", sampler=Last(), **settings)
+    with pytest.raises(TypeError, match="is not a list with a sampler for each prompt"):
+        CHARS(["two", "one"], sampler=Last())
+
+
+# ------------------------------------------------------------------------------ Python threads ---
+
+def test_threads_that_read_texts_of_one_stream_take_turns():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for seed in range(3):
+            alone = CHARS(["two", "one", "t"], max_new_tokens=60, seed=seed, **FREE)
+            texts = CHARS.stream(["two", "one", "t"], max_new_tokens=60, seed=seed, **FREE)
+            # the last text is read by two, each of which gets some of its pieces
+            errors, readers = [], [texts[0], texts[1], texts[2], texts[2]]
+
+            def read(text):
+                try:
+                    text.finish()
+                except BaseException as error:
+                    errors.append(error)
+
+            threads = [threading.Thread(target=read, args=(text,)) for text in readers]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert errors == []
+            assert [(text.text, text.stop) for text in texts] == [
+                (text.text, "length") for text in alone]
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_text_can_be_left_by_another_thread():
+    """Also while none of its text is shown, because it may be the beginning of a stop string. The
+    step during which it is left is the last one."""
+    n = CHARS.tokenizer.encode("n")[0]
+    begun, seen = threading.Event(), []
+
+    def wait(_):
+        begun.set()
+        end = time.monotonic() + 5
+        while not text._text.is_over and time.monotonic() < end:
+            time.sleep(0.001)
+        seen.append(text._text.is_over)
+
+    text = CHARS.stream("two", max_new_tokens=1000, logit_bias={n: 100.0}, on_step=wait,
+                        stop_strings=["n" * 999])
+    thread = threading.Thread(target=text.finish)
+    thread.start()
+    assert begun.wait(10)
+    text.close()
+    thread.join(10)
+    assert not thread.is_alive() and seen == [True] and (text.drawn, text.stop) == (1, None)
 
 
 # --------------------------------------------------------------------------------- stop strings ---

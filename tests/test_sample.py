@@ -1,11 +1,15 @@
 """Tests `pygpt sample` without a conversation: prompts, what is printed, and what is refused."""
 
+import fcntl
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
+import termios
 
 import pytest
 from commands import COMMAND, ENVIRONMENT, pygpt, shell
@@ -318,6 +322,70 @@ def test_ctrl_c_writes_what_there_is_of_each_text(place, is_json, monkeypatch, c
         assert [(row["text"], row["stop"]) for row in rows] == [(text, None) for text in texts]
     else:
         assert out == ("-" * 72 + "\n").join("3" + text + "\n" for text in texts)
+
+
+def test_ctrl_c_while_a_text_is_printed_ends_the_others(place, monkeypatch, capsys):
+    """No step was interrupted, so the others could go on."""
+    import sys
+
+    monkeypatch.chdir(place)
+    words = ["--num-samples", "2", "--prompt", "3", "--seed", "4"]
+    out, pieces = [], []
+
+    class Interrupted:
+        def write(self, text):
+            out.append(text)
+            pieces.append(text)
+            if len(pieces) == 6:
+                raise KeyboardInterrupt
+
+        def flush(self):
+            pass
+
+        def isatty(self):
+            return False
+
+    monkeypatch.setattr(sys, "stdout", Interrupted())
+    assert main.main(["sample", "chars", *words]) == 130
+    assert len("".join(out)) < 100
+
+
+def test_ctrl_c_on_a_terminal_shows_no_sign_in_the_text(place):
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "sample", "chars", "--num-samples", "3", "--max-new-tokens", "100000"], cwd=place,
+        stdin=terminal, stdout=terminal, stderr=terminal, env=ENVIRONMENT, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    try:
+        first = b""
+        while len(first) < 20:  # the text is being written
+            assert select.select([controller], [], [], 60)[0]
+            first += os.read(controller, 4096)
+        os.write(controller, b"\x03")
+        output = first
+        while process.poll() is None:
+            if select.select([controller], [], [], 0.1)[0]:
+                output += os.read(controller, 4096)
+        assert process.returncode == 130 and termios.tcgetattr(terminal)[3] & termios.ECHOCTL
+        while select.select([controller], [], [], 0.1)[0]:
+            output += os.read(controller, 4096)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(controller)
+    assert b"^C" not in output and output.count(b"-" * 72) == 2
+
+
+def test_the_prompt_is_printed_as_given(sample):
+    """What the vocabulary lacks, and what the context does not hold, is not read."""
+    flags = ["--max-new-tokens", 5, "--seed", 1]
+    for given, read in (("3Q ", "3 "), ("0123456789" * 3, ("0123456789" * 3)[-P:])):
+        answer = sample("chars", *flags, "--prompt", read)[0].removeprefix(read)
+        out, err = sample("chars", *flags, "--prompt", given)
+        assert out == given + answer and err.startswith("pygpt: warning: ")
+        row = json.loads(sample("chars", *flags, "--prompt", given, "--json")[0])
+        assert row["prompt"] == given and row["prompt_tokens"] == len(read)
 
 
 def test_progress_of_json_goes_to_a_terminal(place, sample, monkeypatch, capsys):

@@ -17,11 +17,6 @@ import sys
 
 from pygpt.files import replacing
 
-try:
-    import termios
-except ImportError:  # not every system has it
-    termios = None
-
 FENCE = '"""'
 MOST_ENTRIES = 1000
 PROMPT, MORE_PROMPT = "> ", "... "
@@ -126,31 +121,6 @@ class Entries:
     def _remember(self, entry):
         if self._readline is not None and entry.strip() and self._add(entry):
             append_history(self._path, entry)
-
-
-@contextlib.contextmanager
-def prepared_terminal(edits_lines):
-    """Within the block, Ctrl-C on the terminal of standard input does not show ^C, which would be
-    in the middle of a text.
-
-    With edits_lines it does not discard the keys that were typed before it either. CPython asks
-    readline for a key when the terminal has one; if Ctrl-C discarded it in between, readline would
-    wait for another, deaf to every further Ctrl-C. Elsewhere do nothing.
-    """
-    if termios is None or not sys.stdin.isatty():
-        yield
-        return
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    local = before[3] & ~termios.ECHOCTL
-    if edits_lines:
-        local |= termios.NOFLSH
-    try:
-        termios.tcsetattr(descriptor, termios.TCSANOW, [*before[:3], local, *before[4:]])
-        yield
-    finally:
-        with contextlib.suppress(termios.error):  # the terminal may be gone
-            termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 def history_path():

@@ -48,6 +48,7 @@ def run(arguments):
     from pygpt.backend import kernels
     from pygpt.evaluation import checked_stride, token_losses
     from pygpt.pipeline import Pipeline
+    from pygpt.progress import RewrittenLine
 
     pipeline = Pipeline.from_pretrained(arguments.directory, arguments.dtype)
     model, tokenizer = pipeline.model, pipeline.tokenizer
@@ -55,15 +56,13 @@ def run(arguments):
     texts = _read(arguments.files, tokenizer)
     if arguments.threads:
         kernels.set_num_threads(arguments.threads)
-    progress = Progress(sum(len(ids) - 1 for _, ids in texts))
     results = []
-    try:
+    with RewrittenLine(stays=not sys.stderr.isatty()) as line:
+        progress = ScoredTokens(sum(len(ids) - 1 for _, ids in texts), line)
         for name, ids in texts:
             losses = token_losses(model, ids, stride, progress.update)
             progress.finish_text(len(losses))
             results.append((name, ids, losses))
-    finally:
-        progress.close()
     rows = [measures(name, ids, losses, tokenizer) for name, ids, losses in results]
     if arguments.json:
         import json
@@ -166,41 +165,25 @@ def _shown(name):
     return name if name.isprintable() else ascii(name)
 
 
-class Progress:
-    """Tells on standard error how far the texts are scored: on a terminal in a line that is
-    rewritten and leaves nothing, elsewhere in a line every ten seconds."""
+class ScoredTokens:
+    """Tells on standard error how far the texts are scored, in the line of a RewrittenLine."""
 
-    def __init__(self, size):
+    def __init__(self, size, line):
         """Prepare to tell about `size` tokens."""
-        self._size, self._before = size, 0
-        self._began = self._told_at = time.monotonic()
-        self._is_terminal, self._is_drawn = sys.stderr.isatty(), False
+        self._size, self._before, self._line = size, 0, line
+        self._began = time.monotonic()
 
     def update(self, count):
         """Note the number of tokens of the current text that are scored."""
-        from pygpt.cli import terminal
+        self._line.show(lambda: self._described(self._before + count))
 
-        now, done = time.monotonic(), self._before + count
-        pause = terminal.REDRAW_SECONDS if self._is_terminal else terminal.PLAIN_SECONDS
-        if now - self._told_at < pause:
-            return
-        self._told_at, seconds = now, now - self._began
-        line = (f"{done:,} of {self._size:,} tokens, {done / seconds:,.0f} tokens/s, "
-                f"{terminal.duration((self._size - done) * seconds / done)} left")
-        if self._is_terminal:
-            import shutil
+    def _described(self, done):
+        from pygpt.cli.terminal import duration
 
-            line = terminal.CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1]
-        print(line, end="" if self._is_terminal else "\n", file=sys.stderr, flush=True)
-        self._is_drawn = self._is_terminal
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        return (f"{done:,} of {self._size:,} tokens, {done / seconds:,.0f} tokens/s, "
+                f"{duration((self._size - done) * seconds / done)} left")
 
     def finish_text(self, size):
         """Go on to the next text; the one before had `size` tokens to score."""
         self._before += size
-
-    def close(self):
-        """Remove the line from the terminal."""
-        if self._is_drawn:
-            from pygpt.cli.terminal import CLEAR_LINE
-
-            print(CLEAR_LINE, end="", file=sys.stderr, flush=True)

@@ -13,17 +13,19 @@ import textwrap
 from dataclasses import fields
 
 from pygpt.cli.colours import DIM, has_colours, painted
-from pygpt.cli.entries import Entries, prepared_terminal
-from pygpt.cli.flags import Parser, UsageError, add_settings, nearest, settings_of
+from pygpt.cli.echo import without_echo_of_ctrl_c
+from pygpt.cli.entries import Entries
+from pygpt.cli.flags import Parser, UsageError, add_settings, settings_of
 from pygpt.cli.interrupts import Interrupts
 from pygpt.cli.messages import complain
 from pygpt.cli.streams import true_text
 from pygpt.cli.writing import describe, warn
 from pygpt.config import SampleConfig
+from pygpt.nearest import nearest
 
 SETTINGS = {field.name: field for field in fields(SampleConfig) if field.name != "threads"}
 DEFAULT = "default"  # /set NAME default
-LEAST_PREFIX = 3     # so many characters of a setting's name are enough: /temp
+LEAST_PREFIX = 3     # this many characters of a setting's name are enough: /temp
 HELP = (  # what can be typed, and what it does
     ("TEXT", "continue this text; an empty line lets the model begin"),
     ('"""', "begin and end a text of several lines"),
@@ -61,7 +63,7 @@ class Conversation:
 
     def run(self, prompt=None):
         """Answer a prompt, if it is not None, and then entry after entry."""
-        with self.interrupts, prepared_terminal(self.entries.edits_lines):
+        with self.interrupts, without_echo_of_ctrl_c(self.entries.edits_lines):
             self._run(prompt)
 
     def _run(self, prompt):
@@ -192,7 +194,11 @@ class Conversation:
 
     def set(self, rest):
         """List the settings, or change one, whose name and value are the rest of the line."""
-        words = shlex.split(re.sub(r"^\s*([\w-]+)\s*=", r"\1 ", rest))
+        try:
+            words = shlex.split(re.sub(r"^\s*([\w-]+)\s*=", r"\1 ", rest))
+        except ValueError:  # of shlex
+            raise UsageError(f"/set {rest}: a quotation mark is not closed, or a \\ ends the line"
+                             ) from None
         if not words:
             config = SampleConfig(**self.settings)
             for name in SETTINGS:

@@ -45,6 +45,7 @@ def run(arguments):
     settings.pop("threads", None)
     _check(arguments)
     from pygpt.backend import kernels
+    from pygpt.cli.echo import without_echo_of_ctrl_c
     from pygpt.cli.writing import warn
     from pygpt.pipeline import Pipeline
 
@@ -58,7 +59,8 @@ def run(arguments):
 
         Conversation(pipeline, settings, arguments.verbose).run(prompt)
     else:
-        _write_all(pipeline, prompt or "", settings, arguments)
+        with without_echo_of_ctrl_c():
+            _write_all(pipeline, prompt or "", settings, arguments)
     return 0
 
 
@@ -82,7 +84,7 @@ def _write_all(pipeline, prompt, settings, arguments):
                 _complete(prompt, text, arguments.json, line)
             except KeyboardInterrupt as error:
                 interrupt = error
-                for other in texts:
+                for other in texts:  # Ctrl-C may have come between two steps
                     other.close()
                 _complete(prompt, text, arguments.json, line)
             if arguments.verbose:

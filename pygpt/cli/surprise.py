@@ -10,7 +10,7 @@ import math
 from pygpt.cli.colours import DIM, has_colours, painted, visible
 from pygpt.tokenizer.base import StreamDecoder
 
-# (bits, style): black on a background of the 256 colours for a token with at least so many bits
+# (bits, style): black on a background of the 256 colours for a token of at least this many bits
 LEVELS = ((8.0, "\033[38;5;16;48;5;203m"), (4.0, "\033[38;5;16;48;5;215m"),
           (2.0, "\033[38;5;16;48;5;222m"), (1.0, "\033[38;5;16;48;5;230m"))
 

@@ -22,7 +22,7 @@ from pygpt.backend.kernels import (EOVERFLOW, NULL, WEIGHT_BFLOAT16, WEIGHT_TRAN
 
 GROUP = lib.PYGPT_INT8_GROUP  # numbers of a row that share a scale
 FORMS = ("bfloat16", "int8")
-PROMPT_ROWS = 32  # from so many rows of a prompt on, widening the weights first takes less time
+PROMPT_ROWS = 32  # from this many rows of a prompt on, widening the weights first takes less time
 
 
 @dataclass(frozen=True, eq=False)
