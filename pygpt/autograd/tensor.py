@@ -3,7 +3,9 @@
 ops/arithmetic.py, above this file, binds its operators (+, -, *, / and @).
 """
 
+import contextlib
 import operator
+import sys
 
 from pygpt.autograd.arrays import CODES, DTYPES, Array
 from pygpt.autograd.convert import is_number, nest, packed
@@ -11,10 +13,10 @@ from pygpt.autograd.launch import constant, one_at_a_time
 from pygpt.autograd.tape import Leaf, run_backward
 from pygpt.backend.kernels import Memory
 
-try:
-    from pygpt._buffer import Exporter
-except ImportError:  # Python 3.12 and later call __buffer__ themselves
-    Exporter = object
+Exporter = object  # Python 3.12 and later call __buffer__ themselves
+if sys.version_info < (3, 12):
+    with contextlib.suppress(ImportError):  # it may be missing with the reference backend
+        from pygpt._buffer import Exporter
 
 
 def _comparison(compare):
