@@ -2,14 +2,14 @@
 
     pipeline = Pipeline.from_pretrained("out")
     print(pipeline("Once", temperature=0.5))
-    for piece in pipeline.stream("Once"):       # whole characters, each piece as soon as it is drawn
+    for piece in pipeline.stream("Once"):       # whole characters, each piece once it is drawn
         print(piece, end="", flush=True)
 
 Several texts are computed together. Whichever of them is read next, all of them advance:
 
     stream([a, b]) -> [Continuation, Continuation]     each keeps the text that nobody has read yet
                           \\          /
-                           _Together                   takes a step for all: generate.stream_together
+                           _Together                  takes a step for all: generate.stream_together
 """
 
 import random

@@ -9,8 +9,9 @@ also adds a residual, in one pass over memory. And where products round their op
 
 import contextlib
 import weakref
+from collections.abc import Callable
 from math import prod
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 from pygpt.autograd.launch import allocate, launch, one_at_a_time
 from pygpt.autograd.thread_settings import ThreadSettings

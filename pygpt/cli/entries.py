@@ -121,8 +121,8 @@ class Entries:
 
 @contextlib.contextmanager
 def unseen_interrupts():
-    """Within the block, the terminal of standard input does not show ^C where Ctrl-C is typed, which
-    would be in the middle of a text. Elsewhere do nothing."""
+    """Within the block, the terminal of standard input does not show ^C where Ctrl-C is typed,
+    which would be in the middle of a text. Elsewhere do nothing."""
     if termios is None or not sys.stdin.isatty():
         yield
         return
