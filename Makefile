@@ -21,7 +21,7 @@ test-long: build $(VENV)/.installed-test  ## try 500 files, models or graphs whe
 	@$(PY) -m pytest --hypothesis-profile=long tests/test_edits.py tests/test_model_files.py \
 		tests/test_read_back.py tests/test_tape.py
 
-test-install: build $(VENV)/.installed-test  ## build with each compiler, install with pip: minutes
+test-install: build $(VENV)/.installed-test  ## build with each compiler, install the wheel: minutes
 	@$(PY) -m pytest tests/install
 
 bench: build  ## how fast each kernel is, beside what the machine can do
@@ -72,3 +72,20 @@ $(VENV)/.installed-test: $(STAMP)
 
 .PHONY: build train test test-long test-install info clean help bench growth ladder compare \
 	compare-matmul compare-generation schedule
+
+wheel: $(STAMP)  ## build a wheel for every CPython from 3.10 on, with its OpenMP, into dist/
+	@$(PY) tests/install/wheel.py
+
+test-pythons: build  ## run the short part of the tests on each CPython that is found
+	@$(PY) tests/install/pythons.py
+
+lint: build/lint/.installed  ## check the layout of the sources with ruff and clang-format
+	@$(PY) tests/install/lint.py build/lint/bin
+
+build/lint/.installed: $(STAMP)
+	@$(PY) -m venv build/lint
+	@build/lint/bin/python -m pip install -q --disable-pip-version-check \
+		"ruff>=0.17,<0.18" "clang-format>=23,<24"
+	@touch $@
+
+.PHONY: wheel test-pythons lint
