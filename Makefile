@@ -23,8 +23,8 @@ test-long: build $(VENV)/.installed-test  ## try 500 files, models or graphs whe
 	@$(PY) -m pytest --hypothesis-profile=long tests/test_edits.py tests/test_model_files.py \
 		tests/test_read_back.py tests/test_tape.py
 
-test-install: build $(VENV)/.installed-test  ## build with each compiler, install with pip: minutes
-	@$(PY) -m pytest tests/install/test_install.py
+test-install: build $(VENV)/.installed-test  ## build with each compiler, install the wheel: minutes
+	@$(PY) -m pytest tests/install/test_install.py tests/install/test_wheel.py
 
 types: build $(VENV)/.installed-test $(TYPES)/.installed  ## check the types with mypy and pyright
 	@PATH=$(abspath $(TYPES))/bin:$$PATH $(PY) -m pytest -rs tests/test_types.py
@@ -91,3 +91,20 @@ $(TYPES)/.installed:
 
 .PHONY: build train test test-long test-install types info clean help bench growth ladder compare \
 	compare-matmul compare-generation schedule compilers debug asm
+
+wheel: $(STAMP)  ## build a wheel for every CPython from 3.10 on, with its OpenMP, into dist/
+	@$(PY) tests/install/wheel.py
+
+test-pythons: build  ## run the short part of the tests on each CPython that is found
+	@$(PY) tests/install/pythons.py
+
+lint: build/lint/.installed  ## check the layout of the sources with ruff and clang-format
+	@$(PY) tests/install/lint.py build/lint/bin
+
+build/lint/.installed: $(STAMP)
+	@$(PY) -m venv build/lint
+	@build/lint/bin/python -m pip install -q --disable-pip-version-check \
+		"ruff>=0.17,<0.18" "clang-format>=23,<24"
+	@touch $@
+
+.PHONY: wheel test-pythons lint

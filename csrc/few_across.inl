@@ -54,8 +54,8 @@ INLINE void across_rows(const int rows, float *sums, int64_t ld, const float *a,
     across_tile(rows, sums + j, ld, a, a_row, rest[0], ACROSS, n, 0);
 }
 
-/* Computes columns n0..n1 of g, all rows. There is room for M rows of sums, `ld` floats apart, ld at
- * least n1 - n0 rounded up to whole tiles. */
+/* Computes columns n0..n1 of g, all rows. There is room for M rows of sums, `ld` floats apart, ld
+ * at least n1 - n0 rounded up to whole tiles. */
 static void gemm_across(const gemm *g, int64_t n0, int64_t n1, float *sums, int64_t ld) {
     const int64_t depth = g->M == 1 ? DEPTH_ONE_ROW : DEPTH, columns = n1 - n0;
     int64_t k0 = 0;

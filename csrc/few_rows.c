@@ -69,7 +69,7 @@ int few_rows_run(const gemm *g) {
     const few_product p = {.out = *g, .IN = g->K, .floats = g->b, .halves = g->b_half,
                            .w_row = g->b_col};
     const int form = g->b_half ? FEW_HALVES : g->dtype == PYGPT_BFLOAT16 ? FEW_ROUNDED
-                                                                          : FEW_FLOAT32;
+                                                                         : FEW_FLOAT32;
     return run(p, sizeof(float), &isa_in_use->few_rows[form]);
 }
 

@@ -19,7 +19,7 @@
 #define NEAR_BYTES 1024
 #define PAIRS (2 * VW)   /* places that are loaded together in 16 bits each */
 _Static_assert(BLOCK % PAIRS == 0, "a block is whole pairs");
-_Static_assert(FEW_ROWS * FEW_OUTS + 2 * FEW_OUTS + 2 <= REGISTERS, "the tile fits the registers");
+_Static_assert(2 * FEW_OUTS + FEW_ROWS * FEW_OUTS + 2 <= REGISTERS, "the tile fits the registers");
 _Static_assert(FEW_PART_OUTS % FEW_OUTS == 0 && FEW_PART_OUTS % VW == 0, "whole tiles and vectors");
 
 /* A tile's place: row r of x; the outputs o, whose sums lie from column n on; the places k0..k1 of
@@ -46,8 +46,8 @@ typedef void tile_function(const int rows, const int outs, vf kept[FEW_ROWS][FEW
 
 /* ------------------------------------------------------------------------- a thread's part --- */
 
-/* t (rows, FEW_PART_OUTS) = the sums of the lanes, as vsum adds them, VW outputs at a time; times the
- * row's factor, unless NULL. */
+/* t (rows, FEW_PART_OUTS) = the sums of the lanes, as vsum adds them, VW outputs at a time; times
+ * the row's factor, unless NULL. */
 static void join_lanes(float *t, vf kept[FEW_ROWS][FEW_PART_OUTS], int64_t rows, int64_t outs,
                        const float *factors) {
     for (int64_t i = 0; i < rows; i++)
@@ -82,8 +82,8 @@ INLINE int64_t first_ahead(int64_t rows, int64_t row_bytes, int64_t w_size) {
     return (NEAR_BYTES + tile - 1) / tile * tile;
 }
 
-/* Computes the outputs o0..o1, at most FEW_PART_OUTS, of all rows. With several tiles of rows, IN is
- * cut into parts short enough for the x of a tile to stay in L1, and the weights of the next
+/* Computes the outputs o0..o1, at most FEW_PART_OUTS, of all rows. With several tiles of rows, IN
+ * is cut into parts short enough for the x of a tile to stay in L1, and the weights of the next
  * FEW_PART_OUTS outputs are prefetched while the second tile of rows computes. x and weights are
  * numbers of x_size and w_size bytes. */
 INLINE void few_part(tile_function *tile, const int64_t x_size, const int64_t w_size,
@@ -102,10 +102,10 @@ INLINE void few_part(tile_function *tile, const int64_t x_size, const int64_t w_
         for (int64_t k0 = 0; k0 < IN; k0 += part) {
             at.k0 = k0, at.k1 = min64(k0 + part, IN);
             switch (rows) {
-                case 1: tiles(tile, 1, 1, kept, p, at, o0, o1); break;
-                case 2: tiles(tile, 2, FEW_OUTS, kept, p, at, o0, o1); break;
-                case 3: tiles(tile, 3, FEW_OUTS, kept, p, at, o0, o1); break;
-                default: tiles(tile, 4, FEW_OUTS, kept, p, at, o0, o1);
+            case 1: tiles(tile, 1, 1, kept, p, at, o0, o1); break;
+            case 2: tiles(tile, 2, FEW_OUTS, kept, p, at, o0, o1); break;
+            case 3: tiles(tile, 3, FEW_OUTS, kept, p, at, o0, o1); break;
+            default: tiles(tile, 4, FEW_OUTS, kept, p, at, o0, o1);
             }
         }
         join_lanes(t, kept, rows, o1 - o0, p->q ? p->factors + r : NULL);

@@ -84,7 +84,8 @@ static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_row
 /* Computes g. Returns PYGPT_OK or PYGPT_ENOMEM. */
 int gemm_run(gemm g);
 
-/* A product of few rows by a weight W (OUT,IN): C = [C or addend or 0] + bias + A W^T (few_rows.c). */
+/* A product of few rows by a weight W (OUT,IN): C = [C or addend or 0] + bias + A W^T
+ * (few_rows.c). */
 typedef struct few_product {
     gemm out;               /* M = R rows, N = OUT, K = IN; A, and the outputs */
     int64_t IN;

@@ -2,7 +2,7 @@
 
 /* Accumulators, one row of B and one broadcast of A must fit the registers of the instruction
  * set. */
-_Static_assert(MR * NV + NV + 1 <= REGISTERS, "the tile does not fit the register file");
+_Static_assert(NV + MR * NV + 1 <= REGISTERS, "the tile does not fit the register file");
 #define NR (NV * VW)
 /* A block that meets fewer strips uses a row of A too little to repay packing it. */
 #define FEW_STRIPS 2
@@ -46,7 +46,7 @@ INLINE void tile_product(const int mr, const int nv, vf acc[MR][NV], int64_t K, 
 #define TILE_ROW(m) TILE_CASE(m, 1) TILE_CASE(m, 2)
 #endif
 NOINLINE void tile_any(int64_t mr, int64_t nv, float *c, int64_t ldc, int64_t K, const float *a,
-                     int64_t a_row, int64_t a_col, const float *b, int64_t ldb, int accumulate) {
+                       int64_t a_row, int64_t a_col, const float *b, int64_t ldb, int accumulate) {
     switch (mr * 8 + nv) {
         TILE_ROW(1) TILE_ROW(2) TILE_ROW(3) TILE_ROW(4) TILE_ROW(5) TILE_ROW(6)
     }
@@ -57,8 +57,8 @@ _Static_assert(MR == 6, "tile_any lists the tiles of 1 to 6 rows");
  * into gemm_block, because there GCC 12 kept one of the 24 sums in memory, which cost a quarter of
  * the speed (73 % of peak instead of 97 %). */
 NOINLINE void tile_full(float *c, int64_t ldc, int64_t K, const float *a, int64_t a_row,
-                      int64_t a_col, const float *b, int64_t ldb, const float *addend,
-                      const float *bias) {
+                        int64_t a_col, const float *b, int64_t ldb, const float *addend,
+                        const float *bias) {
     vf acc[MR][NV];
     /* Prefetch the sums so far, from L2 or beyond: they are needed after the loop. */
     if (addend)

@@ -178,8 +178,7 @@ NOINLINE double sum_of(const float *w, int64_t n) {
     vd sums[4] = {{0}};
     int64_t i = 0;
     for (; i + 2 * VW <= n; i += 2 * VW)
-        UNROLL
-        for (int t = 0; t < 4; t++) sums[t] += vload_double(w + i + t * (VW / 2));
+        UNROLL for (int t = 0; t < 4; t++) sums[t] += vload_double(w + i + t * (VW / 2));
     sums[0] = sums[0] + sums[1] + (sums[2] + sums[3]);
     double sum = 0.0;
     for (int lane = 0; lane < VW / 2; lane++) sum += sums[0][lane];

@@ -213,6 +213,7 @@ INLINE float vmax_lanes(vf x) {
 #else
 #define SHUFFLE(a, b, f, d) __builtin_shuffle(a, b, (vi){LANES(f, d)})
 #endif
+/* clang-format off */
 #define TRANSPOSE_ROUND(d)                                              \
     UNROLL for (int i = 0; i < VW; i++) if (!(i & (d))) {               \
         vf upper = rows[i], lower = rows[i + (d)];                      \
@@ -229,6 +230,7 @@ INLINE void vtranspose(vf rows[VW]) {
     TRANSPOSE_ROUND(8)
 #endif
 }
+/* clang-format on */
 
 /* Returns p * 2^n. n is given twice: as floats, and as the integers `bits`. */
 #if defined(SIMD_AVX512)

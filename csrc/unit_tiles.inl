@@ -50,8 +50,10 @@ INLINE vu pairs_along(vf x, vf next) {
     return (vu)_mm512_cvtne2ps_pbh((__m512)next, (__m512)x);
 }
 INLINE vu pairs_across(vf x, vf next) {
+    /* clang-format off */
     const halves ORDER = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    /* clang-format on */
     return (vu)_mm512_permutexvar_epi16((__m512i)ORDER, (__m512i)pairs_along(x, next));
 }
 #else

@@ -1,7 +1,8 @@
 """Draws the loss of runs as a self-contained SVG: python docs/draw_loss.py OUT [OUT ...] FILE.svg.
 
-A second run is drawn in other colors and dashed, under the name of its directory. The chart is that of `pygpt plot`. Its colors stand in the file, and follow the reader's light or
-dark setting, because a repository page gives an image no style of its own.
+A second run is drawn in other colors and dashed, under the name of its directory. The chart is that
+of `pygpt plot`. Its colors stand in the file, and follow the reader's light or dark setting,
+because a repository page gives an image no style of its own.
 """
 
 import os
@@ -9,7 +10,7 @@ import re
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
-from pygpt.training import plot, run_log  # noqa: E402
+from pygpt.training import plot, run_log
 
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #57606a }

@@ -21,13 +21,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pygpt import generate, nn
-from pygpt.autograd import ops
+from pygpt.autograd import ops, replay
 from pygpt.autograd.forward_pass import PassSettings, current_pass, past_positions, shares_in_force
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.launch import calls_are_intercepted, launch, one_at_a_time
 from pygpt.autograd.precision import checked_dtype
 from pygpt.autograd.recorded_step import StepCache
-from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory, in_float32, lib
 from pygpt.checkpoint import model_files
@@ -496,9 +495,11 @@ class GPT(nn.Module):
     def step_dependencies(self) -> list[Any] | None:
         """List all that recorded steps depend on: compute_dtype, the ops, and nn.dependencies of
         the transformer. Return None if steps must run op by op: the transformer has something that
-        cannot be compared, forward_loss is not this class's own, or launch.calling is in force.
+        cannot be compared, forward_loss is not this class's own, launch.calling is in force, or
+        Python has no reference counts, by which the memory of a step is planned (replay.py).
         """
-        is_known = nn.is_as_written(type(self), "forward_loss") and not calls_are_intercepted()
+        is_known = (replay.COUNTS_REFERENCES and not calls_are_intercepted()
+                    and nn.is_as_written(type(self), "forward_loss"))
         found = nn.dependencies(self.transformer) if is_known else None
         if found is None:
             return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import prod
 from random import Random
 from types import SimpleNamespace
-from typing import Callable
+from collections.abc import Callable
 
 from hypothesis import strategies as st
 
@@ -390,7 +390,8 @@ CASES = [
            prepare=_plain_halves if form == "bfloat16" else lambda args, rng: None,
            optional=("wpe", "past"),
            large=({"B": 8, "T": 100, "C": 517, "V": 300, "past": 3, "spare": 1},))
-      for form, table in (("bfloat16", {"wte": "V C"}), ("int8", {"q": "V G 64", "scales": "V G"}))),
+      for form, table in (("bfloat16", {"wte": "V C"}),
+                          ("int8", {"q": "V G 64", "scales": "V G"}))),
     Case("embedding_backward", {"dwte": "V C", "dwpe": "P C", "dout": "B T C", "ids": "B T"},
          _with_vocabulary(B=FEW, T=SIZE, C=SIZE, past=st.just(0), spare=FEW),
          bounds.of_terms("embedding_backward", lambda a: a.B * a.T + 1), _positions,

@@ -233,8 +233,8 @@ def test_adamw_flushes_denormals(kernels):
     old, half = old * 5, half * 5  # whole vectors and a rest
     settings = [0.0, 0.5, 0.5, 1e-8, 0.1, 1.0, 1.0, 1.0]
     n = len(old)
-    args = {"param": old, "half": None, "m": [-x if i % 2 else x for i, x in enumerate(old)], "v": old,
-            "grad": [0.0] * n, "settings": settings, "n": n, "n_decay": n}
+    args = {"param": old, "half": None, "m": [-x if i % 2 else x for i, x in enumerate(old)],
+            "v": old, "grad": [0.0] * n, "settings": settings, "n": n, "n_decay": n}
     args = {p.name: args[p.name] for p in KERNELS["adamw_step"]}
     want = {"param": [x if x >= least else 0.0 for x in old],
             "m": [-x if i % 2 and x else x for i, x in enumerate(half)], "v": half}

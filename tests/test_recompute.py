@@ -240,8 +240,8 @@ def test_a_batch_of_several_parts_of_the_mlp_keeps_its_bits(name):
     ids = [[i % 7 for i in range(row, row + 128)] for row in range(9)]
     found = []
     for recompute in False, True:
-        model = pygpt.GPT(pygpt.GPTConfig(vocab_size=7, n_positions=128, n_embd=8, n_layer=2, n_head=2),
-                    seed=3, compute_dtype=name)
+        config = pygpt.GPTConfig(vocab_size=7, n_positions=128, n_embd=8, n_layer=2, n_head=2)
+        model = pygpt.GPT(config, seed=3, compute_dtype=name)
         model.recompute = recompute
         found.append((model.loss_and_grad(ids, ids), gradients(model)))
     assert found[0] == found[1]

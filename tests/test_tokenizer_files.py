@@ -214,9 +214,10 @@ def test_a_damaged_file_opens_or_is_refused_in_one_sentence(trained, tmp_path_fa
         assert str(directory) in str(error) and "\n" not in str(error) and len(str(error)) < 400
 
 
-LINES = st.lists(st.sampled_from(["t h", "th e", "Ġ the", "h t", "t", "", " ", "t  h", "\u00a0", "é 中",
-                                  "#version: 0.2", "YQ== 97", "dGg= 298", "dGg= 256", "= 1", "YQ==",
-                                  "YQ== 9999999999", "dGhl 299", "\r", "\x85", "\ud800", "\0"])
+LINES = st.lists(st.sampled_from(["t h", "th e", "Ġ the", "h t", "t", "", " ", "t  h", "\u00a0",
+                                  "é 中", "#version: 0.2", "YQ== 97", "dGg= 298", "dGg= 256", "= 1",
+                                  "YQ==", "YQ== 9999999999", "dGhl 299", "\r", "\x85", "\ud800",
+                                  "\0"])
                  | st.text(max_size=6), max_size=5)
 
 

@@ -2,7 +2,12 @@
  *
  * From Python 3.12 on, memoryview(x) calls the method x.__buffer__ (PEP 688). Before that, only a C
  * type could export memory. This C type does it by calling the same method; a Python class inherits
- * from it. */
+ * from it.
+ *
+ * The limited API has Py_buffer from 3.11 on, so setup.py asks for that of 3.11. The compiled
+ * module also runs on 3.10: the struct and the number of the slot are the same there, and 3.10
+ * exports every function that is called here. A build with the headers of 3.10 uses the full API,
+ * of which these lines need nothing that a later Python lacks. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -15,29 +20,24 @@ static int exporter_getbuffer(PyObject *self, Py_buffer *view, int flags) {
     return status;
 }
 
-static PyBufferProcs exporter_buffer = {.bf_getbuffer = exporter_getbuffer};
+static PyType_Slot exporter_slots[] = {
+    {Py_bf_getbuffer, (void *)exporter_getbuffer},
+    {Py_tp_doc, "Exports the buffer that its __buffer__ method returns, through memoryview()."},
+    {0, NULL},
+};
 
-static PyTypeObject exporter_type = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "pygpt._buffer.Exporter",
-    .tp_doc = "Exports the buffer that its __buffer__ method returns, through memoryview().",
-    .tp_basicsize = sizeof(PyObject),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-    .tp_new = PyType_GenericNew,
-    .tp_as_buffer = &exporter_buffer,
+static PyType_Spec exporter_spec = {
+    .name = "pygpt._buffer.Exporter",
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = exporter_slots,
 };
 
 static PyModuleDef buffer_module = {PyModuleDef_HEAD_INIT, .m_name = "pygpt._buffer", .m_size = -1};
 
 PyMODINIT_FUNC PyInit__buffer(void) {
-    if (PyType_Ready(&exporter_type) < 0) return NULL;
     PyObject *module = PyModule_Create(&buffer_module);
-    if (module == NULL) return NULL;
-    Py_INCREF(&exporter_type);
-    if (PyModule_AddObject(module, "Exporter", (PyObject *)&exporter_type) < 0) {
-        Py_DECREF(&exporter_type);
-        Py_DECREF(module);
-        return NULL;
-    }
+    PyObject *type = module == NULL ? NULL : PyType_FromSpec(&exporter_spec);
+    if (type == NULL || PyModule_AddObjectRef(module, "Exporter", type) < 0) Py_CLEAR(module);
+    Py_XDECREF(type);
     return module;
 }

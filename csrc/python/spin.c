@@ -5,7 +5,6 @@
  * processor. So a number of rounds is not a time. The runtime reads the number once, when it is
  * loaded. A time can therefore be turned into rounds only before that, by a module that is apart
  * from the kernels and does not use OpenMP. */
-#define Py_LIMITED_API 0x030A0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <time.h>

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pygpt.autograd.launch import allocate, launch, one_at_a_time
 from pygpt.autograd.thread_settings import ThreadSettings

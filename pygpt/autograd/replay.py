@@ -9,15 +9,21 @@ nothing and checks no shape.
 Work that Python does itself would be missing from a replay. So values that Python writes lie
 outside the pool (launch.constant), and a program is marked as not replayable if Python reads or
 writes memory of the pool during recording.
+
+Without reference counts, as in PyPy, memory would come back only when the garbage collector runs:
+a program would be right, and hold every tensor of the step at once. So nothing is recorded there.
 """
 
 import contextlib
 import functools
+import sys
 
 from pygpt.autograd.launch import is_recording, new_block, recording
 from pygpt.autograd.tape import AccumulateFlag
 from pygpt.backend.kernels import check_status
 
+
+COUNTS_REFERENCES = sys.implementation.name == "cpython"  # whether a first run can plan memory
 
 SLAB = 16 << 20  # bytes, a size that the system backs with huge pages
 LINE = 64        # bytes: a cache line and the widest vector; every range begins at a multiple

@@ -5,7 +5,9 @@ ops/arithmetic.py, above this file, binds its operators (+, -, *, / and @).
 
 from __future__ import annotations
 
+import contextlib
 import operator
+import sys
 from math import prod
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
         float]]] | Sequence[Sequence[Sequence[Sequence[float]]]])
     Exporter = object
 else:
-    try:
-        from pygpt._buffer import Exporter
-    except ImportError:  # Python 3.12 and later call __buffer__ themselves
-        Exporter = object
+    Exporter = object  # Python 3.12 and later call __buffer__ themselves
+    if sys.version_info < (3, 12):
+        with contextlib.suppress(ImportError):  # it may be missing with the reference backend
+            from pygpt._buffer import Exporter
 
 VALUES_SHOWN = 8  # a repr shows all values of a tensor of so few
 ITEMS_SHOWN = 3   # of a larger one, the first of its rows, and in it the first so many

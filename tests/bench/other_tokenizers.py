@@ -7,8 +7,8 @@ import os
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # encoding: one thread, as for the others
 
-import tiktoken  # noqa: E402
-import tokenizers  # noqa: E402
+import tiktoken
+import tokenizers
 
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
