@@ -108,3 +108,15 @@ build/lint/.installed: $(STAMP)
 	@touch $@
 
 .PHONY: wheel test-pythons lint
+
+# Checkers (docs/checks.md): each prints what it found, and fails if that is anything of ours.
+SECONDS ?= 60
+FUZZ_VENV ?= build/fuzz-venv
+
+fuzz: build  ## fuzz each parser of outside bytes for SECONDS=60 (atheris; clang for the C)
+	@test -x $(FUZZ_VENV)/bin/python || $(PYTHON) -m venv $(FUZZ_VENV)
+	@$(FUZZ_VENV)/bin/python -m pip install -q --disable-pip-version-check --only-binary :all: \
+		atheris "cffi>=1.15"
+	@$(FUZZ_VENV)/bin/python tests/checks/fuzz.py $(SECONDS)
+
+.PHONY: fuzz

@@ -59,9 +59,23 @@ def number_type(field: Field[Any]) -> type | None:
     return next((kind for kind in (int, float) if kind in kinds), None)
 
 
+class _Short(reprlib.Repr):
+    """Shortens the repr of a value. Python itself refuses to write an integer of more than 4300
+    digits, which hexadecimal TOML may hold, and takes n^2 steps for one of n digits."""
+
+    def repr_int(self, number, level):
+        if number.bit_length() > LONGEST_SHOWN:
+            return f"(an integer of {number.bit_length()} bits)"
+        return super().repr_int(number, level)
+
+
+LONGEST_SHOWN = 4096  # bits of an integer in a message
+_short = _Short().repr
+
+
 def refusal(name: str, value: Any, reason: str) -> ConfigError:
     """Make a ConfigError with the message "name=value reason"."""
-    return ConfigError(f"{name}={reprlib.repr(value)} {reason}")
+    return ConfigError(f"{name}={_short(value)} {reason}")
 
 
 def check_settings(config: Any, are_for_kernels: bool = True) -> None:
@@ -252,7 +266,8 @@ class GPTConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         if self.n_embd % self.n_head:
-            raise ConfigError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
+            raise ConfigError(f"n_embd={_short(self.n_embd)} is not divisible by "
+                              f"n_head={_short(self.n_head)}")
 
 
 # The types to which matrix products may round their operands.

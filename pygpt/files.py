@@ -239,7 +239,16 @@ def shown(value):
     return _SHORT.repr(value)
 
 
-_SHORT = reprlib.Repr()
+class _Short(reprlib.Repr):
+    """Shows an integer of more digits than Python writes (a pickle may hold it) by its size."""
+
+    def repr_int(self, number, level):
+        if number.bit_length() > 4 * MOST_DIGITS:
+            return f"(an integer of {number.bit_length()} bits)"
+        return super().repr_int(number, level)
+
+
+_SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlong = 40
 
