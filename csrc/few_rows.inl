@@ -109,8 +109,8 @@ INLINE void few_part(tile_function *tile, const int64_t x_size, const int64_t w_
             }
         }
         join_lanes(t, kept, rows, o1 - o0, p->q ? p->factors + r : NULL);
-        isa_in_use->tile_finish(&p->out, t, FEW_PART_OUTS, p->out.c + r * p->out.ldc + o0, rows, o1 - o0, r, o0,
-                    1, 1);
+        isa_in_use->tile_finish(&p->out, t, FEW_PART_OUTS, p->out.c + r * p->out.ldc + o0, rows,
+                                o1 - o0, r, o0, 1, 1);
     }
 }
 _Static_assert(FEW_ROWS == 4, "few_part lists the tiles of 1 to 4 rows");
