@@ -18,7 +18,7 @@ OLDEST, NEWEST = 10, 20  # the minor versions that are looked for
 SHORT = ("layers", "environment", "tensor", "ops", "tape", "convert", "nn", "optim", "model",
          "unplanned_steps", "tokenizer", "checkpoint", "safetensors", "sampling", "resume",
          "python_threads")
-PACKAGES = ("cffi", "setuptools", "pytest", "hypothesis")
+PACKAGES = ("cffi>=1.15", "setuptools>=77", "pytest", "hypothesis")
 
 
 def found():
