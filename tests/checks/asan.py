@@ -98,8 +98,8 @@ def main(arguments):
     status = 0
     for each in [calls, command] if not arguments else [command]:
         status = status or subprocess.run(each, cwd=copy, env=variables).returncode
-    if status < 0:
-        print(f"asan: the tests were ended by signal {-status}")
+    if status:
+        print(f"asan: status {status} of the tests (below 0: a signal); the reason is above")
     return 0 if report(logs) and status == 0 else 1
 
 
