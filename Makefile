@@ -119,4 +119,16 @@ fuzz: build  ## fuzz each parser of outside bytes for SECONDS=60 (atheris; clang
 		atheris "cffi>=1.15"
 	@$(FUZZ_VENV)/bin/python tests/checks/fuzz.py $(SECONDS)
 
-.PHONY: fuzz
+asan: $(VENV)/.installed-test  ## the tests of C with address, undefined and leak checks
+	@$(PY) tests/checks/asan.py
+
+tsan: $(VENV)/.installed-test  ## the kernels on several threads with race checks (clang, Archer)
+	@$(PY) tests/checks/tsan.py
+
+valgrind: build $(VENV)/.installed-test  ## every kernel under valgrind's memcheck
+	@$(PY) tests/checks/valgrind.py
+
+analyze: build  ## GCC's -fanalyzer and clang-tidy's bug checks
+	@$(PY) tests/checks/analyze.py
+
+.PHONY: fuzz asan tsan valgrind analyze

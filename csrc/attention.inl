@@ -82,7 +82,7 @@ static void scale_scores(float *p, int64_t n, int64_t vecs, int diagonal, float 
 /* dst (HS, QB) += rows^T p: the sum over n keys of a key's row times its weights p (keys, QB). */
 static void sum_over_keys(float *dst, head_rows keys, int64_t n, const float *p, int64_t vecs,
                           int64_t HS, int diagonal) {
-    const int64_t most = diagonal ? PAIR : NV;
+    const int64_t most = diagonal ? PAIR : NV; /* NOLINT(bugprone-branch-clone): may be equal */
     for (int64_t vec = 0; vec < vecs; vec += most) {
         const int64_t group = min64(most, vecs - vec);
         int64_t bound = diagonal ? min64(n, (vec + group) * VW) : n;

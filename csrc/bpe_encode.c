@@ -189,7 +189,7 @@ static int merge(const table *t, int32_t *ids, int64_t *count, const uint8_t *p,
         return PYGPT_OK;
     }
     if (n >= INT32_MAX) return PYGPT_ENOMEM;
-    if (scratch_for(n) > *room) {
+    if (!*scratch || scratch_for(n) > *room) {
         free(*scratch);
         *room = scratch_for(n);
         *scratch = malloc((size_t)*room);

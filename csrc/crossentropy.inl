@@ -91,7 +91,7 @@ static void cross_entropy_scale(float *logits, const float *scale, const int32_t
                                 float factor, int64_t n, int64_t j0, int64_t j1, int64_t ld,
                                 int64_t ignore_index) {
     float counts[NR] = {0}; /* 0 in an ignored row, else 1 */
-    for (int64_t r = 0; r < n; r++) counts[r] = targets[r] != ignore_index;
+    for (int64_t r = 0; r < n; r++) counts[r] = targets[r] != ignore_index ? 1 : 0;
     for (int64_t i = 0; i < n; i += VW) {
         const int64_t lanes = min64(VW, n - i);
         const vf by = vload_n(scale + i, lanes), counted = vload(counts + i);

@@ -75,6 +75,7 @@ static void gemm_across(const gemm *g, int64_t n0, int64_t n1, float *sums, int6
                 switch (min64(MR, g->M - m)) {
                     ACROSS_CASE(1) ACROSS_CASE(2) ACROSS_CASE(3) ACROSS_CASE(4) ACROSS_CASE(5)
                     ACROSS_CASE(6)
+                    default: break;
                 }
             }
         }

@@ -67,7 +67,7 @@ INLINE void pairs_block(const int rows, const int outs, vf sums[FEW_ROWS][FEW_OU
     UNROLL for (int j = 0; j < outs; j++) prefetch_block(w[j], ahead, 2);
     UNROLL for (int k = 0; k < BLOCK; k += PAIRS) {
         UNROLL for (int j = 0; j < outs; j++) {
-            const vu bits = (vu)vload((const float *)(w[j] + 2 * k));
+            const vu bits = (vu)vload_bytes(w[j] + 2 * k);
             even[j] = (vf)(bits << 16);
             odd[j] = (vf)(bits & 0xFFFF0000u);
         }

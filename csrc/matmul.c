@@ -164,7 +164,8 @@ static double rounds_of(int64_t down, int64_t across, double low, double narrow,
     if (full == blocks) return (double)rounds;
     const int64_t fit = (rounds * threads - full) * (int64_t)(1.0 / size);
     const int64_t left = max64(0, blocks - full - fit);
-    return (double)rounds + size * (double)((left + threads - 1) / threads);
+    const int64_t more = (left + threads - 1) / threads;
+    return (double)rounds + size * (double)more;
 }
 
 /* Chooses the rows and columns of a block, multiples of the tile, that should take the least time.

@@ -34,7 +34,7 @@ INLINE void tile_product(const int mr, const int nv, vf acc[MR][NV], int64_t K, 
     case (m) * 8 + (n): {                                                                 \
         vf acc[MR][NV];                                                                   \
         tile_product(m, n, acc, K, a, a_row, a_col, b, ldb);                              \
-        UNROLL for (int i = 0; i < m; i++) UNROLL for (int j = 0; j < n; j++) {           \
+        UNROLL for (int i = 0; i < (m); i++) UNROLL for (int j = 0; j < (n); j++) {       \
             float *p = c + i * ldc + j * VW;                                              \
             vstore(p, accumulate ? acc[i][j] + vload(p) : acc[i][j]);                     \
         }                                                                                 \
@@ -49,6 +49,7 @@ NOINLINE void tile_any(int64_t mr, int64_t nv, float *c, int64_t ldc, int64_t K,
                        int64_t a_row, int64_t a_col, const float *b, int64_t ldb, int accumulate) {
     switch (mr * 8 + nv) {
         TILE_ROW(1) TILE_ROW(2) TILE_ROW(3) TILE_ROW(4) TILE_ROW(5) TILE_ROW(6)
+        default: break;
     }
 }
 _Static_assert(MR == 6, "tile_any lists the tiles of 1 to 6 rows");

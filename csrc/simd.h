@@ -22,6 +22,7 @@ typedef uint32_t vu __attribute__((vector_size(4 * VW)));
 typedef float half_vf __attribute__((vector_size(2 * VW), may_alias, aligned(4)));
 typedef double vd __attribute__((vector_size(4 * VW)));
 typedef float vf_unaligned __attribute__((vector_size(4 * VW), may_alias, aligned(4)));
+typedef float vf_bytes __attribute__((vector_size(4 * VW), may_alias, aligned(1)));
 
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
@@ -35,6 +36,8 @@ typedef float vf_unaligned __attribute__((vector_size(4 * VW), may_alias, aligne
 
 INLINE vf vload(const float *p) { return *(const vf_unaligned *)p; }
 INLINE void vstore(float *p, vf x) { *(vf_unaligned *)p = x; }
+/* Loads 4 VW bytes from any address, such as the pairs of bfloat16 numbers of an odd row. */
+INLINE vf vload_bytes(const void *p) { return *(const vf_bytes *)p; }
 /* Loads VW / 2 floats as doubles. */
 INLINE vd vload_double(const float *p) { return __builtin_convertvector(*(const half_vf *)p, vd); }
 INLINE vf vset1(float x) { return x - (vf){0}; }

@@ -1,8 +1,8 @@
 /* fuzz_bpe.c: fuzzes the functions of pygpt.h that read bytes from outside, byte-level BPE, with
  * libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer: `make fuzz` builds it with clang.
  *
- * The input is text, and the first bytes of it are also a vocabulary: how many merges there are, and
- * which. Every buffer has exactly the size that pygpt.h asks for, so that a byte too far is found.
+ * The input is a vocabulary, then a text: first how many merges there are, then two bytes for each.
+ * Every buffer has exactly the size that pygpt.h asks for, so that a byte too far is found.
  * What must hold: pieces cover the text in order; the ids of a text, spelled out, are the text.
  */
 #include <stdio.h>
@@ -56,7 +56,7 @@ static void check_pieces(const uint8_t *text, int64_t n) {
     free(ends), free(starts), free(counts);
 }
 
-/* A vocabulary of the 256 bytes and of up to MOST_MERGES tokens that are made of two earlier ones. */
+/* A vocabulary of the 256 bytes and of up to MOST_MERGES tokens made of two earlier ones. */
 typedef struct vocabulary {
     uint8_t *bytes;
     int64_t ends[256 + MOST_MERGES], V, M;
