@@ -27,14 +27,16 @@ def sources(kernel, isa):
     if isa not in ("avx512", "avx2", "baseline", "neon"):  # a unit: the float32 loops are AVX-512's
         names.append("isa_avx512.c")
     others = [path.name for path in sorted(HERE.glob("*.c"))
-              if kernel.partition("_")[0] in path.stem and not path.name.startswith(("isa_", "unit"))]
+              if kernel.partition("_")[0] in path.stem
+              and not path.name.startswith(("isa_", "unit"))]
     return [HERE / name for name in dict.fromkeys(names + others) if (HERE / name).exists()]
 
 
 def functions(path):
     """Return the names of the functions in an object file."""
     listing = subprocess.run(["objdump", "-t", path], capture_output=True, text=True, check=True)
-    return re.findall(r" F \.text\S*\s+[0-9a-f]+ (?:\.hidden )?(\S+)$", listing.stdout, re.MULTILINE)
+    return re.findall(r" F \.text\S*\s+[0-9a-f]+ (?:\.hidden )?(\S+)$", listing.stdout,
+                      re.MULTILINE)
 
 
 def main(kernel, isa):

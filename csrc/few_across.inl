@@ -72,11 +72,13 @@ static void gemm_across(const gemm *g, int64_t n0, int64_t n1, float *sums, int6
     case rows:                                                                                  \
         across_rows(rows, sums + m * ld, ld, a, g->a_row, w, g->b_row, n, columns, ahead);      \
         break;
+                /* clang-format off */
                 switch (min64(MR, g->M - m)) {
                     ACROSS_CASE(1) ACROSS_CASE(2) ACROSS_CASE(3) ACROSS_CASE(4) ACROSS_CASE(5)
                     ACROSS_CASE(6)
                     default: break;
                 }
+                /* clang-format on */
             }
         }
         tile_finish(g, sums, ld, g->c + n0, g->M, columns, 0, n0, k0 == 0, end == g->K);

@@ -47,10 +47,12 @@ INLINE void tile_product(const int mr, const int nv, vf acc[MR][NV], int64_t K, 
 #endif
 NOINLINE void tile_any(int64_t mr, int64_t nv, float *c, int64_t ldc, int64_t K, const float *a,
                        int64_t a_row, int64_t a_col, const float *b, int64_t ldb, int accumulate) {
+    /* clang-format off */
     switch (mr * 8 + nv) {
         TILE_ROW(1) TILE_ROW(2) TILE_ROW(3) TILE_ROW(4) TILE_ROW(5) TILE_ROW(6)
         default: break;
     }
+    /* clang-format on */
 }
 _Static_assert(MR == 6, "tile_any lists the tiles of 1 to 6 rows");
 

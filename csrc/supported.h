@@ -1,7 +1,7 @@
 /* supported.h: refuses, at the start of a build, what the library cannot work with.
  *
- * build_ffi.py compiles this file alone before all others, and shows the first sentence that applies
- * as its one line. Each sentence therefore says what to use instead. */
+ * build_ffi.py compiles this file alone before all others, and shows the first sentence that
+ * applies as its one line. Each sentence therefore says what to use instead. */
 #ifndef SUPPORTED_H
 #define SUPPORTED_H
 

@@ -27,6 +27,7 @@ from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.launch import calls_are_intercepted, launch, one_at_a_time
 from pygpt.autograd.precision import checked_dtype
 from pygpt.autograd.recorded_step import StepCache
+from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import Memory, in_float32, lib
 from pygpt.checkpoint import model_files

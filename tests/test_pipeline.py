@@ -343,9 +343,9 @@ def test_a_sampler_of_ones_own_chooses_the_ids():
     shown = text.text
     text = CHARS("two", max_new_tokens=5, sampler=Last(), stop_strings=[shown[2]])
     assert text.text == shown.partition(shown[2])[0] and text.stop == "stop string"
-    for settings in ({"temperature": 1.0}, {"seed": 3}):
+    for refused in ({"temperature": 1.0}, {"seed": 3}):
         with pytest.raises(TypeError, match="is a setting of Sampler, but another sampler"):
-            CHARS("two", sampler=Last(), **settings)
+            CHARS("two", sampler=Last(), **refused)
     with pytest.raises(TypeError, match="is not a list with a sampler for each prompt"):
         CHARS(["two", "one"], sampler=Last())
 

@@ -353,8 +353,9 @@ def test_ctrl_c_while_a_text_is_printed_ends_the_others(place, monkeypatch, caps
 def test_ctrl_c_on_a_terminal_shows_no_sign_in_the_text(place):
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "sample", "chars", "--num-samples", "3", "--max-new-tokens", "100000"], cwd=place,
-        stdin=terminal, stdout=terminal, stderr=terminal, env=ENVIRONMENT, start_new_session=True,
+        [*COMMAND, "sample", "chars", "--num-samples", "3", "--max-new-tokens", "100000"],
+        cwd=place, stdin=terminal, stdout=terminal, stderr=terminal, env=ENVIRONMENT,
+        start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
     try:
         first = b""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import operator
 import sys
+from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from pygpt.autograd.arrays import CODES, DTYPES, Array
 from pygpt.autograd.convert import is_number, nest, packed

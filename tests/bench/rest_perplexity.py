@@ -1,4 +1,4 @@
-"""Scores held-out text with a model's weights in float32, bfloat16 and int8, as generation reads it.
+"""Scores held-out text with weights in float32, bfloat16 and int8, as generation reads it.
 
     python tests/bench/rest_perplexity.py DIR FILE [--contexts N]
 
@@ -22,7 +22,7 @@ from pygpt.sampling import choice_of  # noqa: E402
 
 
 def nats(model, contexts):
-    """Return the mean of -log p over all tokens but the first of each context, all of one length."""
+    """Return the mean of -log p over all tokens but the first of each context, of one length."""
     cache, total, length = model.new_cache(len(contexts)), 0.0, len(contexts[0])
     for t in range(length - 1):
         for ids, logits in zip(contexts, cache.step([ids[t] for ids in contexts])):
@@ -51,7 +51,8 @@ def main():
         began, mean = time.perf_counter(), nats(model, contexts)
         first = first or math.exp(mean)
         print(f"{form:10}{mean:9.5f} nats  perplexity {math.exp(mean):9.4f}  "
-              f"{math.exp(mean) / first - 1:+.4%}  ({time.perf_counter() - began:.0f} s)", flush=True)
+              f"{math.exp(mean) / first - 1:+.4%}  ({time.perf_counter() - began:.0f} s)",
+              flush=True)
 
 
 if __name__ == "__main__":

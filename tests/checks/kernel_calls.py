@@ -42,8 +42,11 @@ def call(case, size, dtype, threads):
                 assert all(result == results[0] for result in results), f"{case} on {isa}"
 
 
+def numbers(text):
+    return [int(word) for word in text.split(",")]
+
+
 def main():
-    numbers = (lambda text: [int(word) for word in text.split(",")])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=numbers, default=[1, 2])
     parser.add_argument("--sizes", type=numbers, default=[7, 17])

@@ -26,7 +26,7 @@ def faults(path, laid_out):
     """
     lines, wanted = path.read_text(encoding="utf-8").splitlines(), laid_out.splitlines()
     for number, line in enumerate(lines, 1):
-        if len(line) > COLUMNS:
+        if len(line) > COLUMNS and not line.startswith("#error"):  # its text is one sentence
             yield f"{path}:{number}: {len(line)} columns, {COLUMNS} are allowed"
     matcher = difflib.SequenceMatcher(None, lines, wanted, autojunk=False)
     for tag, start, end, start_wanted, end_wanted in matcher.get_opcodes():
