@@ -68,7 +68,8 @@ typedef void gemm_block_function(const gemm *g, int64_t m0, int64_t m1, int64_t 
 
 /* Whether a block of this many rows reads B where it lies, instead of packing it first. */
 static inline int reads_b_in_place(const gemm *g, int64_t rows, int64_t tile_rows) {
-    return rows <= FEW_TILES * tile_rows && g->b && g->b_col == 1 && g->dtype == PYGPT_FLOAT32;
+    return rows <= FEW_TILES * tile_rows && !g->b_half && g->b_col == 1 &&
+           g->dtype == PYGPT_FLOAT32;
 }
 
 /* This many rows of a transposed A are packed at a time: 8 tiles of 6, three cache lines wide. */

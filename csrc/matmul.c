@@ -284,7 +284,7 @@ int gemm_run(gemm g) {
     g.kc = k_block(&g);
     if (has_few_rows(&g)) {
         if (g.b_row == 1 && g.b_col != 1) return few_rows_run(&g);
-        if (g.b && g.b_col == 1 && g.dtype == PYGPT_FLOAT32 &&
+        if (!g.b_half && g.b_col == 1 && g.dtype == PYGPT_FLOAT32 &&
             g.K * g.N > caches_in_use.l2 / (int64_t)sizeof(float))
             return run_across(&g);
     }

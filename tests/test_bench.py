@@ -44,7 +44,7 @@ TARGETS = ("bench", "growth", "compare", "compare-matmul", "compare-generation",
            "schedule")
 SPREAD = {"tests/bench/peers.py", "tests/bench/schedule.py", "tests/bench/rounding.py",
           "tests/bench/few_rows.py", "tests/bench/generation.py", "tests/bench/gguf.py",
-          "tests/bench/llama_cpp.py",
+          "tests/bench/llama_cpp.py", "tests/bench/rest_perplexity.py",
           *(f"tests/bench/{name}.py" for name in (*PEERS, *NEEDS))}
 needs_c = pytest.mark.skipif(kernels.ffi is None, reason="measures the C kernels")
 
@@ -314,6 +314,23 @@ def test_a_peer_that_is_missing_is_one_line(name, tmp_path):
 def test_there_is_a_test_for_every_benchmark():
     assert {str(path.relative_to(TOP)) for path in BENCH.glob("*.py")} == SPREAD
     assert {path.stem for path in (BENCH / "standin").glob("*.py")} == set(NEEDS)
+
+
+def test_weights_at_rest_score_a_text_alike(modules, tmp_path, capsys):
+    """The line of each form has nats and a perplexity, of all contexts that the text fills."""
+    tokenizer = pygpt.CharTokenizer.train(TEXT)
+    config = pygpt.GPTConfig(vocab_size=tokenizer.vocab_size, n_positions=8, n_embd=16, n_layer=1,
+                             n_head=2)
+    pygpt.GPT(config, seed=1).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text").write_text(TEXT[:24], encoding="utf-8")
+    importlib.import_module("rest_perplexity").main([str(tmp_path / "model"),
+                                                     str(tmp_path / "text")])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "3 contexts of 8 tokens"
+    assert [line.split()[0] for line in lines] == ["float32", "bfloat16", "int8"]
+    nats = [float(line.split()[1]) for line in lines]
+    assert max(nats) - min(nats) < 0.01 and abs(nats[0] - math.log(tokenizer.vocab_size)) < 0.5
 
 
 @pytest.mark.parametrize("name", PEERS)

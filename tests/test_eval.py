@@ -217,11 +217,11 @@ def on_a_terminal(place, *words, **environment):
 
 
 def test_progress_on_a_terminal_leaves_nothing(place):
-    (place / "long.txt").write_text(TEXT * 400)
+    (place / "long.txt").write_text(TEXT * 2000)
     output = on_a_terminal(place, "eval", "chars", "long.txt", "--stride", 1, COLUMNS="40")
     drawn = output.split("\r")
     assert len(drawn) > 3 and drawn[0] == "" and drawn[-1].startswith("text ")
-    assert all(len(line) <= 39 and " of 47,999 tokens, " in line for line in drawn[1:-2])
+    assert all(len(line) <= 39 and " of 239,999 tokens, " in line for line in drawn[1:-2])
     assert drawn[-2].isspace() and len(drawn[-2]) >= len(drawn[-3].rstrip())
 
 

@@ -30,12 +30,12 @@ def nats(model, contexts):
     return total / (len(contexts) * (length - 1))
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory")
     parser.add_argument("file")
     parser.add_argument("--contexts", type=int, default=16)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     tokenizer = pygpt.Tokenizer.from_pretrained(options.directory)
     ids = tokenizer.encode(Path(options.file).read_text(encoding="utf-8"))
     models = {form: pygpt.GPT.from_pretrained(options.directory, weights=form)
