@@ -98,6 +98,9 @@ wheel: $(STAMP)  ## build a wheel for every CPython from 3.10 on, with its OpenM
 test-pythons: build  ## run the short part of the tests on each CPython that is found
 	@$(PY) tests/install/pythons.py
 
+test-aarch64: $(STAMP)  ## the kernel tests on AArch64, cross-compiled, under qemu: half an hour
+	@$(PY) tests/install/aarch64.py
+
 lint: build/lint/.installed  ## check the layout of the sources with ruff and clang-format
 	@$(PY) tests/install/lint.py build/lint/bin
 
@@ -107,7 +110,7 @@ build/lint/.installed: $(STAMP)
 		"ruff>=0.17,<0.18" "clang-format>=23,<24"
 	@touch $@
 
-.PHONY: wheel test-pythons lint
+.PHONY: wheel test-pythons test-aarch64 lint
 
 # Checkers (docs/checks.md): each prints what it found, and fails if that is anything of ours.
 SECONDS ?= 60

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from pygpt.config import ConfigError
 from pygpt.data.corpus import PART_BYTES, STDIN
-from pygpt.files import sync_directory, temporary_path
+from pygpt.files import sync, sync_directory, temporary_path
 from pygpt.tokenizer.reading import decode_text, standard_input
 
 COPY = re.compile(r"stdin\.txt|pipe-\d+\.txt")  # the names of copies in a run's directory
@@ -72,7 +72,7 @@ class Streams:
                                      on_bytes=write, part_bytes=PART_BYTES):
                     pass
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
 
     def keep(self):
         """Give the copies their names in the run's directory.

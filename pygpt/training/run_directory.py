@@ -30,7 +30,7 @@ except ImportError:  # on such a system nothing prevents two runs at once
 from pygpt.checkpoint import saved
 from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
-from pygpt.files import is_temporary_name, replacing, sync_directory, temporary_path
+from pygpt.files import is_temporary_name, replacing, sync, sync_directory, temporary_path
 
 SETTINGS_FILE, LOG_FILE = "train.json", "log.jsonl"
 RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
@@ -141,7 +141,7 @@ class RunDirectory:
         probe = self.file(".writable")
         try:
             with open(temporary_path(probe), "wb") as file:
-                os.fsync(file.fileno())
+                sync(file.fileno())
             os.unlink(temporary_path(probe))
         except OSError as error:
             error.filename = self.path

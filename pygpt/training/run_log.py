@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from pygpt.files import open_regular, replacing
+from pygpt.files import open_regular, replacing, sync
 
 MOST_STEPS = 1 << 63  # the same limit as in trainer.json
 
@@ -44,7 +44,7 @@ class RunLog:
 
     def sync(self):
         """Make sure that the records written so far are on the disk."""
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno())
 
     def close(self):
         """Close the file, and ignore errors of the disk."""
