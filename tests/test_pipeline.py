@@ -220,8 +220,8 @@ def test_pieces_are_whole_characters_and_computed_when_asked_for(rows):
     assert len(pieces) > 30 and list(stream) == [] and stream.finish().text == "".join(pieces)
 
 
-def test_a_text_can_be_left_and_leaves_nothing(monkeypatch):
-    """What a stream holds goes at once with the last reference to it: there is no circle."""
+def caches_made(monkeypatch):
+    """Return a list that gets a weak reference to each cache that is made from now on."""
     caches, make = [], GPT.new_cache
 
     def kept(self, *arguments):
@@ -230,6 +230,12 @@ def test_a_text_can_be_left_and_leaves_nothing(monkeypatch):
         return cache
 
     monkeypatch.setattr(GPT, "new_cache", kept)
+    return caches
+
+
+def test_a_text_can_be_left_and_leaves_nothing(monkeypatch):
+    """What a stream holds goes at once with the last reference to it: there is no circle."""
+    caches = caches_made(monkeypatch)
     stream = CHARS.stream(["two", "one"], seed=3)
     next(stream[0])
     assert caches[0]() is not None
@@ -306,14 +312,7 @@ def test_an_error_in_one_text_reaches_the_others(monkeypatch):
 
 
 def test_an_error_that_is_kept_holds_no_cache(monkeypatch):
-    caches, make = [], GPT.new_cache
-
-    def kept(self, *arguments):
-        cache = make(self, *arguments)
-        caches.append(weakref.ref(cache))
-        return cache
-
-    monkeypatch.setattr(GPT, "new_cache", kept)
+    caches = caches_made(monkeypatch)
     streams = CHARS.stream(["two", "one"], max_new_tokens=9, seed=3)
     next(streams[0])
     with monkeypatch.context() as patched:
