@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from sources import copied_sources
+
 pytest.importorskip("setuptools")
 
 TOP = Path(__file__).parent.parent
@@ -31,14 +33,7 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done
 
 @pytest.fixture
 def tree(tmp_path):
-    """Copy the files of a clone, without anything built."""
-    ignore = shutil.ignore_patterns("*.so", "__pycache__", "_kernels.c")
-    for name in ("csrc", "pygpt", "tests"):
-        shutil.copytree(TOP / name, tmp_path / "tree" / name, ignore=ignore)
-    for path in TOP.iterdir():
-        if path.is_file():
-            shutil.copy(path, tmp_path / "tree")
-    return tmp_path / "tree"
+    return copied_sources(tmp_path / "tree")
 
 
 def run(tree, command, **env):

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from sources import copied_sources
 from test_install import TOP, run
 
 COMPILERS = [name for name in ("gcc", *(f"gcc-{n}" for n in range(9, 16)),
@@ -24,14 +25,7 @@ ALONE = ["-O1", "-std=c11", "-D_GNU_SOURCE", "-ffp-contract=fast", "-fvisibility
 
 @pytest.fixture
 def tree(tmp_path):
-    """Copy the files of a clone, without anything built."""
-    ignore = shutil.ignore_patterns("*.so", "__pycache__", "_kernels.c")
-    for name in ("csrc", "pygpt", "tests"):
-        shutil.copytree(TOP / name, tmp_path / "tree" / name, ignore=ignore)
-    for path in TOP.iterdir():
-        if path.is_file():
-            shutil.copy(path, tmp_path / "tree")
-    return tmp_path / "tree"
+    return copied_sources(tmp_path / "tree")
 
 
 @pytest.mark.parametrize("cc", COMPILERS)
