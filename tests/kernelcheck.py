@@ -174,20 +174,22 @@ class CCall:
 def run_everywhere(kernels, call, flags, large=False):
     """Yield (isa, outputs of the call) for each ISA, the bits being the same for all THREADS.
 
-    A call of any size is shared out among the threads wherever it can be divided. A large one must
-    be shared out by itself, in each of its jobs.
+    A call of any size is shared out among the threads wherever it can be divided, and must have the
+    same bits in one piece: a compiler may fuse a * b + c in a loop over several rows and not in one
+    over a single row. A large call must be shared out by itself, in each of its jobs.
     """
     for isa in isas_for(call.args.get("dtype", kernels.FLOAT32)):
         with use_isa(isa):
             outputs = None
-            for threads in THREADS:
-                kernels.set_num_threads(threads)
-                code, got = run_shared(call, flags, threads, large)
+            for threads in THREADS if large else (*THREADS, None):
+                kernels.set_num_threads(threads or 1)
+                code, got = run_shared(call, flags, threads, large) if threads else call.run(flags)
                 assert code == 0, f"{call.kernel} on {isa} returned {code}"
                 outputs = outputs or got
                 for name in got:
                     assert got[name].raw() == outputs[name].raw(), (
-                        f"{call.kernel} on {isa}: {threads} threads change the bits of {name}")
+                        f"{call.kernel} on {isa}: the bits of {name} change with "
+                        + (f"{threads} threads" if threads else "the call in one piece"))
             yield isa, outputs
 
 
