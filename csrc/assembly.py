@@ -42,9 +42,7 @@ def functions(path):
 def main(kernel, isa):
     build = runpy.run_path(str(HERE / "build_ffi.py"))
     command = build["compiler"]()
-    compiling, _ = build["openmp_flags"](command) or (build["SERIAL_FLAGS"], [])
-    flags = [*build["FLAGS"], *build["without_units"](command), *compiling,
-             *shlex.split(os.environ.get("PYGPT_CFLAGS", "")), "-fPIC", "-g"]
+    flags = [*build["all_flags"](command)[0], "-fPIC", "-g"]
     folder = HERE.parent / "build" / "assembly"
     folder.mkdir(parents=True, exist_ok=True)
     found, others = 0, []
