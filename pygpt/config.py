@@ -7,11 +7,11 @@ so the range in --help is the range that is checked.
 import math
 import operator
 import os
-import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
+from pygpt.backend.arguments import checked_type, is_path, shown
 from pygpt.backend.single_precision import rounded
 from pygpt.nearest import nearest
 
@@ -59,23 +59,9 @@ def number_type(field: Field[Any]) -> type | None:
     return next((kind for kind in (int, float) if kind in kinds), None)
 
 
-class _Short(reprlib.Repr):
-    """Shortens the repr of a value. Python itself refuses to write an integer of more than 4300
-    digits, which hexadecimal TOML may hold, and takes n^2 steps for one of n digits."""
-
-    def repr_int(self, number, level):
-        if number.bit_length() > LONGEST_SHOWN:
-            return f"(an integer of {number.bit_length()} bits)"
-        return super().repr_int(number, level)
-
-
-LONGEST_SHOWN = 4096  # bits of an integer in a message
-_short = _Short().repr
-
-
 def refusal(name: str, value: Any, reason: str) -> ConfigError:
     """Make a ConfigError with the message "name=value reason"."""
-    return ConfigError(f"{name}={_short(value)} {reason}")
+    return ConfigError(f"{name}={shown(value)} {reason}")
 
 
 def check_settings(config: Any, are_for_kernels: bool = True) -> None:
@@ -91,7 +77,7 @@ def check_settings(config: Any, are_for_kernels: bool = True) -> None:
         within, choices = f.metadata["within"], f.metadata["choices"]
         if f.type is bool and type(value) is not bool:
             raise refusal(f.name, value, "is not True or False")
-        if choices and value not in choices:
+        if choices and (not isinstance(value, str) or value not in choices):
             raise refusal(f.name, value, f"is not {' or '.join(map(repr, choices))}")
         if kind is None or (value is None and f.default is None):
             continue
@@ -130,7 +116,7 @@ def is_whole_number(value: Any) -> bool:
     """Return whether a value is an integer of any type other than bool."""
     try:
         operator.index(value)  # takes integers of any type, but neither 1.0 nor "1"
-    except TypeError:
+    except (TypeError, ValueError):  # a ValueError: a tensor of several values
         return False
     return not isinstance(value, bool)
 
@@ -166,12 +152,16 @@ def items_of(name: str, value: Any, reason: str, is_ordered: bool = True) -> Ite
     """
     refused = (str, bytes, bytearray, dict, *((set, frozenset) if is_ordered else ()))
     try:
-        if not isinstance(value, refused):
-            yield from value
-            return
-    except (TypeError, NotImplementedError):  # it is not iterable; it is a matrix in memory
-        pass
-    raise refusal(name, value, reason)
+        items = None if isinstance(value, refused) or _is_matrix(value) else iter(value)
+    except (TypeError, ValueError):  # it is not iterable; it is a view that was released
+        items = None
+    if items is None:
+        raise refusal(name, value, reason)
+    yield from items  # outside the try: an error of the caller's own iterator stays as it is
+
+
+def _is_matrix(value):
+    return isinstance(value, memoryview) and value.ndim != 1
 
 
 def token_id(name: str, value: Any, vocab_size: int) -> int:
@@ -191,8 +181,8 @@ def token_ids(name: str, value: Any, vocab_size: int) -> tuple[int, ...]:
     """
     if isinstance(value, bool) or is_whole_number(value):
         return (token_id(name, value, vocab_size),)
-    items = items_of(name, value, "is neither an id nor a collection of ids; a tokenizer's "
-                     "encode() makes ids of a text", is_ordered=False)
+    items = [*items_of(name, value, "is neither an id nor a collection of ids; a tokenizer's "
+                       "encode() makes ids of a text", is_ordered=False)]
     return tuple(dict.fromkeys(token_id(name, token, vocab_size) for token in items))
 
 
@@ -216,11 +206,7 @@ def _texts(name, value):
 def _check_paths(name, paths):
     """Refuse a path that no file can have: with a zero byte, or characters without bytes."""
     for path in paths:
-        try:
-            is_path = b"\0" not in os.fsencode(path)
-        except UnicodeEncodeError:
-            is_path = False
-        if not is_path:
+        if not is_path(path):
             raise refusal(name, path, "is not a path: no file has such a name")
 
 
@@ -266,8 +252,8 @@ class GPTConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         if self.n_embd % self.n_head:
-            raise ConfigError(f"n_embd={_short(self.n_embd)} is not divisible by "
-                              f"n_head={_short(self.n_head)}")
+            raise ConfigError(f"n_embd={shown(self.n_embd)} is not divisible by "
+                              f"n_head={shown(self.n_head)}")
 
 
 # The types to which matrix products may round their operands.
@@ -359,10 +345,10 @@ class TrainConfig:
             if number_type(f) is int and (value := getattr(self, f.name) or 0) >= 1 << 63:
                 raise refusal(f.name, value, "must be less than 2^63")
         if not self.out:
-            raise ConfigError(f"out={self.out!r} names no directory")
+            raise ConfigError(f"out={shown(self.out)} names no directory")
         for name in ("data", "val_data", "init"):
             if "" in _texts(name, value := getattr(self, name)):
-                raise ConfigError(f"{name}={value!r} holds an empty path")
+                raise ConfigError(f"{name}={shown(value)} holds an empty path")
         if self.min_learning_rate is None:
             object.__setattr__(self, "min_learning_rate", self.learning_rate / 10)
         if self.min_learning_rate > self.learning_rate:
@@ -383,13 +369,14 @@ class TrainConfig:
         Raises:
             ConfigError: a setting contradicts the model. Only n_positions may be smaller.
         """
+        checked_type("model_config", model_config, GPTConfig)
         unset = {}
         for name in SHAPE:
             ours, theirs = getattr(self, name), getattr(model_config, name)
             if ours is None:
                 unset[name] = theirs
             elif ours > theirs or (ours < theirs and name != "n_positions"):
-                origin = f"init={self.init!r}" if self.init else f"{self.out}/last"
+                origin = f"init={shown(self.init)}" if self.init else f"{self.out}/last"
                 raise ConfigError(f"{name}={ours}, but the model in {origin} has {theirs}")
         return replace(self, **unset)
 
@@ -398,7 +385,12 @@ class TrainConfig:
 
         Args:
             step: 0..max_steps-1.
+        Raises:
+            ConfigError: step is not a whole number in that range.
         """
+        step = whole_number("step", step)
+        if not 0 <= step < self.max_steps:
+            raise refusal("step", step, f"is not in 0..{self.max_steps - 1}")
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.max_steps - 1 - self.warmup_steps)
@@ -457,7 +449,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_strings", _texts("stop_strings", self.stop_strings))
         if "" in self.stop_strings:
-            raise ConfigError(f"stop_strings={self.stop_strings!r} holds an empty text")
+            raise ConfigError(f"stop_strings={shown(self.stop_strings)} holds an empty text")
         object.__setattr__(self, "logit_bias", _biases("logit_bias", self.logit_bias))
         check_settings(self, are_for_kernels=False)
 
@@ -468,11 +460,11 @@ def _biases(name, value):
     pairs = {} if value is None else value
     if not isinstance(pairs, dict):
         try:
-            pairs = {token: bias for token, bias in pairs}
-        except (TypeError, ValueError):
+            pairs = [(token, bias) for token, bias in items_of(name, pairs, "")]
+        except (TypeError, ValueError, NotImplementedError):
             raise refusal(name, value, "is not a dict of biases by token id") from None
     biases = {}
-    for token, bias in pairs.items():
+    for token, bias in pairs.items() if isinstance(pairs, dict) else pairs:
         token, bias = whole_number(name, token), _real_number(name, bias)
         if token < 0:
             raise refusal(name, token, "is not a token id: it is below 0")

@@ -24,6 +24,7 @@ from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.replay import Program, run
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.arguments import checked_parts, shown
 from pygpt.backend.kernels import IdRangeError, Memory, lib
 from pygpt.parameters import last_placed
 
@@ -53,11 +54,12 @@ class Cache:
     """
 
     def __init__(self, model: Any, rows: int = 1, length: int | None = None) -> None:
-        most = model.config.n_positions
-        self.rows, self.length = rows, most if length is None else length
-        if not (1 <= self.length <= most and rows >= 1):
-            raise ValueError(f"a cache of {rows} texts of {length} positions; give at least one of "
-                             f"each, and at most n_positions={most}")
+        most = checked_parts("model", model, "a model", "config").config.n_positions
+        length = most if length is None else length
+        if not (type(rows) is type(length) is int and 1 <= length <= most and rows >= 1):
+            raise ValueError(f"rows={shown(rows)}, length={shown(length)}: a cache has at least "
+                             f"one text and one position, and at most n_positions={most}")
+        self.rows, self.length = rows, length
         self._model, self._layers = model, []
         self._steps, self._dependencies = {}, model.step_dependencies()
         self._past = Tensor.empty((rows,), "i", memory=Memory(4 * rows))
@@ -68,6 +70,11 @@ class Cache:
     def __repr__(self) -> str:
         return (f"Cache(rows={self.rows}, length={self.length}, "
                 f"pasts={reprlib.repr(list(self.pasts))})")
+
+    @property
+    def model(self) -> Any:
+        """The model whose keys and values it holds."""
+        return self._model
 
     @property
     def past(self) -> int:
@@ -84,6 +91,7 @@ class Cache:
             ValueError: ids is empty, an id is out of range, or they do not fit into the cache.
         """
         self._check_row(row)
+        ids = checked_ids(ids)
         if self.rows == 1 and len(ids) == 1:
             return self.step(ids)[0]
         _, T, data = as_int32("ids", [ids], self._model.config.n_positions)
@@ -104,6 +112,7 @@ class Cache:
         Raises:
             ValueError: as of read.
         """
+        ids = checked_ids(ids)
         if not 1 <= len(ids) <= self.rows:
             raise ValueError(f"{len(ids)} ids for a cache of {self.rows} texts")
         self._refuse_if_full(self.pasts[:len(ids)], 1)
@@ -142,8 +151,8 @@ class Cache:
         self._check_row(source)
         self._check_row(target)
         past, (_, P, C) = self.pasts[source] if past is None else past, self._shape()
-        if not 0 <= past <= self.length:
-            raise ValueError(f"past={past} is not in 0..{self.length}, the cache's length")
+        if type(past) is not int or not 0 <= past <= self.length:
+            raise ValueError(f"past={shown(past)} is not in 0..{self.length}, the cache's length")
         for tensor in itertools.chain(*self._layers) if source != target else ():
             values = tensor.flat().cast("B")
             start, end = (4 * row * P * C for row in (source, target))
@@ -163,8 +172,8 @@ class Cache:
         return self._layers[i]
 
     def _check_row(self, row):
-        if not (isinstance(row, int) and 0 <= row < self.rows):
-            raise ValueError(f"row={row!r} is not a text of a cache of {self.rows} texts, "
+        if not (type(row) is int and 0 <= row < self.rows):
+            raise ValueError(f"row={shown(row)} is not a text of a cache of {self.rows} texts, "
                              f"0..{self.rows - 1}")
 
     def _refuse_if_full(self, pasts, new):
@@ -181,6 +190,13 @@ class Cache:
         with (no_grad(), named_bad_ids(model.config.vocab_size, ids),
               PassSettings(cache=rows, compute_dtype=model.compute_dtype)):
             return model.last_logits(ids)
+
+
+def checked_ids(ids):
+    """Return a list of the ids of a text; raise ValueError if they are no list."""
+    if not isinstance(ids, (list, tuple)) or bool in set(map(type, ids)):
+        raise ValueError(f"ids={shown(ids)} is not a list of ids")
+    return [*ids]
 
 
 class CacheRows:

@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 from pygpt.autograd.launch import launch
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.arguments import checked_function, checked_parts
 from pygpt.backend.kernels import lib
-from pygpt.config import ConfigError, items_of, token_id, whole_number
+from pygpt.config import items_of, refusal, token_id, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,6 +60,7 @@ def evaluate(model: Any, ids: Iterable[int], stride: int | None = None) -> float
     Raises:
         ValueError: an id is out of range, ids are too few, stride is out of range, or the model's
             logits are not finite.
+        TypeError: model is none.
     """
     losses = token_losses(model, ids, stride)
     return math.fsum(losses) / len(losses)
@@ -76,6 +78,8 @@ def token_losses(model: Any, ids: Iterable[int], stride: int | None = None,
     Raises:
         ValueError: as evaluate.
     """
+    checked_parts("model", model, "a model", "config", "train")
+    checked_function("on_progress", on_progress)
     P, V = model.config.n_positions, model.config.vocab_size
     stride = checked_stride(stride, P)
     ids = _checked_ids(ids, V)
@@ -105,7 +109,7 @@ def checked_stride(stride, n_positions):
         return max(1, n_positions // 2)
     stride = whole_number("stride", stride)
     if not 1 <= stride <= n_positions:
-        raise ConfigError(f"stride={stride} must be in 1..{n_positions}, the context of this model")
+        raise refusal("stride", stride, f"must be in 1..{n_positions}, the context of this model")
     return stride
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
+from pygpt.backend.arguments import checked_parts, shown
 from pygpt.config import (ConfigError, SampleConfig, check_names, items_of, refusal, token_id,
                           token_ids, whole_number)
 from pygpt.sampling import Sampler
@@ -114,7 +115,7 @@ def stream_together(model: Any, prompts: Any, max_new_tokens: int = 64, *,
     if not isinstance(prompts := rows_of(prompts), (list, tuple)):
         raise refusal("prompts", prompts, "is not a list of prompts, which are lists of ids")
     if not isinstance(sampler, (list, tuple, type(None))):
-        raise TypeError(f"sampler={sampler!r} is not a list with a sampler for each prompt")
+        raise TypeError(f"sampler={shown(sampler)} is not a list with a sampler for each prompt")
     check_names(settings, SampleConfig, OPTIONS, _ELSEWHERE)
     if sampler is not None and settings:
         raise TypeError(f"{next(iter(settings))} is a setting of Sampler, but another sampler is "
@@ -126,11 +127,12 @@ def stream_together(model: Any, prompts: Any, max_new_tokens: int = 64, *,
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts")
     each = [SampleConfig(max_new_tokens=max_new_tokens, **settings,
                          **({} if seed is None else {"seed": seed})) for seed in seeds]
-    V = model.config.vocab_size
-    if vocab_size is not None and whole_number("vocab_size", vocab_size) < 1:
-        raise ConfigError(f"vocab_size={vocab_size} leaves no id to draw")
-    if logprobs is not None and whole_number("logprobs", logprobs) < 0:
-        raise ConfigError(f"logprobs={logprobs} must be at least 0")
+    max_new_tokens = each[0].max_new_tokens if each else 0
+    V = checked_parts("model", model, "a model", "config", "new_cache").config.vocab_size
+    if vocab_size is not None and (vocab_size := whole_number("vocab_size", vocab_size)) < 1:
+        raise refusal("vocab_size", vocab_size, "leaves no id to draw")
+    if logprobs is not None and (logprobs := whole_number("logprobs", logprobs)) < 0:
+        raise refusal("logprobs", logprobs, "must be at least 0")
     for token, _ in each[0].logit_bias if each else ():
         token_id("logit_bias", token, V)
     prompts = [_check_prompt(ids, model.config, f"prompt {number}: " if len(prompts) > 1 else "")
@@ -143,7 +145,8 @@ def stream_together(model: Any, prompts: Any, max_new_tokens: int = 64, *,
         raise ConfigError(f"{len(samplers)} samplers for {len(prompts)} prompts")
     for one in samplers:
         if isinstance(one, type) or not callable(getattr(one, "choose", None)):
-            raise TypeError(f"sampler={one!r} is not an object with a method choose(logits, ids)")
+            raise TypeError(f"sampler={shown(one)} is not an object with a method "
+                            "choose(logits, ids)")
     return Steps(model, prompts, samplers, stop, vocab_size, max_new_tokens, logprobs)
 
 
@@ -155,12 +158,13 @@ def end_ids(model, tokenizer):
 
 
 def rows_of(ids):
-    """Return a list of the items of an iterator, or of the rows of a matrix in memory; else ids."""
-    if hasattr(ids, "__next__"):
-        return list(ids)
+    """Return a list of the items of a list or an iterator, or of the rows of a matrix in memory;
+    else ids."""
+    if hasattr(ids, "__next__") or isinstance(ids, list):
+        return [*ids]  # of a list a copy: an id may be an object whose conversion changes it
     try:
         view = memoryview(ids)
-    except TypeError:
+    except (TypeError, ValueError):  # a ValueError: a view that was released
         return ids
     return view.tolist() if view.ndim == 2 else ids
 

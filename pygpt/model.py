@@ -12,6 +12,7 @@ replays them.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
@@ -25,10 +26,12 @@ from pygpt.autograd import ops, replay
 from pygpt.autograd.forward_pass import PassSettings, current_pass, past_positions, shares_in_force
 from pygpt.autograd.ids import as_int32, named_bad_ids
 from pygpt.autograd.launch import calls_are_intercepted, launch, one_at_a_time
+from pygpt.autograd.ops.checks import checked_ignore_index
 from pygpt.autograd.precision import checked_dtype
 from pygpt.autograd.recorded_step import StepCache
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.arguments import checked_path, checked_type, shown
 from pygpt.backend.kernels import Memory, in_float32, lib
 from pygpt.checkpoint import model_files
 from pygpt.checkpoint.int8 import StoredInt8
@@ -179,9 +182,9 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int = 1337,
                  compute_dtype: str = "float32") -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 64:
-            raise ValueError(f"seed={seed!r} is not a whole number in [0, 2^64)")
+            raise ValueError(f"seed={shown(seed)} is not a whole number in [0, 2^64)")
         checked_dtype(compute_dtype)
-        self._build(config)
+        self._build(checked_type("config", config, GPTConfig))
         self.compute_dtype = compute_dtype
         self.initialise(seed)
         self.dropout_seed = seed
@@ -237,6 +240,7 @@ class GPT(nn.Module):
                 and the field.
             MemoryError: the converted weights do not fit.
         """
+        directory = checked_path("directory", directory)
         checked_dtype(compute_dtype)
         if weights not in (None, "float32"):
             ops.WeightAtRest.empty(weights, (0, 0))  # refuses other forms before files are read
@@ -289,6 +293,7 @@ class GPT(nn.Module):
             ValueError: dtype is none of these, or a weight is too large for it, or end_of_text is
                 not in the vocabulary; the message names the value.
         """
+        directory = checked_path("directory", directory)
         end = self.end_of_text if end_of_text is None else self._checked_end(end_of_text)
         at_rest = dict(self.weights_at_rest())
         if dtype == "as in memory":
@@ -296,6 +301,7 @@ class GPT(nn.Module):
                 return "bfloat16" if name in at_rest else "float32"
             in_int8 = self.weights == "int8"
         else:
+            checked_type("dtype", dtype, str)  # write_model takes a function, too
             in_int8 = False
         model_files.write_model(directory, self.config, self._saved(at_rest, in_int8), dtype, end)
 
@@ -323,7 +329,7 @@ class GPT(nn.Module):
             ValueError: there is no such form, or the weights rest already.
         """
         if self.weights != "float32":
-            raise ValueError(f"quantize({form!r}): the weights rest in {self.weights} already")
+            raise ValueError(f"quantize({shown(form)}): the weights rest in {self.weights} already")
         ops.WeightAtRest.empty(form, (0, 0))  # refuses other forms
         twin = type(self).__new__(type(self))
         twin._build(self.config)
@@ -379,8 +385,7 @@ class GPT(nn.Module):
                 in 0..vocab_size-1.
         """
         ids = self._ids(ids)
-        seed = ops.Seed(self.next_seed()) if self.dropout_shares() else None
-        with named_bad_ids(self.config.vocab_size, ids), self.pass_settings(seed):
+        with self._pass(ids):
             return self.forward(ids)
 
     @one_at_a_time
@@ -419,9 +424,9 @@ class GPT(nn.Module):
         ids, targets = self._ids(ids), self._ids(targets, "targets")
         if targets.shape != ids.shape:
             raise ValueError(f"targets of shape {targets.shape} for ids of shape {ids.shape}")
+        checked_ignore_index("token_losses", ignore_index)
         V, losses, mean = self.config.vocab_size, Tensor.empty(ids.shape), Tensor.empty(())
-        seed = ops.Seed(self.next_seed()) if self.dropout_shares() else None
-        with no_grad(), named_bad_ids(V, ids, targets, ignore_index), self.pass_settings(seed):
+        with no_grad(), self._pass(ids, targets, ignore_index):
             x = self.transformer(ids)                                           # (B, T, C)
             for begin, end in _parts(ids.size, max(LEAST_HEAD_ROWS, HEAD_BYTES // (4 * V))):
                 rows = Tensor.empty((1, end - begin, x.shape[-1]), memory=x.memory,
@@ -469,8 +474,11 @@ class GPT(nn.Module):
                 logits may lie in memory of its own, which its next step overwrites.
 
         Raises:
-            ValueError: ids is empty, an id is out of range, or the cache has no room for them.
+            ValueError: ids is empty, an id is out of range, the cache has no room for them, or it
+                is another model's.
         """
+        if checked_type("cache", cache, Cache).model is not self:
+            raise ValueError(f"cache={cache!r} is of another model")
         cache.forget_outdated_steps()
         return cache.read(0, ids)
 
@@ -485,6 +493,20 @@ class GPT(nn.Module):
         return generate.stream(self, ids, max_new_tokens, **options)
 
     # --------------------------------------------------------------------------------- inside ---
+
+    @contextlib.contextmanager
+    def _pass(self, ids, targets=None, ignore_index=None):
+        """Within the block, a forward pass of these ids and targets runs. A bad id is named, and a
+        pass that fails takes no dropout seed from the next one."""
+        passes = self.forward_passes
+        seed = ops.Seed(self.next_seed()) if self.dropout_shares() else None
+        try:
+            with (named_bad_ids(self.config.vocab_size, ids, targets, ignore_index),
+                  self.pass_settings(seed)):
+                yield
+        except BaseException:
+            self.forward_passes = passes
+            raise
 
     def _ids(self, ids, name="ids"):
         """Return ids as an int32 Tensor (B, T), after checking their shape."""

@@ -13,6 +13,7 @@ from pygpt.autograd import forward_pass, ops
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import recomputed
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.arguments import checked_flag, checked_type, shown
 from pygpt.backend.kernels import check_status, in_float32, lib
 from pygpt.parameters import Gradients, Layout, Parameter, Values, fill
 from pygpt.tree import tree
@@ -90,6 +91,7 @@ class Module:
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Yield (dotted name, Parameter), in the order in which attributes were set."""
+        checked_type("prefix", prefix, str)
         for name, item in _walk(self, prefix, {id(self)}):
             if isinstance(item, Parameter):
                 yield name, item
@@ -120,7 +122,7 @@ class Module:
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield (dotted name, Module) of this module, whose name is the prefix, and those inside
         it, each once."""
-        yield prefix, self
+        yield checked_type("prefix", prefix, str), self
         for name, item in _walk(self, prefix and prefix + ".", {id(self)}):
             if isinstance(item, Module):
                 yield name, item
@@ -137,6 +139,7 @@ class Module:
 
     def train(self, mode: bool = True) -> Self:
         """Turn dropout on, or off if mode is False; return the module."""
+        checked_flag("mode", mode)
         for module in self.modules():
             module.training = mode
         return self
@@ -324,7 +327,8 @@ class LayerNorm(Module):
     shown = ("eps",)
 
     def __init__(self, n: int, eps: float = 1e-5) -> None:
-        self.weight, self.bias, self.eps = Parameter((n,), fill=1.0), Parameter((n,)), eps
+        self.weight, self.bias = Parameter((n,), fill=1.0), Parameter((n,))
+        self.eps = in_float32("eps", eps, 0.0) and eps
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.layernorm(x, self.weight, self.bias, self.eps)
@@ -353,7 +357,9 @@ class Dropout(Module):
     shown = ("share",)
 
     def __init__(self, share: float, stream: int = 0) -> None:
-        self.share, self.stream = share, stream
+        self.share, self.stream = in_float32("share", share, 0.0, 1.0) and share, stream
+        if type(stream) is not int or not 0 <= stream < 2 ** 64:
+            raise ValueError(f"stream={shown(stream)} is not a whole number in [0, 2^64)")
 
     def in_progress(self) -> tuple[float, Any, int]:
         """Return (share, seed, stream) of the forward pass in progress; without one, share is 0."""

@@ -17,6 +17,7 @@ import numbers
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from pygpt.backend.arguments import checked_parts, shown
 from pygpt.backend.kernels import NULL, Memory, check_status, in_float32, lib
 from pygpt.autograd.launch import one_at_a_time
 
@@ -66,6 +67,7 @@ class Optimizer:
         OPTIMIZERS[cls.__name__.lower()] = cls
 
     def __init__(self, model: Module, **settings: Any) -> None:
+        checked_parts("model", model, "a Module", "weights_at_rest", "layout", "gradients")
         for name, weight in model.weights_at_rest():
             raise ValueError(f"{type(self).__name__}: {name} rests in {weight.form}, for "
                              "generation alone; train the model that it was made from")
@@ -129,7 +131,7 @@ class Optimizer:
         """
         if not (isinstance(max_norm, numbers.Real) and not isinstance(max_norm, bool)
                 and max_norm > 0):
-            raise ValueError(f"clip_grad_norm: max_norm={max_norm!r} is not a number above 0")
+            raise ValueError(f"clip_grad_norm: max_norm={shown(max_norm)} is not a number above 0")
         if max_norm < math.inf:
             in_float32("clip_grad_norm: max_norm", max_norm, 0.0)
         if not self._complete_gradients():
@@ -223,9 +225,9 @@ class AdamW(Optimizer):
 
     def checked_settings(self) -> tuple[float, ...]:
         if not (isinstance(self.betas, (tuple, list)) and len(self.betas) == 2):
-            raise ValueError(f"AdamW: betas={self.betas!r} are not two numbers in [0, 1)")
+            raise ValueError(f"AdamW: betas={shown(self.betas)} are not two numbers in [0, 1)")
         return (in_float32("AdamW: lr", self.lr, 0.0),
-                *[in_float32(f"AdamW: betas={self.betas!r}: beta", beta, 0.0, 1.0)
+                *[in_float32(f"AdamW: betas={shown(self.betas)}: beta", beta, 0.0, 1.0)
                   for beta in self.betas],
                 in_float32("AdamW: eps", self.eps, 0.0),
                 in_float32("AdamW: weight_decay", self.weight_decay, 0.0))

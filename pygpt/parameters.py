@@ -21,7 +21,9 @@ from pygpt.autograd.forward_pass import current_pass
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import Leaf, next_serial
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.kernels import BFLOAT16, EOVERFLOW, Memory, check_status, lib
+from pygpt.backend.arguments import shown
+from pygpt.backend.kernels import (BFLOAT16, EOVERFLOW, Memory, check_status, in_float32,
+                                   lib)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +50,9 @@ class Parameter(Tensor):
             all `fill`.
         fill: the initial value if std is None.
 
+    Raises:
+        ValueError: a length of shape is not a whole number of 0 or more, or std is none.
+
     Attributes:
         leaf: the Leaf of its gradients, also while it is frozen.
         layout: the Layout whose buffers hold it; None while it lies elsewhere or has no values.
@@ -60,6 +65,12 @@ class Parameter(Tensor):
 
     def __init__(self, shape: Iterable[int], std: float | None = None, fill: float = 0.0) -> None:
         self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
+        for n in self.shape:
+            if type(n) is not int or n < 0:
+                raise ValueError(f"a parameter's length {shown(n)} is not a whole number of 0 or "
+                                 "more")
+        if std is not None:
+            in_float32("std", std, 0.0)
         self.size, self.node = prod(self.shape), Leaf(self.shape)
         self.leaf = self.node
         self.layout = self.rebuild = self.deferred = self.half = None

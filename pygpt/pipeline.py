@@ -20,6 +20,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, overload
 
+from pygpt.backend.arguments import checked_flag, checked_function, checked_path, shown
 from pygpt.checkpoint.model_files import find_model
 from pygpt.config import (ConfigError, SampleConfig, check_names, is_whole_number, items_of,
                           token_id)
@@ -74,11 +75,14 @@ class Pipeline:
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, strict: bool = False,
                  on_warning: Callable[[str], object] | None = None) -> None:
-        for name, value, method in (("model", model, "new_cache"),
-                                    ("tokenizer", tokenizer, "encode")):
-            if not hasattr(value, method):
-                raise TypeError(f"{name}={value!r:.80} is no {name}: Pipeline takes a model and "
+        for name, value, methods in (("model", model, ("config", "new_cache")),
+                                     ("tokenizer", tokenizer, ("vocab_size", "encode"))):
+            if isinstance(value, type) or not all(hasattr(value, part) for part in methods):
+                raise TypeError(f"{name}={shown(value)} is no {name}: Pipeline takes a model and "
                                 "its tokenizer, in this order")
+        checked_flag("strict", strict)
+        if on_warning is not None:
+            checked_function("on_warning", on_warning)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
                              f"vocab_size={model.config.vocab_size}")
@@ -100,7 +104,7 @@ class Pipeline:
             OSError: a file cannot be read.
             ValueError: the directory holds no such model, or a tokenizer with more tokens than it.
         """
-        directory = find_model(directory)
+        directory = find_model(checked_path("directory", directory))
         model = GPT.from_pretrained(directory, weights=weights)
         tokenizer = Tokenizer.from_pretrained(directory)
         with errors_begin_with(directory):
@@ -134,6 +138,8 @@ class Pipeline:
             As stream does.
         """
         check_names(settings, SampleConfig, (*_OPTIONS, "progress"), _ELSEWHERE)
+        if progress is not None:
+            checked_flag("progress", progress)
         with ProgressLine(progress) as line:
             found = self.stream(prompt, on_step=line.update, **settings)
             for text in found if isinstance(found, list) else [found]:
@@ -176,6 +182,8 @@ class Pipeline:
                 are not finite: at the piece where that is found.
         """
         check_names(settings, SampleConfig, (*_OPTIONS, "on_step"), _ELSEWHERE)
+        if on_step is not None:
+            checked_function("on_step", on_step)
         prompts, is_one = _prompts_of(prompt)
         for number, one in enumerate(prompts):
             with contextlib.nullcontext() if is_one else errors_begin_with(f"prompt {number}"):

@@ -16,7 +16,8 @@ import random
 from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pygpt.backend.kernels import Memory, check_status, lib
+from pygpt.backend.arguments import checked_parts, shown
+from pygpt.backend.kernels import ERANGE, Memory, check_status, lib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,11 +43,13 @@ class Sampler:
     """
 
     def __init__(self, settings: Any) -> None:
-        self.settings = s = settings
+        self.settings = s = checked_parts("settings", settings, "a SampleConfig", "seed",
+                                          "repetition_penalty", "logit_bias", "temperature")
         self._random = random.Random(s.seed)
         self._seen = _Occurrences()
         self._penalties = s.repetition_penalty, s.presence_penalty, s.frequency_penalty
         self._buffers = None
+        self._unused = None  # the random number of a draw that was refused
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_buffers": None}
@@ -65,9 +68,7 @@ class Sampler:
             ValueError: a logit is NaN or infinite, all tokens are banned, or there are fewer ids
                 than at the last call.
         """
-        logits = memoryview(logits)
-        if logits.format != "f":
-            raise TypeError(f"logits: a buffer of format {logits.format!r} is not float32")
+        logits = _numbers(logits)
         s, V, b = self.settings, len(logits), self._buffers
         if b is None or b.V != V:
             b = self._buffers = _Buffers(V, s.logit_bias, s.temperature, s.top_k, s.top_p, s.min_p)
@@ -77,12 +78,18 @@ class Sampler:
             seen, counts, NS = self._seen.memories()
             seen_at, counts_at = seen.pointer("i"), counts.pointer("i")
         memory = Memory(logits.nbytes, logits)
+        if self._unused is None and s.temperature:
+            self._unused = self._random.random()
         status = (lib.sample_adjust(b.adjusted_at, memory.pointer("f"), *b.biases_at, seen_at,
                                     counts_at, V, b.NB, NS, *self._penalties)
                   or lib.sample_token(b.token_at, b.adjusted_at, V, *b.rules,
-                                      self._random.random() if s.temperature else 0.0))
+                                      self._unused if s.temperature else 0.0))
+        if status == ERANGE:
+            raise ValueError(f"logits: {V} numbers are fewer than at the calls before: a Sampler "
+                             "serves one sequence")
         if status:
             _refuse(status)
+        self._unused = None
         return b.token[0]
 
 
@@ -127,10 +134,17 @@ class _Occurrences:
     def update(self, ids, V):
         """Count the ids that are new since the last call; the first call gives the prompt. Those
         that are not below V cannot be chosen and do not count."""
-        known, self._length = self._length, len(ids)
-        if known is not None and len(ids) < known:
-            raise ValueError(f"a Sampler serves one sequence: {len(ids)} ids follow {known}")
-        for token in ids[known or 0:]:
+        if not isinstance(ids, (list, tuple)):
+            raise TypeError(f"ids={shown(ids)} is not a list of ids")
+        known, count = self._length, len(ids)
+        if known is not None and count < known:
+            raise ValueError(f"a Sampler serves one sequence: {count} ids follow {known}")
+        new = [*ids[known or 0:]]
+        for token in new:
+            if type(token) is not int or token < 0:
+                raise ValueError(f"ids: {shown(token)} is not a token id")
+        self._length = count
+        for token in new:
             if token < V:
                 place = self._places.setdefault(token, len(self.ids))
                 if place == len(self.ids):
@@ -158,10 +172,29 @@ def choice_of(token: int, logits: memoryview, n: int) -> Choice:
     Raises:
         ValueError: a logit is NaN or infinite.
     """
+    logits = _numbers(logits)
+    if type(token) is not int or not 0 <= token < len(logits):
+        raise ValueError(f"token={shown(token)} is not in 0..{len(logits) - 1}")
+    if type(n) is not int or n < 0:
+        raise ValueError(f"n={shown(n)} is not a whole number of 0 or more")
     n = min(n, len(logits))
     best, lse = array("i", bytes(4 * n)), array("d", [0.0])
     _call(lib.sample_best, best, lse, logits, len(logits), n)
     return Choice(token, logits[token] - lse[0], [(id, logits[id] - lse[0]) for id in best])
+
+
+def _numbers(logits):
+    """Return the memoryview of a buffer of one or more float32 in one dimension."""
+    try:
+        view = memoryview(logits)
+    except (TypeError, ValueError):  # a ValueError: a view that was released
+        raise TypeError(f"logits={shown(logits)} is not a buffer of float32") from None
+    if view.format != "f":
+        raise TypeError(f"logits: a buffer of format {view.format!r} is not float32")
+    if view.ndim != 1 or not view.c_contiguous or not len(view):
+        raise ValueError(f"logits: a buffer of shape {view.shape} is not a row of one or more "
+                         "numbers side by side")
+    return view
 
 
 def _call(kernel, *arguments):

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Collection
 from typing import Any
 
-from pygpt.config import ConfigError, token_id, whole_number
+from pygpt.config import refusal, token_id, whole_number
 from pygpt.sampling import choice_of
 
 MOST_ROWS = 16  # texts that grow at once, decoding.MOST_TOGETHER
@@ -84,7 +84,7 @@ class Steps:
             ValueError: there is no such text.
         """
         if not 0 <= whole_number("text", text) < len(self._ids):
-            raise ConfigError(f"text={text} is not the number of one of {len(self._ids)} texts")
+            raise refusal("text", text, f"is not the number of one of {len(self._ids)} texts")
         self._is_ended[text] = self._has_ended = True
 
     def close(self) -> None:

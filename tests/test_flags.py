@@ -287,7 +287,8 @@ def test_help_imports_nothing_that_takes_time():
         assert "pygpt.cli" in modules
         ours = {name for name in modules if name.startswith("pygpt.")}
         assert ours == {
-            "pygpt.config", "pygpt.nearest", "pygpt.backend", "pygpt.backend.single_precision",
+            "pygpt.config", "pygpt.nearest", "pygpt.backend", "pygpt.backend.arguments",
+            "pygpt.backend.single_precision",
             "pygpt.cli",
             *(f"pygpt.cli.{name}" for name in ("main flags messages streams train sample eval "
                                                "export bench plot tokenizer info loading").split())}

@@ -129,7 +129,7 @@ def test_what_is_no_number_is_a_type_error(data, message):
 
 @pytest.mark.parametrize("data, dtype, message", [
     ([1e39], "float32", r"1e\+39 is out of the range of float32"),
-    ([1, -10 ** 400], "float32", "is not a number that a Tensor can hold"),
+    ([1, -10 ** 400], "float32", r"^-1000.* is out of the range of float32"),
     ([2 ** 31], "int32", "2147483648 is out of the range of int32"),
     ([1], "int64", "dtype='int64' is not 'float32' or 'int32'"),
     ([[1, 2], [3]], "float32", "ragged lists")])

@@ -6,6 +6,10 @@ import struct
 from math import prod
 
 from pygpt.autograd.arrays import CODES
+from pygpt.backend.arguments import shown
+
+
+MOST_DIMENSIONS = 64  # of a tensor: as of Python's buffers
 
 
 def is_number(value):
@@ -23,6 +27,9 @@ def packed(data, dtype):
     data = _as_lists(data)
     shape = _shape_of(data)
     values = list(_flatten(data, shape, NUMBER_OF[dtype]))
+    if len(values) != prod(shape):
+        raise ValueError(f"{len(values)} values where the lengths of the lists say {prod(shape)}: "
+                         "the data of a Tensor must not change while they are read")
     try:
         # the "=" of the format makes struct refuse a value that is too large
         return shape, struct.pack(f"={len(values)}{CODES[dtype]}", *values)
@@ -31,7 +38,7 @@ def packed(data, dtype):
             try:
                 struct.pack("=" + CODES[dtype], value)
             except (struct.error, OverflowError):
-                raise ValueError(f"{value!r} is out of the range of {dtype}") from None
+                raise ValueError(f"{shown(value)} is out of the range of {dtype}") from None
         raise
 
 
@@ -43,7 +50,11 @@ def _as_lists(data):
         raise TypeError(f"a Tensor is made of numbers, not of {type(data).__name__}")
     try:
         view = memoryview(data)
-    except TypeError:
+    except (TypeError, ValueError):  # a ValueError: a view that was released
+        if isinstance(data, type) or not hasattr(data, "__iter__") and not hasattr(
+                data, "__getitem__") or isinstance(data, memoryview):
+            raise TypeError("a Tensor is made of numbers in lists or in a buffer, not of "
+                            f"{shown(data)}") from None
         return list(data)
     try:
         return view.tolist()
@@ -64,6 +75,9 @@ def _unpacked(view):
 def _shape_of(data):
     shape = []
     while isinstance(data, (list, tuple)):
+        if len(shape) == MOST_DIMENSIONS:
+            raise ValueError(f"lists that are nested more than {MOST_DIMENSIONS} deep, in the data "
+                             "of a Tensor")
         shape.append(len(data))
         data = data[0] if data else None
     return tuple(shape)
@@ -76,7 +90,7 @@ def _flatten(data, shape, number):
         yield number(data)
         return
     if not isinstance(data, (list, tuple)) or len(data) != shape[0]:
-        raise ValueError(f"ragged lists: {data!r} where a list of {shape[0]} is expected")
+        raise ValueError(f"ragged lists: {shown(data)} where a list of {shape[0]} is expected")
     for item in data:
         yield from _flatten(item, shape[1:], number)
 
@@ -90,18 +104,22 @@ def _float(value):
         try:
             return value.__index__()
         except AttributeError:
-            raise TypeError(f"{value!r} is not a real number") from None
+            raise TypeError(f"{shown(value)} is not a real number") from None
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{value!r} is not a number that a Tensor can hold: {error}") from None
+    except OverflowError:
+        raise ValueError(f"{shown(value)} is out of the range of float32") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{shown(value)} is not a number that a Tensor can hold: {error}"
+                         ) from None
 
 
 def _integer(value):
     try:
         return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{value!r} is not a whole number, as a tensor of int32 holds") from None
+    except (TypeError, ValueError):  # a ValueError: a tensor of several values
+        raise TypeError(f"{shown(value)} is not a whole number, as a tensor of int32 holds"
+                        ) from None
 
 
 NUMBER_OF = {"float32": _float, "int32": _integer}

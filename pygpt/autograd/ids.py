@@ -3,6 +3,7 @@
 import contextlib
 from array import array
 
+from pygpt.backend.arguments import shown
 from pygpt.backend.kernels import IdRangeError
 
 
@@ -22,25 +23,31 @@ def as_int32(name, ids, n_positions):
 
 
 def _int32_of_lists(name, ids):
-    if not ids or not isinstance(ids[0], (list, tuple)):
-        raise ValueError(f"{name}: expected B lists of T ints, got {_short(ids)}")
-    T, flat = len(ids[0]), array("i")
-    for row in ids:
-        if not isinstance(row, (list, tuple)) or len(row) != T:
-            raise ValueError(f"{name}: {_short(row)} is not a list of {T} ids like the first")
+    rows = [*ids]  # a copy: an id may be an object whose conversion changes the lists
+    if not rows or not isinstance(rows[0], (list, tuple)):
+        raise ValueError(f"{name}: expected B lists of T ints, got {shown(ids)}")
+    T, flat = None, array("i")
+    for row in rows:
+        is_row = isinstance(row, (list, tuple))
+        items = [*row] if is_row else ()
+        T = len(items) if T is None else T
+        if not is_row or len(items) != T:
+            raise ValueError(f"{name}: {shown(row)} is not a list of {T} ids like the first")
         try:
-            flat.extend(row)
-        except (TypeError, OverflowError):
-            raise ValueError(f"{name}: {_short(row)} is not a list of ids") from None
-    return len(ids), T, memoryview(flat).cast("B")
+            if bool in set(map(type, items)):
+                raise TypeError
+            flat.extend(items)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{name}: {shown(row)} is not a list of ids") from None
+    return len(rows), T, memoryview(flat).cast("B")
 
 
 def _int32_of_buffer(name, ids):
     try:
         view = memoryview(ids)
-    except TypeError:
+    except (TypeError, ValueError):  # a ValueError: a view that was released
         raise ValueError(f"{name}: expected B lists of T ints or an int32 buffer, got "
-                         f"{type(ids).__name__}") from None
+                         f"{type(ids).__name__}, {shown(ids)}") from None
     if view.format not in ("i", "l") or view.itemsize != 4 or view.ndim != 2:
         raise ValueError(f"{name}: a buffer of {8 * view.itemsize}-bit items of format "
                          f"{view.format!r} and {view.ndim} dimensions is not int32 of shape (B, T)")
@@ -62,8 +69,3 @@ def named_bad_ids(vocab_size, ids, targets=None, ignore_index=None):
                     raise ValueError(f"{name}: {value} is outside 0..{vocab_size - 1} "
                                      f"(vocab_size={vocab_size}{ignored})") from None
         raise
-
-
-def _short(value):
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

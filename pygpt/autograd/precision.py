@@ -5,6 +5,7 @@ An op reads it when it is called, and its backward pass uses the same type, wher
 
 from pygpt.autograd.arrays import HALF
 from pygpt.autograd.thread_settings import ThreadSettings
+from pygpt.backend.arguments import shown
 from pygpt.backend.kernels import (BFLOAT16, FLOAT32, INP_BFLOAT16, OUT_BFLOAT16,
                                    WEIGHT_BFLOAT16)
 
@@ -53,5 +54,5 @@ def computing_in(name):
 def checked_dtype(name):
     """Return the name of a type of operands; raise ValueError if there is no such type."""
     if not isinstance(name, str) or name not in OPERAND_TYPES:
-        raise ValueError(f"compute_dtype={name!r} is neither 'float32' nor 'bfloat16'")
+        raise ValueError(f"compute_dtype={shown(name)} is neither 'float32' nor 'bfloat16'")
     return name

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pygpt.autograd import ops
 from pygpt.autograd.forward_pass import shares_in_force
 from pygpt.autograd.ids import as_int32, named_bad_ids
+from pygpt.autograd.ops.checks import checked_ignore_index
 from pygpt.autograd.replay import Program, run
 from pygpt.autograd.tape import Node, grad_enabled, next_serial, refuse_stale, run_backward
 from pygpt.autograd.tensor import Tensor
@@ -58,10 +59,11 @@ class StepCache:
         target_B, target_T, target_bytes = as_int32("targets", targets, model.config.n_positions)
         if (B, T) != (target_B, target_T):
             raise ValueError(f"targets of shape {(target_B, target_T)} for ids of shape {(B, T)}")
+        checked_ignore_index("loss", ignore_index)
         self._forget_if_changed(model)
         key = Key(B, T, ignore_index, grad_enabled(), shares_in_force(self._dropouts),
                   grad_enabled() and model.recompute)
-        step = self._free_step(model, key)
+        step, passes = self._free_step(model, key), model.forward_passes
         try:
             step.ids.memory.view[:4 * B * T] = id_bytes
             step.targets.memory.view[:4 * B * T] = target_bytes
@@ -69,6 +71,9 @@ class StepCache:
                 step.seed.set(model.next_seed())
             with named_bad_ids(model.config.vocab_size, step.ids, step.targets, ignore_index):
                 yield step
+        except BaseException:  # a refused batch takes no seed from the next one
+            model.forward_passes = passes
+            raise
         finally:
             step.busy = False
 

@@ -16,6 +16,7 @@ from pygpt.autograd.arrays import CODES, DTYPES, Array
 from pygpt.autograd.convert import is_number, nest, packed
 from pygpt.autograd.launch import constant, one_at_a_time
 from pygpt.autograd.tape import Leaf, run_backward
+from pygpt.backend.arguments import checked_flag, shown
 from pygpt.backend.kernels import Memory
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Tensor(Array, Exporter):
 
     Raises:
         ValueError: the lists are ragged, or a number does not fit the dtype; the message names it.
+            In arithmetic: the shapes differ, or a number is out of the range of float32.
         TypeError: data holds something that is not a number.
+        ZeroDivisionError: it is divided by 0.
     """
 
     __slots__ = ("node", "leaf", "rebuild")
@@ -71,14 +74,12 @@ class Tensor(Array, Exporter):
 
     def __init__(self, data: Nested | Buffer, requires_grad: bool = False,
                  dtype: str = "float32") -> None:
-        if dtype not in CODES:
-            raise ValueError(f"dtype={dtype!r} is not 'float32' or 'int32'")
+        if not isinstance(dtype, str) or dtype not in CODES:
+            raise ValueError(f"dtype={shown(dtype)} is not 'float32' or 'int32'")
         shape, values = packed(data, dtype)
         self._place(shape, constant(len(values)), code=CODES[dtype])
         self.memory.view[:] = values
-        if not isinstance(requires_grad, bool):
-            raise TypeError(f"requires_grad={requires_grad!r} is not True or False")
-        if requires_grad:
+        if checked_flag("requires_grad", requires_grad):
             self.requires_grad = True
 
     def _describe(self, shape, code):
@@ -109,7 +110,14 @@ class Tensor(Array, Exporter):
         return nest(self.read().tolist(), self.shape)
 
     def row(self, i: int) -> Tensor:
-        """Return row i of this tensor (R, ...) as a tensor in the same memory, without a node."""
+        """Return row i of this tensor (R, ...) as a tensor in the same memory, without a node.
+
+        Raises:
+            ValueError: i is not in 0..R-1, or the shape is ().
+        """
+        if not self.shape or type(i) is not int or not 0 <= i < self.shape[0]:
+            raise ValueError(f"i={shown(i)} is not the number of a row of a tensor of shape "
+                             f"{self.shape}")
         size = self.size // self.shape[0]
         return Tensor.empty(self.shape[1:], self.code, self.memory, self.offset + 4 * i * size)
 
@@ -209,13 +217,14 @@ class Tensor(Array, Exporter):
 
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
+        checked_flag("requires_grad", wanted)
         if not isinstance(self.node, Leaf | None):
             raise ValueError("requires_grad can be set on a tensor that was made by itself; this "
                              "one is the result of an op")
         if wanted and self.code != "f":
             raise ValueError(f"requires_grad=True on a tensor of {self.dtype}: only float32 has "
                              "gradients")
-        if bool(wanted) != self.requires_grad:
+        if wanted != self.requires_grad:
             self.leaf = self.leaf or Leaf(self.shape)
             self.leaf.valid = False
             self.node = self.leaf if wanted else None

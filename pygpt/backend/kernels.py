@@ -15,6 +15,7 @@ import struct
 import sys
 
 from pygpt.backend import cpu, single_precision
+from pygpt.backend.arguments import shown
 from pygpt.backend.cpu import logical_cpus, performance_cores, physical_cores
 from pygpt.backend.installation import check_module, explained
 
@@ -123,7 +124,7 @@ def in_float32(name, value, least, end=math.inf):
         within = f"in [{least:g}, {end:g})"
     else:
         within = "a finite number" + (f", {least:g} or more" if least > -math.inf else "")
-    raise ValueError(f"{name}={value!r} is not {within}")
+    raise ValueError(f"{name}={shown(value)} is not {within}")
 
 
 # -------------------------------------------------------------------------------------- memory ---
@@ -172,7 +173,8 @@ class Memory:
 
 
 def _refused(nbytes):
-    return MemoryError(f"could not allocate {nbytes:,} bytes")
+    size = f"{nbytes:,}" if nbytes < 2 ** 1024 else shown(nbytes)
+    return MemoryError(f"could not allocate {size} bytes")
 
 
 def address(argument):
@@ -228,7 +230,7 @@ def set_num_threads(n: int) -> None:
             parent's threads, and OpenMP cannot start new ones.
     """
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_THREADS:
-        raise ValueError(f"threads={n!r} is not a whole number from 1 to {MAX_THREADS}")
+        raise ValueError(f"threads={shown(n)} is not a whole number from 1 to {MAX_THREADS}")
     if _forked and n > 1:
         raise RuntimeError(f"threads={n}: a forked process has one; start it with 'spawn' instead")
     if ffi is not None:
@@ -366,12 +368,12 @@ def select_isa(name=None) -> None:
     if name is None:
         name = isa_names()[0]
     if name not in built:
-        raise ValueError(f"isa {name!r} is not one of {', '.join(built)}")
+        raise ValueError(f"isa {shown(name)} is not one of {', '.join(built)}")
     if not lib.pygpt_isa_supported(built[name]):
         why = refused_isas().get(name, LACKING)
-        raise ValueError(f"isa {name!r} is not supported by this CPU, which has "
+        raise ValueError(f"isa {shown(name)} is not supported by this CPU, which has "
                          f"{', '.join(isa_names())}" if why == LACKING else
-                         f"isa {name!r} cannot be used: {why}")
+                         f"isa {shown(name)} cannot be used: {why}")
     lib.pygpt_isa_select(built[name])
     _isa = name
 

@@ -3,6 +3,8 @@
 import math
 from array import array
 
+from pygpt.backend.arguments import shown
+
 
 def rounded(name, number, is_within, error=ValueError):
     """Round a number to single precision, and check that it is still in its range.
@@ -21,6 +23,6 @@ def rounded(name, number, is_within, error=ValueError):
     except OverflowError:  # an integer of more than 308 digits
         result = math.inf
     if not math.isfinite(result) or not is_within(result) or number and not result:
-        raise error(f"{name}={number!r} becomes {result:g} in single precision, in which the "
+        raise error(f"{name}={shown(number)} becomes {result:g} in single precision, in which the "
                     "kernels compute")
     return result

@@ -238,8 +238,8 @@ def write_model(directory, config, named_tensors, dtype="float32", end_of_text=N
         OSError: the directory cannot be made or written.
         ValueError: there is no such dtype, or a weight is too large for it.
     """
-    if not callable(dtype) and dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} is not {' or '.join(map(repr, DTYPES))}")
+    if not callable(dtype) and (not isinstance(dtype, str) or dtype not in DTYPES):
+        raise ValueError(f"dtype={shown(dtype)} is not {' or '.join(map(repr, DTYPES))}")
     os.makedirs(directory, exist_ok=True)
     tensors, is_int8 = [], False
     for name, shape, buffer in named_tensors:

@@ -15,7 +15,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pygpt.files import errors_begin_with, read_json_object, replacing, shown
+from pygpt.backend.arguments import checked_parts, checked_path, checked_type, shown
+from pygpt.config import items_of, whole_number
+from pygpt.files import errors_begin_with, read_json_object, replacing
 from pygpt.tokenizer.added import (ADDED_FILE, CONFIG_FILE, END_OF_TEXT, MOST_BYTES, ROLES_FILE,
                                    SideFiles)
 
@@ -124,10 +126,14 @@ class Tokenizer(ABC):
         Raises:
             ValueError: an id is outside 0..vocab_size-1.
         """
+        ids = list(ids if isinstance(ids, (bytes, bytearray)) else
+                   items_of("ids", ids, "is not a list of ids"))
+        if not set(map(type, ids)) <= {int}:
+            ids = [whole_number(f"ids[{place}]", index) for place, index in enumerate(ids)]
         try:
             return b"".join(map(self._tokens.__getitem__, ids))
         except KeyError as error:
-            raise ValueError(f"the id {error.args[0]} is not in "
+            raise ValueError(f"the id {shown(error.args[0])} is not in "
                              f"0..{self.vocab_size - 1}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -146,6 +152,8 @@ class Tokenizer(ABC):
             them. Joined, it equals decode of all ids.
         """
         decoder = StreamDecoder(self)
+        if not isinstance(ids, (bytes, bytearray)):
+            ids = items_of("ids", ids, "is not a list of ids")
         yield from filter(None, map(decoder.feed, ids))
         yield from filter(None, [decoder.finish()])
 
@@ -199,6 +207,7 @@ class Tokenizer(ABC):
         Raises:
             OSError: the directory cannot be made or written.
         """
+        directory = checked_path("directory", directory)
         os.makedirs(directory, exist_ok=True)
         for name, data in self._files().items():
             with replacing(os.path.join(directory, name)) as file:
@@ -221,7 +230,7 @@ class Tokenizer(ABC):
             ValueError: a file is damaged, or describes a kind that pygpt does not know, or another
                 subclass.
         """
-        directory = Path(directory)
+        directory = Path(checked_path("directory", directory))
         path = directory / MAIN_FILE
         side = SideFiles(directory)
         found = None if path.exists() else _first_found(
@@ -240,6 +249,29 @@ class Tokenizer(ABC):
             raise ValueError(f"{directory}: holds a {type(found).__name__}, not a {cls.__name__}")
         found._settings = side.settings
         return found
+
+
+def special_strings(name, value):
+    """Return allowed_special or disallowed_special as "all" or a set of strings.
+
+    Raises:
+        ConfigError: it is neither; the message names it. A text other than "all" would be taken for
+            the set of its characters.
+    """
+    if isinstance(value, str) and value == "all":
+        return "all"
+    value = value.keys() if isinstance(value, dict) else value
+    strings = list(items_of(name, value, "is neither a set of strings nor 'all'",
+                            is_ordered=False))
+    return {checked_type(f"{name}: an item", string, str) for string in strings}
+
+
+def texts_of(chunks):
+    """Yield the chunks of a text; raise TypeError, which names the first that is not a str."""
+    chunks = iter(chunks) if isinstance(chunks, str) else items_of(
+        "chunks", chunks, "is not an iterable of texts")
+    for place, chunk in enumerate(chunks):
+        yield checked_type(f"chunks[{place}]", chunk, str)
 
 
 def _first_found(candidates):
@@ -279,6 +311,7 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._waiting = tokenizer, b""
+        checked_parts("tokenizer", tokenizer, "a Tokenizer", "decode_bytes")
 
     @property
     def is_whole(self) -> bool:

@@ -22,10 +22,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pygpt.files import errors_begin_with, read_json_object, shown
+from pygpt.backend.arguments import checked_path, checked_type, shown
+from pygpt.config import items_of, whole_number
+from pygpt.files import errors_begin_with, read_json_object
 from pygpt.tokenizer import tokenizer_json, vocabulary
 from pygpt.tokenizer.added import END_OF_TEXT, MOST_BYTES, AddedToken, SideFiles
-from pygpt.tokenizer.base import Tokenizer
+from pygpt.tokenizer.base import Tokenizer, special_strings, texts_of
 from pygpt.tokenizer.reading import read_text
 from pygpt.tokenizer.text import BLOCK, SpecialTokens, parts, utf8
 from pygpt.tokenizer.vocabulary import show
@@ -72,7 +74,10 @@ class BPETokenizer(Tokenizer):
         Raises:
             ValueError: the arguments do not fit together; the message says where.
         """
-        self._vocab, self._merges = vocab, merges
+        self._vocab, self._merges = checked_type("vocab", vocab, dict), _pairs(merges)
+        for name, tokens in ("special_tokens", special_tokens), ("added_tokens", added_tokens):
+            if tokens is not None:
+                checked_type(name, tokens, dict)
         self._special, self._added = dict(special_tokens or {}), dict(added_tokens or {})
         self._compile()
 
@@ -143,19 +148,18 @@ class BPETokenizer(Tokenizer):
             ValueError: vocab_size is too small, a file is not UTF-8, or a special token is empty or
                 comes twice.
         """
-        if isinstance(special_tokens, (str, bytes)):
-            raise ValueError(f"special_tokens={special_tokens!r} is not a sequence of strings")
-        special_tokens = list(special_tokens)
+        special_tokens = _strings(special_tokens)
         least = 256 + len(special_tokens)
-        if vocab_size < least:
-            raise ValueError(f"vocab_size={vocab_size} is less than {least}: 256 bytes and "
+        if whole_number("vocab_size", vocab_size) < least:
+            raise ValueError(f"vocab_size={shown(vocab_size)} is less than {least}: 256 bytes and "
                              f"{len(special_tokens)} special tokens")
         if len(set(special_tokens)) < len(special_tokens):
-            raise ValueError(f"special_tokens={special_tokens!r} holds a token twice")
+            raise ValueError(f"special_tokens={shown(special_tokens)} holds a token twice")
         tokens, merges = [bytes([byte]) for byte in range(256)], []
         _by_id(_numbered(tokens, 0), _numbered(special_tokens, 256), {})  # refuses bad ones early
         algorithm = _backend()
-        sources = [source] if isinstance(source, (str, os.PathLike)) else source
+        sources = [source] if isinstance(source, (str, os.PathLike)) else items_of(
+            "source", source, "is neither a text nor a path, nor an iterable of these")
         counts = _count_pieces(sources, SpecialTokens(special_tokens), algorithm)
         for left, right in algorithm.train(counts, vocab_size - least):
             merges.append((tokens[left], tokens[right]))
@@ -173,7 +177,7 @@ class BPETokenizer(Tokenizer):
             OSError: a file is missing.
             ValueError: a file is damaged; the message names it.
         """
-        directory = Path(directory)
+        directory = Path(checked_path("directory", directory))
         side = SideFiles(directory)
         found = cls._from_gpt2(directory, side)
         found._settings = side.settings
@@ -210,6 +214,7 @@ class BPETokenizer(Tokenizer):
             OSError: the file cannot be read.
             ValueError: the file is damaged; the message names it and the line.
         """
+        path, special_tokens = checked_path("path", path), _strings(special_tokens)
         vocab, merges = vocabulary.read_tiktoken(path)
         with errors_begin_with(path):
             return cls(vocab, merges, _numbered(special_tokens, len(vocab)))
@@ -256,6 +261,7 @@ class BPETokenizer(Tokenizer):
     def encode(self, text: str, allowed_special: Strings = frozenset(),
                disallowed_special: Strings = "all") -> list[int]:
         """Return the ids of text, as Tokenizer.encode; a lone surrogate counts as U+FFFD."""
+        checked_type("text", text, str)
         blocks = (text[start:start + BLOCK] for start in range(0, len(text), BLOCK))
         return list(self.encode_iterable(blocks, allowed_special, disallowed_special))
 
@@ -266,11 +272,13 @@ class BPETokenizer(Tokenizer):
         A single word of many megabytes is held in memory, because its ids depend on all of it.
         """
         every = self._special.keys()
-        allowed = every if allowed_special == "all" else every & set(allowed_special)
-        forbidden = every - allowed if disallowed_special == "all" else disallowed_special
+        allowed = special_strings("allowed_special", allowed_special)
+        allowed = every if allowed == "all" else every & allowed
+        forbidden = special_strings("disallowed_special", disallowed_special)
+        forbidden = every - allowed if forbidden == "all" else forbidden
         special = SpecialTokens(allowed | self._added.keys(), forbidden)
         ids = self._special | self._added
-        for part in parts(chunks, special, self._algorithm.last_boundary):
+        for part in parts(texts_of(chunks), special, self._algorithm.last_boundary):
             yield [ids[part]] if isinstance(part, str) else self._codec.encode(part)
 
 
@@ -278,11 +286,29 @@ def _count_pieces(sources, special, algorithm):
     """Count each piece in all texts and files together, in the order of first appearance."""
     counts = Counter()
     for source in sources:
-        chunks = read_text(source) if isinstance(source, os.PathLike) else (source,)
+        is_path = isinstance(source, os.PathLike)
+        chunks = read_text(source) if is_path else (checked_type("source: a text", source, str),)
         for part in parts(chunks, special, algorithm.last_boundary, 16 * BLOCK):
             if isinstance(part, bytes):
                 counts.update(algorithm.count(part))
     return counts
+
+
+def _strings(special_tokens):
+    """Return a list of the special tokens that a caller names."""
+    strings = list(items_of("special_tokens", special_tokens, "is not a sequence of strings"))
+    return [checked_type("special_tokens: an item", string, str) for string in strings]
+
+
+def _pairs(merges):
+    """Return merges, a sequence of pairs of bytes."""
+    merges = merges if isinstance(merges, list) else list(
+        items_of("merges", merges, "is not a sequence of pairs of tokens"))
+    for place, pair in enumerate(merges):
+        if not (isinstance(pair, tuple) and len(pair) == 2 and type(pair[0]) is type(pair[1])
+                is bytes):
+            raise ValueError(f"merges[{place}]: {shown(pair)} is not a pair of tokens, as bytes")
+    return merges
 
 
 def _numbered(tokens, first):

@@ -8,6 +8,7 @@
 
 import os
 
+from pygpt.backend.arguments import shown
 from pygpt.config import ConfigError
 from pygpt.tokenizer.added import END_OF_TEXT
 from pygpt.tokenizer.base import Tokenizer
@@ -32,10 +33,11 @@ def parse(spec: str):
             return kind, BPE_VOCAB
         if size.isascii() and size.isdigit() and len(size) < 10 and int(size) > 256:
             return kind, int(size)
-        raise ConfigError(f"tokenizer={spec!r}: {size!r} is not a vocabulary of 257 tokens or more")
+        raise ConfigError(f"tokenizer={shown(spec)}: {shown(size)} is not a vocabulary of 257 "
+                          "tokens or more")
     if os.path.isdir(spec):
         return "directory", spec
-    raise ConfigError(f"tokenizer={spec!r} is not {FORMS}")
+    raise ConfigError(f"tokenizer={shown(spec)} is not {FORMS}")
 
 
 def choose(spec: str, text: str) -> Tokenizer:

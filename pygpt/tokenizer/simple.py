@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pygpt.files import shown
-from pygpt.tokenizer.base import Tokenizer
+from pygpt.backend.arguments import checked_type, shown
+from pygpt.config import items_of
+from pygpt.tokenizer.base import Tokenizer, special_strings, texts_of
 from pygpt.tokenizer.text import SpecialTokens, parts, utf8
 from pygpt.tokenizer.tokenizer_json import byte_level, check_envelope, empty_document, is_bytes
 from pygpt.tokenizer.vocabulary import BYTE_TO_CHAR
@@ -43,6 +44,8 @@ class CharTokenizer(Tokenizer):
                 none of these.
         """
         self._ids = {}
+        if not isinstance(characters, str):
+            characters = items_of("characters", characters, "is not an iterable of characters")
         for index, character in enumerate(characters):
             where = f"vocab: {shown(character)} (id {index})"
             if not isinstance(character, str) or len(character) != 1:
@@ -53,7 +56,8 @@ class CharTokenizer(Tokenizer):
                 raise ValueError(f"{where} has the id {self._ids[character]} too")
             self._ids[character] = index
         super().__init__({index: c.encode("utf-8") for c, index in self._ids.items()})
-        if unknown not in ("error", "skip") and unknown not in self._ids:
+        if not isinstance(unknown, str) or (unknown not in ("error", "skip")
+                                            and unknown not in self._ids):
             raise ValueError(f"unknown={shown(unknown)} is not 'error', 'skip' or a character of "
                              "the vocabulary")
         self.unknown = unknown
@@ -71,6 +75,7 @@ class CharTokenizer(Tokenizer):
             ValueError: the text holds a lone surrogate, which Python makes of bytes that are not
                 UTF-8.
         """
+        checked_type("text", text, str)
         extra = {unknown} if isinstance(unknown, str) and len(unknown) == 1 else set()
         return cls(sorted(extra.union(text)), unknown)
 
@@ -81,13 +86,17 @@ class CharTokenizer(Tokenizer):
         Raises:
             ValueError: a character has no id, and `unknown` is "error".
         """
-        return self._encode(text, 0)
+        special_strings("allowed_special", allowed_special)
+        special_strings("disallowed_special", disallowed_special)
+        return self._encode(checked_type("text", text, str), 0)
 
     def encode_parts(self, chunks: Iterable[str], allowed_special: Strings = frozenset(),
                      disallowed_special: Strings = "all") -> Iterator[list[int]]:
         """Encode a text that comes in chunks, as Tokenizer.encode_parts."""
+        special_strings("allowed_special", allowed_special)
+        special_strings("disallowed_special", disallowed_special)
         position = 0
-        for chunk in chunks:
+        for chunk in texts_of(chunks):
             yield self._encode(chunk, position)
             position += len(chunk)
 
@@ -166,12 +175,16 @@ class ByteTokenizer(Tokenizer):
     def encode(self, text: str, allowed_special: Strings = frozenset(),
                disallowed_special: Strings = "all") -> list[int]:
         """Return the bytes of text as UTF-8; a lone surrogate counts as U+FFFD."""
-        return list(utf8(text))
+        special_strings("allowed_special", allowed_special)
+        special_strings("disallowed_special", disallowed_special)
+        return list(utf8(checked_type("text", text, str)))
 
     def encode_parts(self, chunks: Iterable[str], allowed_special: Strings = frozenset(),
                      disallowed_special: Strings = "all") -> Iterator[list[int]]:
         """Encode a text that comes in chunks, as Tokenizer.encode_parts."""
-        yield from map(list, parts(chunks, SpecialTokens(()), last_boundary=len))
+        special_strings("allowed_special", allowed_special)
+        special_strings("disallowed_special", disallowed_special)
+        yield from map(list, parts(texts_of(chunks), SpecialTokens(()), last_boundary=len))
 
     def _document(self) -> dict[str, Any]:
         step = byte_level(use_regex=False)

@@ -8,6 +8,8 @@ import re
 from functools import lru_cache
 from itertools import groupby
 
+from pygpt.backend.arguments import shown
+
 BLOCK = 1 << 16  # characters or bytes of a part: enough for the cost of a call not to matter
 _MOST_NESTED = 20  # groups in a pattern of special tokens; a few hundred exceed Python's recursion
 
@@ -30,8 +32,8 @@ class SpecialTokenError(ValueError):
 
     def __init__(self, token, position):
         super().__init__(
-            f"the text holds the special token {token!r} at position {position}, which is not "
-            f"allowed: pass allowed_special={{{token!r}}} to encode it as that token, "
+            f"the text holds the special token {shown(token)} at position {position}, which is not "
+            f"allowed: pass allowed_special={{{shown(token)}}} to encode it as that token, "
             "disallowed_special=() to encode it as ordinary text, or take it out of the text")
         self.token, self.position = token, position
 

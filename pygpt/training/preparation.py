@@ -11,6 +11,7 @@ import os
 from dataclasses import asdict, replace
 
 from pygpt.backend import kernels
+from pygpt.backend.arguments import shown
 from pygpt.checkpoint import model_files, saved
 from pygpt.config import ConfigError
 from pygpt.data.batches import TrainingBatches, validation_batches
@@ -45,8 +46,8 @@ class PreparedRun:
     seconds_before, init = 0.0, ""
 
     def __init__(self, config, callbacks, resume, force, optimizer):
-        if optimizer not in OPTIMIZERS:
-            raise ConfigError(f"optimizer={optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
+        if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer={shown(optimizer)} is not one of {', '.join(OPTIMIZERS)}")
         self.optimizer_class = OPTIMIZERS[optimizer]
         self.config, self.callbacks, self.force = config, list(callbacks), force
         self.is_end_requested, self.warnings = False, []

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pygpt.autograd.tape import no_grad
 from pygpt.backend import kernels
-from pygpt.config import TrainConfig
+from pygpt.backend.arguments import checked_flag, checked_function, checked_type
+from pygpt.config import TrainConfig, items_of
 from pygpt.generate import generate
 from pygpt.model import GPT
 from pygpt.tokenizer import Tokenizer
@@ -71,11 +72,17 @@ def train(config: TrainConfig = TrainConfig(),
     Returns:
         A TrainResult.
     Raises:
+        TypeError: an argument is of another type.
         OSError: a text cannot be read, or config.out cannot be written.
         ValueError: a text is empty, too short or not UTF-8, or the run to resume differs.
         MemoryError: the machine has less memory than the run needs.
         TrainingError: a loss or a gradient is not finite. The last checkpoint is kept.
     """
+    checked_type("config", config, TrainConfig)
+    for name, value in ("resume", resume), ("force", force):
+        checked_flag(name, value)
+    callbacks = [checked_function("callbacks: an item", callback)
+                 for callback in items_of("callbacks", callbacks, "is not a list of functions")]
     with kernels.use_threads(config.threads):
         with contextlib.closing(_Run(config, callbacks, resume, force, optimizer)) as run:
             if run.is_finished():

@@ -3,6 +3,7 @@
 from pygpt.autograd.convert import is_number
 from pygpt.autograd.ops import glue
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.arguments import shown
 
 
 def _add(self, other):
@@ -26,7 +27,13 @@ def _mul(self, other):
 
 
 def _truediv(self, other):
-    return self * (1.0 / other) if is_number(other) else NotImplemented
+    if not is_number(other):
+        return NotImplemented
+    try:
+        return self * (1.0 / float(other))
+    except (OverflowError, ValueError):
+        raise ValueError(f"division by {shown(other)}: it or its reciprocal is out of the range of "
+                         "float32") from None
 
 
 def _neg(self):

@@ -17,6 +17,7 @@ from pygpt.autograd.ops.checks import array_pointer, check, check_floats, rows_o
 from pygpt.autograd.precision import operand_type
 from pygpt.autograd.tape import grad_enabled
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.arguments import shown
 from pygpt.backend.kernels import (EOVERFLOW, NULL, WEIGHT_BFLOAT16, WEIGHT_TRANSPOSED, Memory,
                                    check_status, lib)
 
@@ -47,7 +48,7 @@ class WeightAtRest:
     def empty(cls, form, shape, is_transposed=False):
         """Make a weight of undefined contents; raise ValueError if there is no such form."""
         if form not in FORMS:
-            raise ValueError(f"weights={form!r} is not {' or '.join(map(repr, FORMS))}")
+            raise ValueError(f"weights={shown(form)} is not {' or '.join(map(repr, FORMS))}")
         OUT, IN = shape
         groups = -(-IN // GROUP)
         if form == "bfloat16":

@@ -11,6 +11,7 @@ from pygpt.autograd.arrays import DTYPES
 from pygpt.autograd.launch import launch
 from pygpt.autograd.tape import ONE, AccumulateFlag, Leaf
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.arguments import shown
 from pygpt.backend.kernels import NULL, lib
 
 
@@ -23,9 +24,22 @@ def node_of(tensor):
     return None if tensor is None else tensor.node
 
 
+class _Value:
+    """A value for a message's format: {} writes str() of it, and {!r} shows it in one line."""
+
+    def __init__(self, value):
+        self._value = value
+
+    def __str__(self):
+        return str(self._value)
+
+    def __repr__(self):
+        return shown(self._value)
+
+
 def check(ok, message, *values):
     if not ok:  # format the text only on failure, because ops are called often
-        raise ValueError(message.format(*values))
+        raise ValueError(message.format(*map(_Value, values)))
 
 
 def check_floats(op, **tensors):
@@ -47,8 +61,16 @@ def _check_dtype(op, tensors, code):
 
 
 def check_whole_number(op, name, value, least):
-    check(isinstance(value, int) and value >= least,
+    check(isinstance(value, int) and not isinstance(value, bool) and value >= least,
           "{}: {}={!r} is not a whole number of {} or more", op, name, value, least)
+
+
+def checked_ignore_index(op, ignore_index):
+    """Return ignore_index; raise ValueError if it is not a whole number of 32 bits."""
+    check(isinstance(ignore_index, int) and not isinstance(ignore_index, bool)
+          and -2 ** 31 <= ignore_index < 2 ** 31,
+          "{}: ignore_index={!r} is not a whole number of 32 bits", op, ignore_index)
+    return ignore_index
 
 
 def check_same_shape(op, name, a, other, b):

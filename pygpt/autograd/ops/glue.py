@@ -7,6 +7,7 @@ forward, below the formula of its gradients.
 
 from math import prod
 
+from pygpt.autograd.convert import is_number
 from pygpt.autograd.launch import launch
 from pygpt.autograd.ops import at_rest
 from pygpt.autograd.ops.at_rest import WeightAtRest
@@ -15,6 +16,7 @@ from pygpt.autograd.ops.checks import (check, check_floats, check_same_shape, ch
 from pygpt.autograd.precision import operand_type
 from pygpt.autograd.tape import attach
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.arguments import shown
 from pygpt.backend.kernels import lib
 
 
@@ -61,10 +63,17 @@ def mul(a, b):
     return attach(out, (a, b), backward)
 
 
+def _cell(op, name, value):
+    """Return a Tensor that holds one number."""
+    if not is_number(value):
+        raise TypeError(f"{op}: {name}={shown(value)} is not a number")
+    return Tensor(value)
+
+
 def scale(a, factor):
     """Return a times a number."""
     check_floats("scale", a=a)
-    out, c, node = Tensor.empty(a.shape), Tensor(float(factor)), a.node
+    out, c, node = Tensor.empty(a.shape), _cell("scale", "factor", factor), a.node
     check(c.item() or not factor, "scale: factor={!r} becomes 0 in single precision", factor)
     launch(lib.scale_forward, out.ptr, a.ptr, c.ptr, out.size, 0)
 
@@ -79,7 +88,7 @@ def scale(a, factor):
 def shift(a, offset):
     """Return a plus a number."""
     check_floats("shift", a=a)
-    out, c, node = Tensor.empty(a.shape), Tensor(float(offset)), a.node
+    out, c, node = Tensor.empty(a.shape), _cell("shift", "offset", offset), a.node
     launch(lib.sum_backward, out.ptr, c.ptr, out.size, 0)  # this kernel writes c everywhere
     launch(lib.add_forward, out.ptr, out.ptr, a.ptr, out.size)
 
@@ -107,6 +116,7 @@ def sum(a):
 def reshape(a, shape):
     """Return the same values in the same order under another shape, without a copy."""
     check_floats("reshape", a=a)
+    check(isinstance(shape, (tuple, list)), "reshape: shape={!r} is not a tuple of lengths", shape)
     shape = tuple(shape)
     for n in shape:
         check_whole_number("reshape", "length", n, 0)

@@ -382,7 +382,7 @@ class Seed:
 
     def set(self, value):
         """Set the seed to `value`, a whole number from 0 to 2^64 - 1."""
-        check(isinstance(value, int) and 0 <= value < 2 ** 64,
+        check(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2 ** 64,
               "seed={!r} is not a whole number in [0, 2^64)", value)
         self._memory.view.cast("Q")[0] = value
 

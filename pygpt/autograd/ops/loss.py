@@ -3,7 +3,8 @@
 from pygpt.autograd.launch import launch
 from pygpt.autograd.ops import at_rest
 from pygpt.autograd.ops.at_rest import WeightAtRest
-from pygpt.autograd.ops.checks import check, check_floats, check_ids, refuse_twice, rows_of
+from pygpt.autograd.ops.checks import (check, check_floats, check_ids,
+                                       checked_ignore_index, refuse_twice, rows_of)
 from pygpt.autograd.precision import operand_type, with_forms
 from pygpt.autograd.tape import attach
 from pygpt.autograd.tensor import Tensor
@@ -22,7 +23,7 @@ def cross_entropy(logits, targets, ignore_index=IGNORED):
     check_ids("cross_entropy", targets=targets)
     R, V = rows_of("cross_entropy", "logits", logits)
     check(targets.size == R, "cross_entropy: {} targets for {} rows of logits", targets.size, R)
-    ignored = _ignored("cross_entropy", ignore_index)
+    ignored = checked_ignore_index("cross_entropy", ignore_index)
     loss, losses, node = Tensor.empty(()), Tensor.empty((R,)), logits.node
     launch(lib.cross_entropy_forward, loss.ptr, losses.ptr, logits.ptr, targets.ptr, R, V, ignored)
 
@@ -34,14 +35,6 @@ def cross_entropy(logits, targets, ignore_index=IGNORED):
                ignored, acc)
 
     return attach(loss, (logits,), backward)
-
-
-def _ignored(op, ignore_index):
-    """Check ignore_index and return it."""
-    check(isinstance(ignore_index, int) and not isinstance(ignore_index, bool)
-          and -2 ** 31 <= ignore_index < 2 ** 31,
-          "{}: ignore_index={!r} is not a whole number of 32 bits", op, ignore_index)
-    return ignore_index
 
 
 def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
@@ -59,7 +52,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index=IGNORED):
     V = weight.shape[0]
     check(targets.size == R, "linear_cross_entropy: {} targets for {} rows", targets.size, R)
     refuse_twice("linear_cross_entropy", x=x, weight=weight)
-    ignored = _ignored("linear_cross_entropy", ignore_index)
+    ignored = checked_ignore_index("linear_cross_entropy", ignore_index)
     loss, losses, w = Tensor.empty(()), Tensor.empty((R,)), weight.operand(operand_type())
     dtype = with_forms(operand_type(), weight=w)
     launch(lib.linear_cross_entropy_forward, loss.ptr, losses.ptr, x.ptr, w.ptr, targets.ptr, R, C,
