@@ -117,12 +117,22 @@ def test_an_entry_that_no_longer_fits_is_named(reason, said):
     assert said in stale
 
 
+@pytest.mark.parametrize("idle, ran, applies", [
+    ((), True, True), ((), False, False), (["b.c"], True, False), (["b.c"], False, True)])
+def test_an_entry_may_be_for_some_cpus_alone(idle, ran, applies):
+    reason = uncovered.Reason("a", ("free(x);",), "why", ("b.c", ran))
+    counts = counts_of([(1, True), (3, False)])
+    assert uncovered.excuse({"a": counts}, [reason], idle) == []
+    assert counts.possible("lines") == (1, 1 if applies else 2)
+
+
 def test_reasons_are_read_as_they_are_written(tmp_path):
     path = tmp_path / "reasons"
     path.write_text("# A comment.\n\ncsrc/a.c\n> if (a\n>     || b)\nIt is\nso.\n\n\n"
-                    "pygpt/b.py\n> pass\nNo.\n")
+                    "pygpt/b.py if c.c ran\n> pass\nNo.\n\nd if c.c did not run\n> e\nNo.\n")
     assert uncovered.read_reasons(path) == [
-        ("csrc/a.c", ("if (a", "|| b)"), "It is so."), ("pygpt/b.py", ("pass",), "No.")]
+        ("csrc/a.c", ("if (a", "|| b)"), "It is so.", ()),
+        ("pygpt/b.py", ("pass",), "No.", ("c.c", True)), ("d", ("e",), "No.", ("c.c", False))]
 
 
 def test_every_entry_of_the_list_quotes_lines_of_its_file():

@@ -128,7 +128,7 @@ def main(arguments):
     c, idle = count_c()
     files = {**c, **count_python()}
     reasons = uncovered.read_reasons(Path(__file__).with_name("cannot_happen.txt"))
-    stale = uncovered.excuse(files, reasons)
+    stale = uncovered.excuse(files, reasons, idle)
     uncovered.show(files)
     if idle:
         print(f"not on this CPU, and so not counted: {' '.join(idle)}")

@@ -7,7 +7,8 @@ after "> ", and the reason in the other lines:
     > if (block == NULL) return 0;
     OpenMP's runtime aborts by itself when it has no memory.
 
-It is about each line of the file with this text, in whichever place.
+It is about each line of the file with this text, in whichever place. After the name of the file,
+"if isa_avx512.c ran" or "if isa_avx512.c did not run" keeps an entry to such CPUs.
 """
 
 from typing import NamedTuple
@@ -17,6 +18,7 @@ class Reason(NamedTuple):
     file: str
     lines: tuple
     text: str
+    condition: tuple = ()  # (name of an object's source, whether it ran), or ()
 
 
 class Counts:
@@ -61,14 +63,19 @@ def read_reasons(path):
         if lines:
             quoted = tuple(line[2:].strip() for line in lines[1:] if line.startswith("> "))
             text = " ".join(line for line in lines[1:] if not line.startswith("> "))
-            reasons.append(Reason(lines[0], quoted, text))
+            name, _, condition = lines[0].partition(" if ")
+            source, _, verb = condition.partition(" ")
+            reasons.append(Reason(name, quoted, text, (source, verb == "ran") if source else ()))
     return reasons
 
 
-def excuse(files, reasons):
-    """Leave out what the reasons are about; return a sentence for each entry that is stale."""
+def excuse(files, reasons, idle=()):
+    """Leave out what the reasons are about; return a sentence for each entry that is stale. `idle`
+    are the sources of the objects of which nothing ran."""
     stale = []
     for reason in reasons:
+        if reason.condition and (reason.condition[0] not in idle) != reason.condition[1]:
+            continue
         if reason.file not in files:
             stale.append(f"{reason.file} has no counts, or does not exist")
             continue
