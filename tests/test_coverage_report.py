@@ -79,11 +79,15 @@ def test_an_object_ran_if_one_of_its_functions_was_called():
     assert not gcov_counts.ran(report(called=0))
 
 
-@pytest.mark.parametrize("text, openmp", [
-    ("#pragma omp for schedule(static)", True), ("    PARALLEL(threads)", True),
-    ("for (int64_t r = 0; r < R; r++) {", False), ("if (PARALLEL_IS_ON) {", False)])
-def test_the_lines_that_share_out_a_loop_are_the_compilers(text, openmp):
-    assert gcov_counts.is_openmp(text) == openmp
+@pytest.mark.parametrize("before, text, foreign", [
+    ("", "#pragma omp for schedule(static)", True), ("", "    PARALLEL(threads)", True),
+    ("", "for (int64_t r = 0; r < R; r++) {", False), ("", "switch (n) {", False),
+    ("", "case 2: return 1;", False), ("", "y = x ? 1 : 2;", False), ("", "|| n == 0)", False),
+    ("", "&& last > p", False), ("", "PACK(rows, ld, a)", False),
+    ("int n = 3;", "return 1.0f / (1.0f + vexp(-u2));", True),
+    ("if (a &&", "b)", False), ("return a ?", "b", False), ("", ": b;", False)])
+def test_lines_whose_arcs_belong_to_no_condition_there(before, text, foreign):
+    assert gcov_counts.is_foreign(text, before) == foreign
 
 
 def test_what_is_missing_is_named_once():

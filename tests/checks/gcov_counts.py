@@ -96,6 +96,14 @@ def summed(copies):
             for number, lists in sorted(by_number.items())}
 
 
-def is_openmp(text):
-    """Whether a line's arcs are the compiler's: the sharing out of a loop among threads."""
-    return bool(re.match(r"\s*(#pragma omp|PARALLEL\()", text))
+def is_foreign(text, before=""):
+    """Whether the arcs of a line, given with the line before it, belong to no condition there.
+
+    Those of OpenMP share out a loop among threads. And the arcs of an inline function (the loops in
+    vload_n of simd.h) are partly listed in the line that calls it, besides in its own.
+    """
+    if re.match(r"\s*(#pragma omp|PARALLEL\()", text):
+        return True
+    joined = re.match(r"\s*:", text) or re.search(r"(&&|\|\||[?:])\s*$", before)
+    return not joined and not re.search(
+        r"\b(if|for|while|switch|case)\b|\?|&&|\|\||\b[A-Z][A-Z_]+\(", text)

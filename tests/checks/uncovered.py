@@ -31,7 +31,7 @@ class Counts:
         self.excused = set()  # numbers of lines of which something cannot happen
 
     def text(self, number):
-        return self.source[number - 1].strip() if number <= len(self.source) else ""
+        return self.source[number - 1].strip() if 0 < number <= len(self.source) else ""
 
     def add_line(self, number, covered):
         self.lines[number] = covered
