@@ -1,6 +1,8 @@
-"""Tests the hash tables of byte-level BPE in C, and what its functions refuse (csrc/pygpt.h)."""
+"""Tests byte-level BPE in C where it is rarely used: full tables, long pieces, damaged characters,
+and what its functions refuse (csrc/pygpt.h)."""
 
 import itertools
+import random
 
 import pytest
 
@@ -84,3 +86,39 @@ def test_nothing_is_learned_from_nothing(pieces, M):
     ends = [len(piece) for piece in pieces]
     assert lib.bpe_train(merges, done, b"".join(pieces), ends, [1] * len(ends), len(ends), M) == OK
     assert done[0] == 0
+
+
+@pytest.mark.parametrize("text", [
+    b"x'lx", b"x'l", b"x'll", b"x'v!", b"x're", b"x'rx", b"x'vx", b"x'", b"x's"])
+def test_an_apostrophe_without_an_ending_begins_a_piece_of_its_own(text):
+    assert bpe_c.split(text) == bpe_python.split(text)
+
+
+@pytest.mark.parametrize("text", [
+    b"\xe0\x81\xa1", b"\xf0\x80\x81\xa1", b"\xf0\x8f\xbf\xbf",  # overlong forms, of a letter first
+    b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf4\x90\x80\x80", b"\xc1\xa1", b"\xf5\x80\x80\x80",
+    b"\xe0\xa0\x80", b"\xf0\x90\x80\x80", b"\xed\x9f\xbb", b"\xee\x80\x80"])  # the nearest valid
+def test_bytes_at_the_bounds_of_utf8_have_the_class_of_the_definition(text):
+    for beside in (text + b"!", b"a" + text + b"b", text[:-1] + b"a"):
+        assert bpe_c.split(beside) == bpe_python.split(beside)
+
+
+@pytest.mark.parametrize("lengths", [(100, 300, 70), (300, 100), (70, 71, 72, 5000)])
+def test_long_pieces_share_scratch_memory(lengths):
+    rng = random.Random(sum(lengths))
+    learned = bpe_python.train({bytes(rng.choices(b"ab", k=80)): 1 for _ in range(9)}, 40)
+    tokens = list(BYTES)
+    for left, right in learned:
+        tokens.append(tokens[left] + tokens[right])
+    merges = [(*pair, 256 + i) for i, pair in enumerate(learned)]
+    text = b" ".join(bytes(rng.choices(b"ab", k=length)) for length in lengths)
+    ids = bpe_c.Codec(tokens, merges).encode(text)
+    assert ids == bpe_python.Codec(tokens, merges).encode(text)
+
+
+@pytest.mark.parametrize("words, pair", [
+    ([b"ab", b"cd"], b"cd"), ([b"ab", b"ac"], b"ac"), ([b"ba", b"ca"], b"ca"),
+    ([b"\xff\x00", b"\x00\xff"], b"\xff\x00")])
+def test_of_equal_pairs_the_greatest_is_merged(words, pair):
+    for order in (words, words[::-1]):
+        assert bpe_c.train(dict.fromkeys(order, 1), 1) == [tuple(pair)]
