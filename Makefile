@@ -135,3 +135,16 @@ analyze: build  ## GCC's -fanalyzer and clang-tidy's bug checks
 	@$(PY) tests/checks/analyze.py
 
 .PHONY: fuzz asan tsan valgrind analyze
+
+COVERAGE_VENV ?= build/coverage-venv
+
+coverage: $(COVERAGE_VENV)/.installed  ## which lines and branches of C and Python no test runs
+	@$(COVERAGE_VENV)/bin/python tests/checks/coverage.py
+
+$(COVERAGE_VENV)/.installed:
+	@$(PYTHON) -m venv $(COVERAGE_VENV)
+	@$(COVERAGE_VENV)/bin/python -m pip install -q --disable-pip-version-check "cffi>=1.15" \
+		"setuptools>=77" pytest hypothesis "coverage>=7.10,<8"
+	@touch $@
+
+.PHONY: coverage

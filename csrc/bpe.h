@@ -11,12 +11,11 @@
 
 enum { BPE_OTHER, BPE_LETTER, BPE_NUMBER, BPE_SPACE }; /* the values in `classes` */
 
-/* Returns the code point of the character at p < end, and sets its length in bytes. Returns -1 and
- * length 1 when the bytes are not valid UTF-8 (an overlong form, a surrogate, a code point past
- * U+10FFFF, a character that is cut off). */
+/* Returns the code point of the character at p < end, which is not ASCII, and sets its length in
+ * bytes. Returns -1 and length 1 when the bytes are not valid UTF-8 (an overlong form, a surrogate,
+ * a code point past U+10FFFF, a character that is cut off). */
 static inline int32_t bpe_character(const uint8_t *p, const uint8_t *end, int *length) {
     *length = 1;
-    if (p[0] < 0x80) return p[0];
     int more = p[0] >= 0xF0 ? 3 : p[0] >= 0xE0 ? 2 : 1;
     if (p[0] < 0xC2 || p[0] > 0xF4 || end - p <= more) return -1;
     int32_t code = p[0] & (0x3F >> more);

@@ -9,7 +9,7 @@
 
 #include "internal.h"
 
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
 extern const isa isa_avx512, isa_avx2;
 extern const few_rows_loops few_rows_vnni;
 static const char *avx512_refused(void) {
@@ -38,7 +38,7 @@ static const struct {
     {&isa_avx512, amx_refused, &unit_amx},
     {&isa_avx512, avx512_bf16_refused, &unit_avx512_bf16},
 #endif
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
     {&isa_avx512, avx512_refused, NULL},
     {&isa_avx2, avx2_refused, NULL},
 #endif
@@ -93,7 +93,7 @@ void pygpt_tile(int64_t *rows, int64_t *columns, int i) {
 
 /* Whether the products of int8 weights on this set may use VNNI (few_vnni.c). */
 static int has_vnni(const isa *table) {
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
     return table == &isa_avx512 && __builtin_cpu_supports("avx512vnni");
 #else
     return table == NULL;
@@ -101,7 +101,7 @@ static int has_vnni(const isa *table) {
 }
 
 static void add_vnni(isa *table) {
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
     table->few_rows[FEW_INT8] = few_rows_vnni;
 #else
     (void)table;

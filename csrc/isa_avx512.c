@@ -1,5 +1,5 @@
 /* isa_avx512.c: AVX-512, 32 registers of 16 floats: a tile of 6 x 64. Settings: isa.inl. */
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
 #define ISA_NAME "avx512"
 #define ISA_TABLE isa_avx512
 #define ISA_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"

@@ -9,7 +9,7 @@
 #define PARALLEL_H
 
 #include <stdint.h>
-#if defined(__x86_64__) || (defined(__i386__) && defined(__SSE__))
+#if defined(__x86_64__)
 #define HAS_MXCSR
 #include <xmmintrin.h>
 #endif

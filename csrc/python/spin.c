@@ -15,7 +15,7 @@
 #define TRIES 5 /* the shortest counts, because an interrupt can only lengthen one */
 
 static void wait_a_little(void) {
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
     __builtin_ia32_pause();
 #else
     __asm__ volatile("" ::: "memory");

@@ -12,7 +12,6 @@ error names the file and the field.
 import json
 import mmap
 import os
-import sys
 from contextlib import contextmanager
 from math import prod
 from typing import NamedTuple
@@ -68,7 +67,6 @@ def read(path):
         OSError: the file cannot be opened.
         CheckpointError: it is not a safetensors file, or it is damaged.
     """
-    _require_little_endian()
     data, header_bytes = _map_file(path)
     with as_checkpoint_error(f"{path}: the header "):
         entries = parse_json_object(data[8 : 8 + header_bytes])
@@ -109,7 +107,6 @@ def write(path, tensors, metadata):
             would be longer than read() allows.
         After either error, an earlier file at path is still there.
     """
-    _require_little_endian()
     tensors = list(tensors)
     text, entries = header(tensors, metadata)
     with replacing(path) as file:
@@ -147,12 +144,6 @@ def header(tensors, metadata):
                          f"more than the {MAX_HEADER_BYTES} that can be read back; a model of "
                          "fewer layers needs fewer")
     return text, entries
-
-
-def _require_little_endian():
-    if sys.byteorder != "little":
-        raise CheckpointError("safetensors files hold little-endian numbers, and this machine is "
-                              f"{sys.byteorder}-endian")
 
 
 def _map_file(path):

@@ -35,7 +35,7 @@ _VALUES = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLO
            "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}  # the argument is the value
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
-_IGNORED = {"PROTO", "FRAME"}
+_IGNORED = {"PROTO", "FRAME", "STOP"}
 
 
 class _Reader:
@@ -45,11 +45,9 @@ class _Reader:
         self._stack, self._memo = [], {}
 
     def read(self, operations):
-        for opcode, argument, _ in operations:
-            if opcode.name == "STOP":
-                return self._pop()
+        for opcode, argument, _ in operations:  # the last is STOP; genops refuses bytes without it
             self._execute(opcode.name, argument)
-        raise PickleError("it ends before its STOP opcode")
+        return self._pop()
 
     def _execute(self, name, argument):
         stack = self._stack
