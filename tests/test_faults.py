@@ -1,0 +1,118 @@
+"""Tests what is left after a call of the system has failed: memory, files, and mapped files.
+
+The whole drill is `make faults` (tests/checks/faults.py). Here are a small part of it, and a test
+for each defect that it found.
+"""
+
+import contextlib
+import errno
+import inspect
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from commands import COMMAND, ENVIRONMENT, ROOT, here, python, refusal
+from models import bits, tiny as tiny_model
+
+import pygpt
+from pygpt.autograd import launch, replay
+from pygpt.autograd.ops import sum as sum_of
+from pygpt.backend import kernels
+from pygpt.cli import main as main_module
+from pygpt.training.run_directory import RunDirectory
+from pygpt.training.trainer import train
+
+IDS, TARGETS = [[1, 5, 2, 7], [3, 3, 0, 6]], [[5, 2, 7, 1], [3, 0, 6, 2]]
+
+
+@contextlib.contextmanager
+def failing(owner, name, after=0):
+    """Within the block, let owner.name raise MemoryError once, after some calls that work."""
+    real, calls = getattr(owner, name), [0]
+
+    def fail(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == after + 1:
+            raise MemoryError
+        return real(*args, **kwargs)
+
+    setattr(owner, name, fail)
+    try:
+        with pytest.raises(MemoryError):
+            yield
+    finally:
+        setattr(owner, name, real)
+
+
+def gradients(model):
+    return {name: bits(p.grad) for name, p in model.named_parameters()}
+
+
+# ------------------------------------------------------------------------------- part of the drill
+
+
+# --------------------------------------------------------------------------------------- training
+
+def by_operations(model):
+    """Run a pass whose nodes run one by one."""
+    logits = model(IDS)
+    sum_of(logits * logits).backward()
+
+
+def by_replay(model):
+    model.loss_and_grad(IDS, TARGETS)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_backward_pass_that_fails_leaves_no_gradient(is_first):
+    model, twin = tiny_model(), tiny_model()
+    model.gradients(), twin.gradients()
+    if not is_first:
+        by_operations(model)
+    real, calls = launch._call, [0]
+
+    def fail(kernel, args):
+        calls[0] += 1
+        if calls[0] == 40:
+            raise MemoryError
+        real(kernel, args)
+
+    with pytest.raises(MemoryError), launch.calling(fail):
+        by_operations(model)
+    assert set(gradients(model).values()) == {None}
+    by_operations(model)
+    by_operations(twin)
+    assert gradients(model) == gradients(twin)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_replayed_step_that_fails_leaves_no_gradient(is_first, monkeypatch):
+    model, twin = tiny_model(), tiny_model()
+    pygpt.AdamW(model), pygpt.AdamW(twin)
+    by_replay(model)
+    if is_first:
+        for _, parameter in model.named_parameters():
+            parameter.leaf.valid = False
+    with failing(replay, "check_status"), monkeypatch.context() as patch:
+        run, runs = replay.run, []
+
+        def run_in_part(calls):  # the forward pass, which recorded_step calls, is left alone
+            runs.append(calls)
+            run(calls[: len(calls) // 2])
+            replay.check_status(kernels.ENOMEM)
+
+        patch.setattr(replay, "run", run_in_part)
+        by_replay(model)
+    assert runs and set(gradients(model).values()) == {None}
+    by_replay(model)
+    by_replay(twin)
+    assert gradients(model) == gradients(twin)
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+# ----------------------------------------------------------------------------------- mapped files
