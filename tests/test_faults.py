@@ -112,6 +112,23 @@ def test_a_replayed_step_that_fails_leaves_no_gradient(is_first, monkeypatch):
     assert gradients(model) == gradients(twin)
 
 
+def test_dropout_is_not_lost_when_memory_runs_out_before_the_first_step(monkeypatch):
+    model, twin = (tiny_model(embd_pdrop=0.5).train() for _ in range(2))
+    pygpt.AdamW(model), pygpt.AdamW(twin)  # all flat buffers are there
+    walk = pygpt.nn._walk
+
+    def fail_in_dropouts(*args):
+        if any(call.function == "dropouts" for call in inspect.stack(0)):
+            raise MemoryError
+        return walk(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(pygpt.nn, "_walk", fail_in_dropouts)
+        model.loss_and_grad(IDS, TARGETS)
+    losses = [[m.loss_and_grad(IDS, TARGETS) for _ in range(3)] for m in (model, twin)]
+    assert losses[0] == losses[1] and len(set(losses[0])) == 3
+
+
 # ------------------------------------------------------------------------------------------ files
 
 
