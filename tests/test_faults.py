@@ -129,6 +129,28 @@ def test_dropout_is_not_lost_when_memory_runs_out_before_the_first_step(monkeypa
     assert losses[0] == losses[1] and len(set(losses[0])) == 3
 
 
+@pytest.mark.parametrize("owner, name, after", [
+    ("pygpt.optim", "Memory", 0), ("pygpt.optim", "partial", 0), ("pygpt.optim", "partial", 1),
+    ("pygpt.parameters", "next_serial", 0)])
+def test_a_step_that_fails_has_changed_nothing(owner, name, after):
+    model, twin = tiny_model(), tiny_model()
+    frozen = model.transformer.wpe.weight, twin.transformer.wpe.weight
+    for parameter in frozen:
+        parameter.requires_grad = False  # so that a step has two stretches
+    optimizers = [pygpt.AdamW(m, lr=0.1) for m in (model, twin)]
+    for m in (model, twin):
+        m.loss_and_grad(IDS, TARGETS)
+    before = [bits(p) for _, p in twin.named_parameters()]
+    with failing(sys.modules[owner], name, after):
+        optimizers[0].step()
+    assert optimizers[0].steps == 0
+    assert [bits(p) for _, p in model.named_parameters()] == before
+    for optimizer in optimizers:
+        optimizer.step()
+    assert [bits(p) for _, p in model.named_parameters()] == [
+        bits(p) for _, p in twin.named_parameters()]
+
+
 # ------------------------------------------------------------------------------------------ files
 
 
