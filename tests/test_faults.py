@@ -151,6 +151,29 @@ def test_a_step_that_fails_has_changed_nothing(owner, name, after):
         bits(p) for _, p in twin.named_parameters()]
 
 
+class Larger(pygpt.nn.Module):
+    """Holds a model, and a parameter that lies before those of the model."""
+
+    def __init__(self, model):
+        self.first, self.model = pygpt.nn.Linear(3, 5).initialise(1), model
+
+
+def test_a_decoding_step_that_cannot_be_recorded_anew_is_not_replayed_on_old_memory():
+    from pygpt.decoding import Cache
+
+    model, twin = tiny_model().eval(), tiny_model().eval()
+    caches = [m.new_cache() for m in (model, twin)]
+    for m, cache in zip((model, twin), caches):
+        m.decode([1, 2], cache)
+        m.decode([3], cache)
+    for m in (model, twin):
+        Larger(m).layout()  # the parameters move to other memory
+        m.transformer.wte.weight.flat()[5] += 1.0
+    with failing(Cache, "_compute"):
+        caches[0].step([4])
+    assert bits(caches[0].step([4])[0]) == bits(caches[1].step([4])[0])
+
+
 # ------------------------------------------------------------------------------------------ files
 
 
