@@ -176,5 +176,40 @@ def test_a_decoding_step_that_cannot_be_recorded_anew_is_not_replayed_on_old_mem
 
 # ------------------------------------------------------------------------------------------ files
 
+@pytest.mark.parametrize("name", ["symlink", "replace"])
+def test_a_link_that_cannot_be_made_is_named_and_leaves_nothing(name, tiny, tmp_path, monkeypatch):
+    real = getattr(os, name)
+
+    def refuse(source, target, **kwargs):
+        is_of_last = str(target).startswith(str(tmp_path / "out" / "last"))
+        if not is_of_last or source == "nothing":  # nothing: the probe for links works
+            return real(source, target, **kwargs)
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), source, None, target)
+
+    monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(PermissionError) as error:
+        train(tiny())
+    assert error.value.filename == str(tmp_path / "out" / "last")
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_a_run_goes_on_if_an_old_checkpoint_cannot_be_removed(tiny, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    assert train(tiny(eval_interval=2)).steps == 10
+
+
+def test_a_run_that_fails_removes_no_directory_that_it_has_not_made(tmp_path, monkeypatch):
+    """Another process may make a directory just after this one has looked for it."""
+    (tmp_path / "mine").mkdir()
+    out = tmp_path / "mine" / "a" / "b"
+    monkeypatch.setattr(os.path, "lexists", lambda path: str(path) == str(tmp_path))
+    RunDirectory(out).close()
+    assert (tmp_path / "mine").exists() and not (tmp_path / "mine" / "a").exists()
+    RunDirectory(tmp_path / "mine").close()
+    assert (tmp_path / "mine").exists()
+
 
 # ----------------------------------------------------------------------------------- mapped files
