@@ -212,4 +212,15 @@ def test_a_run_that_fails_removes_no_directory_that_it_has_not_made(tmp_path, mo
     assert (tmp_path / "mine").exists()
 
 
+@pytest.mark.parametrize("place", ["parse", "as_typed", "complain", "standard_streams"])
+def test_without_memory_for_its_report_a_command_says_so_in_one_line(place, monkeypatch, capfd):
+    def fail(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(main_module, "parse", fail)
+    monkeypatch.setattr(main_module, place, fail)
+    assert main_module.main(["info"]) == 1
+    assert capfd.readouterr().err == "pygpt: error: there is not enough memory\n"
+
+
 # ----------------------------------------------------------------------------------- mapped files
