@@ -224,3 +224,82 @@ def test_without_memory_for_its_report_a_command_says_so_in_one_line(place, monk
 
 
 # ----------------------------------------------------------------------------------- mapped files
+
+CUT = """
+import mmap, os, signal, sys, threading
+{before}
+from pygpt.cli.bus_errors import bus_errors_explained
+from pygpt.files import map_bytes
+path = sys.argv[1]
+with open(path, "wb") as file:
+    file.write(bytes(1 << 20))
+with {block}, open(path, "rb") as file:
+    data = map_bytes(file, mmap.ACCESS_READ)
+    os.truncate(path, 10)
+    {action}
+"""
+EXPLAINED = "pygpt: error: {}: became shorter while it was read, or its disk failed (SIGBUS)\n"
+READ = "bytes(data[500_000:600_000])"
+
+
+def cut(path, action=READ, before="", block="bus_errors_explained()"):
+    return python(CUT.format(action=action, before=before, block=block), path)
+
+
+@pytest.mark.skipif(kernels.ffi is None, reason="the reference backend has no C")
+def test_a_mapped_file_that_becomes_shorter_is_named(tmp_path):
+    path = tmp_path / "a file"
+    result = cut(path)
+    assert (result.returncode, result.stderr) == (-signal.SIGBUS, EXPLAINED.format(path))
+    in_threads = ("threads = [threading.Thread(target=lambda: bytes(data[5000:])) for _ in 'ab']\n"
+                  "    for thread in threads: thread.start()\n"
+                  "    for thread in threads: thread.join()")
+    result = cut(path, in_threads)
+    assert (result.returncode, result.stderr) == (-signal.SIGBUS, EXPLAINED.format(path))
+
+
+@pytest.mark.skipif(kernels.ffi is None, reason="the reference backend has no C")
+def test_the_former_handler_of_sigbus_gets_the_signal_too(tmp_path):
+    result = cut(tmp_path / "a", before="import faulthandler; faulthandler.enable()")
+    assert result.returncode == -signal.SIGBUS
+    assert result.stderr.startswith(EXPLAINED.format(tmp_path / "a") + "Fatal Python error")
+    result = cut(tmp_path / "a", "os.kill(os.getpid(), signal.SIGBUS)")
+    assert (result.returncode, result.stderr) == (-signal.SIGBUS, "")
+    result = cut(tmp_path / "a", READ, block="__import__('contextlib').nullcontext()")
+    assert (result.returncode, result.stderr) == (-signal.SIGBUS, "")
+    result = cut(tmp_path / "a", f"pass\n{READ}")  # the block has ended
+    assert (result.returncode, result.stderr) == (-signal.SIGBUS, "")
+
+
+@pytest.mark.skipif(kernels.ffi is None, reason="the reference backend has no C")
+@pytest.mark.parametrize("words", [
+    ["train", "--init", "out", "--data", "text", "--out", "new"], ["sample", "out"],
+    ["eval", "out", "text"], ["export", "out", "new"]], ids=lambda words: words[0])
+def test_commands_that_map_files_name_them(words, whole, tmp_path, monkeypatch):
+    shutil.move(whole, tmp_path / "out")
+    seen = []
+
+    def opened(*args, **kwargs):
+        seen.append(kernels.lib.pygpt_explain_bus_errors(1))  # 0: it is on already
+        raise ValueError("seen")
+
+    monkeypatch.setattr(pygpt.GPT, "from_pretrained", opened)
+    assert refusal(here(*words, cwd=tmp_path)) == "pygpt: error: seen\n"
+    assert seen == [0] and kernels.lib.pygpt_explain_bus_errors(0) == 0
+
+
+@pytest.mark.skipif(kernels.ffi is None, reason="the reference backend has no C")
+def test_a_model_that_becomes_shorter_while_it_writes_is_named(whole, tmp_path):
+    path = (whole / "best").resolve() / "model.safetensors"
+    with subprocess.Popen([*COMMAND, "sample", str(whole), "--interactive"], env=ENVIRONMENT,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        process.stdin.write("1\n")
+        process.stdin.flush()
+        while "\n" not in process.stdout.read(1):  # the model is open, and has begun to write
+            pass
+        os.truncate(path, 100)
+        process.stdin.write("2\n" * 3)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGBUS
+    assert error.endswith(EXPLAINED.format(path).replace(str(whole / "best"), str(path.parent)))
