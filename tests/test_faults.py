@@ -10,6 +10,7 @@ import inspect
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 
@@ -211,6 +212,36 @@ def test_a_run_that_fails_removes_no_directory_that_it_has_not_made(tmp_path, mo
     RunDirectory(tmp_path / "mine").close()
     assert (tmp_path / "mine").exists()
 
+
+@pytest.mark.parametrize("call", range(1, 40, 6))
+def test_what_cannot_be_synced_is_named(call, tiny, tmp_path, monkeypatch):
+    calls = []
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) == call:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError) as error:
+        train(tiny())
+    assert error.value.filename.startswith(str(tmp_path / "out"))
+
+
+def test_an_error_in_closing_a_directory_ends_no_run(tiny, monkeypatch):
+    close = os.close
+
+    def fail(descriptor):
+        is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        close(descriptor)
+        if is_directory:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "close", fail)
+    assert train(tiny(keep=9)).steps == 10
+
+
+# ----------------------------------------------------------------------------------- the messages
 
 @pytest.mark.parametrize("place", ["parse", "as_typed", "complain", "standard_streams"])
 def test_without_memory_for_its_report_a_command_says_so_in_one_line(place, monkeypatch, capfd):

@@ -30,7 +30,8 @@ except ImportError:  # on such a system nothing prevents two runs at once
 from pygpt.checkpoint import saved
 from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
-from pygpt.files import is_temporary_name, replacing, sync, sync_directory, temporary_path
+from pygpt.files import (close_read, is_temporary_name, replacing, sync, sync_directory,
+                         temporary_path)
 
 SETTINGS_FILE, LOG_FILE = "train.json", "log.jsonl"
 RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
@@ -97,7 +98,7 @@ class RunDirectory:
 
     def _take_lock(self):
         lock = os.open(self.path, os.O_RDONLY)
-        self._closing.callback(os.close, lock)
+        self._closing.callback(close_read, lock)
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -142,7 +143,7 @@ class RunDirectory:
         probe = self.file(".writable")
         try:
             with open(temporary_path(probe), "wb") as file:
-                sync(file.fileno())
+                sync(file.fileno(), self.path)
             os.unlink(temporary_path(probe))
         except OSError as error:
             error.filename = self.path
