@@ -134,4 +134,7 @@ valgrind: build $(VENV)/.installed-test  ## every kernel under valgrind's memche
 analyze: build  ## GCC's -fanalyzer and clang-tidy's bug checks
 	@$(PY) tests/checks/analyze.py
 
-.PHONY: fuzz asan tsan valgrind analyze
+faults: build $(VENV)/.installed-test  ## let each call of the system fail in turn: half an hour
+	@$(PY) tests/checks/faults.py
+
+.PHONY: fuzz asan tsan valgrind analyze faults

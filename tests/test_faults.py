@@ -19,6 +19,7 @@ from commands import COMMAND, ENVIRONMENT, ROOT, here, python, refusal
 from models import bits, tiny as tiny_model
 
 import pygpt
+from pygpt import nn
 from pygpt.autograd import launch, replay
 from pygpt.autograd.ops import sum as sum_of
 from pygpt.backend import kernels
@@ -27,6 +28,11 @@ from pygpt.training.run_directory import RunDirectory
 from pygpt.training.trainer import train
 
 IDS, TARGETS = [[1, 5, 2, 7], [3, 3, 0, 6]], [[5, 2, 7, 1], [3, 0, 6, 2]]
+NEEDS_GLIBC = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("cc") is None
+    or not getattr(os, "confstr", lambda _: "")("CS_GNU_LIBC_VERSION")
+    or kernels.ffi is None or sys.implementation.name != "cpython",
+    reason="faults.c stands in for functions of glibc")
 
 
 @contextlib.contextmanager
@@ -53,6 +59,16 @@ def gradients(model):
 
 
 # ------------------------------------------------------------------------------- part of the drill
+
+@NEEDS_GLIBC
+@pytest.mark.parametrize("part, options", [
+    ("kernels", "--every 16"), ("api", "--every 12 --samples 1"), ("memory", "--samples 1")])
+def test_a_part_of_the_drill_finds_nothing(part, options, tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tests/checks/faults.py"), *options.split(), part],
+        env=ENVIRONMENT | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.endswith("faults: 0 problems\n")
 
 
 # --------------------------------------------------------------------------------------- training
@@ -116,7 +132,7 @@ def test_a_replayed_step_that_fails_leaves_no_gradient(is_first, monkeypatch):
 def test_dropout_is_not_lost_when_memory_runs_out_before_the_first_step(monkeypatch):
     model, twin = (tiny_model(embd_pdrop=0.5).train() for _ in range(2))
     pygpt.AdamW(model), pygpt.AdamW(twin)  # all flat buffers are there
-    walk = pygpt.nn._walk
+    walk = nn._walk
 
     def fail_in_dropouts(*args):
         if any(call.function == "dropouts" for call in inspect.stack(0)):
@@ -124,7 +140,7 @@ def test_dropout_is_not_lost_when_memory_runs_out_before_the_first_step(monkeypa
         return walk(*args)
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(pygpt.nn, "_walk", fail_in_dropouts)
+        patch.setattr(nn, "_walk", fail_in_dropouts)
         model.loss_and_grad(IDS, TARGETS)
     losses = [[m.loss_and_grad(IDS, TARGETS) for _ in range(3)] for m in (model, twin)]
     assert losses[0] == losses[1] and len(set(losses[0])) == 3
@@ -152,11 +168,11 @@ def test_a_step_that_fails_has_changed_nothing(owner, name, after):
         bits(p) for _, p in twin.named_parameters()]
 
 
-class Larger(pygpt.nn.Module):
+class Larger(nn.Module):
     """Holds a model, and a parameter that lies before those of the model."""
 
     def __init__(self, model):
-        self.first, self.model = pygpt.nn.Linear(3, 5).initialise(1), model
+        self.first, self.model = nn.Linear(3, 5).initialise(1), model
 
 
 def test_a_decoding_step_that_cannot_be_recorded_anew_is_not_replayed_on_old_memory():
@@ -202,6 +218,7 @@ def test_a_run_goes_on_if_an_old_checkpoint_cannot_be_removed(tiny, tmp_path, mo
     assert train(tiny(eval_interval=2)).steps == 10
 
 
+
 def test_a_run_that_fails_removes_no_directory_that_it_has_not_made(tmp_path, monkeypatch):
     """Another process may make a directory just after this one has looked for it."""
     (tmp_path / "mine").mkdir()
@@ -211,6 +228,7 @@ def test_a_run_that_fails_removes_no_directory_that_it_has_not_made(tmp_path, mo
     assert (tmp_path / "mine").exists() and not (tmp_path / "mine" / "a").exists()
     RunDirectory(tmp_path / "mine").close()
     assert (tmp_path / "mine").exists()
+
 
 
 @pytest.mark.parametrize("call", range(1, 40, 6))
