@@ -134,7 +134,6 @@ valgrind: build $(VENV)/.installed-test  ## every kernel under valgrind's memche
 analyze: build  ## GCC's -fanalyzer and clang-tidy's bug checks
 	@$(PY) tests/checks/analyze.py
 
-.PHONY: fuzz asan tsan valgrind analyze
 
 COVERAGE_VENV ?= build/coverage-venv
 
@@ -148,3 +147,8 @@ $(COVERAGE_VENV)/.installed:
 	@touch $@
 
 .PHONY: coverage
+
+faults: build $(VENV)/.installed-test  ## let each call of the system fail in turn: half an hour
+	@$(PY) tests/checks/faults.py
+
+.PHONY: fuzz asan tsan valgrind analyze faults

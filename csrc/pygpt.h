@@ -32,8 +32,9 @@
  *     and conversions keep it.
  *   - No result depends on an earlier call. Between calls the library keeps the number of threads,
  *     the switch of pygpt_share_all, the numbers that pygpt_sharing reports, the instruction set,
- *     the sizes of the caches, the NUMA nodes, the number of bytes refused, and up to eight scratch
- *     buffers, whose contents are never read again (runtime.c).
+ *     the sizes of the caches, the NUMA nodes, the number of bytes refused, whether a SIGBUS is
+ *     explained (bus_error.c), and up to eight scratch buffers, whose contents are never read again
+ *     (runtime.c).
  *   - No kernel prints or exits. It returns PYGPT_OK or one of the codes below; after an error the
  *     contents of the outputs are undefined.
  */
@@ -131,6 +132,11 @@ int64_t pygpt_adamw_span(void);
 
 const char *pygpt_compiler(void);  /* e.g. "gcc 12.2.0" */
 int pygpt_openmp(void);            /* the OpenMP version date, 0 when built without */
+
+/* on 1: from now on a SIGBUS, which reading a mapped file raises when the file has become shorter,
+ * first writes one line with the file's path on standard error, and then takes its former course.
+ * on 0: no longer. Returns 1 if this call has changed it. Not for two threads at once. */
+int pygpt_explain_bus_errors(int on);
 
 /* The machine's limits (machine.c). Every thread makes n rounds of independent multiply-adds: of
  * float32 in registers, or of bfloat16 in macro tiles on the unit in use, with operands in L1;

@@ -239,11 +239,12 @@ class _Step:
             raise
         if (self._program is None or self._program.pool.is_touched
                 or self._placed != last_placed()):
-            self._placed = last_placed()
+            placed, self._program = last_placed(), None  # an outdated program is never run again
             program = Program() if self._is_recorded else None
             with program.record_forward() if program else no_grad():
                 logits = cache._compute(self._ids, CacheRows(cache, self._first, self._n))
-            self._logits, self._program = [logits.row(i) for i in range(self._n)], program
+            self._logits = [logits.row(i) for i in range(self._n)]
+            self._program, self._placed = program, placed
             return self._logits
         try:
             run(self._program.forward)

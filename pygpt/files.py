@@ -11,7 +11,7 @@ import os
 import re
 import reprlib
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 try:
     import fcntl
@@ -40,7 +40,7 @@ def replacing(path):
         with open(aside, "wb") as file:
             yield file
             file.flush()
-            sync(file.fileno())
+            sync(file.fileno(), path)
         os.replace(aside, path)
     except BaseException as error:
         if os.path.lexists(aside):
@@ -75,15 +75,23 @@ def is_temporary_name(name, finals):
     return re.fullmatch(rf"(?:{finals})\.[0-9]+\.tmp", name, re.ASCII) is not None
 
 
-def sync(descriptor):
+def sync(descriptor, path):
     """Sync an open file to the disk, so that it survives a power cut.
 
     macOS's fsync leaves data in the disk's own cache; its F_FULLFSYNC empties that, too. A file
     system that lacks F_FULLFSYNC gets an fsync.
 
     Raises:
-        OSError: the file cannot be synced.
+        OSError: the file cannot be synced; the error's filename is path.
     """
+    try:
+        _sync(descriptor)
+    except OSError as error:
+        error.filename = os.fspath(path)  # the system was given a number
+        raise
+
+
+def _sync(descriptor):
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:
         try:
@@ -96,14 +104,24 @@ def sync(descriptor):
 
 
 def sync_directory(path):
-    """Sync the names in a directory to the disk, where the file system supports it."""
+    """Sync the names in a directory to the disk, where the file system supports it.
+
+    Raises:
+        OSError: the directory cannot be opened or synced; the error's filename is path.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        sync(descriptor)
+        sync(descriptor, path)
     except OSError as error:  # some network file systems cannot sync a directory
         if error.errno not in NO_SYNC:
             raise
     finally:
+        close_read(descriptor)
+
+
+def close_read(descriptor):
+    """Close a descriptor that was only read from: whatever the system reports, nothing is lost."""
+    with suppress(OSError):
         os.close(descriptor)
 
 

@@ -451,6 +451,8 @@ class GPT(nn.Module):
 
         Raises:
             ValueError: as loss() does, or scale is not finite, or the weights rest in fewer bits.
+            MemoryError: there is no memory for the step. If that was found in the backward pass,
+                the parameters then hold no gradient, not even that of earlier passes.
         """
         if self.weights != "float32":
             raise ValueError(f"loss_and_grad(): a weight at rest in {self.weights} passes no "

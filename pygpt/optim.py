@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import numbers
 from array import array
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pygpt.backend.arguments import checked_parts, shown
@@ -44,9 +45,11 @@ class Optimizer:
             the layout of the parameters. A checkpoint holds it as "<parameter>.<name>".
         checked_settings(): returns the settings as the kernel takes them, or raises ValueError.
         update(settings, gradients): updates every stretch that layout.trained_spans() lists, by
-            these settings. The gradients are gradients.memory times gradients.factor. It returns
-            True if it has rounded all new values to layout.values.usable_halves() as well.
-            Otherwise a model that computes in bfloat16 rounds them before the next step.
+            these settings. It takes the memory that it needs before it changes a number, so that a
+            step which raises MemoryError has changed nothing. The gradients are gradients.memory
+            times gradients.factor. It returns True if it has rounded all new values to
+            layout.values.usable_halves() as well. Otherwise a model that computes in bfloat16
+            rounds them before the next step.
         from_config(model, config): a class method that makes an optimizer with the settings of a
             TrainConfig.
 
@@ -160,12 +163,16 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: the model has parameters that it did not "
                              "have when the optimizer was made; make a new optimizer")
         if has_gradients:
+            self.layout.changing()
             self.steps += 1
             has_rounded = False
             try:
                 has_rounded = self.update(settings, self._gradients) is True
+            except MemoryError:  # update has changed nothing yet, so the step can be tried again
+                self.steps -= 1
+                raise
             finally:
-                self.layout.changed(has_rounded)
+                self.layout.values.changed(has_rounded)
 
     @one_at_a_time
     def zero_grad(self) -> None:
@@ -239,9 +246,13 @@ class AdamW(Optimizer):
             lr, beta1, beta2, eps, weight_decay, 1 - beta1 ** self.steps, 1 - beta2 ** self.steps,
             gradients.factor]))
         halves = self.layout.values.usable_halves()
+        calls = []
         for start, n, n_decay in self.layout.trained_spans():
             values, m, v, grad = (memory.pointer("f", 4 * start) for memory in (
                 self.layout.values, self.m, self.v, gradients.memory))
             half = NULL if halves is None else halves.pointer("H", 2 * start)
-            check_status(lib.adamw_step(values, half, m, v, grad, scalars.pointer("f"), n, n_decay))
+            calls.append(partial(lib.adamw_step, values, half, m, v, grad, scalars.pointer("f"), n,
+                                 n_decay))
+        for call in calls:  # only now, because nothing here takes memory
+            check_status(call())
         return halves is not None

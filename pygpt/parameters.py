@@ -262,12 +262,12 @@ class Layout:
             start = after
         return spans
 
-    def changed(self, halves_too: bool = False) -> None:
-        """Record that the values of the parameters change at this point (Values.changed)."""
+    def changing(self) -> None:
+        """Record that the values of the parameters change now. A caller that changes them does so
+        after this call, which may run out of memory, and then calls values.changed()."""
         serial = next_serial()
         for _, parameter, _ in self.entries:
             parameter.leaf.changed_at = serial
-        self.values.changed(halves_too)
 
     def buffer(self) -> Memory:
         """Make a new flat buffer of zeros."""

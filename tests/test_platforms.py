@@ -41,21 +41,21 @@ def test_on_macos_a_file_and_its_directory_are_flushed_out_of_the_disks_cache(tm
 @pytest.mark.parametrize("error", [errno.ENOTSUP, errno.EINVAL, errno.ENOTTY])
 def test_a_file_system_without_a_full_sync_gets_an_fsync(synced, error):
     synced.error = error
-    files.sync(7)
+    files.sync(7, "a")
     assert synced == [(FULL, 7), ("fsync", 7)]
 
 
 def test_an_error_of_the_disk_is_not_hidden_by_an_fsync(synced):
     synced.error = errno.EIO
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        files.sync(7)
+        files.sync(7, "a")
     assert synced == [(FULL, 7)]
 
 
 def test_elsewhere_a_file_gets_an_fsync(synced, monkeypatch):
     for fcntl in (None, types.SimpleNamespace()):  # Windows, Linux
         monkeypatch.setattr(files, "fcntl", fcntl)
-        files.sync(8)
+        files.sync(8, "a")
     assert synced == [("fsync", 8)] * 2
 
 

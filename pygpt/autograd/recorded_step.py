@@ -89,8 +89,8 @@ class StepCache:
                 model.prepare_halves(make=trains)
             found, self._is_ready_to_train = model.step_dependencies(), trains
         if not self._were_recorded_from(found):
-            self._by_key, self._dependencies = {}, found
-            self._dropouts = model.transformer.dropouts()
+            dropouts = model.transformer.dropouts()  # it may fail, so nothing is set before it
+            self._by_key, self._dependencies, self._dropouts = {}, found, dropouts
 
     def _were_recorded_from(self, dependencies):
         """Whether the steps are still right. Without dependencies (None) nothing is recorded."""

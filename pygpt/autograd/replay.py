@@ -165,14 +165,20 @@ class Program:
                              "compute the loss again")
 
     def run_backward(self):
-        """Replay the backward pass; add to the gradients that leaves hold."""
+        """Replay the backward pass; add to the gradients that leaves hold. If it fails, they hold
+        none."""
         calls, flags = self.backward_calls()
-        for leaf in self.leaves:
-            if leaf.valid and leaf.before_use:
-                leaf.before_use()
-        for flag in flags:
-            flag.zero_missing()
-        run(calls)
+        try:
+            for leaf in self.leaves:
+                if leaf.valid and leaf.before_use:
+                    leaf.before_use()
+            for flag in flags:
+                flag.zero_missing()
+            run(calls)
+        except BaseException:
+            for leaf in self.leaves:
+                leaf.forget_gradient()
+            raise
         for leaf in self.leaves:
             leaf.valid = True
 

@@ -132,6 +132,10 @@ class Node:
             if type(parent) is Leaf:
                 parent.refuse_if_changed_after(max(self.serial, computed_at))
 
+    def forget_gradient(self):
+        """Forget what a pass that failed has brought: a later pass would add to it."""
+        self.shared = None
+
     def run(self):
         shared, self.shared = self.shared, None
         backward, self.backward, self.parents = self.backward, _refuse_second_run, ()
@@ -234,6 +238,10 @@ class Leaf(Node):
     def refuse_if_stale(self, computed_at):
         """Do nothing: a leaf is not computed. The nodes that read it check its changes."""
 
+    def forget_gradient(self):
+        """Forget the gradient, and that of earlier passes: a kernel may have added to a part."""
+        self.valid = False
+
     def run(self):
         """Do nothing: the gradient has arrived."""
 
@@ -260,7 +268,8 @@ def refuse_stale(root, computed_at=0):
 
 def _run_nodes(root, gradient, first=0, computed_at=0):
     """Give root a gradient, and run the nodes that it depends on whose serial is `first` or above,
-    latest first. All checks are made before the first of them runs."""
+    latest first. All checks are made before the first of them runs. If one fails, no node and no
+    leaf among them has a gradient."""
     nodes = _reachable(root, first)
     for node in nodes:
         node.refuse_if_stale(computed_at)
@@ -274,7 +283,7 @@ def _run_nodes(root, gradient, first=0, computed_at=0):
             node.run()
     except BaseException:
         for node in nodes:
-            node.shared = None  # otherwise a later pass would add to these gradients
+            node.forget_gradient()
         raise
 
 

@@ -250,6 +250,8 @@ class Tensor(Array, Exporter):
             ValueError: it depends on no tensor that requires a gradient, backward() ran before,
                 grad is missing or of another shape or dtype, or a parameter has changed since this
                 tensor was computed from it.
+            MemoryError: there is no memory for the pass. The leaves then hold no gradient, not
+                even that of earlier passes.
         """
         if self.node is None:
             raise ValueError("backward() of a tensor that depends on no tensor with "

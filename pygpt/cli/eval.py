@@ -4,6 +4,7 @@ import math
 import sys
 import time
 
+from pygpt.cli.bus_errors import bus_errors_explained
 from pygpt.cli.flags import whole_number
 from pygpt.cli.loading import add_weights_flag
 from pygpt.config import ConfigError
@@ -42,6 +43,7 @@ are nats / ln 2; bits per byte divide by the bytes of the scored tokens; perplex
 per token.""".replace("\n", " ")
 
 
+@bus_errors_explained()
 def run(arguments):
     if not 0 <= arguments.threads <= 256:
         raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")

@@ -2,6 +2,8 @@
 
 import os
 
+from pygpt.cli.bus_errors import bus_errors_explained
+
 DTYPES = "float32", "float16", "bfloat16"  # checkpoint.weights.DTYPES, without its imports
 
 
@@ -16,6 +18,7 @@ def add_command(add):
                          help="type of the weights in the file (default float32)")
 
 
+@bus_errors_explained()
 def run(arguments):
     from pygpt.checkpoint.model_files import CONFIG_FILE, find_model
     from pygpt.checkpoint.shards import INDEX_FILE, WEIGHTS_FILE

@@ -7,6 +7,7 @@ Exit status: 0; 1 for a command that failed; 2 for one that makes no sense; 130 
 and 2 goes one line on standard error, in which settings have the names of flags.
 """
 
+import os
 import sys
 
 from pygpt import __version__
@@ -16,6 +17,7 @@ from pygpt.cli.messages import as_typed, complain, flush_quietly
 from pygpt.cli.streams import drop_output, flush_output, standard_streams
 from pygpt.config import ConfigError
 
+NO_MEMORY = b"pygpt: error: there is not enough memory\n"
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # 130: as shells report a SIGINT, 128 + 2
 COMMANDS = train, sample, eval, export, bench, plot, tokenizer, info  # in the order of --help
 
@@ -28,6 +30,14 @@ def main(argv=None):
     Returns:
         The exit status.
     """
+    try:
+        return _main(argv)
+    except MemoryError:  # there was too little even to report the error
+        os.write(2, NO_MEMORY)
+        return FAILURE
+
+
+def _main(argv):
     words = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
     with standard_streams():
         try:

@@ -2,6 +2,7 @@
 
 import sys
 
+from pygpt.cli.bus_errors import bus_errors_explained
 from pygpt.cli.flags import UsageError, add_settings, settings_of, text, whole_number
 from pygpt.cli.loading import add_weights_flag
 from pygpt.config import ConfigError, SampleConfig
@@ -39,6 +40,7 @@ def add_command(add):
     add_settings(command, SampleConfig)
 
 
+@bus_errors_explained()
 def run(arguments):
     settings = settings_of(arguments, SampleConfig)
     threads = SampleConfig(**settings).threads  # checks all settings before a model is read

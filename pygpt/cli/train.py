@@ -1,5 +1,6 @@
 """Trains a model: `pygpt train`."""
 
+from pygpt.cli.bus_errors import bus_errors_explained
 from pygpt.cli.flags import add_settings, flag, settings_of
 from pygpt.cli.messages import as_typed
 from pygpt.cli.streams import drop_output
@@ -44,6 +45,7 @@ def preset_table():
                      for row in rows)
 
 
+@bus_errors_explained()
 def run(arguments):
     from pygpt.cli.terminal import Reporter
     from pygpt.training.settings import read_settings

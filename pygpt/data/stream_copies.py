@@ -72,7 +72,7 @@ class Streams:
                                      on_bytes=write, part_bytes=PART_BYTES):
                     pass
             file.flush()
-            sync(file.fileno())
+            sync(file.fileno(), path)
 
     def keep(self):
         """Give the copies their names in the run's directory.

@@ -30,7 +30,8 @@ except ImportError:  # on such a system nothing prevents two runs at once
 from pygpt.checkpoint import saved
 from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
-from pygpt.files import is_temporary_name, replacing, sync, sync_directory, temporary_path
+from pygpt.files import (close_read, is_temporary_name, replacing, sync, sync_directory,
+                         temporary_path)
 
 SETTINGS_FILE, LOG_FILE = "train.json", "log.jsonl"
 RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
@@ -63,7 +64,6 @@ class RunDirectory:
         self.path, self.keep, self.warnings = os.fspath(path), keep, []
         self._is_locked, self._has_links = False, True
         self._closing = contextlib.ExitStack()  # the actions of close(), the last one first
-        self._closing.callback(_remove_empty, _missing_directories(self.path))
         self._make()
         try:
             self._take_lock()
@@ -87,8 +87,10 @@ class RunDirectory:
     __del__ = close
 
     def _make(self):
+        made = []
+        self._closing.callback(_remove_empty, made)
         try:
-            os.makedirs(self.path, exist_ok=True)
+            _make_directory(os.path.abspath(self.path), made)
         except FileExistsError:
             problem = ("is a link that leads nowhere" if os.path.islink(self.path)
                        else "is a file, not a directory")
@@ -96,7 +98,7 @@ class RunDirectory:
 
     def _take_lock(self):
         lock = os.open(self.path, os.O_RDONLY)
-        self._closing.callback(os.close, lock)
+        self._closing.callback(close_read, lock)
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -130,7 +132,7 @@ class RunDirectory:
                 _remove_file(path)
             elif (name.startswith(".") and name.endswith(".tmp") and STEP.fullmatch(name[1:-4])
                   and saved.is_directory(path)):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove_tree(path)
         tokens = self.file("tokens")
         if saved.is_directory(tokens):
             for name in os.listdir(tokens):
@@ -141,7 +143,7 @@ class RunDirectory:
         probe = self.file(".writable")
         try:
             with open(temporary_path(probe), "wb") as file:
-                sync(file.fileno())
+                sync(file.fileno(), self.path)
             os.unlink(temporary_path(probe))
         except OSError as error:
             error.filename = self.path
@@ -223,14 +225,14 @@ class RunDirectory:
         """
         name = self._free_checkpoint(step)
         target, temporary = self.file(name), self.file(f".{name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_tree(temporary)
         try:
             os.mkdir(temporary)
             write(temporary)
             sync_directory(temporary)
             os.rename(temporary, target)
         except BaseException as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_tree(temporary)
             if isinstance(error, OSError) and error.errno:
                 error.filename, error.filename2 = target, None
             raise
@@ -259,8 +261,15 @@ class RunDirectory:
             return
         temporary = temporary_path(path)
         _remove_file(temporary)
-        os.symlink(name, temporary)
-        os.replace(temporary, path)
+        try:
+            os.symlink(name, temporary)
+            os.replace(temporary, path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                _remove_file(temporary)
+            if isinstance(error, OSError) and error.errno:
+                error.filename, error.filename2 = path, None  # a symlink's error names its target
+            raise
         sync_directory(os.path.dirname(path))
 
     def _remove_old(self):
@@ -272,16 +281,22 @@ class RunDirectory:
                 os.rename(self.file(name), doomed)
             except OSError:
                 continue  # an extra checkpoint is no reason to end a run
-            shutil.rmtree(doomed, ignore_errors=True)
+            _remove_tree(doomed)
 
 
-def _missing_directories(path):
-    """List the directories that makedirs will make for a path, the innermost first."""
-    made, path = [], os.path.abspath(path)
-    while not os.path.lexists(path):
-        made.append(path)
-        path = os.path.dirname(path)
-    return made
+def _make_directory(path, made):
+    """Make a directory and the parents that it lacks, unless it is there; put each one that this
+    call has made before the others in `made`. No other may be removed later."""
+    try:
+        os.mkdir(path)
+    except FileNotFoundError:
+        _make_directory(os.path.dirname(path), made)
+        os.mkdir(path)
+    except OSError:
+        if not os.path.isdir(path):
+            raise
+        return
+    made.insert(0, path)
 
 
 def _remove_empty(directories):
@@ -289,6 +304,12 @@ def _remove_empty(directories):
     with contextlib.suppress(OSError):
         for path in directories:
             os.rmdir(path)
+
+
+def _remove_tree(path):
+    """Remove a directory and all that it holds, as far as the system lets it."""
+    with contextlib.suppress(OSError):  # Python 3.11 raises if a directory's close() fails
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_file(path):

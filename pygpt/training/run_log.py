@@ -44,7 +44,7 @@ class RunLog:
 
     def sync(self):
         """Make sure that the records written so far are on the disk."""
-        sync(self._file.fileno())
+        sync(self._file.fileno(), self._path)
 
     def close(self):
         """Close the file, and ignore errors of the disk."""
