@@ -134,4 +134,7 @@ valgrind: build $(VENV)/.installed-test  ## every kernel under valgrind's memche
 analyze: build  ## GCC's -fanalyzer and clang-tidy's bug checks
 	@$(PY) tests/checks/analyze.py
 
-.PHONY: fuzz asan tsan valgrind analyze
+mutants: build $(VENV)/.installed-test  ## break the code in some hundred ways; ONLY=pattern for some
+	@$(PY) tests/checks/mutants.py "$(ONLY)"
+
+.PHONY: fuzz asan tsan valgrind analyze mutants
