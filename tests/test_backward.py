@@ -35,6 +35,21 @@ def test_gradients_accumulate_over_backward_passes():
         assert x.grad.tolist() == [expected]
 
 
+@pytest.mark.parametrize("first", ["weight", "bias"])
+def test_a_kernel_adds_to_one_gradient_that_is_there_and_begins_the_other(first):
+    x = Tensor([[1.0, 2.0]])
+    leaves = {"weight": Tensor([[1.0] * 2] * 2, requires_grad=True),
+              "bias": Tensor([1.0] * 2, requires_grad=True)}
+    for name, leaf in leaves.items():
+        ops.sum(leaf * 10.0).backward()
+        leaf.node.valid = name == first  # the memory of the other still holds 10
+    for _ in range(2):
+        ops.sum(ops.linear(x, leaves["weight"], leaves["bias"])).backward()
+    before = {"weight": 0.0, "bias": 0.0} | {first: 10.0}
+    assert leaves["weight"].grad.tolist() == [[before["weight"] + 2 * row] * 2 for row in (1, 2)]
+    assert leaves["bias"].grad.tolist() == [before["bias"] + 2] * 2
+
+
 def test_a_graph_ten_thousand_deep_needs_no_recursion():
     x = Tensor([1.0], requires_grad=True)
     y = x
