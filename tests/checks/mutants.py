@@ -18,122 +18,21 @@ import hashlib
 import multiprocessing
 import os
 import re
-import runpy
-import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
 
-import hypothesis.internal.conjecture.engine  # noqa: F401  so that no fork has to
+import hypothesis
+import hypothesis.internal.conjecture.engine
 import pytest
 
-import changed_loops
 import mutation_list
-import tree as copies
+from mutant_build import BUILD, OBJECTS, TREE, Compiler, copy_project
 
-BUILD = copies.ROOT / "build" / "mutants"
-TREE, OBJECTS, RESULTS = BUILD / "tree", BUILD / "objects", BUILD / "results"
-LIBRARY = TREE / "pygpt" / "_kernels.abi3.so"
+RESULTS = BUILD / "results"
 FORK = multiprocessing.get_context("fork")
-# -O1 compiles the loops of an instruction set in a third of the time of -O3.
-LEFT_OUT = re.compile(r"-O\d|-W.*|-falign.*")
 LIMITS = 60, 900  # seconds that a test, and all tests of a line of the list, may take
 STATUSES = NOTICED, CRASHED, ENDLESS, SURVIVED = "noticed", "crashed", "endless", "survived"
-
-
-# ------------------------------------------------------------------------------------- the copy ---
-
-def copy_project():
-    """Copy the project to TREE; what a broken-off run has changed there is put right."""
-    for folder in copies.FOLDERS:
-        shutil.copytree(copies.ROOT / folder, TREE / folder, ignore=copies.SKIPPED,
-                        dirs_exist_ok=True, copy_function=copies.copy_changed)
-    for path in copies.ROOT.iterdir():
-        if path.is_file() and not path.name.startswith("."):
-            copies.copy_changed(path, TREE / path.name)
-    for path in (copies.ROOT / "pygpt").glob("_[sb]*.so"):  # _spin and _buffer
-        copies.copy_changed(path, TREE / "pygpt" / path.name)
-
-
-class Compiler:
-    """Compiles the C library of the copy, object by object."""
-
-    def __init__(self):
-        build = runpy.run_path(str(TREE / "csrc" / "build_ffi.py"))
-        self.command = build["compiler"]()
-        self.flags = [flag for flag in build["FLAGS"] if not LEFT_OUT.fullmatch(flag)] + [
-            "-O1", "-w", "-fPIC", "-fopenmp", *build["without_units"](self.command),
-            "-Icsrc", f"-I{sysconfig.get_path('include')}"]
-        OBJECTS.mkdir(parents=True, exist_ok=True)
-        build["ffi"].emit_c_code(str(OBJECTS / "_kernels.c"))
-        self.sources = {path.stem: path for path in [*sorted((TREE / "csrc").glob("*.c")),
-                                                     OBJECTS / "_kernels.c"]}
-        self.sets = subprocess.run(
-            [sys.executable, "-c", "from pygpt.backend import kernels as k; print(*k.isa_names())"],
-            cwd=copies.ROOT, capture_output=True, text=True, check=True).stdout.split()
-        self.set = next(name for name in self.sets if f"isa_{name}" in self.sources)
-        self._build_all()
-
-    def _build_all(self):
-        """Compile every object of the unbroken library, unless nothing has changed."""
-        digest = hashlib.sha256(" ".join([*self.command, *self.flags, self.set]).encode())
-        for path in sorted((TREE / "csrc").iterdir()):
-            digest.update(path.read_bytes() if path.is_file() else b"")
-        stamp = OBJECTS / "stamp"
-        if not (stamp.exists() and stamp.read_text() == digest.hexdigest()):
-            for name in self.sources:
-                print(f"compiling {name}", flush=True)
-                self._compile(name, OBJECTS, check=True)
-            stamp.write_text(digest.hexdigest())
-        self.link()
-
-    def _compile(self, name, folder, check=False):
-        flags = [*self.flags, f"-Disa_{self.set}=isa_{self.set}_whole"] if (
-            name == f"isa_{self.set}") else self.flags
-        command = [*self.command, *flags, "-MMD", "-c",
-                   str(self.sources.get(name, folder / f"{name}.c")),
-                   "-o", str(folder / f"{name}.o")]
-        return subprocess.run(command, cwd=TREE, capture_output=not check,
-                              check=check).returncode == 0
-
-    def _is_tried(self, name):
-        """Whether an object is of no instruction set, or of one that works here."""
-        if name.startswith("isa_"):
-            return name == f"isa_{self.set}"
-        if name.startswith("unit_"):
-            return name[len("unit_"):] in self.sets
-        return name != "few_vnni" or "avx512" in self.sets
-
-    def compile_changed(self, file):
-        """Compile what contains a file, and link; return whether the compiler took it."""
-        broken, whole = BUILD / "broken", f"isa_{self.set}"
-        shutil.rmtree(broken, ignore_errors=True)
-        broken.mkdir()
-        names = [name for name in self.sources if self._is_tried(name) and file in
-                 (OBJECTS / f"{name}.d").read_text().replace(f"{TREE}/", "").split()]
-        if not names:
-            sys.exit(f"mutants: no object contains {file}")
-        objects = {name: OBJECTS / f"{name}.o" for name in self.sources}
-        if whole in names and file.endswith((".inl", "simd.h")):
-            names[names.index(whole)] = "changed"
-            (broken / "changed.c").write_text(
-                changed_loops.write(TREE / "csrc", self.set, Path(file).name))
-        if not all(self._compile(name, broken) for name in names):
-            return False
-        self.link(objects | {name: broken / f"{name}.o" for name in names})
-        return True
-
-    def link(self, objects=None):
-        """Link the library of these objects, {name: path}; without them, the unbroken one."""
-        objects = objects or {name: OBJECTS / f"{name}.o" for name in self.sources}
-        table = [] if "changed" in objects else [
-            f"-Wl,--defsym=isa_{self.set}=isa_{self.set}_whole"]
-        library = str(LIBRARY) + ".new"
-        subprocess.run([*self.command, "-shared", "-fopenmp", *map(str, objects.values()), *table,
-                        "-lm", "-o", library], check=True)
-        os.replace(library, LIBRARY)  # a process that has the old one keeps it
 
 
 # ------------------------------------------------------------------------------------ the tests ---
@@ -147,6 +46,11 @@ def child(arguments, output):
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    # Without shrinking: which test fails is wanted, not its smallest example.
+    hypothesis.settings.register_profile(
+        "mutants", derandomize=True, database=None, deadline=None, max_examples=25,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        suppress_health_check=[hypothesis.HealthCheck.too_slow])
     sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     status = pytest.main(arguments)
     sys.stdout.flush()
@@ -157,10 +61,10 @@ def run_tests(arguments, stop=True):
     """Run tests of the copy, with `stop` until one fails; return (status, the names of those that
     failed, joined by spaces).
 
-    They run in a fork of this process, which has imported pytest and hypothesis, and nothing of
-    pygpt: to import them takes as long as to notice a mutant.
+    They run in a fork of this process, which has imported pytest and hypothesis (with its engine),
+    and nothing of pygpt: to import them takes as long as to notice a mutant.
     """
-    options = ["-vv", "--tb=line", *(["-x"] if stop else []),
+    options = ["-vv", "--tb=line", "--hypothesis-profile=mutants", *(["-x"] if stop else []),
                "-o", f"faulthandler_timeout={LIMITS[0]}", "-o", "faulthandler_exit_on_timeout=true"]
     path = BUILD / "output"
     process = FORK.Process(target=child, args=([*options, *arguments], path))
@@ -174,8 +78,8 @@ def run_tests(arguments, stop=True):
     output = path.read_text(errors="replace")
     if process.exitcode == 0:
         return SURVIVED, ""
-    ended = re.findall(r"^tests/(\S+\.py::.*?) *(?:(PASSED|SKIPPED|XFAIL|FAILED|ERROR)\b.*)?$",
-                       output, re.MULTILINE)
+    ended = re.findall(r"^tests/(\S+\.py::.*?) *(?:(PASSED|SKIPPED|XFAIL|FAILED|ERROR)\b.*|"
+                       r"Timeout \(.*|Fatal Python error.*)?$", output, re.MULTILINE)
     failed = [name for name, word in ended if word not in ("PASSED", "SKIPPED", "XFAIL")]
     if "Timeout (" in output or process.exitcode == -signal.SIGKILL:
         return ENDLESS, failed[-1] if failed else arguments[0]
