@@ -21,6 +21,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 
 import hypothesis
 import hypothesis.internal.conjecture.engine
@@ -43,6 +44,7 @@ def child(arguments, output):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(TREE)
     sys.path[0] = str(TREE)
+    sys.modules["__main__"] = types.ModuleType("__main__")  # which a test's process may import
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
