@@ -50,6 +50,18 @@ def test_a_kernel_adds_to_one_gradient_that_is_there_and_begins_the_other(first)
     assert leaves["bias"].grad.tolist() == [before["bias"] + 2] * 2
 
 
+@pytest.mark.parametrize("used", ["weight", "bias"])
+def test_a_kernel_of_two_gradients_of_which_one_has_come_in_this_pass(used):
+    leaves = {"weight": Tensor([[1.0] * 2] * 2, requires_grad=True),
+              "bias": Tensor([1.0] * 2, requires_grad=True)}
+    given = {name: leaf * 1.0 for name, leaf in leaves.items()}
+    y = ops.linear(Tensor([[1.0, 2.0]]), given["weight"], given["bias"])
+    (ops.sum(y) + ops.sum(given[used] * 3.0)).backward()  # the last node runs first
+    more = {"weight": 0.0, "bias": 0.0} | {used: 3.0}
+    assert leaves["weight"].grad.tolist() == [[row + more["weight"]] * 2 for row in (1, 2)]
+    assert leaves["bias"].grad.tolist() == [1 + more["bias"]] * 2
+
+
 def test_a_graph_ten_thousand_deep_needs_no_recursion():
     x = Tensor([1.0], requires_grad=True)
     y = x
