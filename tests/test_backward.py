@@ -1,11 +1,13 @@
 """Tests backward() over graphs of ops: its sums, the memory it writes to, and its refusals."""
 
 import weakref
+from contextlib import nullcontext
 
 import pytest
 from opvalues import f, i, trained
 
 from pygpt.autograd import ops
+from pygpt.autograd.arrays import deferring
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import ONE, no_grad
 from pygpt.autograd.tensor import Tensor
@@ -60,6 +62,33 @@ def test_a_kernel_of_two_gradients_of_which_one_has_come_in_this_pass(used):
     more = {"weight": 0.0, "bias": 0.0} | {used: 3.0}
     assert leaves["weight"].grad.tolist() == [[row + more["weight"]] * 2 for row in (1, 2)]
     assert leaves["bias"].grad.tolist() == [1 + more["bias"]] * 2
+
+
+@pytest.mark.parametrize("op", [
+    lambda x: ops.linear(x, Tensor([[1.0, 2.0], [3.0, 5.0]])), ops.gelu, ops.softmax,
+    lambda x: ops.matmul(x, Tensor([[1.0, 2.0], [3.0, 5.0]])), lambda x: ops.scale(x, 2.0),
+    lambda x: ops.layernorm(x, Tensor([1.0, 2.0]), Tensor([0.0, 0.0])),
+    lambda x: ops.dropout(x, 0.5, ops.Seed(3))])
+def test_an_op_adds_to_a_gradient_that_its_input_has_already(op):
+    def gradient(*terms):
+        x = Tensor([[1.0, -2.0], [0.5, 4.0]], requires_grad=True)
+        h = x * 1.0
+        total = ops.sum(ops.mul(op(h), Tensor([[1.0, 2.0], [-3.0, 4.0]])))
+        for term in terms:
+            total = total + ops.sum(h * term)  # its node is newer, so it runs first
+        total.backward()
+        return [value for row in x.grad.tolist() for value in row]
+    assert gradient(8.0) == pytest.approx([value + 8.0 for value in gradient()], rel=1e-6)
+
+
+def test_a_layer_norm_that_nobody_has_read_has_its_gradient():
+    def gradient(*settings):
+        x = Tensor([[1.0, -2.0, 4.0]], requires_grad=True)
+        with deferring(*settings) if settings else nullcontext():
+            y = ops.layernorm(x, Tensor([1.0, 2.0, 3.0]), Tensor([0.0] * 3))
+            y.backward(Tensor([[1.0, 5.0, -2.0]]))
+        return x.grad.tolist()
+    assert gradient(False) == gradient()
 
 
 def test_a_graph_ten_thousand_deep_needs_no_recursion():
