@@ -134,7 +134,6 @@ valgrind: build $(VENV)/.installed-test  ## every kernel under valgrind's memche
 analyze: build  ## GCC's -fanalyzer and clang-tidy's bug checks
 	@$(PY) tests/checks/analyze.py
 
-
 COVERAGE_VENV ?= build/coverage-venv
 
 coverage: $(COVERAGE_VENV)/.installed  ## which lines and branches of C and Python no test runs
@@ -146,9 +145,10 @@ $(COVERAGE_VENV)/.installed:
 		"setuptools>=77" pytest hypothesis "coverage>=7.10,<8"
 	@touch $@
 
-.PHONY: coverage
-
 faults: build $(VENV)/.installed-test  ## let each call of the system fail in turn: half an hour
 	@$(PY) tests/checks/faults.py
 
-.PHONY: fuzz asan tsan valgrind analyze faults
+mutants: build $(VENV)/.installed-test  ## break the code in some hundred ways; ONLY=pattern for some
+	@$(PY) tests/checks/mutants.py "$(ONLY)"
+
+.PHONY: fuzz asan tsan valgrind analyze coverage faults mutants

@@ -53,6 +53,14 @@ def test_pieces_by_hand(work, text, pieces):
     assert [piece.decode() for piece in work.split(text.encode())] == pieces
 
 
+@BOTH
+@pytest.mark.parametrize("other", [b"\xe0\x81\xa1", b"\xf0\x80\x81\xa1", b"\xc1\xa1",
+                                   b"\xed\xbf\xbf", b"\xf4\x90\x80\x80"])
+def test_bytes_that_are_no_character_are_no_letter(work, other):
+    """An `a` in more bytes than it needs; a surrogate; a code point past the last."""
+    assert work.split(b"a" + other + b"a") == [b"a", other, b"a"]
+
+
 @given(BYTES)
 def test_pieces_agree_with_the_definition(data):
     pieces = bpe_python.split(data)

@@ -207,6 +207,18 @@ def test_a_divided_head_has_the_bits_of_a_whole_one(kernels, T, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", (-150.0, 150.0))
+def test_scores_may_differ_by_more_than_exp_can_tell(kernels, dtype, step):
+    """From one block of keys to the next, scores fall or rise so far that e^|step| is no float."""
+    case = next(case for case in CASES if case.kernel == "attention_forward")
+    T, C = 150, 4
+    args = case.chosen({"B": 1, "NH": 1, "T": T, "HS": C, "dropout": 0.0, "dtype": dtype})
+    for t in range(T):  # q = (2, 0, ..), so that the score of a key is its first channel
+        args["qkv"][3 * C * t:3 * C * t + C + 1] = [2.0, *[0.0] * (C - 1), step * (t // 16)]
+    check(kernels, case, args)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("V", (5, 300))
 def test_logits_that_are_all_minus_infinity_make_nan(kernels, V, dtype):
     """An overflow must not look like a loss that can be trained on. One part of a vocabulary may be

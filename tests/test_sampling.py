@@ -234,6 +234,17 @@ def test_weights_do_not_depend_on_the_width_of_vectors(logits, temperature):
                         assert (first, last) == ((0, expected[0]), (0, expected[-1]))
 
 
+def test_the_unit_of_weights_grows_with_the_vocabulary():
+    """Beyond 2^16 tokens, weights are rounded to larger units; the sum of them shows which."""
+    V, rng, found = (1 << 16) + 1, Random(5), []
+    logits = array("f", [rng.gauss(0, 1) for _ in range(V)])
+    for lib in (kernels.lib, reference):
+        lse = array("d", [0.0])
+        assert call(lib, "sample_best", array("i", [0]), lse, logits, V, 0) == 0
+        found += lse
+    assert found[0] == found[1]
+
+
 def test_min_p_between_two_floats_is_not_rounded():
     """min_p is a double; the weight just below it does not stay, though both are one float."""
     logits = [0.0, -1.0]

@@ -68,3 +68,8 @@ def test_no_piece_is_taken_after_the_end():
     stop = StopStrings(["b"])
     assert list(stop.until(pieces())) == ["a"]
     assert stop.feed("more") == stop.finish() == ""
+
+
+def test_what_is_held_back_is_handed_out_once():
+    stop = StopStrings(["ab"])
+    assert [stop.feed("xa"), stop.finish(), stop.finish(), stop.feed("b")] == ["x", "a", "", "b"]

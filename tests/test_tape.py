@@ -4,7 +4,9 @@ A graph is a list of steps, each an op on tensors made before it: leaves used tw
 gradients, several consumers of one tensor, sums that hand one gradient to two nodes.
 """
 
+import gc
 import random
+import weakref
 
 import pytest
 from hypothesis import given
@@ -161,6 +163,23 @@ def test_the_gradient_that_a_caller_hands_over_is_left_alone():
     y = x * 1.0
     (ops.reshape(y, (1, 2)) + ops.reshape(y, (1, 2))).backward(ops.reshape(given_, (1, 2)))
     assert given_.tolist() == [3.0, 4.0] and x.grad.tolist() == [6.0, 8.0]
+
+
+def test_a_gradient_may_be_a_row_of_a_larger_tensor():
+    x, rows = Tensor([[1.0, 2.0]], requires_grad=True), Tensor([[8.0, 9.0], [3.0, 4.0]])
+    ops.reshape(x * 1.0, (2,)).backward(rows.row(1))
+    assert x.grad.tolist() == [[3.0, 4.0]]
+
+
+def test_a_node_that_has_run_lets_its_inputs_go():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    y = x * 2.0
+    loss, node = ops.sum(y), weakref.ref(y.node)
+    del y
+    assert node() is not None
+    loss.backward()
+    gc.collect()
+    assert node() is None
 
 
 def test_a_gradient_of_ids_is_refused():
