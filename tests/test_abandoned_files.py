@@ -7,9 +7,12 @@ import sys
 import threading
 
 import pytest
-from commands import ENVIRONMENT
+from commands import ENVIRONMENT, assert_refused, here
+from models import tiny
 
 from pygpt import files
+from pygpt.cli import export
+from pygpt.model import GPT
 
 WRITE = """
 import os, sys, time
@@ -102,3 +105,52 @@ def test_threads_that_write_one_file_take_turns(tmp_path):
     assert failures == [] and os.listdir(tmp_path) == ["file"]
     data = path.read_bytes()
     assert len(data) == 30 and len(set(data)) == 1
+
+
+# -------------------------------------------------------------------------------------- export
+
+@pytest.fixture
+def source(tmp_path):
+    """Save a model, without a tokenizer; return its directory."""
+    tiny().save_pretrained(tmp_path / "source")
+    return tmp_path / "source"
+
+
+def test_an_export_writes_over_what_a_killed_one_left(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pygpt.checkpoint.model_files.write_json_object", kill)
+        with pytest.raises(Killed):
+            here("export", source, out)
+    assert sorted(os.listdir(out)) == [export.MARK, "model.safetensors"]
+    assert here("export", source, out).returncode == 0
+    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
+    assert_refused(here("export", source, out), 1, "there is a model or a run already: config.json")
+
+
+def test_a_second_export_into_a_directory_is_refused_meanwhile(source, tmp_path):
+    out = tmp_path / "out"
+    with export._only_writer(out):
+        assert_refused(here("export", source, out), 1,
+                       f"{out}: another process is writing to this directory")
+    assert os.listdir(out) == []
+
+
+def test_an_export_that_another_was_faster_than_is_refused(source, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    from_pretrained = GPT.from_pretrained
+
+    def slow(directory):
+        monkeypatch.undo()
+        assert here("export", source, out).returncode == 0
+        return from_pretrained(directory)
+
+    monkeypatch.setattr(GPT, "from_pretrained", slow)
+    assert_refused(here("export", source, out), 1, "there is a model or a run already: ")
