@@ -20,7 +20,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, overload
 
-from pygpt.checkpoint.model_files import find_model
+from pygpt.checkpoint.model_files import read_found
 from pygpt.config import (ConfigError, SampleConfig, check_names, is_whole_number, items_of,
                           token_id)
 from pygpt.continuation import Continuation, Text, Together
@@ -100,9 +100,8 @@ class Pipeline:
             OSError: a file cannot be read.
             ValueError: the directory holds no such model, or a tokenizer with more tokens than it.
         """
-        directory = find_model(directory)
-        model = GPT.from_pretrained(directory, weights=weights)
-        tokenizer = Tokenizer.from_pretrained(directory)
+        directory, model, tokenizer = read_found(directory, lambda found: (
+            found, GPT.from_pretrained(found, weights=weights), Tokenizer.from_pretrained(found)))
         with errors_begin_with(directory):
             return cls(model, tokenizer, strict, on_warning)
 

@@ -20,17 +20,12 @@ def add_command(add):
 
 
 def run(arguments):
-    from pygpt.checkpoint.model_files import find_model
-    from pygpt.model import GPT
-    from pygpt.tokenizer import Tokenizer
+    from pygpt.checkpoint.model_files import find_model, read_found
 
-    directory, out = find_model(arguments.directory), arguments.out
+    out = arguments.out
+    find_model(arguments.directory)  # that there is none is said first
     _refuse_other_models(out)
-    model, tokenizer = GPT.from_pretrained(directory), None
-    try:
-        tokenizer = Tokenizer.from_pretrained(directory)
-    except FileNotFoundError:
-        pass  # a directory may hold weights alone
+    model, tokenizer = read_found(arguments.directory, _read)
     with _only_writer(out):
         if tokenizer is not None:
             # first: a directory with a config.json must be complete
@@ -39,6 +34,21 @@ def run(arguments):
                 model.end_of_text = tokenizer.end_of_text
         model.save_pretrained(out, arguments.dtype)
     return 0
+
+
+def _read(directory):
+    """Return the model in a directory, and its tokenizer or None."""
+    from pygpt.checkpoint.model_files import CONFIG_FILE
+    from pygpt.model import GPT
+    from pygpt.tokenizer import Tokenizer
+
+    model = GPT.from_pretrained(directory)
+    try:
+        return model, Tokenizer.from_pretrained(directory)
+    except FileNotFoundError:
+        if not os.path.exists(os.path.join(directory, CONFIG_FILE)):
+            raise  # a run has just removed this checkpoint
+        return model, None  # a directory may hold weights alone
 
 
 def _refuse_other_models(out):
