@@ -18,8 +18,10 @@ the names above or are its own temporary files.
 
 import contextlib
 import errno
+import filecmp
 import itertools
 import os
+import re
 import shutil
 
 try:
@@ -37,6 +39,7 @@ RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
 # Files whose temporary versions a killed process may have left in OUT, as files.is_temporary_name
 # takes them.
 TEMPORARY = rf"\.writable|train\.json|log\.jsonl|{COPY.pattern}|last|best"
+EARLIER = re.compile("earlier-[0-9]+")  # the directories of earlier runs in OUT
 TEMPORARY_TOKENS = r"tokens-new\.bin"  # the same for OUT/tokens
 
 
@@ -128,8 +131,8 @@ class RunDirectory:
             path = self.file(name)
             if is_temporary_name(name, TEMPORARY):
                 _remove_file(path)
-            elif (name.startswith(".") and name.endswith(".tmp") and STEP.fullmatch(name[1:-4])
-                  and saved.is_directory(path)):
+            elif (name.startswith(".") and name.endswith(".tmp") and saved.is_directory(path)
+                  and (STEP.fullmatch(name[1:-4]) or EARLIER.fullmatch(name[1:-4]))):
                 shutil.rmtree(path, ignore_errors=True)
         tokens = self.file("tokens")
         if saved.is_directory(tokens):
@@ -167,7 +170,8 @@ class RunDirectory:
 
         At every instant one of the two directories has a complete `last` and all the files that a
         resume needs: the files are put into the new directory before the checkpoint that `last`
-        names, and they are removed from the old one after it.
+        names, and they are removed from the old one after it. A move that a killed process had
+        begun is completed.
 
         Returns:
             The path of the new directory, OUT/earlier-N, or None if there was nothing to move.
@@ -180,20 +184,46 @@ class RunDirectory:
         if not (copies or links or steps or files):
             return None
         files += self._copied_streams()
-        numbered = (f"earlier-{number}" for number in itertools.count(1))
-        earlier = self.file(self._free_name(numbered))
-        os.mkdir(earlier)
-        for name in files:
-            _link_or_copy(self.file(name), os.path.join(earlier, name))
-        for name, target in links.items():  # dangling until the checkpoints have moved
-            self._make_link(os.path.join(earlier, name), target)
-        sync_directory(earlier)
+        begun = None if copies else self._begun_move(links, files, steps)
+        earlier = begun or self._begin_move(links, files)
         others = [name for name in steps if name not in named]
         for name in [*others, *dict.fromkeys(named), *sorted(copies)]:  # "best" before "last"
             os.rename(self.file(name), os.path.join(earlier, name))
         for name in [*links, *files]:
             os.unlink(self.file(name))
         return earlier
+
+    def _begin_move(self, links, files):
+        """Make a directory OUT/earlier-N with these files and links; return its path."""
+        name = self._free_name(f"earlier-{number}" for number in itertools.count(1))
+        earlier, temporary = self.file(name), self.file(f".{name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.mkdir(temporary)
+        for file in files:
+            _link_or_copy(self.file(file), os.path.join(temporary, file))
+        for link, target in links.items():  # dangling until the checkpoints have moved
+            self._make_link(os.path.join(temporary, link), target)
+        sync_directory(temporary)
+        os.rename(temporary, earlier)
+        sync_directory(self.path)
+        return earlier
+
+    def _begun_move(self, links, files, steps):
+        """Return the path of an OUT/earlier-N to which a killed process had begun to move this
+        run, or None. It has the same links and files, and none of the checkpoints still here."""
+        if not files or (steps and not links):  # nothing tells whether it is the same run
+            return None
+        for name in filter(EARLIER.fullmatch, os.listdir(self.path)):
+            earlier = self.file(name)
+            with contextlib.suppress(OSError):  # a file in it cannot be read, or no run made it
+                if (saved.is_directory(earlier)
+                        and all(saved.target(earlier, link) == links[link] for link in links)
+                        and all(filecmp.cmp(self.file(file), os.path.join(earlier, file), False)
+                                for file in files)
+                        and not any(os.path.lexists(os.path.join(earlier, step))
+                                    for step in steps)):
+                    return earlier
+        return None
 
     def restore_links(self):
         """Turn `last` and `best` back into links if they are directories.
