@@ -135,3 +135,14 @@ analyze: build  ## GCC's -fanalyzer and clang-tidy's bug checks
 	@$(PY) tests/checks/analyze.py
 
 .PHONY: fuzz asan tsan valgrind analyze
+
+KILLS ?= 500
+MINUTES ?= 60
+
+kill-drill: build  ## kill KILLS=500 processes while they write, send other signals to a fifth as many
+	@$(PY) tests/checks/kill_drill.py $(KILLS)
+
+soak: build  ## train, evaluate, save and sample for MINUTES=60; nothing may grow
+	@$(PY) tests/checks/soak.py $(MINUTES)
+
+.PHONY: kill-drill soak
