@@ -39,6 +39,7 @@ RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
 # Files whose temporary versions a killed process may have left in OUT, as files.is_temporary_name
 # takes them.
 TEMPORARY = rf"\.writable|train\.json|log\.jsonl|{COPY.pattern}|last|best"
+MOST_ATTEMPTS = 100  # to make a directory that other processes remove
 EARLIER = re.compile("earlier-[0-9]+")  # the directories of earlier runs in OUT
 TEMPORARY_TOKENS = r"tokens-new\.bin"  # the same for OUT/tokens
 
@@ -66,10 +67,8 @@ class RunDirectory:
         self.path, self.keep, self.warnings = os.fspath(path), keep, []
         self._is_locked, self._has_links = False, True
         self._closing = contextlib.ExitStack()  # the actions of close(), the last one first
-        self._closing.callback(_remove_empty, _missing_directories(self.path))
-        self._make()
+        self._make_and_lock()
         try:
-            self._take_lock()
             self._refuse_foreign_entries()
             if self._is_locked:  # without a lock, another process may still be writing them
                 self._clear_unfinished()
@@ -89,6 +88,23 @@ class RunDirectory:
 
     __del__ = close
 
+    def _make_and_lock(self):
+        """Make the directory and lock it; again if another process removed it in between.
+
+        Only a process that holds the lock removes what it made: another may have locked it.
+        """
+        for attempts_left in reversed(range(MOST_ATTEMPTS)):
+            missing = _missing_directories(self.path)
+            try:
+                self._make()
+                self._take_lock()
+            except FileNotFoundError:
+                if not attempts_left:
+                    raise
+            else:
+                self._closing.callback(_remove_empty, missing)  # before the lock is released
+                return
+
     def _make(self):
         try:
             os.makedirs(self.path, exist_ok=True)
@@ -99,7 +115,14 @@ class RunDirectory:
 
     def _take_lock(self):
         lock = os.open(self.path, os.O_RDONLY)
-        self._closing.callback(os.close, lock)
+        with contextlib.ExitStack() as opened:
+            opened.callback(os.close, lock)
+            self._lock(lock)
+            if not os.path.samestat(os.stat(self.path), os.fstat(lock)):
+                raise FileNotFoundError(errno.ENOENT, "was removed meanwhile", self.path)
+            self._closing.push(opened.pop_all())
+
+    def _lock(self, lock):
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
