@@ -10,11 +10,12 @@ times in all, the process measures itself, prints a line, and at the end decides
     python tests/checks/soak.py MINUTES [--leak BYTES]
 
 --leak keeps that many bytes of each cycle alive, to see that the check can fail. The curves go to
-build/soak.svg.
+build/soak.svg, the measurements to build/soak.jsonl.
 """
 
 import argparse
 import itertools
+import json
 import os
 import signal
 import statistics
@@ -33,8 +34,10 @@ MEASUREMENTS = 60
 CYCLE, HOUR = "cycle", "hour"
 # How much each measure may grow, in a cycle or in an hour, and why not 0.
 LIMITS = {
-    "blocks": (CYCLE, 0.25),  # of Python. A leak is at least one in a cycle; a cache may fill late
-    "heap": (CYCLE, 256),  # bytes. A leaked array, even of one cache line with its owner, is more
+    # Python's blocks of up to 512 bytes. A leak is at least one in a cycle; a cache may fill late.
+    "blocks": (CYCLE, 0.25),
+    # Bytes of malloc, which has Python's larger blocks: one that leaks in a cycle is twice this.
+    "heap": (CYCLE, 256),
     "objects": (CYCLE, 0.0),
     "descriptors": (CYCLE, 0.0),
     "threads": (CYCLE, 0.0),
@@ -81,25 +84,28 @@ def shown(name, number):
     return f"{number:,.2f}".rstrip("0").rstrip(".")
 
 
-def run(minutes, leak):
-    """Do cycles until the minutes are over; return the rows of the measurements."""
-    rows, kept, began = [], [], time.monotonic()
-    interval, cycle = minutes * 60 / MEASUREMENTS, 0
-    with tempfile.TemporaryDirectory() as directory:
+def run(minutes, leak, path):
+    """Do cycles until the minutes are over, and write each measurement to a file at path, a line of
+    JSON. Kept in memory they would count as growth: each takes a dozen blocks."""
+    kept, began, interval = [], time.monotonic(), minutes * 60 / MEASUREMENTS
+    cycle = measured = 0
+    with tempfile.TemporaryDirectory() as directory, open(path, "w", encoding="utf-8") as file:
         home = os.path.join(directory, "home")
         os.mkdir(home)
         soak_work.cycle(home)  # what is made once
-        while (elapsed := time.monotonic() - began) < minutes * 60 or len(rows) < 4:
+        while (elapsed := time.monotonic() - began) < minutes * 60 or measured < 4:
             soak_work.cycle(home)
             cycle += 1
             if leak:
                 kept.append(bytearray(leak))
-            if elapsed >= len(rows) * interval:
-                rows.append({"hour": elapsed / 3600, "cycle": cycle, **measures.measure()})
+            if elapsed >= measured * interval:
+                row = {"hour": elapsed / 3600, "cycle": cycle, **measures.measure()}
+                measured += 1
+                print(json.dumps(row), file=file, flush=True)
                 print(f"{elapsed / 60:5.1f} min  {cycle:5} cycles  " + "  ".join(
-                    f"{name} {shown(name, number)}" for name, number in rows[-1].items()
+                    f"{name} {shown(name, number)}" for name, number in row.items()
                     if name not in (HOUR, CYCLE)), flush=True)
-    return rows
+                del row
 
 
 def curves(rows):
@@ -125,9 +131,11 @@ def main(arguments):
     parser.add_argument("--leak", type=int, default=0)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    rows = run(options.minutes, options.leak)
-    (ROOT / "build").mkdir(exist_ok=True)
-    (ROOT / "build" / "soak.svg").write_text(curves(rows), encoding="utf-8")
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    run(options.minutes, options.leak, build / "soak.jsonl")
+    rows = [json.loads(line) for line in (build / "soak.jsonl").read_text().splitlines()]
+    (build / "soak.svg").write_text(curves(rows), encoding="utf-8")
     found = growths(rows)
     for name, (growth, per, limit, is_flat) in found.items():
         print(f"{name:12} {shown(name, growth)} a {per}, of at most {shown(name, limit)}"
