@@ -1,6 +1,6 @@
 """Writes files that are complete or absent at every instant; reads files and JSON without trust.
 
-    write    replacing(PATH): PATH.123.tmp (123: the process) -> fsync -> rename to PATH
+    write    replacing(PATH): PATH.123.tmp (123: the process), locked -> fsync -> rename to PATH
     read     a limit on the bytes, no pipe or device unless allowed, UTF-8, JSON without duplicates
 """
 

@@ -28,6 +28,7 @@ from pygpt.tokenizer import Tokenizer  # noqa: E402
 from pygpt.training import trainer_state  # noqa: E402
 
 STEPS = 24
+NOTED = 64  # plus the signal: the exit status of a run that a signal ended after its step
 PATIENCE = 120  # seconds after which a process counts as stuck
 
 
@@ -147,7 +148,7 @@ def go_on(run, is_mapped=False):
     with (mock.patch.object(token_file, "IN_MEMORY", memory),
           mock.patch.object(dataset, "IN_MEMORY", memory)):
         result = train(run, resume=state is not None and state.config["seed"] == run.seed)
-    return 128 + result.signal if result.signal else 0
+    return NOTED + result.signal if result.signal else 0
 
 
 def go_on_after_the_lock(run, is_mapped=False):

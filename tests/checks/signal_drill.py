@@ -10,7 +10,7 @@
 import signal
 import time
 
-from drills import Reference, Run, counted, state_of
+from drills import NOTED, Reference, Run, counted, state_of
 
 from pygpt.training.run_log import read_log
 
@@ -36,11 +36,11 @@ def one_round(run, numbers, rng):
         run.finish()
         return "at its end"
     assert first in (*ENDING, signal.SIGUSR1), (numbers, status, child.output.read_text())
-    assert AT_ONCE.get(status, status - 128) == first, (numbers, status, child.output.read_text())
-    is_saved = run.check()
-    if status <= 128 or status == 130 and not _is_saved_after_its_step(run.out):
+    assert AT_ONCE.get(status, status - NOTED) == first, (numbers, status, child.output.read_text())
+    is_begun = run.check()
+    if status in AT_ONCE:
         return "at once"
-    assert is_saved and _is_saved_after_its_step(run.out), f"{first.name}: the last step is lost"
+    assert is_begun and _is_saved_after_its_step(run.out), f"{first.name}: the last step is lost"
     return "after a step"
 
 
