@@ -139,7 +139,7 @@ analyze: build  ## GCC's -fanalyzer and clang-tidy's bug checks
 KILLS ?= 500
 MINUTES ?= 60
 
-kill-drill: build  ## kill KILLS=500 processes while they write, send other signals to a fifth as many
+kill-drill: build  ## kill KILLS=500 processes while they write: what they leave must be whole
 	@$(PY) tests/checks/kill_drill.py $(KILLS)
 
 soak: build  ## train, evaluate, save and sample for MINUTES=60; nothing may grow
