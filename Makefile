@@ -151,4 +151,13 @@ faults: build $(VENV)/.installed-test  ## let each call of the system fail in tu
 mutants: build $(VENV)/.installed-test  ## break the code in some hundred ways; ONLY=pattern for some
 	@$(PY) tests/checks/mutants.py "$(ONLY)"
 
-.PHONY: fuzz asan tsan valgrind analyze coverage faults mutants
+KILLS ?= 500
+MINUTES ?= 60
+
+kill-drill: build  ## kill KILLS=500 processes while they write: what they leave must be whole
+	@$(PY) tests/checks/kill_drill.py $(KILLS)
+
+soak: build  ## train, evaluate, save and sample for MINUTES=60; nothing may grow
+	@$(PY) tests/checks/soak.py $(MINUTES)
+
+.PHONY: fuzz asan tsan valgrind analyze coverage faults mutants kill-drill soak

@@ -1,6 +1,6 @@
 """Writes files that are complete or absent at every instant; reads files and JSON without trust.
 
-    write    replacing(PATH): PATH.123.tmp (123: the process) -> fsync -> rename to PATH
+    write    replacing(PATH): PATH.123.tmp (123: the process), locked -> fsync -> rename to PATH
     read     a limit on the bytes, no pipe or device unless allowed, UTF-8, JSON without duplicates
 """
 
@@ -11,6 +11,7 @@ import os
 import re
 import reprlib
 import stat
+import time
 from contextlib import contextmanager, suppress
 
 try:
@@ -28,6 +29,9 @@ NO_FULL_SYNC = NO_SYNC | {errno.ENOTSUP, errno.ENOTTY}
 def replacing(path):
     """Write a temporary file, sync it, and rename it to path; after an error path is unchanged.
 
+    The file is locked until it is renamed. So temporary files that killed processes left are known
+    by having no lock, and are removed here; and threads that write one path take turns.
+
     Args:
         path: of the file to write or replace, in a directory that exists.
     Yields:
@@ -37,18 +41,86 @@ def replacing(path):
     """
     aside = temporary_path(path)
     try:
-        with open(aside, "wb") as file:
-            yield file
-            file.flush()
-            sync(file.fileno(), path)
-        os.replace(aside, path)
-    except BaseException as error:
-        if os.path.lexists(aside):
-            os.unlink(aside)
-        if isinstance(error, OSError) and error.errno and error.filename in (None, aside):
-            error.filename, error.filename2 = os.fspath(path), None  # a full disk names no file
+        _remove_abandoned(path)
+        with _open_locked(aside) as file:
+            try:
+                yield file
+                file.flush()
+                sync(file.fileno(), path)
+                os.replace(aside, path)
+            except BaseException:
+                if os.path.lexists(aside):
+                    os.unlink(aside)
+                raise
+    except OSError as error:
+        if error.errno and error.filename in (None, aside):  # a full disk names no file
+            error.filename, error.filename2 = os.fspath(path), None
         raise
     sync_directory(os.path.dirname(os.path.abspath(path)))
+
+
+def _open_locked(path):
+    """Open a file to write it anew; wait while another thread has it open here."""
+    while True:
+        file = open(path, "wb", opener=lambda *_: os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+        try:
+            is_ours = try_lock(file.fileno()) and _is_at(path, file.fileno())
+        except OSError:  # the file system has no locks
+            is_ours = True
+        if is_ours:
+            file.truncate()  # only now: it may be another thread's
+            return file
+        file.close()
+        time.sleep(0.001)
+
+
+def _remove_abandoned(path):
+    """Remove the temporary files for path that processes left which no longer run."""
+    directory, final = os.path.split(os.path.abspath(path))
+    names = []
+    with suppress(OSError):  # the directory may be one that can be written but not listed
+        names = [name for name in os.listdir(directory)
+                 if is_temporary_name(name, re.escape(final))]
+    for name in names:
+        with suppress(OSError):  # it is another user's, is gone, or there are no locks
+            _remove_unlocked(os.path.join(directory, name))
+
+
+def _remove_unlocked(path):
+    descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+                         | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if try_lock(descriptor) and _is_at(path, descriptor):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(path, descriptor):
+    """Tell whether an open file is still the one at path."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def try_lock(descriptor):
+    """Lock an open file or directory until it is closed or the process ends.
+
+    Returns:
+        Whether it is locked now; it is not if it is locked already, through another descriptor.
+    Raises:
+        OSError: the system or the file system has no locks.
+    """
+    if not hasattr(fcntl, "flock"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
 
 
 @contextmanager

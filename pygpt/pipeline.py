@@ -21,7 +21,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, overload
 
 from pygpt.backend.arguments import checked_flag, checked_function, checked_path, shown
-from pygpt.checkpoint.model_files import find_model
+from pygpt.checkpoint.model_files import read_found
 from pygpt.config import (ConfigError, SampleConfig, check_names, is_whole_number, items_of,
                           token_id)
 from pygpt.continuation import Continuation, Text, Together
@@ -104,9 +104,10 @@ class Pipeline:
             OSError: a file cannot be read.
             ValueError: the directory holds no such model, or a tokenizer with more tokens than it.
         """
-        directory = find_model(checked_path("directory", directory))
-        model = GPT.from_pretrained(directory, weights=weights)
-        tokenizer = Tokenizer.from_pretrained(directory)
+        directory, model, tokenizer = read_found(
+            checked_path("directory", directory), lambda found: (
+                found, GPT.from_pretrained(found, weights=weights),
+                Tokenizer.from_pretrained(found)))
         with errors_begin_with(directory):
             return cls(model, tokenizer, strict, on_warning)
 

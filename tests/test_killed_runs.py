@@ -1,5 +1,6 @@
 """Tests that a run that is killed or finds the disk full leaves a whole checkpoint to resume."""
 
+import contextlib
 import errno
 import os
 import random
@@ -15,7 +16,7 @@ from commands import COMMAND, ENVIRONMENT
 from runs import checkpoint_files, copy_checkpoints_only, copy_links_followed, stop_after, weights
 
 from pygpt.backend import kernels
-from pygpt.checkpoint import model_files, safetensors
+from pygpt.checkpoint import model_files, safetensors, saved
 from pygpt.model import GPT
 from pygpt.tokenizer import Tokenizer
 from pygpt.training import trainer_state
@@ -92,6 +93,68 @@ def test_a_new_run_killed_at_any_instant_has_not_harmed_the_earlier(tiny, tmp_pa
         shutil.rmtree(out)
     assert call > 15
     assert trainer_state.load(out / "last").step == 1
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_move_that_was_killed_at_any_instant_is_completed(tmp_path, stopped, monkeypatch,
+                                                            has_links):
+    def move():
+        with contextlib.closing(RunDirectory(out)) as directory:
+            directory.set_aside()
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def copy_stopped(target):
+        shutil.copytree(stopped, target, symlinks=has_links, ignore=None if has_links else
+                        shutil.ignore_patterns("last", "best"))
+        if not has_links:
+            for name in ("last", "best"):
+                (target / name).write_text(os.readlink(stopped / name) + "\n")
+
+    if not has_links:
+        monkeypatch.setattr(os, "symlink", refuse)
+        monkeypatch.setattr(os, "link", refuse)
+    names = sorted(os.listdir(stopped))
+    for call in range(1, 200):
+        out = tmp_path / f"killed-{call}"
+        copy_stopped(out)
+        copy_stopped(out / "earlier-1")  # of another run, with the same names
+        (out / "earlier-1" / "log.jsonl").write_text("")
+        is_over = not killed_at(call, move)
+        move()
+        assert os.listdir(out / "earlier-1") and sorted(os.listdir(out)) == [
+            "earlier-1", "earlier-2"], (call, os.listdir(out))
+        assert sorted(os.listdir(out / "earlier-2")) == names, call
+        assert saved.step_of(saved.named(out / "earlier-2", "last")) == 9
+        shutil.rmtree(out)
+        if is_over:
+            break
+    assert call > 10
+
+
+def forget_files_and_links(out):
+    for name in ("log.jsonl", "train.json", "last", "best"):
+        (out / name).unlink(missing_ok=True)
+
+
+def link_elsewhere(out):
+    (out / "earlier-1" / "last").unlink()
+    (out / "earlier-1" / "last").symlink_to("step-00000001")
+
+
+@pytest.mark.parametrize("change, moved_to", [
+    (lambda out: None, "earlier-1"),
+    (lambda out: (out / "earlier-1" / "log.jsonl").write_text(""), "earlier-2"),
+    (lambda out: (out / "earlier-1" / "log.jsonl").unlink(), "earlier-2"),
+    (lambda out: (out / "earlier-1" / os.readlink(out / "last")).mkdir(), "earlier-2"),
+    (link_elsewhere, "earlier-2"), (forget_files_and_links, "earlier-2")])
+def test_a_run_is_put_only_where_its_own_move_had_begun(stopped, change, moved_to):
+    shutil.copytree(stopped, stopped / "earlier-1", symlinks=True,
+                    ignore=shutil.ignore_patterns("step-*"))
+    change(stopped)
+    with contextlib.closing(RunDirectory(stopped)) as directory:
+        assert directory.set_aside() == str(stopped / moved_to)
 
 
 @pytest.mark.parametrize("copy", [None, copy_links_followed])

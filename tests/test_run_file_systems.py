@@ -97,6 +97,50 @@ def test_a_second_run_is_refused_and_changes_nothing(tiny, tmp_path, stopped):
     assert contents(stopped) == before
 
 
+def test_a_refused_run_leaves_the_directory_that_another_has_just_locked(tmp_path, monkeypatch):
+    out, make, others = tmp_path / "new" / "out", RunDirectory._make, []
+
+    def other_is_faster(self):
+        if not others:
+            others.append(None)
+            others[0] = RunDirectory(out)
+        make(self)
+
+    monkeypatch.setattr(RunDirectory, "_make", other_is_faster)
+    with pytest.raises(BlockingIOError):
+        RunDirectory(out)
+    assert out.is_dir()
+    others[0].close()
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("step", ["_make", "_lock"])
+def test_a_directory_that_another_removes_at_the_start_is_made_again(tmp_path, monkeypatch, step):
+    out, real, calls = tmp_path / "new" / "out", getattr(RunDirectory, step), []
+
+    def then_removed(self, *args):
+        real(self, *args)
+        calls.append(self)
+        if len(calls) == 1:
+            os.removedirs(out)
+
+    monkeypatch.setattr(RunDirectory, step, then_removed)
+    RunDirectory(out).close()
+    assert len(calls) == 2 and not out.parent.exists()
+
+
+def test_a_directory_that_cannot_stay_is_an_error(tmp_path, monkeypatch):
+    make = RunDirectory._make
+
+    def removed(self):
+        make(self)
+        os.rmdir(self.path)
+
+    monkeypatch.setattr(RunDirectory, "_make", removed)
+    with pytest.raises(FileNotFoundError):
+        RunDirectory(tmp_path / "out")
+
+
 def test_a_run_that_another_has_gone_on_with_meanwhile_is_not_taken_back(tiny, tmp_path, stopped,
                                                                         monkeypatch):
     def open_late(*args):

@@ -82,6 +82,26 @@ def find_model(directory):
     raise FileNotFoundError(f"{given}: {problem}")
 
 
+def read_found(directory, read):
+    """Return read(path), path being the one that find_model finds, although a run may save there.
+
+    On a file system without links, `best` is read, and then the checkpoint that it names; before
+    all of its files are opened, the run may have removed it. Then read is called again, with the
+    path of the checkpoint that `best` names now.
+
+    Raises:
+        FileNotFoundError: there is no model, or read raises it although the model is still there.
+    """
+    found = find_model(directory)
+    while True:
+        try:
+            return read(found)
+        except FileNotFoundError:
+            before, found = found, find_model(directory)
+            if found == before:
+                raise
+
+
 def is_complete(directory):
     """Return whether the model in a directory can be read; an incomplete copy cannot."""
     try:
@@ -108,7 +128,10 @@ def read_model(directory, shapes_of):
         CheckpointError: a file is damaged, or is not a GPT-2 that is computed here.
         MemoryError: weights that are to be converted do not fit into memory.
     """
-    directory = find_model(directory)
+    return read_found(directory, lambda found: _read_model(found, shapes_of))
+
+
+def _read_model(directory, shapes_of):
     config, has_biases, end_of_text, is_int8 = _read_config(directory)
     path, tensors = shards.read_tensors(directory)
     tensors = names.renamed(tensors)

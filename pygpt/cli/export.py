@@ -1,10 +1,13 @@
 """Writes a model and its tokenizer to a directory of its own: `pygpt export`."""
 
+import errno
 import os
+from contextlib import contextmanager
 
 from pygpt.cli.bus_errors import bus_errors_explained
 
 DTYPES = "float32", "float16", "bfloat16"  # checkpoint.weights.DTYPES, without its imports
+MARK = ".export.tmp"  # is in OUT while an export writes there, and after one that was killed
 
 
 def add_command(add):
@@ -20,26 +23,76 @@ def add_command(add):
 
 @bus_errors_explained()
 def run(arguments):
-    from pygpt.checkpoint.model_files import CONFIG_FILE, find_model
-    from pygpt.checkpoint.shards import INDEX_FILE, WEIGHTS_FILE
+    from pygpt.checkpoint.model_files import find_model, read_found
+
+    out = arguments.out
+    find_model(arguments.directory)  # that there is none is said first
+    _refuse_other_models(out)
+    model, tokenizer = read_found(arguments.directory, _read)
+    with _only_writer(out):
+        if tokenizer is not None:
+            # first: a directory with a config.json must be complete
+            tokenizer.save_pretrained(out)
+            if model.end_of_text is None:
+                model.end_of_text = tokenizer.end_of_text
+        model.save_pretrained(out, arguments.dtype)
+    return 0
+
+
+def _read(directory):
+    """Return the model in a directory, and its tokenizer or None."""
+    from pygpt.checkpoint.model_files import CONFIG_FILE
     from pygpt.model import GPT
     from pygpt.tokenizer import Tokenizer
-    from pygpt.training.run_directory import NAMES, SETTINGS_FILE
 
-    directory, out = find_model(arguments.directory), arguments.out
-    # A model beside the checkpoints of a run would later be read in their place.
-    there = [name for name in (*NAMES, SETTINGS_FILE, CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE)
-             if os.path.lexists(os.path.join(out, name))]
-    if there:
-        raise ValueError(f"{out}: there is a model or a run already: {', '.join(there)}")
     model = GPT.from_pretrained(directory)
     try:
-        tokenizer = Tokenizer.from_pretrained(directory)
+        return model, Tokenizer.from_pretrained(directory)
     except FileNotFoundError:
-        pass  # a directory may hold weights alone
-    else:
-        tokenizer.save_pretrained(out)  # first: a directory with a config.json must be complete
-        if model.end_of_text is None:
-            model.end_of_text = tokenizer.end_of_text
-    model.save_pretrained(out, arguments.dtype)
-    return 0
+        if not os.path.exists(os.path.join(directory, CONFIG_FILE)):
+            raise  # a run has just removed this checkpoint
+        return model, None  # a directory may hold weights alone
+
+
+def _refuse_other_models(out):
+    """Refuse a directory that holds a run, or a model other than one half written by an export.
+
+    A model beside the checkpoints of a run would later be read in their place.
+    """
+    from pygpt.checkpoint.model_files import CONFIG_FILE
+    from pygpt.checkpoint.shards import INDEX_FILE, WEIGHTS_FILE
+    from pygpt.training.run_directory import NAMES, SETTINGS_FILE
+
+    names = *NAMES, SETTINGS_FILE, CONFIG_FILE  # config.json is written last
+    if not os.path.lexists(os.path.join(out, MARK)):
+        names += WEIGHTS_FILE, INDEX_FILE
+    if there := [name for name in names if os.path.lexists(os.path.join(out, name))]:
+        raise ValueError(f"{out}: there is a model or a run already: {', '.join(there)}")
+
+
+@contextmanager
+def _only_writer(out):
+    """Make a directory, and lock and mark it while an export writes there.
+
+    Raises:
+        BlockingIOError: another export is writing there.
+        ValueError: another export has just written there.
+    """
+    from pygpt.files import try_lock
+
+    os.makedirs(out, exist_ok=True)
+    mark, lock = os.path.join(out, MARK), os.open(out, os.O_RDONLY)
+    try:
+        try:
+            is_locked = try_lock(lock)
+        except OSError:  # the file system has no locks
+            is_locked = True
+        if not is_locked:
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing to this directory",
+                                  out)
+        _refuse_other_models(out)
+        open(mark, "wb").close()
+        yield
+        os.unlink(mark)
+    finally:
+        os.close(lock)

@@ -18,8 +18,10 @@ the names above or are its own temporary files.
 
 import contextlib
 import errno
+import filecmp
 import itertools
 import os
+import re
 import shutil
 
 try:
@@ -38,6 +40,8 @@ RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
 # Files whose temporary versions a killed process may have left in OUT, as files.is_temporary_name
 # takes them.
 TEMPORARY = rf"\.writable|train\.json|log\.jsonl|{COPY.pattern}|last|best"
+MOST_ATTEMPTS = 100  # to make a directory that other processes remove
+EARLIER = re.compile("earlier-[0-9]+")  # the directories of earlier runs in OUT
 TEMPORARY_TOKENS = r"tokens-new\.bin"  # the same for OUT/tokens
 
 
@@ -64,9 +68,8 @@ class RunDirectory:
         self.path, self.keep, self.warnings = os.fspath(path), keep, []
         self._is_locked, self._has_links = False, True
         self._closing = contextlib.ExitStack()  # the actions of close(), the last one first
-        self._make()
+        self._make_and_lock()
         try:
-            self._take_lock()
             self._refuse_foreign_entries()
             if self._is_locked:  # without a lock, another process may still be writing them
                 self._clear_unfinished()
@@ -86,19 +89,45 @@ class RunDirectory:
 
     __del__ = close
 
-    def _make(self):
-        made = []
-        self._closing.callback(_remove_empty, made)
+    def _make_and_lock(self):
+        """Make the directory and lock it; again if another process removed it in between.
+
+        Only a process that holds the lock removes what it made: another may have locked it.
+        """
+        for attempts_left in reversed(range(MOST_ATTEMPTS)):
+            made = []
+            try:
+                self._make(made)
+                self._take_lock()
+            except FileNotFoundError:
+                if not attempts_left:
+                    raise
+            else:
+                self._closing.callback(_remove_empty, made)  # before the lock is released
+                return
+
+    def _make(self, made):
+        """Make the directory, and put what was made into the list `made`."""
         try:
             _make_directory(os.path.abspath(self.path), made)
-        except FileExistsError:
+        except OSError as error:
+            _remove_empty(made)
+            if not isinstance(error, FileExistsError):
+                raise
             problem = ("is a link that leads nowhere" if os.path.islink(self.path)
                        else "is a file, not a directory")
             raise FileExistsError(errno.EEXIST, problem, self.path) from None
 
     def _take_lock(self):
         lock = os.open(self.path, os.O_RDONLY)
-        self._closing.callback(close_read, lock)
+        with contextlib.ExitStack() as opened:
+            opened.callback(close_read, lock)
+            self._lock(lock)
+            if not os.path.samestat(os.stat(self.path), os.fstat(lock)):
+                raise FileNotFoundError(errno.ENOENT, "was removed meanwhile", self.path)
+            self._closing.push(opened.pop_all())
+
+    def _lock(self, lock):
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -130,8 +159,8 @@ class RunDirectory:
             path = self.file(name)
             if is_temporary_name(name, TEMPORARY):
                 _remove_file(path)
-            elif (name.startswith(".") and name.endswith(".tmp") and STEP.fullmatch(name[1:-4])
-                  and saved.is_directory(path)):
+            elif (name.startswith(".") and name.endswith(".tmp") and saved.is_directory(path)
+                  and (STEP.fullmatch(name[1:-4]) or EARLIER.fullmatch(name[1:-4]))):
                 _remove_tree(path)
         tokens = self.file("tokens")
         if saved.is_directory(tokens):
@@ -169,7 +198,8 @@ class RunDirectory:
 
         At every instant one of the two directories has a complete `last` and all the files that a
         resume needs: the files are put into the new directory before the checkpoint that `last`
-        names, and they are removed from the old one after it.
+        names, and they are removed from the old one after it. A move that a killed process had
+        begun is completed.
 
         Returns:
             The path of the new directory, OUT/earlier-N, or None if there was nothing to move.
@@ -182,20 +212,46 @@ class RunDirectory:
         if not (copies or links or steps or files):
             return None
         files += self._copied_streams()
-        numbered = (f"earlier-{number}" for number in itertools.count(1))
-        earlier = self.file(self._free_name(numbered))
-        os.mkdir(earlier)
-        for name in files:
-            _link_or_copy(self.file(name), os.path.join(earlier, name))
-        for name, target in links.items():  # dangling until the checkpoints have moved
-            self._make_link(os.path.join(earlier, name), target)
-        sync_directory(earlier)
+        begun = None if copies else self._begun_move(links, files, steps)
+        earlier = begun or self._begin_move(links, files)
         others = [name for name in steps if name not in named]
         for name in [*others, *dict.fromkeys(named), *sorted(copies)]:  # "best" before "last"
             os.rename(self.file(name), os.path.join(earlier, name))
         for name in [*links, *files]:
             os.unlink(self.file(name))
         return earlier
+
+    def _begin_move(self, links, files):
+        """Make a directory OUT/earlier-N with these files and links; return its path."""
+        name = self._free_name(f"earlier-{number}" for number in itertools.count(1))
+        earlier, temporary = self.file(name), self.file(f".{name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.mkdir(temporary)
+        for file in files:
+            _link_or_copy(self.file(file), os.path.join(temporary, file))
+        for link, target in links.items():  # dangling until the checkpoints have moved
+            self._make_link(os.path.join(temporary, link), target)
+        sync_directory(temporary)
+        os.rename(temporary, earlier)
+        sync_directory(self.path)
+        return earlier
+
+    def _begun_move(self, links, files, steps):
+        """Return the path of an OUT/earlier-N to which a killed process had begun to move this
+        run, or None. It has the same links and files, and none of the checkpoints still here."""
+        if not files or (steps and not links):  # nothing tells whether it is the same run
+            return None
+        for name in filter(EARLIER.fullmatch, os.listdir(self.path)):
+            earlier = self.file(name)
+            with contextlib.suppress(OSError):  # a file in it cannot be read, or no run made it
+                if (saved.is_directory(earlier)
+                        and all(saved.target(earlier, link) == links[link] for link in links)
+                        and all(filecmp.cmp(self.file(file), os.path.join(earlier, file), False)
+                                for file in files)
+                        and not any(os.path.lexists(os.path.join(earlier, step))
+                                    for step in steps)):
+                    return earlier
+        return None
 
     def restore_links(self):
         """Turn `last` and `best` back into links if they are directories.
