@@ -32,6 +32,7 @@ class Reporter:
         self.stream, self._translate = stream or sys.stdout, translate
         self.is_terminal = self.stream.isatty()
         self._max_steps = self._purpose = None
+        self._patience = 0
         self._drawn_at = 0.0
         self._is_drawn = self.is_gone = False
 
@@ -90,6 +91,7 @@ class Reporter:
 
     def _start(self, record):
         self._max_steps, self._val_loss = record["max_steps"], None
+        self._patience = record["config"]["patience"]
         if record["earlier"]:
             self._line(f"the earlier run in {record['out']} is now in {record['earlier']}")
         if record["resumed"]:
@@ -130,9 +132,14 @@ class Reporter:
             self._draw([part for part in parts if part[1]])
 
     def _eval(self, record):
-        self._val_loss = record["val_loss"]
+        self._val_loss, since = record["val_loss"], record["evals_since_best"]
+        best = "the best so far"
+        if not record["is_best"]:
+            best = f"best {_best(record)}"
+            if self._patience:
+                best += f", patience {since} of {self._patience}"
         self._line(f"step {record['step']}/{self._max_steps}  validation loss "
-                   f"{record['val_loss']:.4f}{', the best so far' if record['is_best'] else ''}")
+                   f"{record['val_loss']:.4f}, {best}")
 
     def _save(self, record):
         pass  # _end prints the place of the last checkpoint
@@ -144,19 +151,36 @@ class Reporter:
 
     def _finished(self, record):
         steps = plural(record["step"], "step")
-        self._line(f"the run in {record['out']} is finished: it has taken all of its {steps}; to "
-                   f"train longer: {_resuming(record)} --max-steps {2 * record['step']}")
+        if record["reason"] == "patience":
+            self._line(f"the run in {record['out']} is finished: its patience ended it after "
+                       f"{steps}; to train longer: {_resuming(record)} --patience 0")
+        else:
+            self._line(f"the run in {record['out']} is finished: it has taken all of its {steps}; "
+                       f"to train longer: {_resuming(record)} --max-steps {2 * record['step']}")
 
     def _end(self, record):
         steps, out = plural(record["step"], "step"), record["out"]
+        if record["best_val_loss"] is not None and record["best_step"] != record["step"]:
+            self._line(f"best validation loss {_best(record)}")
         if record["interrupted"]:
             self._line(f"interrupted after {steps}; the model is saved in {out}/last; to go on: "
                        + _resuming(record))
+        elif record["reason"] == "patience" and self._max_steps:
+            self._line(f"ended after {steps} of {self._max_steps:,} in "
+                       f"{duration(record['seconds'])}, because of --patience {self._patience}: "
+                       f"{plural(self._patience, 'validation')} in a row without a new best; "
+                       f"{out}/best holds the best; try: " + command_line("sample", _no_flag(out)))
         else:
             self._line(f"{steps} in {duration(record['seconds'])}; try: "
                        + command_line("sample", _no_flag(out)))
         if record["val_loss"] is not None:
             self._line(f"val_loss={record['val_loss']:.4f}")
+
+
+def _best(record):
+    """Return the lowest validation loss of a record with its step, if that is known."""
+    step = record["best_step"]
+    return f"{record['best_val_loss']:.4f}" + (f" at step {step:,}" if step else "")
 
 
 def _resuming(record):
