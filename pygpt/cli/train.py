@@ -61,6 +61,9 @@ def run(arguments):
     reporter = Reporter(translate=lambda text: as_typed(text, arguments))
     try:
         result = train(config, [reporter], resume=arguments.resume, force=arguments.force)
+    except ArithmeticError:  # the losses are no longer finite; the curve shows how that came
+        reporter.draw_curve()
+        raise
     finally:
         reporter.close()
         if reporter.is_gone:
