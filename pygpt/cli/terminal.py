@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 import time
 
 from pygpt.backend.cpu import gigabytes
@@ -104,6 +105,13 @@ class Reporter:
 
     def _warning(self, record):
         self._line(f"warning: {self._translate(record['text'])}")
+
+    def _advice(self, record):
+        text = f"advice: {self._translate(record['text'])}"
+        if self.is_terminal:
+            text = textwrap.fill(text, max(20, shutil.get_terminal_size().columns - 1),
+                                 subsequent_indent="  ", break_on_hyphens=False)
+        self._line(text)
 
     def _start(self, record):
         self._max_steps, self._val_loss = record["max_steps"], None

@@ -28,6 +28,10 @@ Every record has "event" and "step", the number of steps taken so far. The other
                 val_loss (nats), is_best, best_val_loss
                 best_step          of best_val_loss; None in a run that an older version began
                 evals_since_best   the number of validations after that one
+    advice    after start, a step, a validation, or before the end (advice.py)
+                topic         such as "warm_up"
+                text          a sentence
+                severity      a number that grows with what it warns of, or 1
     save      after each checkpoint: path
     sample    at sample_interval and at the end: prompt, text (its continuation)
     finished  instead of all events above, when the run to resume takes no further step

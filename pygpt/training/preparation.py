@@ -20,9 +20,10 @@ from pygpt.model import GPT
 from pygpt.optim import OPTIMIZERS
 from pygpt.tokenizer import Tokenizer
 from pygpt.training import cost, events, resume as resuming, settings, trainer_state
+from pygpt.training.advice import Adviser
 from pygpt.training.clock import Clock
 from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
-from pygpt.training.run_log import RunLog, rewind
+from pygpt.training.run_log import RunLog, each_record, rewind
 
 
 class PreparedRun:
@@ -51,7 +52,7 @@ class PreparedRun:
             raise ConfigError(f"optimizer={optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
         self.optimizer_class = OPTIMIZERS[optimizer]
         self.config, self.callbacks, self.force = config, list(callbacks), force
-        self.is_end_requested, self.warnings = False, []
+        self.is_end_requested, self.warnings, self.adviser = False, [], Adviser()
         self.log = self.directory = self.dataset = state = None
         if resume:
             state = self._load_state()
@@ -86,8 +87,10 @@ class PreparedRun:
                 part.close()
 
     def tell(self, event, **fields):
-        """Call the callbacks with a record of an event."""
+        """Call the callbacks with a record of an event, and then with the advice that follows."""
         self.is_end_requested |= events.tell(self.callbacks, event, self.step, **fields)
+        for advice in self.adviser({"event": event, "step": self.step, **fields}):
+            self.tell("advice", **asdict(advice))
 
     def _load_state(self):
         """Load the state of the run to resume, and check the settings and kernels against it."""
@@ -211,6 +214,8 @@ class PreparedRun:
             earlier = self.directory.set_aside()
         else:
             rewind(log, self.step)
+            if os.path.exists(log):
+                self.adviser.follow(each_record(log))
             self.directory.restore_links()
         self.dataset.keep()
         settings.write_settings(self.directory.file(SETTINGS_FILE), self.config)

@@ -133,6 +133,9 @@ class _Run(PreparedRun):
         self.tell_end(self.clock.seconds())
 
     def tell_end(self, seconds):
+        if self.reason_to_end() == "max_steps":
+            for advice in self.adviser.at_end(self.step):
+                self.tell("advice", **asdict(advice))
         val_loss = self.val_loss if self.val_step == self.step else None
         self.tell("end", val_loss=val_loss, best_val_loss=self.best_val_loss,
                   best_step=self.best_step or None, interrupted=self.reason_to_end() is None,
