@@ -7,13 +7,14 @@ import pty
 import random
 import re
 import subprocess
+import unicodedata
 
 import pytest
 from commands import COMMAND, ENVIRONMENT, rest_of_terminal
 from hypothesis import given, strategies as st
 from runs import TEXT, TINY, stop_after
 
-from pygpt.cli.curve import LEAST_WIDTH, curve, is_fine
+from pygpt.cli.curve import DOTS, LEAST_WIDTH, curve, is_fine
 from pygpt.cli.main import main
 from pygpt.cli.terminal import Reporter
 from pygpt.training.thinned import Thinned
@@ -83,7 +84,10 @@ def test_a_braille_character_has_its_eight_dots_in_the_order_of_unicode():
     down = curve([(0, 1.0), (0, 1.0), (50, 1.0), (50, 0.0), (100, 0.0)], [], 46, 3)
     assert set("".join(cells(down))) <= {chr(c) for c in range(0x2800, 0x2900)} | {" "}
     first, last = cells(down)[0][0], cells(down)[-1][-1]
-    assert first == "⠉" and last == "⣀"  # the dots 1 and 4 are the upper row, 7 and 8 the lowest
+    assert first == "⠉" and last == "⣀"  # dots 1 and 4 are the upper row, 7 and 8 the lowest
+    names = [[unicodedata.name(chr(0x2800 + bit)) for bit in column] for column in DOTS]
+    assert names == [[f"BRAILLE PATTERN DOTS-{n}" for n in column] for column in (
+        (1, 2, 3, 7), (4, 5, 6, 8))]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(0, 20), st.integers(30, 100),

@@ -1,4 +1,4 @@
-"""Tests `pygpt info DIR`: its numbers are those of the model, and its estimates follow from them."""
+"""Tests `pygpt info DIR`: its numbers are those of the model; its estimates follow from them."""
 
 import json
 import re

@@ -22,8 +22,8 @@ def add_command(add):
     command.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
-EXPLANATION = f"""Operations are floating-point ones: each weight of a matrix takes a multiply-add, 2
-of them, for each token forward, and twice as many backward; attention takes 2 multiply-adds for
+EXPLANATION = f"""Operations are floating-point ones: each weight of a matrix takes a multiply-add,
+2 of them, for each token forward, and twice as many backward; attention takes 2 multiply-adds for
 each channel and earlier position. Memory is predicted by recording a step without computing it. The
 times are estimates: the machine's multiply-adds and reads are measured for about a second, and a
 step is taken to reach the share of the first that its run reached, or else {OF_PEAK:.0%}, and
@@ -174,8 +174,8 @@ def _times(s):
         f"{_rate(found['train_tokens_per_second'])} tokens/s,",
         f"             at {share}, {why}",
         f"generating   at most {rates} tokens/s: a token reads all",
-        f"             weights but wpe, at {found['of_reading']:.0%} of these reads; calls take most "
-        "of the time of small models",
+        f"             weights but wpe, at {found['of_reading']:.0%} of these reads; calls take "
+        "most of the time of small models",
     ]
 
 
