@@ -1,14 +1,17 @@
 """Tests the advice on a run: each topic by records, the runs that get none, and real tiny runs."""
 
+import io
 import math
 import random
 from dataclasses import asdict
 
 import pytest
+from commands import here
 from conftest import ROOT, TEXT
 from hypothesis import given, strategies as st
-from runs import records_of, stop_after
+from runs import TINY, records_of, stop_after
 
+from pygpt.cli.terminal import Reporter
 from pygpt.config import TrainConfig
 from pygpt.training import advice
 from pygpt.training.advice import Adviser
@@ -250,6 +253,33 @@ def test_a_real_run_of_the_lesson_gets_no_advice(tmp_path):
         n_positions=32, batch_size=16, max_steps=80, warmup_steps=8, eval_interval=10,
         eval_batches=5, sample_interval=0))
     assert records[-1]["val_loss"] < 3.5 and not advice_of(records)
+
+
+# ------------------------------------------------------------------------------ what is printed
+
+def test_the_command_line_prints_advice_with_the_names_of_flags(tmp_path):
+    (tmp_path / "text").write_text(TEXT)
+    result = here("train", "--data", "text", *TINY, "--warmup-steps", 100, cwd=tmp_path)
+    assert result.returncode == 0 and (
+        "\nadvice: --warmup-steps 100 is no shorter than the run of --max-steps 4: the learning "
+        "rate only rises, to 8e-05, and never decays; a tenth of the run is usual\n"
+        in result.stdout)
+
+
+def test_advice_is_wrapped_on_a_terminal(monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    for columns in (40, 5):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        screen = Screen()
+        Reporter(screen)({"event": "advice", "step": 1, "topic": "t", "text": 30 * "word " + ".",
+                          "severity": 1})
+        first, *others = screen.getvalue().splitlines()
+        assert first.startswith("advice: word") and len(others) > 3
+        assert all(line.startswith("  word") or line == "  ." for line in others)
+        assert max(map(len, [first, *others])) < max(columns, 21)
 
 
 # ------------------------------------------------------------------------------------- resuming

@@ -8,6 +8,7 @@ from commands import assert_refused, here, pygpt
 from runs import stop_after
 
 from pygpt.backend import kernels
+from pygpt.checkpoint import model_files, shards
 from pygpt.cli import info
 from pygpt.config import GPTConfig
 from pygpt.decoding import Cache
@@ -149,6 +150,24 @@ def test_the_estimates_follow_from_the_speed_of_the_machine(tiny, tmp_path):
         assert found["train_tokens_per_second"] == pytest.approx(4 * 8 / seconds, rel=1e-12)
     for form, size in summary["read_per_token"].items():
         assert found["generated_per_second"][form] == pytest.approx(7e9 / size, rel=1e-12)
+
+
+def test_the_estimates_are_near_what_was_measured(tmp_path, monkeypatch):
+    """docs/speed.md, two cores of an AMD EPYC (Zen 3): 185 GFLOP/s, 27 GB/s; steps of 2290 and 7031
+    ms; 40.8, 77.2 and 128 tokens/s of GPT-2. docs/training.md has the estimates."""
+    monkeypatch.setattr(model_files, "read_config", lambda directory: config)
+    monkeypatch.setattr(shards, "read_tensors", lambda directory: ("", {}))
+    machine = MACHINE | {"gflops": 185.0, "gbytes": 27.0}
+    (tmp_path / "config.json").write_text("{}")
+    for config, B, measured, estimate in (
+            (GPTConfig(vocab_size=65, n_positions=256, n_embd=384, n_layer=6, n_head=6), 16, 2.290,
+             "2.3 s"), (GPTConfig(), 1, 7.031, "6.8 s")):
+        found = info.estimates(summarise(tmp_path, B), machine)
+        assert found["step_seconds"] == pytest.approx(measured, rel=0.05)
+        assert info._seconds(found["step_seconds"]) == estimate
+    rates = found["generated_per_second"]
+    assert list(rates.values()) == pytest.approx([40.8, 77.2, 128], rel=0.15)
+    assert [f"{rate:.0f}" for rate in rates.values()] == ["38", "76", "143"]
 
 
 @pytest.mark.parametrize("n, text", [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"),
