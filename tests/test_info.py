@@ -201,6 +201,8 @@ def test_a_run_is_shown(tiny, tmp_path):
                     "generating"):
         assert re.search(rf"^{heading} ", text, re.M)
     assert "for 4 x 8 tokens (the run's)" in text
+    assert re.search(r"^generating +at most [\d,]+ tokens/s in float32, [\d,]+ in bfloat16, [\d,]+ "
+                     r"in int8:$", text, re.M)
     assert max(map(len, text.splitlines())) <= 110
 
 

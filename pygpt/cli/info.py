@@ -166,6 +166,7 @@ def _times(s):
     why = ("as its run reached" if found["of_peak_is_of_run"] else "as in docs/speed.md")
     rates = ", ".join(f"{_rate(rate)} in {form}"
                       for form, rate in found["generated_per_second"].items())
+    rates = rates.replace(" in", " tokens/s in", 1)
     return [
         f"this machine {machine['gflops']:.0f} GFLOP/s of multiply-adds and "
         f"{machine['gbytes']:.1f} GB/s of reads ({machine['isa']}, "
@@ -173,9 +174,9 @@ def _times(s):
         f"training     about {_seconds(found['step_seconds'])} a step, "
         f"{_rate(found['train_tokens_per_second'])} tokens/s,",
         f"             at {share}, {why}",
-        f"generating   at most {rates} tokens/s: a token reads all",
-        f"             weights but wpe, at {found['of_reading']:.0%} of these reads; calls take "
-        "most of the time of small models",
+        f"generating   at most {rates}:",
+        f"             a token reads all weights but wpe, at {found['of_reading']:.0%} of these "
+        "reads; small models take longer",
     ]
 
 
