@@ -165,6 +165,16 @@ def test_gradients_far_above_the_clip():
     assert run.topics()[1:] == [(150, "clipped")]
 
 
+def test_a_few_long_gradients_are_no_sign():
+    run = Run()
+    run.steps([2.0] * 26, 1.0)
+    run.steps([2.0] * 24, 100.0)
+    run.eval(2.0)
+    run.steps([2.0] * 19, 100.0)  # too few steps
+    run.eval(2.0)
+    assert not run.told
+
+
 def test_a_loss_that_falls_to_the_end():
     def at_end(last, before=2.0, steps=100, train_tokens=10**5):
         run = Run(train_tokens=train_tokens, max_steps=steps)
@@ -175,6 +185,8 @@ def test_a_loss_that_falls_to_the_end():
     assert told.topic == "falling" and "by 0.05 in the last quarter" in told.text
     assert "read 10% of its text" in told.text and "about 1,000 read it once" in told.text
     assert not run.adviser.at_end(100)
+    run.steps([1.9] * 50 + [1.8] * 50)  # it was resumed with twice as many steps
+    assert [a.topic for a in run.adviser.at_end(200)] == ["falling"]
     assert not at_end(1.97)[0]                           # by 1.5 %
     assert not at_end(1.9, train_tokens=10**4)[0]        # one epoch
     assert not at_end(9.0, 10.0)[0]                      # it diverges
@@ -295,6 +307,28 @@ def test_a_resumed_run_gets_the_advice_of_the_whole_run(tiny, tmp_path):
         before = advice_of(records_of(config(out), stop_after(stop)))
         after = advice_of(records_of(config(out), resume=True))
         assert before + after == whole == advice_of(read_log(out / "log.jsonl"))
+
+
+def test_the_gradients_before_the_last_validation_of_a_log_do_not_count():
+    run, record = Run(), {"event": "step", "loss": 2.0, "grad_norm": 100.0}
+    run.adviser.follow([record | {"step": step} for step in range(1, 51)]
+                       + [{"event": "eval", "step": 50, "val_loss": 2.0}])
+    run.step = 50
+    run.steps([2.0] * 30, 1.0)
+    run.eval(2.0)
+    assert not run.told
+
+
+def test_records_that_no_run_writes_are_passed_over():
+    run = Run()
+    run.adviser.follow([
+        {"event": "step", "step": 1, "loss": 2.0}, {"event": "step", "step": 2, "grad_norm": 2.0},
+        {"event": "step", "step": 3, "loss": 10**400, "grad_norm": 1.0},
+        {"event": "step", "step": 4, "loss": math.nan, "grad_norm": True},
+        {"event": "eval", "step": 5, "val_loss": "x"}, {"event": "eval", "step": 6},
+        {"event": "advice", "step": 7, "topic": "rising", "severity": None}])
+    run.eval(2.0)
+    assert not run.told and run.adviser.at_end(9) == []
 
 
 VALUES = st.sampled_from([None, True, "x", -1, 0, 2.5, 10**400, math.nan, math.inf, [], {}])

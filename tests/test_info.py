@@ -119,6 +119,9 @@ def test_a_run_gives_its_batch_and_how_fast_it_was(tiny, tmp_path):
     assert found["step"] == {"batch_size": 4, "n_positions": 8, "grad_accumulation_steps": 2,
                              "dtype": "float32", "recompute": True, "is_of_run": True}
     assert found["flops"]["step"] == 2 * 4 * 8 * found["flops"]["training_per_token"]
+    config = GPTConfig(**found["config"])
+    with_recompute, without = (cost.memory_needed(config, 4, 8, flag) for flag in (True, False))
+    assert with_recompute.items() <= found["memory"].items() and with_recompute != without
     assert summarise(tmp_path / "out" / "last")["run"]["step"] == 9
     assert summarise(tmp_path / "out", 4)["step"]["is_of_run"]
     changed = summarise(tmp_path / "out", 6)["step"]
@@ -131,7 +134,7 @@ def test_only_the_last_steps_say_how_fast_a_run_is(tiny, tmp_path):
     train(tiny(max_steps=1))
     log = tmp_path / "out" / "log.jsonl"
     with open(log, "a") as file:
-        for share in [0.9] * LAST + [0.2] * LAST:
+        for share in [0.9] * 3 * LAST + [0.2] * LAST:
             file.write(json.dumps({"event": "step", "step": 1, "peak_share": share}) + "\n")
     assert summarise(tmp_path / "out")["run"]["peak_share"] == 0.2
 
