@@ -295,6 +295,8 @@ class TrainConfig:
                              "[0, 1)")
 
     max_steps: int = count(2000, "steps to train", "steps")
+    patience: int = count(0, "validations in a row without a new lowest loss after which the run "
+                          "ends; 0: it takes all its steps", "validations", least=0)
     batch_size: int = count(16, "sequences in a batch", "sequences")
     grad_accumulation_steps: int = count(1, "batches whose gradients are averaged into a step",
                                          "batches")

@@ -261,7 +261,7 @@ def test_without_a_command_the_commands_are_listed(words, commands):
     ("sample out --temperature -1", "--temperature -1"),
     ("sample out --top-k -1", "--top-k -1"),
     ("sample out --max-new-tokens ten", "'ten'"),
-    ("info more", "more"),
+    ("info a more", "more"),
     ("export out", "OUT"),
     ("export out there --dtype int8", "'int8'"),
 ])

@@ -195,7 +195,7 @@ def test_the_nearest_flag(word, meant):
     ("train --preset lessen", ["--preset: 'lessen' is not one of lesson, char, gpt2; did you mean "
                                "lesson?", "(see pygpt train --help)"]),
     ("export a b --dtype fp16", ["'fp16' is not one of float32, float16, bfloat16"]),
-    ("info more", ["more is no argument of pygpt info"]),
+    ("info a more", ["more is no argument of pygpt info"]),
     ("bench --second 3", ["did you mean --seconds?"]),
     ("bench --dtype float64", ["'float64' is not one of float32, bfloat16"]),
     ("plot", ["OUT", "(see pygpt plot --help)"]),

@@ -170,7 +170,7 @@ def test_a_damaged_state_is_refused(tiny, tmp_path, field, value, part):
 def test_whole_numbers_are_numbers_of_a_state(tiny, tmp_path):
     train(tiny(max_steps=1))
     path = tmp_path / "out" / "last" / "trainer.json"
-    limits = {"forward_passes": 2**64 - 1, "dropout_seed": 2**64 - 1, "val_step": 0,
+    limits = {"forward_passes": 2**64 - 1, "dropout_seed": 2**64 - 1, "val_step": 0, "best_step": 0,
               "val_loss": None, "best_val_loss": 3, "seconds": 0}
     path.write_text(json.dumps(json.loads(path.read_text()) | limits))
     state = trainer_state.load(path.parent)

@@ -56,6 +56,9 @@ def test_records_tell_what_happened(tiny):
     assert end["val_loss"] == result.val_loss == events["eval"][-1]["val_loss"]
     assert end["best_val_loss"] == min(record["val_loss"] for record in events["eval"])
     assert result.steps == 10 and not result.interrupted and not end["interrupted"]
+    assert result.reason == end["reason"] == "max_steps"
+    best = min(events["eval"], key=lambda record: record["val_loss"])
+    assert result.best_step == end["best_step"] == best["step"]
 
 
 def test_the_first_loss_is_that_of_guessing(tiny):
@@ -161,6 +164,7 @@ def test_an_interrupt_ends_the_step_and_saves(tiny):
     result = train(config, [interrupt])
     assert result.interrupted and result.steps == 3 and result.val_loss is None
     assert [r["event"] for r in records[-2:]] == ["save", "end"] and records[-1]["interrupted"]
+    assert result.reason == records[-1]["reason"] == "signal" and result.best_step is None
     assert os.readlink(os.path.join(config.out, "last")) == "step-00000003"
     assert read_model(config.out, parameter_shapes)[0] == result.model.config
     assert signal.getsignal(signal.SIGINT) is before

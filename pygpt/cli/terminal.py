@@ -1,23 +1,32 @@
 """Prints the events of a training run, on a terminal or into a file.
 
-On a terminal a status line is rewritten after each step. Elsewhere about PLAIN_LINES of the steps
-are printed, one on each line. The run goes on if its output cannot be written.
+On a terminal a status line is rewritten after each step, and a curve of the losses is drawn at the
+end. Elsewhere about PLAIN_LINES of the steps are printed, one on each line. The run goes on if its
+output cannot be written.
 """
 
+import contextlib
 import math
 import os
 import shutil
 import sys
+import textwrap
 import time
 
 from pygpt.backend.cpu import gigabytes
+from pygpt.cli.curve import curve, is_fine
 from pygpt.cli.invocation import command_line
+from pygpt.training.run_directory import LOG_FILE
+from pygpt.training.run_log import each_record, has_numbers
+from pygpt.training.thinned import Thinned
 
 CLEAR_LINE = "\r\033[K"  # goes back to the start of a terminal's line, and clears it
 REDRAW_SECONDS = 0.1  # time between two states of the status line
 PLAIN_SECONDS = 10.0  # time between two lines about reading a long text, off a terminal
 LEAST_GAIN = 1.1      # of bfloat16; a smaller one is not worth a line
 PLAIN_LINES = 20      # number of status lines of a whole run, off a terminal
+CURVE_WIDTH = 60      # columns of the curve of the losses
+LEAST_STEPS = 10      # of a run whose losses are worth a curve
 
 
 class Reporter:
@@ -32,6 +41,7 @@ class Reporter:
         self.stream, self._translate = stream or sys.stdout, translate
         self.is_terminal = self.stream.isatty()
         self._max_steps = self._purpose = None
+        self._train, self._vals, self._patience = Thinned(), [], 0
         self._drawn_at = 0.0
         self._is_drawn = self.is_gone = False
 
@@ -44,6 +54,14 @@ class Reporter:
         if self._is_drawn:
             self._write("\n")
             self._is_drawn = False
+
+    def draw_curve(self):
+        """Draw the losses so far, on a terminal and if there are enough steps."""
+        points = self._train.points()
+        if self.is_terminal and points and points[-1][0] >= LEAST_STEPS:
+            width = min(CURVE_WIDTH, shutil.get_terminal_size().columns - 1)
+            if picture := curve(points, self._vals, width, is_fine=is_fine(self.stream)):
+                self._line(picture)
 
     def _line(self, text):
         if self._is_drawn:
@@ -88,8 +106,18 @@ class Reporter:
     def _warning(self, record):
         self._line(f"warning: {self._translate(record['text'])}")
 
+    def _advice(self, record):
+        text = f"advice: {self._translate(record['text'])}"
+        if self.is_terminal:
+            text = textwrap.fill(text, max(20, shutil.get_terminal_size().columns - 1),
+                                 subsequent_indent="  ", break_on_hyphens=False)
+        self._line(text)
+
     def _start(self, record):
         self._max_steps, self._val_loss = record["max_steps"], None
+        self._patience = record["config"]["patience"]
+        if record["resumed"] and self.is_terminal:
+            self._read_earlier_losses(record)
         if record["earlier"]:
             self._line(f"the earlier run in {record['out']} is now in {record['earlier']}")
         if record["resumed"]:
@@ -110,7 +138,20 @@ class Reporter:
             self._line("warning: that is more memory than is free; the machine may swap or end "
                        "the run")
 
+    def _read_earlier_losses(self, record):
+        """Read the losses of the earlier parts of a resumed run, for the curve."""
+        with contextlib.suppress(OSError, ValueError):  # the curve then begins here
+            for earlier in each_record(os.path.join(record["out"], LOG_FILE)):
+                self._note_losses(earlier)
+
+    def _note_losses(self, record):
+        for event, field, add in (("step", "loss", self._train.add),
+                                  ("eval", "val_loss", lambda *point: self._vals.append(point))):
+            if record["event"] == event and has_numbers(record, field):
+                add(record["step"], record[field])
+
     def _step(self, record):
+        self._note_losses(record)
         step, share = record["step"], record["peak_share"]
         if self.is_terminal:
             is_due = time.monotonic() - self._drawn_at >= REDRAW_SECONDS or step == self._max_steps
@@ -130,9 +171,15 @@ class Reporter:
             self._draw([part for part in parts if part[1]])
 
     def _eval(self, record):
-        self._val_loss = record["val_loss"]
+        self._note_losses(record)
+        self._val_loss, since = record["val_loss"], record["evals_since_best"]
+        best = "the best so far"
+        if not record["is_best"]:
+            best = f"best {_best(record)}"
+            if self._patience:
+                best += f", patience {since} of {self._patience}"
         self._line(f"step {record['step']}/{self._max_steps}  validation loss "
-                   f"{record['val_loss']:.4f}{', the best so far' if record['is_best'] else ''}")
+                   f"{record['val_loss']:.4f}, {best}")
 
     def _save(self, record):
         pass  # _end prints the place of the last checkpoint
@@ -144,19 +191,37 @@ class Reporter:
 
     def _finished(self, record):
         steps = plural(record["step"], "step")
-        self._line(f"the run in {record['out']} is finished: it has taken all of its {steps}; to "
-                   f"train longer: {_resuming(record)} --max-steps {2 * record['step']}")
+        if record["reason"] == "patience":
+            self._line(f"the run in {record['out']} is finished: its patience ended it after "
+                       f"{steps}; to train longer: {_resuming(record)} --patience 0")
+        else:
+            self._line(f"the run in {record['out']} is finished: it has taken all of its {steps}; "
+                       f"to train longer: {_resuming(record)} --max-steps {2 * record['step']}")
 
     def _end(self, record):
         steps, out = plural(record["step"], "step"), record["out"]
+        self.draw_curve()
+        if record["best_val_loss"] is not None and record["best_step"] != record["step"]:
+            self._line(f"best validation loss {_best(record)}")
         if record["interrupted"]:
             self._line(f"interrupted after {steps}; the model is saved in {out}/last; to go on: "
                        + _resuming(record))
+        elif record["reason"] == "patience" and self._max_steps:
+            self._line(f"ended after {steps} of {self._max_steps:,} in "
+                       f"{duration(record['seconds'])}, because of --patience {self._patience}: "
+                       f"{plural(self._patience, 'validation')} in a row without a new best; "
+                       f"{out}/best holds the best; try: " + command_line("sample", _no_flag(out)))
         else:
             self._line(f"{steps} in {duration(record['seconds'])}; try: "
                        + command_line("sample", _no_flag(out)))
         if record["val_loss"] is not None:
             self._line(f"val_loss={record['val_loss']:.4f}")
+
+
+def _best(record):
+    """Return the lowest validation loss of a record with its step, if that is known."""
+    step = record["best_step"]
+    return f"{record['best_val_loss']:.4f}" + (f" at step {step:,}" if step else "")
 
 
 def _resuming(record):

@@ -10,8 +10,9 @@ SIGNALLED = 128  # the exit status of a run that a signal ended is this plus the
 GROUPS = {  # heading in --help -> settings; the others are "options"
     "data": "data val_data val_fraction errors tokenizer".split(),
     "model": "init n_layer n_head n_embd n_positions dropout".split(),
-    "optimiser": "max_steps batch_size grad_accumulation_steps recompute dtype learning_rate "
-                 "min_learning_rate warmup_steps beta1 beta2 weight_decay grad_clip".split(),
+    "optimiser": "max_steps patience batch_size grad_accumulation_steps recompute dtype "
+                 "learning_rate min_learning_rate warmup_steps beta1 beta2 weight_decay "
+                 "grad_clip".split(),
     "output": "out eval_interval eval_batches keep log_interval sample_interval sample_length "
               "sample_prompts".split(),
 }
@@ -62,6 +63,9 @@ def run(arguments):
     reporter = Reporter(translate=lambda text: as_typed(text, arguments))
     try:
         result = train(config, [reporter], resume=arguments.resume, force=arguments.force)
+    except ArithmeticError:  # the losses are no longer finite; the curve shows how that came
+        reporter.draw_curve()
+        raise
     finally:
         reporter.close()
         if reporter.is_gone:

@@ -24,13 +24,24 @@ Every record has "event" and "step", the number of steps taken so far. The other
                 tokens_per_second
                 peak_share    the share of peak_flops, or None
                 seconds_left
-    eval      after each validation: val_loss (nats), is_best
+    eval      after each validation
+                val_loss (nats), is_best, best_val_loss
+                best_step          of best_val_loss; None in a run that an older version began
+                evals_since_best   the number of validations after that one
+    advice    after start, a step, a validation, or before the end (advice.py)
+                topic         such as "warm_up"
+                text          a sentence
+                severity      a number that grows with what it warns of, or 1
     save      after each checkpoint: path
     sample    at sample_interval and at the end: prompt, text (its continuation)
-    finished  instead of all events above, when the run to resume has no step left: out
+    finished  instead of all events above, when the run to resume takes no further step
+                out
+                reason        "max_steps", or "patience" if that ended it
     end       as the last event
                 val_loss      None unless the last step was validated
-                best_val_loss, interrupted (bool), seconds, out
+                best_val_loss, best_step, seconds, out
+                reason        "max_steps", "patience", "signal" or "callback"
+                interrupted   whether it is one of the last two
 """
 
 

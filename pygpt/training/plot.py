@@ -14,12 +14,11 @@ import os
 
 from pygpt.files import replacing
 from pygpt.training.plot_page import PAGE
-from pygpt.training.run_log import read_log
+from pygpt.training.run_log import has_numbers, read_log
 
 POINTS = 500                             # of a curve; longer curves are averaged
 WIDTH, HEIGHT = 640, 306                 # of a chart, in the SVG's units
 LEFT, RIGHT, TOP, BOTTOM = 66, 614, 10, 266  # the edges of its axes
-LARGEST = 1e30                           # value that is drawn; a run measures no larger ones
 FINEST = 1e-12                           # range that is drawn, relative to its values
 COLORS, DASHES = 6, 5                    # in the page's style, so that 30 runs look different
 
@@ -86,8 +85,7 @@ def summary(records):
 def series(records, event, field):
     """List the (step, value) pairs of a field whose values an axis can show."""
     return [(record["step"], float(record[field])) for record in records
-            if record["event"] == event and type(record.get(field)) in (int, float)
-            and abs(record[field]) <= LARGEST]  # false for a NaN
+            if record["event"] == event and has_numbers(record, field)]
 
 
 def group_size(points, most):

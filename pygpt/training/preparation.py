@@ -21,9 +21,10 @@ from pygpt.model import GPT
 from pygpt.optim import OPTIMIZERS
 from pygpt.tokenizer import Tokenizer
 from pygpt.training import cost, events, resume as resuming, settings, trainer_state
+from pygpt.training.advice import Adviser
 from pygpt.training.clock import Clock
 from pygpt.training.run_directory import LOG_FILE, SETTINGS_FILE, RunDirectory
-from pygpt.training.run_log import RunLog, rewind
+from pygpt.training.run_log import RunLog, each_record, rewind
 
 
 class PreparedRun:
@@ -35,13 +36,15 @@ class PreparedRun:
         step, val_step, saved_step: the steps taken, and those at the last validation and the last
             checkpoint.
         val_loss, best_val_loss: the last and the lowest validation loss, or None.
+        best_step, evals_since_best: the step of the lowest, 0 if unknown, and the number of
+            validations after it.
         seconds_before: the training time of the earlier parts of a resumed run.
         init: the fingerprint of the weights that the run began with, if it did not draw them.
         last: the path of the checkpoint that a resumed run continues from, or None.
         is_end_requested: whether a callback has asked the run to end.
     """
 
-    step = val_step = saved_step = 0
+    step = val_step = saved_step = best_step = evals_since_best = 0
     val_loss = best_val_loss = last = None
     seconds_before, init = 0.0, ""
 
@@ -50,7 +53,7 @@ class PreparedRun:
             raise ConfigError(f"optimizer={shown(optimizer)} is not one of {', '.join(OPTIMIZERS)}")
         self.optimizer_class = OPTIMIZERS[optimizer]
         self.config, self.callbacks, self.force = config, list(callbacks), force
-        self.is_end_requested, self.warnings = False, []
+        self.is_end_requested, self.warnings, self.adviser = False, [], Adviser()
         self.log = self.directory = self.dataset = state = None
         if resume:
             state = self._load_state()
@@ -67,9 +70,16 @@ class PreparedRun:
             self.close()
             raise
 
+    def reason_to_end(self):
+        """Return why the run is to take no further step: "max_steps", "patience" or None."""
+        if self.step >= self.config.max_steps:
+            return "max_steps"
+        return "patience" if 0 < self.config.patience <= self.evals_since_best else None
+
     def is_finished(self):
-        """Return whether the run to resume has taken and validated its last step."""
-        return self.val_step == self.step >= self.config.max_steps
+        """Return whether the run to resume takes no further step and has validated its last."""
+        reason = self.reason_to_end()
+        return reason == "patience" or reason == "max_steps" and self.val_step == self.step
 
     def close(self):
         """Close the files, and remove those that only the preparation needed."""
@@ -78,8 +88,10 @@ class PreparedRun:
                 part.close()
 
     def tell(self, event, **fields):
-        """Call the callbacks with a record of an event."""
+        """Call the callbacks with a record of an event, and then with the advice that follows."""
         self.is_end_requested |= events.tell(self.callbacks, event, self.step, **fields)
+        for advice in self.adviser({"event": event, "step": self.step, **fields}):
+            self.tell("advice", **asdict(advice))
 
     def _load_state(self):
         """Load the state of the run to resume, and check the settings and kernels against it."""
@@ -87,7 +99,8 @@ class PreparedRun:
         state = trainer_state.load(self.last)
         self.step = self.saved_step = state.step
         self.val_step, self.val_loss = state.val_step, state.val_loss
-        self.best_val_loss = state.best_val_loss
+        self.best_val_loss, self.best_step = state.best_val_loss, state.best_step
+        self.evals_since_best = state.evals_since_best
         self.seconds_before, self.init = state.seconds, state.init
         if self.config.init:  # the first part of the run took these settings from its model
             self.config = resuming.with_shape_of(self.config, state)
@@ -202,6 +215,8 @@ class PreparedRun:
             earlier = self.directory.set_aside()
         else:
             rewind(log, self.step)
+            if os.path.exists(log):
+                self.adviser.follow(each_record(log))
             self.directory.restore_links()
         self.dataset.keep()
         settings.write_settings(self.directory.file(SETTINGS_FILE), self.config)

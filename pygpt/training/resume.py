@@ -20,7 +20,7 @@ from pygpt.tokenizer import Tokenizer
 from pygpt.tokenizer.choice import parse
 
 # A resumed run may change these settings: its steps stay exactly the same.
-CHANGEABLE = {"out", "threads", "recompute", "keep", "log_interval", "eval_interval",
+CHANGEABLE = {"out", "threads", "recompute", "keep", "log_interval", "eval_interval", "patience",
               "sample_interval", "sample_length", "sample_prompts"}
 # These settings select the text. They may differ, because its fingerprint is compared instead.
 TEXT_SETTINGS = {"data", "val_data", "errors"}

@@ -14,6 +14,7 @@ import time
 from pygpt.files import open_regular, replacing, sync
 
 MOST_STEPS = 1 << 63  # the same limit as in trainer.json
+LARGEST = 1e30        # number that a log is read for; a run measures no larger ones
 
 
 class RunLog:
@@ -62,7 +63,18 @@ def read_log(path):
         OSError: the file cannot be read.
         ValueError: it is not a log; the message names the file and the line.
     """
-    return [record for record, _ in _lines(path)]
+    return list(each_record(path))
+
+
+def each_record(path):
+    """Yield the records of a log one by one, as read_log() lists them; it raises the same."""
+    return (record for record, _ in _lines(path))
+
+
+def has_numbers(record, *names):
+    """Return whether these fields of a record are numbers that a run may have measured."""
+    return all(type(record.get(name)) in (int, float) and abs(record[name]) <= LARGEST
+               for name in names)  # false for a NaN
 
 
 def _lines(path):

@@ -38,7 +38,9 @@ class TrainResult:
     """Holds the result of a run: the model with its last weights, and its losses.
 
     Losses are in nats per token. val_loss is the loss of the last validation, or None before the
-    first. signal is the number of the signal that ended the run early, or None.
+    first. best_step is the step of best_val_loss. reason says why the run ended: "max_steps",
+    "patience", "signal" or "callback"; it is interrupted in the last two cases. signal is the
+    number of the signal that came during the run, or None.
     """
 
     model: GPT = field(repr=False)  # it takes many lines
@@ -46,7 +48,9 @@ class TrainResult:
     steps: int
     val_loss: float | None
     best_val_loss: float | None
+    best_step: int | None
     interrupted: bool
+    reason: str
     signal: int | None
 
 
@@ -65,7 +69,7 @@ def train(config: TrainConfig = TrainConfig(),
         resume: whether to continue from config.out/last instead of starting a new run. The run
             takes exactly the steps that it would have taken if it had not stopped. If max_steps
             has changed, the learning rate follows the new schedule from there on. A run that has
-            already taken all its steps is left unchanged.
+            already taken all its steps, or that patience has ended, is left unchanged.
         force: whether to resume although settings, text or kernels differ, and to train although
             there is too little memory. A warning names each difference.
         optimizer: a name in optim.OPTIMIZERS. A resumed run must be given the same one.
@@ -86,14 +90,14 @@ def train(config: TrainConfig = TrainConfig(),
     with kernels.use_threads(config.threads):
         with contextlib.closing(_Run(config, callbacks, resume, force, optimizer)) as run:
             if run.is_finished():
-                run.tell("finished", out=run.config.out)
+                run.tell("finished", out=run.config.out, reason=run.reason_to_end())
                 run.tell_end(run.seconds_before)
             else:
                 with first_signal_is_noted() as run.signals:
                     run.train()
     return TrainResult(run.model, run.tokenizer, run.step, run.val_loss, run.best_val_loss,
-                       interrupted=not run.has_taken_all_steps(),
-                       signal=run.signals[0] if run.signals else None)
+                       run.best_step or None, interrupted=run.reason_to_end() is None,
+                       reason=run.reason(), signal=run.signals[0] if run.signals else None)
 
 
 def evaluate(model: GPT, batches: Any,
@@ -126,9 +130,9 @@ class _Run(PreparedRun):
     signals = ()  # the numbers of the signals that asked the run to end
 
     def train(self):
-        """Take steps until max_steps, until a signal, or until a callback asks the run to end."""
+        """Take steps until there is a reason to end, a signal, or a callback that asks for it."""
         self.validate_and_sample()  # a signal may have interrupted this step's validation
-        while not self.has_taken_all_steps() and not self.is_stopped():
+        while self.reason_to_end() is None and not self.is_stopped():
             self.take_step()
             self.validate_and_sample()
         if self.saved_step != self.step:
@@ -136,23 +140,30 @@ class _Run(PreparedRun):
         self.tell_end(self.clock.seconds())
 
     def tell_end(self, seconds):
+        if self.reason_to_end() == "max_steps":
+            for advice in self.adviser.at_end(self.step):
+                self.tell("advice", **asdict(advice))
         val_loss = self.val_loss if self.val_step == self.step else None
         self.tell("end", val_loss=val_loss, best_val_loss=self.best_val_loss,
-                  interrupted=not self.has_taken_all_steps(), seconds=seconds, out=self.config.out)
+                  best_step=self.best_step or None, interrupted=self.reason_to_end() is None,
+                  reason=self.reason(), seconds=seconds, out=self.config.out)
 
-    def has_taken_all_steps(self):
-        return self.step >= self.config.max_steps
+    def reason(self):
+        """Return why the run has ended, as in TrainResult."""
+        return self.reason_to_end() or ("signal" if self.signals else "callback")
 
     def is_stopped(self):
         return self.is_end_requested or bool(self.signals)
 
     def validate_and_sample(self):
         """Validate, save and write samples, each if it is due at this step."""
-        config, step, is_last = self.config, self.step, self.has_taken_all_steps()
-        if self.val_step != step and (is_last or _is_multiple(step, config.eval_interval)):
+        config, step = self.config, self.step
+        is_due = step >= config.max_steps or _is_multiple(step, config.eval_interval)
+        if self.val_step != step and is_due:
             is_best = self.validate()
             if is_best is not None:
                 self.save(is_best)
+                is_last = self.reason_to_end() is not None
                 if (config.sample_interval and is_last
                         or _is_multiple(step, config.sample_interval)):
                     self.sample()
@@ -208,9 +219,11 @@ class _Run(PreparedRun):
             self.fail(f"step {self.step}: the validation loss is {val_loss}")
         self.val_loss, self.val_step = val_loss, self.step
         is_best = self.best_val_loss is None or val_loss < self.best_val_loss
+        self.evals_since_best += 1
         if is_best:
-            self.best_val_loss = val_loss
-        self.tell("eval", val_loss=val_loss, is_best=is_best)
+            self.best_val_loss, self.best_step, self.evals_since_best = val_loss, self.step, 0
+        self.tell("eval", val_loss=val_loss, is_best=is_best, best_val_loss=self.best_val_loss,
+                  best_step=self.best_step or None, evals_since_best=self.evals_since_best)
         self.clock.pause()
         return is_best
 
@@ -233,10 +246,11 @@ class _Run(PreparedRun):
             val_step=self.val_step, val_loss=self.val_loss, best_val_loss=self.best_val_loss,
             seconds=self.clock.seconds(), train_tokens=self.dataset.train_fingerprint,
             val_tokens=self.dataset.val_fingerprint, config=asdict(self.config),
-            **kernels.what_rounds(self.config.dtype), init=self.init), self.optimizer)
+            **kernels.what_rounds(self.config.dtype), init=self.init, best_step=self.best_step,
+            evals_since_best=self.evals_since_best), self.optimizer)
 
     def sample(self):
-        length = self.config.sample_length * (4 if self.has_taken_all_steps() else 1)
+        length = self.config.sample_length * (4 if self.reason_to_end() else 1)
         tokenizer = self.tokenizer
         for prompt, ids in self.dataset.prompts:
             new = generate(self.model, ids, length, seed=self.config.seed,

@@ -44,6 +44,8 @@ class TrainerState:
     isa: str = ""
     compiler: str = ""
     init: str = ""                 # fingerprint of the weights loaded from init
+    best_step: int = 0             # the step of best_val_loss; 0 when not recorded
+    evals_since_best: int = 0      # validations after that one
 
 
 def save(directory, state, optimizer):
@@ -192,7 +194,7 @@ def _checked(path, field, value):
 
 def _check_ranges(path, state):
     """Refuse numbers that no run can reach; C takes two of them as uint64_t."""
-    step = state.step
+    step, val_step, best_step = state.step, state.val_step, state.best_step
     least = min(step, 1)
     for name, low, high, must_be in (
             ("step", 0, 2 ** 63 - 1, "in [0, 2^63)"),
@@ -200,6 +202,9 @@ def _check_ranges(path, state):
             ("dropout_seed", 0, 2 ** 64 - 1, "in [0, 2^64)"),
             ("optimizer_steps", least, step, f"in [{least}, {step}], as step={step}"),
             ("val_step", 0, step, f"in [0, {step}], as step={step}"),
+            ("best_step", 0, val_step, f"in [0, {val_step}], as val_step={val_step}"),
+            ("evals_since_best", 0, val_step - best_step,  # at most one after each step
+             f"in [0, {val_step - best_step}], as best_step={best_step} and val_step={val_step}"),
             ("seconds", 0, math.inf, "at least 0")):
         if not low <= getattr(state, name) <= high:
             raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
