@@ -41,8 +41,9 @@ LAW = {
     "data": {"config", "files", "tokenizer", "checkpoint"},
     "training": BELOW_MODEL | {"tokenizer", "model", "data"},
     "bench": BELOW_MODEL | {"model", "training"},
+    "study": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "pipeline"},
     "cli": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "bench",
-                          "pipeline", "progress", "nearest"},
+                          "pipeline", "progress", "nearest", "study"},
 }
 PACKAGE = pathlib.Path(pygpt.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

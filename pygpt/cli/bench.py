@@ -2,7 +2,8 @@
 
 import math
 
-from pygpt.cli.flags import real_number, whole_number
+from pygpt.cli.flags import real_number
+from pygpt.cli.loading import add_threads_flag, set_threads
 from pygpt.config import COMPUTE_DTYPES, PRESETS, ConfigError
 
 
@@ -22,9 +23,7 @@ def add_command(add):
                          "float32)")
     command.add_argument("--seconds", type=real_number, metavar="X",
                          help="measure for about this many seconds (default 20; with --growth 60)")
-    command.add_argument("--threads", type=whole_number, default=0, metavar="N",
-                         help="threads to compute with; 0: one for each physical core except "
-                         "efficiency cores (default 0)")
+    add_threads_flag(command)
     command.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -37,8 +36,6 @@ def run(arguments):
         raise ConfigError("--growth has sizes of its own: leave out --preset")
     if arguments.growth and arguments.sustained:
         raise ConfigError("--growth measures the peak between its steps: leave out --sustained")
-    if not 0 <= arguments.threads <= 256:
-        raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")
     import json
 
     from pygpt.backend import kernels
@@ -46,8 +43,7 @@ def run(arguments):
 
     if kernels.ffi is None:
         raise ConfigError("bench measures the C kernels: unset PYGPT_BACKEND")
-    if arguments.threads:
-        kernels.set_num_threads(arguments.threads)
+    set_threads(arguments.threads)
     if arguments.growth:
         module, tables = growth, growth.tables(kernels.get_num_threads())
         result = growth.measure(tables, seconds, arguments.dtype)

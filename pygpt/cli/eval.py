@@ -6,8 +6,7 @@ import time
 
 from pygpt.cli.bus_errors import bus_errors_explained
 from pygpt.cli.flags import whole_number
-from pygpt.cli.loading import add_weights_flag
-from pygpt.config import ConfigError
+from pygpt.cli.loading import add_threads_flag, add_weights_flag, set_threads
 
 COLUMNS = ("tokens", "nats/token", "bits/token", "bits/byte", "perplexity")
 
@@ -30,9 +29,7 @@ def add_command(add):
                         help="print the texts first, coloured by surprise; off a terminal each "
                         "token on a line of its own, with its bits")
     output.add_argument("--json", action="store_true", help="print one JSON object instead")
-    command.add_argument("--threads", type=whole_number, default=0, metavar="N",
-                         help="threads to compute with; 0: one for each physical core except "
-                         "efficiency cores (default 0)")
+    add_threads_flag(command)
     add_weights_flag(command)
 
 
@@ -45,9 +42,7 @@ per token.""".replace("\n", " ")
 
 @bus_errors_explained()
 def run(arguments):
-    if not 0 <= arguments.threads <= 256:
-        raise ConfigError(f"threads={arguments.threads} must be in [0, 256]")
-    from pygpt.backend import kernels
+    set_threads(arguments.threads)
     from pygpt.evaluation import checked_stride, token_losses
     from pygpt.pipeline import Pipeline
     from pygpt.progress import RewrittenLine
@@ -56,8 +51,6 @@ def run(arguments):
     model, tokenizer = pipeline.model, pipeline.tokenizer
     stride = checked_stride(arguments.stride, model.config.n_positions)
     texts = _read(arguments.files, tokenizer)
-    if arguments.threads:
-        kernels.set_num_threads(arguments.threads)
     results = []
     with RewrittenLine(stays=not sys.stderr.isatty()) as line:
         progress = ScoredTokens(sum(len(ids) - 1 for _, ids in texts), line)

@@ -1,6 +1,10 @@
-"""Finds what commands work on: the form of a model's weights, and the texts that paths name."""
+"""Finds what commands work with: the form of a model's weights, threads, the texts that paths name.
+"""
 
 import sys
+
+from pygpt.cli.flags import whole_number
+from pygpt.config import ConfigError
 
 WEIGHTS = "float32", "bfloat16", "int8"  # the forms of ops.at_rest, without its imports
 
@@ -10,6 +14,27 @@ def add_weights_flag(command):
     command.add_argument("--dtype", choices=WEIGHTS, metavar="|".join(WEIGHTS),
                          help="form of the weights in memory: fewer bits are read faster, and are "
                          "a little less exact (unset: as in the files, int8 or else float32)")
+
+
+def add_threads_flag(command):
+    """Add the flag --threads, which set_threads() obeys."""
+    command.add_argument("--threads", type=whole_number, default=0, metavar="N",
+                         help="threads to compute with; 0: one for each physical core except "
+                         "efficiency cores (default 0)")
+
+
+def set_threads(threads):
+    """Compute with this many threads from now on.
+
+    Raises:
+        ConfigError: the number is not in 0..256.
+    """
+    if not 0 <= threads <= 256:
+        raise ConfigError(f"threads={threads} must be in [0, 256]")
+    if threads:
+        from pygpt.backend import kernels
+
+        kernels.set_num_threads(threads)
 
 
 def find_texts(paths, subject, purpose):

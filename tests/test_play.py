@@ -1,0 +1,333 @@
+"""Tests `pygpt play`: as visitors with good and bad intentions send requests, and as a person uses
+the page in a headless Chromium."""
+
+import contextlib
+import http.client
+import json
+import math
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import browser
+import pytest
+from commands import COMMAND, ENVIRONMENT, here
+
+import pygpt
+from pygpt.study.play import Play, live_page
+from pygpt.study.server import MOST_BYTES, Server
+
+needs_chromium = pytest.mark.skipif(browser.found() is None, reason="no Chromium (Debian: "
+                                    "apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A model with random weights that never ends a text, and its tokenizer."""
+    path = tmp_path_factory.mktemp("played") / "model"
+    tokenizer = pygpt.CharTokenizer.train("abcdefghijklmnopqrstuvwxyz <>/\n")
+    config = pygpt.GPTConfig(vocab_size=tokenizer.vocab_size, n_positions=64, n_embd=24, n_layer=2,
+                             n_head=3)
+    pygpt.GPT(config, seed=2).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@contextlib.contextmanager
+def served(play, page="the page"):
+    server = Server(play, page)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def server(directory):
+    with served(Play(pygpt.Pipeline.from_pretrained(directory))) as server:
+        yield server
+
+
+def asked(server, name, body=None, method="POST", key=None, **headers):
+    """Send a request; return (status, headers, body as bytes)."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    if isinstance(body, dict):
+        body = json.dumps(body).encode()
+    given = {"Content-Type": "application/json"} | {
+        word.replace("_", "-"): value for word, value in headers.items()}
+    connection.request(method, f"/{server.key if key is None else key}/{name}", body,
+                       {word: value for word, value in given.items() if value is not None})
+    answer = connection.getresponse()
+    result = answer.status, answer.headers, answer.read()
+    connection.close()
+    return result
+
+
+def lines_of(body):
+    return [json.loads(line) for line in body.decode().splitlines()]
+
+
+def test_the_page_comes_at_its_address_and_may_load_nothing(server):
+    status, headers, body = asked(server, "", method="GET")
+    assert (status, body) == (200, b"the page")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert headers["Cache-Control"] == "no-store"
+    assert server.address == f"http://127.0.0.1:{server.server_port}/{server.key}/"
+    assert len(server.key) >= 22  # 128 bits
+
+
+def test_it_listens_to_this_machine_alone(server):
+    assert server.socket.getsockname()[0] == "127.0.0.1"
+
+
+def test_a_written_text_is_the_pipelines(server, directory):
+    settings = {"temperature": 0.9, "top_k": 7, "top_p": 0.9, "seed": 5, "max_new_tokens": 20}
+    status, _, body = asked(server, "write", {"text": "abc", **settings})
+    first, *steps, last = lines_of(body)
+    found = pygpt.Pipeline.from_pretrained(directory)("abc", **settings)
+    assert status == 200 and last["ids"] == found.prompt_ids + found.ids and last["stop"] == found.stop
+    assert first["ids"] == found.prompt_ids
+    assert "".join(step["text"] for step in steps) == str(found)
+    drawn = [step for step in steps if "id" in step]
+    assert [step["id"] for step in drawn] == found.ids
+    for step in drawn:
+        assert 0 < step["p"] <= 1 and len(step["best"]) == 12
+
+
+def test_a_candidate_that_is_drawn_alone_has_probability_one(server):
+    _, _, body = asked(server, "candidates", {"text": "ab", "temperature": 0})
+    found = json.loads(body)
+    assert found["count"] == 1 and found["drawn"][0][1] == 1.0
+    assert found["drawn"][0][0] == found["model"][0][0]
+    _, _, body = asked(server, "candidates", {"text": "ab", "temperature": 1, "top_k": 0,
+                                              "top_p": 1})
+    found = json.loads(body)
+    assert found["drawn"] == found["model"] and found["count"] == 31
+
+
+def test_a_low_temperature_sharpens_and_a_high_one_flattens(server):
+    def entropy(temperature):
+        _, _, body = asked(server, "candidates", {"text": "ab", "temperature": temperature,
+                                                  "top_k": 12, "top_p": 1})
+        return -sum(p * math.log(p) for _, p in json.loads(body)["drawn"])
+    assert entropy(0.2) < entropy(1) < entropy(2)
+
+
+def test_heads_are_off_for_one_request_alone(server):
+    request = {"text": "abc", "off": []}
+    all_on = asked(server, "explain", request)[2]
+    off = asked(server, "explain", {**request, "off": [[0, 0], [0, 1], [0, 2]]})[2]
+    assert off != all_on
+    assert asked(server, "explain", request)[2] == all_on
+
+
+@pytest.mark.parametrize(("name", "request_", "words"), [
+    ("write", {}, "text=None"), ("write", {"text": 3}, "text=3"),
+    ("write", {"text": "a", "temperature": -1}, "temperature=-1"),
+    ("write", {"text": "a", "temperature": "hot"}, "temperature='hot'"),
+    ("write", {"text": "a", "max_new_tokens": 10 ** 30}, "max_new_tokens"),
+    ("write", {"text": "a", "seed": [1]}, "seed"), ("write", {"text": "a", "off": 3}, "off=3"),
+    ("write", {"text": "a", "off": [[9, 0]]}, "no head 0 in block 9"),
+    ("explain", {"text": ["a"]}, "text=['a']"), ("explain", {"text": "a", "off": [[0, True]]}, "off="),
+    ("candidates", {"text": "a", "top_p": 0}, "top_p=0"), ("candidates", {}, "text=None")])
+def test_a_request_that_makes_no_sense_is_refused_in_one_line(server, name, request_, words):
+    status, _, body = asked(server, name, request_)
+    message = json.loads(body)["error"]
+    assert status == 400 and words in message and "\n" not in message
+
+
+@pytest.mark.parametrize(("status", "name", "body", "options"), [
+    (404, "", None, {"method": "GET", "key": "wrong"}), (404, "", None, {"method": "GET", "key": ""}),
+    (404, "more", None, {"method": "GET"}), (404, "play", {}, {}), (404, "__class__", {}, {}),
+    (404, "_named", {}, {}), (403, "explain", {"text": "a"}, {"Origin": "http://example.com"}),
+    (403, "explain", {"text": "a"}, {"Origin": "null"}),
+    (403, "", None, {"method": "GET", "Host": "example.com"}),
+    (415, "explain", {"text": "a"}, {"Content_Type": "text/plain"}),
+    (415, "explain", {"text": "a"}, {"Content_Type": "application/x-www-form-urlencoded"}),
+    (400, "explain", b"[" * 100_000, {}), (400, "explain", b"\xff", {}), (400, "explain", b"[]", {}),
+    (400, "explain", b'{"text": 1e999}', {}), (501, "", None, {"method": "PUT"}),
+    (413, "explain", b"", {"Content_Length": str(MOST_BYTES + 1)}),
+    (413, "explain", b"", {"Content_Length": "9" * 5000}),
+    (411, "explain", b"", {"Content_Length": "-1"})])
+def test_bad_visitors_are_refused(server, status, name, body, options):
+    got, _, answer = asked(server, name, body, **options)
+    assert got == status
+    assert server.key.encode() not in answer
+    assert asked(server, "explain", {"text": "a"})[0] == 200  # the next one is served
+
+
+@pytest.mark.parametrize("data", [b"", b"\r\n\r\n", b"GET\r\n\r\n", b"\xff\xfe\r\n\r\n",
+                                  b"POST / HTTP/1.1\r\n\r\n", b"GET " + b"/" * 70_000,
+                                  b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: \r\n\r\n"])
+def test_bytes_that_are_no_request_do_not_end_the_server(server, data):
+    with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(1 << 16):
+                pass
+    assert asked(server, "explain", {"text": "a"})[0] == 200
+
+
+class Slow:
+    """Writes without an end, and counts."""
+
+    def __init__(self):
+        self.written, self.is_over = 0, threading.Event()
+
+    def write(self, request):
+        try:
+            while True:
+                self.written += 1
+                yield {"text": "x" * 10_000}
+                time.sleep(0.001)
+        finally:
+            self.is_over.set()
+
+    def explain(self, request):
+        return {}
+
+
+def test_one_text_at_a_time_and_a_visitor_who_leaves_ends_it():
+    slow = Slow()
+    with served(slow) as server:
+        connection = socket.create_connection(("127.0.0.1", server.server_port))
+        connection.sendall(f"POST /{server.key}/write HTTP/1.1\r\nHost: 127.0.0.1:"
+                           f"{server.server_port}\r\nContent-Type: application/json\r\n"
+                           "Content-Length: 2\r\n\r\n{}".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.0 200")
+        status, _, body = asked(server, "write", {})
+        assert status == 409 and "another text" in json.loads(body)["error"]
+        connection.close()
+        assert slow.is_over.wait(20)
+        assert asked(server, "explain", {})[0] == 200
+
+
+def test_an_error_amid_a_text_ends_it_with_a_line():
+    class Broken(Slow):
+        def write(self, request):
+            yield {"text": "x"}
+            raise ValueError("the model's logits are not finite")
+
+    with served(Broken()) as server:
+        status, _, body = asked(server, "write", {})
+        assert status == 200 and lines_of(body)[-1] == {"error": "the model's logits are not finite"}
+
+
+def test_the_command_serves_until_ctrl_c(directory):
+    process = subprocess.Popen([*COMMAND, "play", directory], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    address = process.stdout.readline().strip()
+    host, key = address.removeprefix("http://").removesuffix("/").split("/")
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.request("GET", f"/{key}/")
+    assert b"Write with it" in connection.getresponse().read()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0 and process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--port", "99999"], "99999"), (["--threads", "999"], "999"), (["--port", "x"], "--port")])
+def test_wrong_settings_are_refused_in_one_line(directory, words, message):
+    done = here("play", directory, *words)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_refused_in_one_line(directory):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = here("play", directory, "--port", str(other.getsockname()[1]))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "use" in done.stderr
+
+
+# ------------------------------------------------------------------------------ in a browser ---
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.Browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def opened(chromium, directory):
+    """The page in the browser, with a text to begin with."""
+    pipeline = pygpt.Pipeline.from_pretrained(directory)
+    with served(Play(pipeline), live_page(directory, "once </script>")) as server:
+        chromium.size(1280, 900)
+        chromium.open(server.address)
+        chromium.wait("document.querySelectorAll('#switches input').length === 6")
+        yield chromium
+        chromium.open("about:blank#")
+
+
+def text_of(page, selector):
+    return page.run(f"document.querySelector('{selector}').textContent")
+
+
+@needs_chromium
+def test_a_person_writes_looks_and_stops(opened):
+    assert opened.run("document.querySelector('#prompt').value") == "once </script>"
+    opened.run("document.querySelector('#max_new_tokens').value = 30")
+    opened.run("document.querySelector('#prompt').focus()")
+    opened.key("End")
+    opened.type(" abc")
+    opened.click("#go")
+    opened.wait("document.querySelector('#state').textContent === '30 tokens written'")
+    written = opened.run("document.querySelector('#prompt').value")
+    assert written.startswith("once </script> abc") and len(written) == 18 + 30
+    assert opened.run("document.querySelectorAll('#written .token').length") == 30
+    opened.wait("document.querySelectorAll('#text .token').length === 48")
+    opened.point("#written .token:nth-of-type(3)")
+    assert "might have come" in text_of(opened, "#instead")
+    opened.run("document.querySelector('#max_new_tokens').value = 2000")
+    opened.click("#go")
+    opened.wait("document.querySelectorAll('#written .token').length > 5")
+    opened.click("#halt")
+    opened.wait("document.querySelector('#state').textContent.includes('tokens written')")
+    assert opened.run("document.querySelector('#halt').disabled")
+    assert opened.errors == []
+
+
+@needs_chromium
+def test_the_distribution_follows_the_temperature(opened):
+    def first_share():
+        return opened.run("parseFloat(document.querySelector('#drawn .bar').style.width)")
+
+    def set_to(value):
+        opened.run(f"{{ const slider = document.querySelector('#temperature'); "
+                   f"slider.value = {value}; slider.dispatchEvent(new Event('input')); }}")
+
+    opened.wait("!!document.querySelector('#drawn .bar')")
+    before = first_share()
+    set_to(0)
+    opened.wait("document.querySelector('#drawn-note').textContent.startsWith('1 token can')")
+    assert first_share() == 100
+    set_to(2)
+    opened.wait("document.querySelectorAll('#drawn .bar').length > 1")
+    assert first_share() < before
+
+
+@needs_chromium
+def test_a_head_is_switched_off_and_on_again(opened):
+    before = opened.run("JSON.stringify(data.lens)")
+    opened.click("#switches [data-head='0,1']")
+    opened.wait(f"JSON.stringify(data.lens) !== {json.dumps(before)}")
+    opened.click("#all-on")
+    opened.wait(f"JSON.stringify(data.lens) === {json.dumps(before)}")
+    opened.click("#all-off")
+    opened.wait(f"JSON.stringify(data.lens) !== {json.dumps(before)}")
+    assert opened.errors == []
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "dark"), [(1280, True), (360, False)])
+def test_the_live_page_fits_every_screen_and_asks_the_server_alone(opened, width, dark):
+    opened.size(width, 800, dark, touch=width < 500)
+    time.sleep(0.1)
+    assert opened.run("document.documentElement.scrollWidth") <= width
+    assert all(address.startswith("http://127.0.0.1:") for address in opened.requests)
