@@ -1,7 +1,7 @@
 # make, make train, make test: each makes what it needs, from a bare clone.
 # PYTHON is what the virtual environment is made with; VENV where it is. SHAPE and ISA are the
-# ladder's: the one product to measure, "M N K", and instruction sets, of which the first that the
-# CPU has is taken. DEBUG is what `make debug` adds to the flags.
+# ladder's: the one shape to measure, "M N K" for a product, and instruction sets, of which the first
+# that the CPU has is taken. DEBUG is what `make debug` adds to the flags.
 PYTHON ?= python3
 VENV ?= .venv
 ISA ?= avx512 avx2 any
@@ -32,15 +32,23 @@ types: build $(VENV)/.installed-test $(TYPES)/.installed  ## check the types wit
 bench: build  ## how fast each kernel is, beside what the machine can do
 	@$(PY) -m pygpt bench
 
+# For each ladder, the library's files that it needs.
+LADDERS := matmul
+LADDER_matmul := matmul few_rows runtime
+LADDER := $(or $(KERNEL),matmul)
+LADDER_FLAGS ?= -O3
+
 ladder:  ## climb from three loops to the library's matrix product, measured
+	@case " $(LADDERS) " in *" $(LADDER) "*) ;; *) \
+		echo "ladder: there is none for KERNEL=$(LADDER); choose one of: $(LADDERS)" >&2; \
+		exit 2;; esac
 	@mkdir -p build
-	@for isa in $(ISA); do \
-		$(CC) -O3 -std=c11 -D_GNU_SOURCE -ffp-contract=fast -Wall -Wno-psabi -Wno-unknown-pragmas \
-			-DISA_$$isa -Icsrc csrc/ladder/ladder.c csrc/matmul.c csrc/few_rows.c csrc/runtime.c -o build/ladder -lm \
-			|| exit 1; \
-		build/ladder $(SHAPE); status=$$?; \
-		test $$status = 3 || exit $$status; \
-	done; echo "ladder: this CPU has none of: $(ISA)" >&2; exit 1
+	@$(CC) csrc/ladder/choose.c -o build/choose
+	@isa=$$(build/choose $(ISA)) && $(CC) $(LADDER_FLAGS) -std=c11 -D_GNU_SOURCE \
+		-ffp-contract=fast -Wall -Wno-psabi -Wno-unknown-pragmas -Wno-unused-variable \
+		-DISA_$$isa -Icsrc \
+		csrc/ladder/$(LADDER).c csrc/ladder/measure.c $(LADDER_$(LADDER):%=csrc/%.c) \
+		-o build/ladder -lm && build/ladder $(SHAPE)
 
 compare: build  ## training steps beside PyTorch's (install torch in the environment first)
 	@$(PY) tests/bench/compare.py
