@@ -33,8 +33,10 @@ bench: build  ## how fast each kernel is, beside what the machine can do
 	@$(PY) -m pygpt bench
 
 # For each ladder, the library's files that it needs.
-LADDERS := matmul
+LADDERS := matmul softmax layernorm
 LADDER_matmul := matmul few_rows runtime
+LADDER_softmax := softmax runtime
+LADDER_layernorm := layernorm runtime
 LADDER := $(or $(KERNEL),matmul)
 LADDER_FLAGS ?= -O3
 
