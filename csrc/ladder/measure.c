@@ -1,7 +1,9 @@
 /* measure.c: checks, measures and prints the rungs of any ladder (ladder.h).
  *
- * The rungs are measured in turns, several times round, and each has the median of its times: a
- * pause of the machine then meets one time of a rung, and not all of them. */
+ * A time is that for which the processor ran this thread; it does not grow while another program
+ * has the core. The rungs are measured in turns, several times round, and each has the median of
+ * its times: what slows down the machine for a moment then meets one time of a rung, and not all
+ * of them. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -50,9 +52,10 @@ static int agrees(const ladder *l, int r, const worst *w) {
 
 /* --------------------------------------------------------------------------------- measuring -- */
 
+/* Returns for how many seconds this thread has run. */
 static double seconds(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 

@@ -1,0 +1,239 @@
+/* attention_rungs.inl: the rungs of attention's ladder, forward. Each computes one head: for every
+ * query i of T,  s_ij = scale q_i . k_j for the keys j <= i,  p_i = softmax(s_i),
+ * out_i = sum_j p_ij v_j, on one thread. isa.inl compiles this file for one instruction set.
+ */
+#include "machine.inl"
+#include "matmul.inl"
+#include "few_across.inl"
+#include "dropout_mask.inl"
+#include "softmax.inl"
+#include "attention.inl"
+
+/* One head. Row t of q, k and v begins at q + t * ld, because the three and the other heads lie
+ * side by side in qkv (T,3C); rows of out are ld_out apart. T is a multiple of QB = NR. */
+typedef struct head {
+    float *out;
+    const float *q, *k, *v;
+    int64_t T, HS, ld, ld_out;
+    float scale;    /* 1 / sqrt(HS) */
+    float *scratch; /* (T,T), and after it (2 HS + T, QB) */
+} head;
+
+static float dot(const float *x, const float *y, int64_t n) {
+    float sum = 0.0f;
+    for (int64_t c = 0; c < n; c++) sum += x[c] * y[c];
+    return sum;
+}
+
+/* Replaces n scores by their softmax. */
+static void softmax_of(float *p, int64_t n) {
+    float m = -INFINITY, sum = 0.0f;
+    for (int64_t j = 0; j < n; j++) m = p[j] > m ? p[j] : m;
+    for (int64_t j = 0; j < n; j++) sum += p[j] = expf(p[j] - m);
+    for (int64_t j = 0; j < n; j++) p[j] /= sum;
+}
+
+/* Sets row i of out to the sum of n values times their weights p. */
+static void weigh_by_channel(const head *h, int64_t i, const float *p, int64_t n) {
+    for (int64_t c = 0; c < h->HS; c++) {
+        float sum = 0.0f;
+        for (int64_t j = 0; j < n; j++) sum += p[j] * h->v[j * h->ld + c];
+        h->out[i * h->ld_out + c] = sum;
+    }
+}
+
+/* Rung 1: the formula. A matrix p (T,T) holds the scores of all queries and keys; those of keys
+ * after the query become -infinity, and so their weights 0. */
+static void formula(const head *h) {
+    const int64_t T = h->T;
+    float *p = h->scratch;
+    for (int64_t i = 0; i < T; i++)
+        for (int64_t j = 0; j < T; j++) {
+            const float s = dot(h->q + i * h->ld, h->k + j * h->ld, h->HS) * h->scale;
+            p[i * T + j] = j <= i ? s : -INFINITY;
+        }
+    for (int64_t i = 0; i < T; i++) softmax_of(p + i * T, T);
+    for (int64_t i = 0; i < T; i++) weigh_by_channel(h, i, p + i * T, T);
+}
+
+/* Rung 2: keys after the query are left out, instead of computed and then hidden: half the work. */
+static void seen_keys(const head *h) {
+    const int64_t T = h->T;
+    float *p = h->scratch;
+    for (int64_t i = 0; i < T; i++)
+        for (int64_t j = 0; j <= i; j++)
+            p[i * T + j] = dot(h->q + i * h->ld, h->k + j * h->ld, h->HS) * h->scale;
+    for (int64_t i = 0; i < T; i++) softmax_of(p + i * T, i + 1);
+    for (int64_t i = 0; i < T; i++) weigh_by_channel(h, i, p + i * T, i + 1);
+}
+
+/* Rung 3: one query after the other, from its scores to its output. A row of T weights is all that
+ * is ever held, so memory no longer grows with T^2, and the row stays in L1. */
+static void row_by_row(const head *h) {
+    float *p = h->scratch;
+    for (int64_t i = 0; i < h->T; i++) {
+        for (int64_t j = 0; j <= i; j++)
+            p[j] = dot(h->q + i * h->ld, h->k + j * h->ld, h->HS) * h->scale;
+        softmax_of(p, i + 1);
+        weigh_by_channel(h, i, p, i + 1);
+    }
+}
+
+/* Rung 4: the loops over keys and channels of a value change places. Values are read along their
+ * rows, and no sum waits for its neighbour, so the compiler computes vectors of channels. */
+static void values_by_rows(const head *h) {
+    float *p = h->scratch;
+    for (int64_t i = 0; i < h->T; i++) {
+        float *out = h->out + i * h->ld_out;
+        for (int64_t j = 0; j <= i; j++)
+            p[j] = dot(h->q + i * h->ld, h->k + j * h->ld, h->HS) * h->scale;
+        softmax_of(p, i + 1);
+        for (int64_t c = 0; c < h->HS; c++) out[c] = 0.0f;
+        for (int64_t j = 0; j <= i; j++)
+            for (int64_t c = 0; c < h->HS; c++) out[c] += p[j] * h->v[j * h->ld + c];
+    }
+}
+
+/* Sets qT (HS, width) to the queries i0.. of a block, scaled, one in each lane. */
+static void queries_in_lanes(float *qT, const head *h, int64_t i0, int64_t width) {
+    for (int64_t i = 0; i < width; i++)
+        for (int64_t c = 0; c < h->HS; c++)
+            qT[c * width + i] = h->q[(i0 + i) * h->ld + c] * h->scale;
+}
+
+/* Stores the outputs oT (HS, width) of a block, each divided by its lane's l. */
+static void outputs_of_lanes(const head *h, const float *oT, const float *l, int64_t i0,
+                             int64_t width) {
+    for (int64_t i = 0; i < width; i++)
+        for (int64_t c = 0; c < h->HS; c++)
+            h->out[(i0 + i) * h->ld_out + c] = oT[c * width + i] / l[i];
+}
+
+/* Computes VW queries at once, one in each lane. For key j, row j of p (T,VW) holds the scores, and
+ * then the weights, of all of them. */
+INLINE void lanes(const head *h, vf (*exponential)(vf)) {
+    float *qT = h->scratch, *oT = qT + h->HS * VW, *p = oT + h->HS * VW, l[VW];
+    for (int64_t i0 = 0; i0 < h->T; i0 += VW) {
+        const int64_t keys = i0 + VW; /* the last lane's; the others don't see all of them */
+        vf m = vset1(-INFINITY), sum = vzero();
+        queries_in_lanes(qT, h, i0, VW);
+        for (int64_t j = 0; j < keys; j++) {
+            vf s = vzero();
+            for (int64_t c = 0; c < h->HS; c++) s += h->k[j * h->ld + c] * vload(qT + c * VW);
+            if (j > i0) s = mask_lanes(s, j - i0, 0, vset1(-INFINITY));
+            m = vmax(m, s);
+            vstore(p + j * VW, s);
+        }
+        memset(oT, 0, sizeof(float) * (size_t)(h->HS * VW));
+        for (int64_t j = 0; j < keys; j++) {
+            const vf e = exponential(vload(p + j * VW) - m);
+            sum += e;
+            for (int64_t c = 0; c < h->HS; c++)
+                vstore(oT + c * VW, vload(oT + c * VW) + h->v[j * h->ld + c] * e);
+        }
+        vstore(l, sum);
+        outputs_of_lanes(h, oT, l, i0, VW);
+    }
+}
+
+INLINE vf exp_of_each(vf x) {
+    float lane[VW];
+    vstore(lane, x);
+    for (int i = 0; i < VW; i++) lane[i] = expf(lane[i]);
+    return vload(lane);
+}
+
+/* Rung 5: queries in lanes. A dot product in one lane is still a chain of additions, but each of
+ * its steps now serves VW queries; so does each number of a key or a value that is loaded. Only exp
+ * is still called for each lane. */
+static void queries_together(const head *h) { lanes(h, exp_of_each); }
+
+/* Rung 6: exp of all lanes at once, as a polynomial (vexp in simd.h). */
+static void exp_of_lanes(const head *h) { lanes(h, vexp); }
+
+/* Sets s (keys, QB) to the scores of keys j0.. and the queries in qT. */
+static void scores_by_tiles(float *s, const head *h, const float *qT, int64_t j0, int64_t keys) {
+    for (int64_t j = 0; j < keys; j += MR)
+        tile_any(min64(MR, keys - j), NV, s + j * QB, QB, h->HS, h->k + (j0 + j) * h->ld, h->ld, 1,
+                 qT, QB, 0);
+}
+
+/* oT (HS, QB) [+]= the values of keys j0.. times their weights p (keys, QB). */
+static void values_by_tiles(float *oT, const head *h, const float *p, int64_t j0, int64_t keys,
+                            int accumulate) {
+    for (int64_t c = 0; c < h->HS; c += MR)
+        tile_any(min64(MR, h->HS - c), NV, oT + c * QB, QB, keys, h->v + j0 * h->ld + c, 1, h->ld,
+                 p, QB, accumulate);
+}
+
+/* Replaces a column of scores, one vector of lanes wide, by exp(s - m). m becomes the largest of
+ * the old m and the scores; l becomes l exp(m_old - m) + the sum. Returns exp(m_old - m). In the
+ * last QB of the n keys, lane i of the block sees key j of these if j <= i. */
+static vf softmax_of_column(float *p, int64_t n, int64_t vec, int diagonal, vf *m, vf *l) {
+    const vf m_old = *m;
+    for (int64_t j = 0; j < n; j++) {
+        vf s = vload(p + j * QB + vec * VW);
+        if (diagonal && j >= n - QB) s = mask_lanes(s, j - (n - QB), vec, vset1(-INFINITY));
+        vstore(p + j * QB + vec * VW, s);
+        *m = vmax(*m, s);
+    }
+    const vf rescale = vexp(m_old - *m);
+    *l *= rescale;
+    for (int64_t j = 0; j < n; j++) {
+        const vf e = vexp(vload(p + j * QB + vec * VW) - *m);
+        *l += e;
+        vstore(p + j * QB + vec * VW, e);
+    }
+    return rescale;
+}
+
+/* Rung 7: scores and outputs of a block of QB queries are matrix products, S^T = K Q^T and
+ * O^T = V^T P^T, and are computed by the product's tile: MR keys by NV vectors of queries, whose
+ * sums stay in registers and are too many to wait for one another. But the scores of one block and
+ * all keys, (T, QB), outgrow L1. */
+static void by_tiles(const head *h) {
+    float *qT = h->scratch, *oT = qT + h->HS * QB, *p = oT + h->HS * QB, l[QB];
+    for (int64_t i0 = 0; i0 < h->T; i0 += QB) {
+        const int64_t keys = i0 + QB;
+        queries_in_lanes(qT, h, i0, QB);
+        scores_by_tiles(p, h, qT, 0, keys);
+        for (int64_t vec = 0; vec < NV; vec++) {
+            vf m = vset1(-INFINITY), sum = vzero();
+            softmax_of_column(p, keys, vec, 1, &m, &sum);
+            vstore(l + vec * VW, sum);
+        }
+        values_by_tiles(oT, h, p, 0, keys, 0);
+        outputs_of_lanes(h, oT, l, i0, QB);
+    }
+}
+
+#define KEYS 64 /* of a block */
+_Static_assert(KEYS % QB == 0, "the last block of keys ends where the queries end");
+
+/* Rung 8: keys, too, come a block at a time. The scores of a block of queries and a block of keys
+ * stay in L1, and the next block overwrites them. So the softmax must be computed on the way: where
+ * a block has a larger score than those before, l and O^T are multiplied by exp(m_old - m). */
+static void block_by_block(const head *h) {
+    float *qT = h->scratch, *oT = qT + h->HS * QB, *p = oT + h->HS * QB, l[QB];
+    for (int64_t i0 = 0; i0 < h->T; i0 += QB) {
+        vf m[NV], sum[NV];
+        for (int64_t vec = 0; vec < NV; vec++) m[vec] = vset1(-INFINITY), sum[vec] = vzero();
+        memset(oT, 0, sizeof(float) * (size_t)(h->HS * QB));
+        queries_in_lanes(qT, h, i0, QB);
+        for (int64_t j0 = 0; j0 <= i0; j0 += KEYS) {
+            const int64_t keys = min64(KEYS, i0 + QB - j0);
+            const int last = j0 + keys == i0 + QB;
+            scores_by_tiles(p, h, qT, j0, keys);
+            for (int64_t vec = 0; vec < NV; vec++) {
+                const vf f = softmax_of_column(p, keys, vec, last, &m[vec], &sum[vec]);
+                for (int64_t c = 0; c < h->HS; c++) {
+                    float *o = oT + c * QB + vec * VW;
+                    vstore(o, vload(o) * f);
+                }
+            }
+            values_by_tiles(oT, h, p, j0, keys, 1);
+        }
+        for (int64_t vec = 0; vec < NV; vec++) vstore(l + vec * VW, sum[vec]);
+        outputs_of_lanes(h, oT, l, i0, QB);
+    }
+}
