@@ -33,9 +33,10 @@ bench: build  ## how fast each kernel is, beside what the machine can do
 	@$(PY) -m pygpt bench
 
 # For each ladder, the library's files that it needs.
-LADDERS := matmul attention softmax layernorm
+LADDERS := matmul attention softmax layernorm bpe
 LADDER_matmul := matmul few_rows runtime
 LADDER_attention := attention dropout random runtime
+LADDER_bpe := bpe_encode bpe_train bpe_split runtime
 LADDER_softmax := softmax runtime
 LADDER_layernorm := layernorm runtime
 LADDER := $(or $(KERNEL),matmul)
