@@ -34,13 +34,15 @@ bench: build  ## how fast each kernel is, beside what the machine can do
 
 # For each ladder, the library's files that it needs.
 LADDERS := matmul attention softmax layernorm bpe
-LADDER_matmul := matmul few_rows runtime
+LADDER_matmul := ladder/amx ladder/amx_in_c matmul few_rows random runtime units
 LADDER_attention := attention dropout random runtime
 LADDER_bpe := bpe_encode bpe_train bpe_split runtime
 LADDER_softmax := softmax runtime
 LADDER_layernorm := layernorm runtime
 LADDER := $(or $(KERNEL),matmul)
 LADDER_FLAGS ?= -O3
+# An old assembler does not know this; then AMX is left out.
+AMX_ASSEMBLY := void f(void) { __asm__(\"tdpbf16ps %tmm2, %tmm1, %tmm0\"); }
 
 ladder:  ## climb from three loops to the library's matrix product, measured
 	@case " $(LADDERS) " in *" $(LADDER) "*) ;; *) \
@@ -48,9 +50,10 @@ ladder:  ## climb from three loops to the library's matrix product, measured
 		exit 2;; esac
 	@mkdir -p build
 	@$(CC) csrc/ladder/choose.c -o build/choose
-	@isa=$$(build/choose $(ISA)) && $(CC) $(LADDER_FLAGS) -std=c11 -D_GNU_SOURCE \
-		-ffp-contract=fast -Wall -Wno-psabi -Wno-unknown-pragmas -Wno-unused-variable \
-		-DISA_$$isa -Icsrc \
+	@isa=$$(build/choose $(ISA)) && units=$$(echo "$(AMX_ASSEMBLY)" | \
+		$(CC) -x c - -c -o build/probe.o 2>/dev/null || echo -DPYGPT_NO_UNITS) && \
+	$(CC) $(LADDER_FLAGS) -std=c11 -D_GNU_SOURCE -ffp-contract=fast -Wall -Wno-psabi \
+		-Wno-unknown-pragmas -Wno-unused-variable $$units -DISA_$$isa -Icsrc \
 		csrc/ladder/$(LADDER).c csrc/ladder/measure.c $(LADDER_$(LADDER):%=csrc/%.c) \
 		-o build/ladder -lm && build/ladder $(SHAPE)
 

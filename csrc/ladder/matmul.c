@@ -4,7 +4,7 @@
  *   make ladder SHAPE="M N K"            another shape
  *   make ladder ISA=avx2                 an instruction set other than the best of this CPU
  *
- * The rungs are in matmul_rungs.inl. A rung's result must equal the product to the bit. That is
+ * The rungs are in matmul_rungs.inl and amx_rung.inl. A rung's result must equal the product to the bit. That is
  * possible because the matrices hold small whole numbers, for which every sum is exact in any
  * order. All are compared with fma_chain (machine.inl), which multiplies and adds without loading
  * anything. csrc/README.md explains the rungs with measured figures.
@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "amx.h"
 #include "ladder.h"
 #define ISA_LOOPS "ladder/matmul_rungs.inl"
 #include "this_isa.h"
@@ -47,7 +48,9 @@ RUN(tiles)
 RUN(strip_by_strip)
 RUN(packed_strips)
 RUN(library)
+RUN(amx_in_c_product)
 
+/* The last of these is AMX's, whose speed add_amx adds where the CPU has it. */
 static const rung rungs[] = {
     {.name = "three loops", .run = run_three_loops},
     {.name = "inner loops swapped", .run = run_loops_swapped},
@@ -56,7 +59,10 @@ static const rung rungs[] = {
     {.name = "strip by strip", .run = run_strip_by_strip},
     {.name = "strips packed", .run = run_packed_strips},
     {.name = "the library", .run = run_library},
+    {.name = "tiles of bfloat16 (AMX)", .run = run_amx_in_c_product,
+     .absent = "not on this CPU: checked by its plain-C twin"},
 };
+#define RUNGS ((int)(sizeof rungs / sizeof *rungs))
 
 #define CHAIN 100000 /* rounds of fma_chain */
 static volatile float sink; /* takes results, so that the compiler cannot drop the computation */
@@ -64,6 +70,29 @@ static void run_chain(const void *job) {
     (void)job;
     sink = fma_chain(CHAIN);
 }
+
+/* Adds AMX's rung and its own limit to a ladder's, if the compiler, the CPU and the system let us
+ * use it. Returns the number of limits. */
+#ifdef X86_UNITS
+RUN(amx_product)
+#define AMX_CHAIN 1000
+static void run_amx_chain(const void *job) {
+    (void)job;
+    sink = unit_amx.chain.run(AMX_CHAIN);
+}
+static int add_amx(rung *last, limit *its_limit) {
+    if (amx_refused()) return 1;
+    *last = (rung){.name = last->name, .run = run_amx_product, .limit = 1};
+    *its_limit = (limit){"peak: AMX's multiply-adds alone", run_amx_chain,
+                         2e-9 * AMX_CHAIN * (double)unit_amx.chain.width};
+    return 2;
+}
+#else
+static int add_amx(rung *last, limit *its_limit) {
+    (void)last, (void)its_limit;
+    return 1;
+}
+#endif
 
 #define LARGEST 64     /* elements are whole numbers from -64 to 64 */
 #define LONGEST_K 4096 /* keeps |sums| at most 2^24: exact in a float, in any order */
@@ -95,10 +124,12 @@ static int climb_at(const int64_t *shape) {
         for (int64_t k = 0; k < K; k++)
             for (int64_t j = 0; j < N; j++)
                 o.wanted[i * N + j] += (double)o.a[i * K + k] * o.b[k * N + j];
-    const limit chain = {"peak: multiply-adds alone", run_chain, 2e-9 * CHAIN * CHAINS * VW};
+    rung all[RUNGS];
+    limit limits[2] = {{"peak: multiply-adds alone", run_chain, 2e-9 * CHAIN * CHAINS * VW}};
+    memcpy(all, rungs, sizeof rungs);
+    const int limit_count = add_amx(&all[RUNGS - 1], &limits[1]);
     const ladder l = {
-        .rungs = rungs, .count = sizeof rungs / sizeof *rungs,
-        .limits = &chain, .limit_count = 1,
+        .rungs = all, .count = RUNGS, .limits = limits, .limit_count = limit_count,
         .unit = "GFLOP/s", .share = "% of peak",
         .work = 2e-9 * (double)M * (double)N * (double)K,
         .spoil = spoil, .check = check,
