@@ -1,7 +1,7 @@
 # make, make train, make test: each makes what it needs, from a bare clone.
-# PYTHON is what the virtual environment is made with; VENV where it is. SHAPE and ISA are the
-# ladder's: the one shape to measure, "M N K" for a product, and instruction sets, of which the first
-# that the CPU has is taken. DEBUG is what `make debug` adds to the flags.
+# PYTHON is what the virtual environment is made with; VENV where it is. KERNEL, SHAPE and ISA are
+# the ladder's: its kernel, the one shape to measure, "M N K" for a product, and instruction sets, of
+# which the first that the CPU has is taken. DEBUG is what `make debug` adds to the flags.
 PYTHON ?= python3
 VENV ?= .venv
 ISA ?= avx512 avx2 any
@@ -32,19 +32,20 @@ types: build $(VENV)/.installed-test $(TYPES)/.installed  ## check the types wit
 bench: build  ## how fast each kernel is, beside what the machine can do
 	@$(PY) -m pygpt bench
 
-# For each ladder, the library's files that it needs.
-LADDERS := matmul attention softmax layernorm bpe
+# For each ladder, the files of csrc that it needs besides its own.
+LADDERS := matmul attention attention_backward softmax layernorm bpe
 LADDER_matmul := ladder/amx ladder/amx_in_c matmul few_rows random runtime units
 LADDER_attention := attention dropout random runtime
-LADDER_bpe := bpe_encode bpe_train bpe_split runtime
+LADDER_attention_backward := $(LADDER_attention)
 LADDER_softmax := softmax runtime
 LADDER_layernorm := layernorm runtime
+LADDER_bpe := bpe_encode bpe_train bpe_split runtime
 LADDER := $(or $(KERNEL),matmul)
 LADDER_FLAGS ?= -O3
-# An old assembler does not know this; then AMX is left out.
+# An assembler may be too old to know this; then AMX is left out.
 AMX_ASSEMBLY := void f(void) { __asm__(\"tdpbf16ps %tmm2, %tmm1, %tmm0\"); }
 
-ladder:  ## climb from three loops to the library's matrix product, measured
+ladder:  ## climb from a formula to its kernel, measured: KERNEL=attention
 	@case " $(LADDERS) " in *" $(LADDER) "*) ;; *) \
 		echo "ladder: there is none for KERNEL=$(LADDER); choose one of: $(LADDERS)" >&2; \
 		exit 2;; esac

@@ -14,25 +14,6 @@
 #define ISA_LOOPS "ladder/attention_rungs.inl"
 #include "this_isa.h"
 
-/* The table that attention.c of the library reads, and what else its files define. */
-static const isa ISA_TABLE = {
-    .name = ISA_NAME,
-    .tile_rows = MR,
-    .tile_columns = NR,
-    .gemm_block = gemm_block,
-    .tile_finish = tile_finish,
-    .gemm_across = gemm_across,
-    .attention = {.block = QB,
-                  .scratch = attention_scratch,
-                  .forward = attention_forward_part,
-                  .backward = attention_backward_part},
-    .attention_cached = attention_cached_row,
-    .softmax_backward = softmax_backward_rows,
-    .multiply_chain = {.run = fma_chain, .width = CHAINS * VW},
-    .read_span = read_span,
-};
-const isa *isa_in_use = &ISA_TABLE;
-
 typedef struct operands {
     float *out, *lse, *qkv, *scratch;
     double *wanted;
@@ -129,7 +110,7 @@ static int climb_at(const int64_t *shape) {
     const int64_t T = shape[0], NH = shape[1], HS = shape[2], C = NH * HS;
     uint64_t state = 1;
     operands o = {room_for(T * C * 4), room_for(T * NH * 4), room_for(3 * T * C * 4),
-                  room_for((T * T + (2 * HS + T) * QB) * 4), room_for(T * C * 8), T, NH, HS};
+                  room_for(SCRATCH(T, HS) * 4), room_for(T * C * 8), T, NH, HS};
     double *p = room_for(T * 8);
     fill(o.qkv, 3 * T * C, -1.0, 1.0, &state);
     reference(&o, p);

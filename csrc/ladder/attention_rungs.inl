@@ -2,36 +2,7 @@
  * query i of T,  s_ij = scale q_i . k_j for the keys j <= i,  p_i = softmax(s_i),
  * out_i = sum_j p_ij v_j, on one thread. isa.inl compiles this file for one instruction set.
  */
-#include "machine.inl"
-#include "matmul.inl"
-#include "few_across.inl"
-#include "dropout_mask.inl"
-#include "softmax.inl"
-#include "attention.inl"
-
-/* One head. Row t of q, k and v begins at q + t * ld, because the three and the other heads lie
- * side by side in qkv (T,3C); rows of out are ld_out apart. T is a multiple of QB = NR. */
-typedef struct head {
-    float *out;
-    const float *q, *k, *v;
-    int64_t T, HS, ld, ld_out;
-    float scale;    /* 1 / sqrt(HS) */
-    float *scratch; /* (T,T), and after it (2 HS + T, QB) */
-} head;
-
-static float dot(const float *x, const float *y, int64_t n) {
-    float sum = 0.0f;
-    for (int64_t c = 0; c < n; c++) sum += x[c] * y[c];
-    return sum;
-}
-
-/* Replaces n scores by their softmax. */
-static void softmax_of(float *p, int64_t n) {
-    float m = -INFINITY, sum = 0.0f;
-    for (int64_t j = 0; j < n; j++) m = p[j] > m ? p[j] : m;
-    for (int64_t j = 0; j < n; j++) sum += p[j] = expf(p[j] - m);
-    for (int64_t j = 0; j < n; j++) p[j] /= sum;
-}
+#include "attention_head.inl"
 
 /* Sets row i of out to the sum of n values times their weights p. */
 static void weigh_by_channel(const head *h, int64_t i, const float *p, int64_t n) {
@@ -94,13 +65,6 @@ static void values_by_rows(const head *h) {
     }
 }
 
-/* Sets qT (HS, width) to the queries i0.. of a block, scaled, one in each lane. */
-static void queries_in_lanes(float *qT, const head *h, int64_t i0, int64_t width) {
-    for (int64_t i = 0; i < width; i++)
-        for (int64_t c = 0; c < h->HS; c++)
-            qT[c * width + i] = h->q[(i0 + i) * h->ld + c] * h->scale;
-}
-
 /* Stores the outputs oT (HS, width) of a block, each divided by its lane's l. */
 static void outputs_of_lanes(const head *h, const float *oT, const float *l, int64_t i0,
                              int64_t width) {
@@ -116,7 +80,7 @@ INLINE void lanes(const head *h, vf (*exponential)(vf)) {
     for (int64_t i0 = 0; i0 < h->T; i0 += VW) {
         const int64_t keys = i0 + VW; /* the last lane's; the others don't see all of them */
         vf m = vset1(-INFINITY), sum = vzero();
-        queries_in_lanes(qT, h, i0, VW);
+        rows_in_lanes(qT, h->q, h->ld, i0, VW, h->HS, h->scale);
         for (int64_t j = 0; j < keys; j++) {
             vf s = vzero();
             for (int64_t c = 0; c < h->HS; c++) s += h->k[j * h->ld + c] * vload(qT + c * VW);
@@ -151,21 +115,6 @@ static void queries_together(const head *h) { lanes(h, exp_of_each); }
 /* Rung 6: exp of all lanes at once, as a polynomial (vexp in simd.h). */
 static void exp_of_lanes(const head *h) { lanes(h, vexp); }
 
-/* Sets s (keys, QB) to the scores of keys j0.. and the queries in qT. */
-static void scores_by_tiles(float *s, const head *h, const float *qT, int64_t j0, int64_t keys) {
-    for (int64_t j = 0; j < keys; j += MR)
-        tile_any(min64(MR, keys - j), NV, s + j * QB, QB, h->HS, h->k + (j0 + j) * h->ld, h->ld, 1,
-                 qT, QB, 0);
-}
-
-/* oT (HS, QB) [+]= the values of keys j0.. times their weights p (keys, QB). */
-static void values_by_tiles(float *oT, const head *h, const float *p, int64_t j0, int64_t keys,
-                            int accumulate) {
-    for (int64_t c = 0; c < h->HS; c += MR)
-        tile_any(min64(MR, h->HS - c), NV, oT + c * QB, QB, keys, h->v + j0 * h->ld + c, 1, h->ld,
-                 p, QB, accumulate);
-}
-
 /* Replaces a column of scores, one vector of lanes wide, by exp(s - m). m becomes the largest of
  * the old m and the scores; l becomes l exp(m_old - m) + the sum. Returns exp(m_old - m). In the
  * last QB of the n keys, lane i of the block sees key j of these if j <= i. */
@@ -195,20 +144,17 @@ static void by_tiles(const head *h) {
     float *qT = h->scratch, *oT = qT + h->HS * QB, *p = oT + h->HS * QB, l[QB];
     for (int64_t i0 = 0; i0 < h->T; i0 += QB) {
         const int64_t keys = i0 + QB;
-        queries_in_lanes(qT, h, i0, QB);
-        scores_by_tiles(p, h, qT, 0, keys);
+        rows_in_lanes(qT, h->q, h->ld, i0, QB, h->HS, h->scale);
+        scores_by_tiles(p, h->k, h->ld, qT, 0, keys, h->HS);
         for (int64_t vec = 0; vec < NV; vec++) {
             vf m = vset1(-INFINITY), sum = vzero();
             softmax_of_column(p, keys, vec, 1, &m, &sum);
             vstore(l + vec * VW, sum);
         }
-        values_by_tiles(oT, h, p, 0, keys, 0);
+        values_by_tiles(oT, h->v, h->ld, p, 0, keys, h->HS, 0);
         outputs_of_lanes(h, oT, l, i0, QB);
     }
 }
-
-#define KEYS 64 /* of a block */
-_Static_assert(KEYS % QB == 0, "the last block of keys ends where the queries end");
 
 /* Rung 8: keys, too, come a block at a time. The scores of a block of queries and a block of keys
  * stay in L1, and the next block overwrites them. So the softmax must be computed on the way: where
@@ -219,11 +165,11 @@ static void block_by_block(const head *h) {
         vf m[NV], sum[NV];
         for (int64_t vec = 0; vec < NV; vec++) m[vec] = vset1(-INFINITY), sum[vec] = vzero();
         memset(oT, 0, sizeof(float) * (size_t)(h->HS * QB));
-        queries_in_lanes(qT, h, i0, QB);
+        rows_in_lanes(qT, h->q, h->ld, i0, QB, h->HS, h->scale);
         for (int64_t j0 = 0; j0 <= i0; j0 += KEYS) {
             const int64_t keys = min64(KEYS, i0 + QB - j0);
             const int last = j0 + keys == i0 + QB;
-            scores_by_tiles(p, h, qT, j0, keys);
+            scores_by_tiles(p, h->k, h->ld, qT, j0, keys, h->HS);
             for (int64_t vec = 0; vec < NV; vec++) {
                 const vf f = softmax_of_column(p, keys, vec, last, &m[vec], &sum[vec]);
                 for (int64_t c = 0; c < h->HS; c++) {
@@ -231,7 +177,7 @@ static void block_by_block(const head *h) {
                     vstore(o, vload(o) * f);
                 }
             }
-            values_by_tiles(oT, h, p, j0, keys, 1);
+            values_by_tiles(oT, h->v, h->ld, p, j0, keys, h->HS, 1);
         }
         for (int64_t vec = 0; vec < NV; vec++) vstore(l + vec * VW, sum[vec]);
         outputs_of_lanes(h, oT, l, i0, QB);

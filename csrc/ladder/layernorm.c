@@ -75,8 +75,8 @@ static worst check(const void *job) {
  * A is the largest |x| of the row, D the largest |x - mean|, s = rstd. A sum of C numbers is off by
  * at most C EPS times the sum of their sizes. So
  *   - the mean is within dm = C A EPS, and x - mean is off by dm + D EPS;
- *   - the variance, over m, is off by dm^2, because the mean of x - mean is 0, and by the rounding of
- *     a sum of squares. Of shifted numbers d = x - x_0, |d| <= 2 D, mean(d^2) is off by at most
+ *   - the variance, over m, is off by dm^2, because the mean of x - mean is 0, and by the rounding
+ *     of a sum of squares. Of shifted numbers d = x - x_0, |d| <= 2 D, mean(d^2) is off by at most
  *     (C + 3) 4 D^2 EPS and mean(d)^2 by (C + 1) 8 D^2 EPS, together by less than
  *     (12 C + 30) D^2 EPS, and that is more than where the mean is subtracted;
  *   - s is off by half as large a part of itself, ds = dm^2 s^2 / 2 + (6 C + 15) (D s)^2 EPS;

@@ -4,10 +4,10 @@
  *   make ladder SHAPE="M N K"            another shape
  *   make ladder ISA=avx2                 an instruction set other than the best of this CPU
  *
- * The rungs are in matmul_rungs.inl and amx_rung.inl. A rung's result must equal the product to the bit. That is
- * possible because the matrices hold small whole numbers, for which every sum is exact in any
- * order. All are compared with fma_chain (machine.inl), which multiplies and adds without loading
- * anything. csrc/README.md explains the rungs with measured figures.
+ * The rungs are in matmul_rungs.inl and amx_rung.inl. A rung's result must equal the product to the
+ * bit. That is possible because the matrices hold small whole numbers, for which every sum is exact
+ * in any order. All are compared with fma_chain (machine.inl), which multiplies and adds without
+ * loading anything. csrc/README.md explains the rungs with measured figures.
  */
 #include <inttypes.h>
 #include <stdio.h>
