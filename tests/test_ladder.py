@@ -87,8 +87,8 @@ def test_a_rung_that_should_be_wrong_and_is_right_is_named(ladder, change):
     """Without the large numbers, the softmax needs no maximum."""
     change("softmax.c", "#define SHIFTED 100.0", "#define SHIFTED 10.0")
     result = ladder("64 37", "softmax")
-    assert ("ladder: rung 1 (the formula) is right, but should be wrong: exp of a number above 88.7 "
-            "is no float\n") in result.stderr
+    assert ("ladder: rung 1 (the formula) is right, but should be wrong: exp of a number above "
+            "88.7 is no float\n") in result.stderr
     assert result.returncode == 2 and "GB/s" not in result.stdout
 
 

@@ -37,8 +37,8 @@ RUN(seen_keys)
 RUN(row_by_row)
 RUN(values_by_rows)
 RUN(queries_together)
-RUN(exp_of_lanes)
 RUN(by_tiles)
+RUN(exp_of_lanes)
 RUN(block_by_block)
 /* Rung 9: the kernel that the layers call. It has rung 8's blocks, transposes queries and outputs
  * in registers, skips vectors of lanes that see no key of the block on the diagonal, keeps
@@ -55,8 +55,8 @@ static const rung rungs[] = {
     {.name = "row by row", .run = run_row_by_row},
     {.name = "values along their rows", .run = run_values_by_rows},
     {.name = "queries in lanes", .run = run_queries_together},
-    {.name = "exp of all lanes at once", .run = run_exp_of_lanes},
     {.name = "the product's tile", .run = run_by_tiles},
+    {.name = "exp of all lanes at once", .run = run_exp_of_lanes},
     {.name = "blocks of keys", .run = run_block_by_block},
     {.name = "the library", .run = run_library},
 };

@@ -73,9 +73,18 @@ static void outputs_of_lanes(const head *h, const float *oT, const float *l, int
             h->out[(i0 + i) * h->ld_out + c] = oT[c * width + i] / l[i];
 }
 
-/* Computes VW queries at once, one in each lane. For key j, row j of p (T,VW) holds the scores, and
- * then the weights, of all of them. */
-INLINE void lanes(const head *h, vf (*exponential)(vf)) {
+INLINE vf exp_of_each(vf x) {
+    float lane[VW];
+    vstore(lane, x);
+    for (int i = 0; i < VW; i++) lane[i] = expf(lane[i]);
+    return vload(lane);
+}
+
+/* Rung 5: VW queries at once, one in each lane. For key j, row j of p (T,VW) holds the scores, and
+ * then the weights, of all of them. A dot product in one lane is still a chain of additions, but
+ * each of its steps now serves VW queries; so does each number of a key or a value that is loaded.
+ * exp is still called for each lane. */
+static void queries_together(const head *h) {
     float *qT = h->scratch, *oT = qT + h->HS * VW, *p = oT + h->HS * VW, l[VW];
     for (int64_t i0 = 0; i0 < h->T; i0 += VW) {
         const int64_t keys = i0 + VW; /* the last lane's; the others don't see all of them */
@@ -90,7 +99,7 @@ INLINE void lanes(const head *h, vf (*exponential)(vf)) {
         }
         memset(oT, 0, sizeof(float) * (size_t)(h->HS * VW));
         for (int64_t j = 0; j < keys; j++) {
-            const vf e = exponential(vload(p + j * VW) - m);
+            const vf e = exp_of_each(vload(p + j * VW) - m);
             sum += e;
             for (int64_t c = 0; c < h->HS; c++)
                 vstore(oT + c * VW, vload(oT + c * VW) + h->v[j * h->ld + c] * e);
@@ -100,25 +109,11 @@ INLINE void lanes(const head *h, vf (*exponential)(vf)) {
     }
 }
 
-INLINE vf exp_of_each(vf x) {
-    float lane[VW];
-    vstore(lane, x);
-    for (int i = 0; i < VW; i++) lane[i] = expf(lane[i]);
-    return vload(lane);
-}
-
-/* Rung 5: queries in lanes. A dot product in one lane is still a chain of additions, but each of
- * its steps now serves VW queries; so does each number of a key or a value that is loaded. Only exp
- * is still called for each lane. */
-static void queries_together(const head *h) { lanes(h, exp_of_each); }
-
-/* Rung 6: exp of all lanes at once, as a polynomial (vexp in simd.h). */
-static void exp_of_lanes(const head *h) { lanes(h, vexp); }
-
 /* Replaces a column of scores, one vector of lanes wide, by exp(s - m). m becomes the largest of
  * the old m and the scores; l becomes l exp(m_old - m) + the sum. Returns exp(m_old - m). In the
  * last QB of the n keys, lane i of the block sees key j of these if j <= i. */
-static vf softmax_of_column(float *p, int64_t n, int64_t vec, int diagonal, vf *m, vf *l) {
+INLINE vf softmax_of_column(float *p, int64_t n, int64_t vec, int diagonal, vf *m, vf *l,
+                            vf (*exponential)(vf)) {
     const vf m_old = *m;
     for (int64_t j = 0; j < n; j++) {
         vf s = vload(p + j * QB + vec * VW);
@@ -126,21 +121,18 @@ static vf softmax_of_column(float *p, int64_t n, int64_t vec, int diagonal, vf *
         vstore(p + j * QB + vec * VW, s);
         *m = vmax(*m, s);
     }
-    const vf rescale = vexp(m_old - *m);
+    const vf rescale = exponential(m_old - *m);
     *l *= rescale;
     for (int64_t j = 0; j < n; j++) {
-        const vf e = vexp(vload(p + j * QB + vec * VW) - *m);
+        const vf e = exponential(vload(p + j * QB + vec * VW) - *m);
         *l += e;
         vstore(p + j * QB + vec * VW, e);
     }
     return rescale;
 }
 
-/* Rung 7: scores and outputs of a block of QB queries are matrix products, S^T = K Q^T and
- * O^T = V^T P^T, and are computed by the product's tile: MR keys by NV vectors of queries, whose
- * sums stay in registers and are too many to wait for one another. But the scores of one block and
- * all keys, (T, QB), outgrow L1. */
-static void by_tiles(const head *h) {
+/* Computes the outputs of a block of QB queries after the other. */
+INLINE void tiles(const head *h, vf (*exponential)(vf)) {
     float *qT = h->scratch, *oT = qT + h->HS * QB, *p = oT + h->HS * QB, l[QB];
     for (int64_t i0 = 0; i0 < h->T; i0 += QB) {
         const int64_t keys = i0 + QB;
@@ -148,13 +140,23 @@ static void by_tiles(const head *h) {
         scores_by_tiles(p, h->k, h->ld, qT, 0, keys, h->HS);
         for (int64_t vec = 0; vec < NV; vec++) {
             vf m = vset1(-INFINITY), sum = vzero();
-            softmax_of_column(p, keys, vec, 1, &m, &sum);
+            softmax_of_column(p, keys, vec, 1, &m, &sum, exponential);
             vstore(l + vec * VW, sum);
         }
         values_by_tiles(oT, h->v, h->ld, p, 0, keys, h->HS, 0);
         outputs_of_lanes(h, oT, l, i0, QB);
     }
 }
+
+/* Rung 6: scores and outputs of a block of QB queries are matrix products, S^T = K Q^T and
+ * O^T = V^T P^T, and are computed by the product's tile: MR keys by NV vectors of queries, whose
+ * sums stay in registers and are too many to wait for one another. Now most of the time goes into
+ * exp, which was a small part of it before. */
+static void by_tiles(const head *h) { tiles(h, exp_of_each); }
+
+/* Rung 7: exp of all lanes at once, as a polynomial (vexp in simd.h). What is left are scores of
+ * one block and all keys, (T, QB), which outgrow L1. */
+static void exp_of_lanes(const head *h) { tiles(h, vexp); }
 
 /* Rung 8: keys, too, come a block at a time. The scores of a block of queries and a block of keys
  * stay in L1, and the next block overwrites them. So the softmax must be computed on the way: where
@@ -171,7 +173,8 @@ static void block_by_block(const head *h) {
             const int last = j0 + keys == i0 + QB;
             scores_by_tiles(p, h->k, h->ld, qT, j0, keys, h->HS);
             for (int64_t vec = 0; vec < NV; vec++) {
-                const vf f = softmax_of_column(p, keys, vec, last, &m[vec], &sum[vec]);
+                const vf f =
+                    softmax_of_column(p, keys, vec, last, &m[vec], &sum[vec], vexp);
                 for (int64_t c = 0; c < h->HS; c++) {
                     float *o = oT + c * QB + vec * VW;
                     vstore(o, vload(o) * f);
