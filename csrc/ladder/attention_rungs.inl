@@ -131,7 +131,7 @@ INLINE vf softmax_of_column(float *p, int64_t n, int64_t vec, int diagonal, vf *
     return rescale;
 }
 
-/* Computes the outputs of a block of QB queries after the other. */
+/* Computes the outputs, of a block of QB queries at a time, with the scores of all keys. */
 INLINE void tiles(const head *h, vf (*exponential)(vf)) {
     float *qT = h->scratch, *oT = qT + h->HS * QB, *p = oT + h->HS * QB, l[QB];
     for (int64_t i0 = 0; i0 < h->T; i0 += QB) {

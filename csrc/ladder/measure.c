@@ -14,8 +14,10 @@
 #include "ladder.h"
 #include "pygpt.h"
 
-#define ROUNDS 5           /* each measures every rung once; odd, for the median */
+#define ROUNDS 5 /* each measures every rung once; odd, for the median */
+#ifndef LEAST_SECONDS
 #define LEAST_SECONDS 0.01 /* a measurement repeats a short rung for this long */
+#endif
 
 /* ---------------------------------------------------------------------------------- checking -- */
 
