@@ -150,7 +150,7 @@ INLINE void tiles(const head *h, vf (*exponential)(vf)) {
 
 /* Rung 6: scores and outputs of a block of QB queries are matrix products, S^T = K Q^T and
  * O^T = V^T P^T, and are computed by the product's tile: MR keys by NV vectors of queries, whose
- * sums stay in registers and are too many to wait for one another. Now most of the time goes into
+ * sums stay in registers and are too many to wait for one another. Now half of the time goes into
  * exp, which was a small part of it before. */
 static void by_tiles(const head *h) { tiles(h, exp_of_each); }
 
@@ -173,8 +173,7 @@ static void block_by_block(const head *h) {
             const int last = j0 + keys == i0 + QB;
             scores_by_tiles(p, h->k, h->ld, qT, j0, keys, h->HS);
             for (int64_t vec = 0; vec < NV; vec++) {
-                const vf f =
-                    softmax_of_column(p, keys, vec, last, &m[vec], &sum[vec], vexp);
+                const vf f = softmax_of_column(p, keys, vec, last, &m[vec], &sum[vec], vexp);
                 for (int64_t c = 0; c < h->HS; c++) {
                     float *o = oT + c * QB + vec * VW;
                     vstore(o, vload(o) * f);
