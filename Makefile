@@ -1,7 +1,7 @@
 # make, make train, make test: each makes what it needs, from a bare clone.
-# PYTHON is what the virtual environment is made with; VENV where it is. SHAPE and ISA are the
-# ladder's: the one product to measure, "M N K", and instruction sets, of which the first that the
-# CPU has is taken. DEBUG is what `make debug` adds to the flags.
+# PYTHON is what the virtual environment is made with; VENV where it is. KERNEL, SHAPE and ISA are
+# the ladder's: its kernel, the one shape to measure, "M N K" for a product, and instruction sets, of
+# which the first that the CPU has is taken. DEBUG is what `make debug` adds to the flags.
 PYTHON ?= python3
 VENV ?= .venv
 ISA ?= avx512 avx2 any
@@ -32,15 +32,31 @@ types: build $(VENV)/.installed-test $(TYPES)/.installed  ## check the types wit
 bench: build  ## how fast each kernel is, beside what the machine can do
 	@$(PY) -m pygpt bench
 
-ladder:  ## climb from three loops to the library's matrix product, measured
+# For each ladder, the files of csrc that it needs besides its own.
+LADDERS := matmul attention attention_backward softmax layernorm bpe
+LADDER_matmul := ladder/amx ladder/amx_in_c matmul few_rows random runtime units
+LADDER_attention := attention dropout random runtime
+LADDER_attention_backward := $(LADDER_attention)
+LADDER_softmax := softmax runtime
+LADDER_layernorm := layernorm runtime
+LADDER_bpe := bpe_encode bpe_train bpe_split runtime
+LADDER := $(or $(KERNEL),matmul)
+LADDER_FLAGS ?= -O3
+# An assembler may be too old to know this; then AMX is left out.
+AMX_ASSEMBLY := void f(void) { __asm__(\"tdpbf16ps %tmm2, %tmm1, %tmm0\"); }
+
+ladder:  ## climb from a formula to its kernel, measured: KERNEL=attention
+	@case " $(LADDERS) " in *" $(LADDER) "*) ;; *) \
+		echo "ladder: there is none for KERNEL=$(LADDER); choose one of: $(LADDERS)" >&2; \
+		exit 2;; esac
 	@mkdir -p build
-	@for isa in $(ISA); do \
-		$(CC) -O3 -std=c11 -D_GNU_SOURCE -ffp-contract=fast -Wall -Wno-psabi -Wno-unknown-pragmas \
-			-DISA_$$isa -Icsrc csrc/ladder/ladder.c csrc/matmul.c csrc/few_rows.c csrc/runtime.c -o build/ladder -lm \
-			|| exit 1; \
-		build/ladder $(SHAPE); status=$$?; \
-		test $$status = 3 || exit $$status; \
-	done; echo "ladder: this CPU has none of: $(ISA)" >&2; exit 1
+	@$(CC) csrc/ladder/choose.c -o build/choose
+	@isa=$$(build/choose $(ISA)) && units=$$(echo "$(AMX_ASSEMBLY)" | \
+		$(CC) -x c - -c -o build/probe.o 2>/dev/null || echo -DPYGPT_NO_UNITS) && \
+	$(CC) $(LADDER_FLAGS) -std=c11 -D_GNU_SOURCE -ffp-contract=fast -Wall -Wno-psabi \
+		-Wno-unknown-pragmas -Wno-unused-variable $$units -DISA_$$isa -Icsrc \
+		csrc/ladder/$(LADDER).c csrc/ladder/measure.c $(LADDER_$(LADDER):%=csrc/%.c) \
+		-o build/ladder -lm && build/ladder $(SHAPE)
 
 compare: build  ## training steps beside PyTorch's (install torch in the environment first)
 	@$(PY) tests/bench/compare.py

@@ -1,6 +1,6 @@
-/* rungs.inl: the rungs of the ladder. Each computes C (M,N) = A (M,K) B (K,N), all row-major, on
- * one thread. c is overwritten. M and N are multiples of the tile, so that no edges hide the loops.
- * isa.inl compiles this file for one instruction set.
+/* matmul_rungs.inl: the rungs of the matrix product's ladder. Each computes C (M,N) = A (M,K)
+ * B (K,N), all row-major, on one thread. c is overwritten. M and N are multiples of the tile, so
+ * that no edges hide the loops. isa.inl compiles this file for one instruction set.
  */
 #include "machine.inl"
 #include "matmul.inl"
