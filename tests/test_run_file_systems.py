@@ -100,11 +100,11 @@ def test_a_second_run_is_refused_and_changes_nothing(tiny, tmp_path, stopped):
 def test_a_refused_run_leaves_the_directory_that_another_has_just_locked(tmp_path, monkeypatch):
     out, make, others = tmp_path / "new" / "out", RunDirectory._make, []
 
-    def other_is_faster(self):
+    def other_is_faster(self, made):
         if not others:
             others.append(None)
             others[0] = RunDirectory(out)
-        make(self)
+        make(self, made)
 
     monkeypatch.setattr(RunDirectory, "_make", other_is_faster)
     with pytest.raises(BlockingIOError):
@@ -132,8 +132,8 @@ def test_a_directory_that_another_removes_at_the_start_is_made_again(tmp_path, m
 def test_a_directory_that_cannot_stay_is_an_error(tmp_path, monkeypatch):
     make = RunDirectory._make
 
-    def removed(self):
-        make(self)
+    def removed(self, made):
+        make(self, made)
         os.rmdir(self.path)
 
     monkeypatch.setattr(RunDirectory, "_make", removed)
