@@ -114,6 +114,33 @@ def test_a_refused_run_leaves_the_directory_that_another_has_just_locked(tmp_pat
     assert not out.parent.exists()
 
 
+def test_a_directory_that_another_makes_just_after_its_parent_is_no_file(tmp_path, monkeypatch):
+    out, real = tmp_path / "new" / "out", os.mkdir
+
+    def other_is_faster(path, *args):
+        real(path, *args)
+        if path == str(out.parent):
+            real(out)
+
+    monkeypatch.setattr(os, "mkdir", other_is_faster)
+    RunDirectory(out).close()
+    assert out.is_dir()  # the other's
+
+
+def test_a_directory_that_another_has_made_and_removed_is_made(tmp_path, monkeypatch):
+    out, real, calls = tmp_path / "out", os.mkdir, []
+
+    def too_late(path, *args):
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        real(path, *args)
+
+    monkeypatch.setattr(os, "mkdir", too_late)
+    RunDirectory(out).close()
+    assert calls == [str(out)] * 2 and not out.exists()
+
+
 @pytest.mark.parametrize("step", ["_make", "_lock"])
 def test_a_directory_that_another_removes_at_the_start_is_made_again(tmp_path, monkeypatch, step):
     out, real, calls = tmp_path / "new" / "out", getattr(RunDirectory, step), []

@@ -342,17 +342,28 @@ class RunDirectory:
 
 def _make_directory(path, made):
     """Make a directory and the parents that it lacks, unless it is there; put each one that this
-    call has made before the others in `made`. No other may be removed later."""
-    try:
-        os.mkdir(path)
-    except FileNotFoundError:
-        _make_directory(os.path.dirname(path), made)
-        os.mkdir(path)
-    except OSError:
-        if not os.path.isdir(path):
+    call has made before the others in `made`. No other may be removed later.
+
+    Raises:
+        FileNotFoundError: another process removed it or a parent meanwhile.
+        OSError: it cannot be made.
+    """
+    for has_parent in False, True:
+        try:
+            os.mkdir(path)
+        except FileNotFoundError:
+            if has_parent:
+                raise
+            _make_directory(os.path.dirname(path), made)
+        except OSError as error:  # another process may have made it since the last attempt
+            if os.path.isdir(path):
+                return
+            if isinstance(error, FileExistsError) and not os.path.lexists(path):
+                raise FileNotFoundError(errno.ENOENT, "was removed meanwhile", path) from None
             raise
-        return
-    made.insert(0, path)
+        else:
+            made.insert(0, path)
+            return
 
 
 def _remove_empty(directories):
