@@ -134,7 +134,7 @@ class _Occurrences:
     def update(self, ids, V):
         """Count the ids that are new since the last call; the first call gives the prompt. Those
         that are not below V cannot be chosen and do not count."""
-        if not isinstance(ids, (list, tuple)):
+        if not isinstance(ids, (list, tuple, range, array)):
             raise TypeError(f"ids={shown(ids)} is not a list of ids")
         known, count = self._length, len(ids)
         if known is not None and count < known:

@@ -226,3 +226,9 @@ def test_a_whole_number_of_another_class_of_int_is_taken():
     sampler = sampling.Sampler(pygpt.SampleConfig(temperature=0.0, presence_penalty=1.0))
     assert sampler.choose(Tensor([1.0, 2.0, 3.0]), [two]) == 2
     assert sampling.choice_of(two, Tensor([1.0, 2.0, 3.0]), two).token == 2
+
+
+@pytest.mark.parametrize("ids", [(0, 1), range(2), array("i", [0, 1])])
+def test_a_sampler_takes_each_sequence_of_ids(ids):
+    sampler = sampling.Sampler(pygpt.SampleConfig(temperature=0.0, repetition_penalty=2.0))
+    assert sampler.choose(Tensor([3.0, 3.0, 2.0]), ids) == 2
