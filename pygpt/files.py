@@ -9,10 +9,11 @@ import json
 import mmap
 import os
 import re
-import reprlib
 import stat
 import time
 from contextlib import contextmanager, suppress
+
+from pygpt.backend.arguments import shown
 
 try:
     import fcntl
@@ -322,25 +323,6 @@ def write_json_object(path, document, most_bytes=MOST_JSON_BYTES, **layout):
         data = json_bytes(document, most_bytes, **layout)
     with replacing(path) as file:
         file.write(data)
-
-
-def shown(value):
-    """Return the repr of a value from a file, shortened for an error message."""
-    return _SHORT.repr(value)
-
-
-class _Short(reprlib.Repr):
-    """Shows an integer of more digits than Python writes (a pickle may hold it) by its size."""
-
-    def repr_int(self, number, level):
-        if number.bit_length() > 4 * MOST_DIGITS:
-            return f"(an integer of {number.bit_length()} bits)"
-        return super().repr_int(number, level)
-
-
-_SHORT = _Short()
-_SHORT.maxstring = _SHORT.maxother = 80
-_SHORT.maxlong = 40
 
 
 def _object_of_different_keys(pairs):

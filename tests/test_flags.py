@@ -291,8 +291,8 @@ def test_help_imports_nothing_that_takes_time():
             "pygpt.backend.single_precision",
             "pygpt.cli",
             *(f"pygpt.cli.{name}" for name in (
-                "main flags messages streams train sample eval export bench plot tokenizer info "
-                "loading bus_errors").split())}
+                "main flags messages streams bus_errors train sample eval export bench plot "
+                "tokenizer info loading").split())}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}
 
 

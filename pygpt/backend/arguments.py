@@ -43,6 +43,11 @@ def shown(value):
     return text if len(text) <= 2 * MOST_CHARACTERS else text[:2 * MOST_CHARACTERS - 3] + "..."
 
 
+def is_integer(value):
+    """Return whether a value is an int, of whichever class but bool, which is one to Python."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def checked_type(name, value, kind):
     """Return value; raise TypeError, which names it, if it is not an instance of the class `kind`.
     """

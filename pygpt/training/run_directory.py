@@ -24,16 +24,11 @@ import os
 import re
 import shutil
 
-try:
-    import fcntl
-except ImportError:  # on such a system nothing prevents two runs at once
-    fcntl = None
-
 from pygpt.checkpoint import saved
 from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
 from pygpt.files import (close_read, is_temporary_name, replacing, sync, sync_directory,
-                         temporary_path)
+                         temporary_path, try_lock)
 
 SETTINGS_FILE, LOG_FILE = "train.json", "log.jsonl"
 RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
@@ -129,16 +124,14 @@ class RunDirectory:
 
     def _lock(self, lock):
         try:
-            if fcntl is None:
-                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._is_locked = True
+            self._is_locked = try_lock(lock)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise BlockingIOError(errno.EWOULDBLOCK, "another run is writing to this "
-                                      "directory", self.path) from None
             self.warnings.append(f"{self.path}: the file system has no locks ({error.strerror}); "
                                  "nothing keeps a second run out of the directory")
+            return
+        if not self._is_locked:
+            raise BlockingIOError(errno.EWOULDBLOCK, "another run is writing to this directory",
+                                  self.path)
 
     def _refuse_foreign_entries(self):
         """Refuse entries that no run made but that this run would have to replace."""
@@ -225,7 +218,7 @@ class RunDirectory:
         """Make a directory OUT/earlier-N with these files and links; return its path."""
         name = self._free_name(f"earlier-{number}" for number in itertools.count(1))
         earlier, temporary = self.file(name), self.file(f".{name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_tree(temporary)
         os.mkdir(temporary)
         for file in files:
             _link_or_copy(self.file(file), os.path.join(temporary, file))
@@ -342,17 +335,28 @@ class RunDirectory:
 
 def _make_directory(path, made):
     """Make a directory and the parents that it lacks, unless it is there; put each one that this
-    call has made before the others in `made`. No other may be removed later."""
-    try:
-        os.mkdir(path)
-    except FileNotFoundError:
-        _make_directory(os.path.dirname(path), made)
-        os.mkdir(path)
-    except OSError:
-        if not os.path.isdir(path):
+    call has made before the others in `made`. No other may be removed later.
+
+    Raises:
+        FileNotFoundError: another process removed it or a parent meanwhile.
+        OSError: it cannot be made.
+    """
+    for has_parent in False, True:
+        try:
+            os.mkdir(path)
+        except FileNotFoundError:
+            if has_parent:
+                raise
+            _make_directory(os.path.dirname(path), made)
+        except OSError as error:  # another process may have made it since the last attempt
+            if os.path.isdir(path):
+                return
+            if isinstance(error, FileExistsError) and not os.path.lexists(path):
+                raise FileNotFoundError(errno.ENOENT, "was removed meanwhile", path) from None
             raise
-        return
-    made.insert(0, path)
+        else:
+            made.insert(0, path)
+            return
 
 
 def _remove_empty(directories):
