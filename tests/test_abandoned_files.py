@@ -107,6 +107,44 @@ def test_threads_that_write_one_file_take_turns(tmp_path):
     assert len(data) == 30 and len(set(data)) == 1
 
 
+def test_an_interrupt_after_the_rename_spares_another_threads_file(tmp_path, monkeypatch):
+    """As soon as one thread has renamed its temporary file, the next may open one of its name."""
+    path, replace = tmp_path / "file", os.replace
+    aside = files.temporary_path(path)
+
+    def interrupted(source, target):
+        replace(source, target)
+        with open(aside, "wb") as file:
+            file.write(b"of another thread")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, b"new")
+    assert path.read_bytes() == b"new"
+    with open(aside, "rb") as file:
+        assert file.read() == b"of another thread"
+
+
+def test_a_temporary_file_that_cannot_be_emptied_is_closed_and_removed(tmp_path):
+    path = tmp_path / "file"
+    os.symlink("/dev/full", files.temporary_path(path))  # a device cannot be truncated
+    before = os.listdir("/dev/fd")
+    with pytest.raises(OSError) as error:
+        write(path, b"new")
+    assert os.listdir("/dev/fd") == before and os.listdir(tmp_path) == []
+    assert error.value.filename == str(path)
+
+
+def test_a_write_whose_temporary_file_another_computer_removed_fails(tmp_path):
+    path = tmp_path / "file"
+    write(path, b"old")
+    with pytest.raises(FileNotFoundError) as error, files.replacing(path) as file:
+        file.write(b"new")
+        os.unlink(files.temporary_path(path))
+    assert error.value.filename == str(path) and path.read_bytes() == b"old"
+
+
 # -------------------------------------------------------------------------------------- export
 
 @pytest.fixture
