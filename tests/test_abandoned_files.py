@@ -13,6 +13,8 @@ from models import tiny
 from pygpt import files
 from pygpt.cli import export
 from pygpt.model import GPT
+from pygpt.tokenizer import BPETokenizer
+from pygpt.tokenizer.base import SAVED_FILES
 
 WRITE = """
 import os, sys, time
@@ -171,6 +173,27 @@ def test_an_export_writes_over_what_a_killed_one_left(source, tmp_path, monkeypa
     assert here("export", source, out).returncode == 0
     assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
     assert_refused(here("export", source, out), 1, "there is a model or a run already: config.json")
+
+
+def test_an_export_of_weights_alone_removes_the_tokenizer_of_a_killed_one(source, tmp_path,
+                                                                          monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    other, out = tmp_path / "other", tmp_path / "out"
+    tokenizer = BPETokenizer.train("a text of some words", vocab_size=258)
+    tiny(vocab_size=258).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(GPT, "save_pretrained", kill)
+        here("export", other, out)
+    assert sorted(os.listdir(out)) == sorted([export.MARK, *SAVED_FILES])
+    (out / "tokenizer.json.5.tmp").write_bytes(b"half")
+    assert here("export", source, out).returncode == 0
+    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
 
 
 def test_a_second_export_into_a_directory_is_refused_meanwhile(source, tmp_path):
