@@ -8,8 +8,10 @@ from pygpt.backend.kernels import IdRangeError
 
 
 def as_int32(name, ids, n_positions):
-    """Convert B lists of T ints (each one of SEQUENCES), or an int32 buffer of shape (B, T); return (B, T, bytes).
+    """Convert B lists, tuples, ranges or arrays of T ints, or an int32 buffer of shape (B, T).
 
+    Returns:
+        B, T, bytes.
     Raises:
         ValueError: ids are of another kind, T is 0 or above n_positions, or B is 0.
     """
