@@ -24,7 +24,7 @@ from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.replay import Program, run
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.arguments import checked_parts, is_integer, shown
+from pygpt.backend.arguments import SEQUENCES, checked_parts, is_integer, shown
 from pygpt.backend.kernels import IdRangeError, Memory, lib
 from pygpt.parameters import last_placed
 
@@ -86,7 +86,7 @@ class Cache:
 
         Args:
             row: the text's number, 0..rows-1.
-            ids: a list of ints.
+            ids: a list, tuple, range or array of ints.
         Raises:
             ValueError: ids is empty, an id is out of range, or they do not fit into the cache.
         """
@@ -106,7 +106,7 @@ class Cache:
         """Continue each of the first texts with one new id.
 
         Args:
-            ids: a list of ints, one for each text, at most `rows`.
+            ids: as for read, one for each text, at most `rows`.
         Returns:
             The logits of each, a list of tensors (V,), in memory that the next step overwrites.
         Raises:
@@ -194,7 +194,7 @@ class Cache:
 
 def checked_ids(ids):
     """Return a list of the ids of a text; raise ValueError if they are no list."""
-    if not isinstance(ids, (list, tuple)) or bool in set(map(type, ids)):
+    if not isinstance(ids, SEQUENCES) or bool in set(map(type, ids)):
         raise ValueError(f"ids={shown(ids)} is not a list of ids")
     return [*ids]
 

@@ -328,7 +328,8 @@ class LayerNorm(Module):
 
     def __init__(self, n: int, eps: float = 1e-5) -> None:
         self.weight, self.bias = Parameter((n,), fill=1.0), Parameter((n,))
-        self.eps = in_float32("eps", eps, 0.0) and eps
+        in_float32("eps", eps, 0.0)
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.layernorm(x, self.weight, self.bias, self.eps)

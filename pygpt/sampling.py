@@ -16,7 +16,7 @@ import random
 from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pygpt.backend.arguments import checked_parts, is_integer, shown
+from pygpt.backend.arguments import SEQUENCES, checked_parts, is_integer, shown
 from pygpt.backend.kernels import ERANGE, Memory, check_status, lib
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class _Occurrences:
     def update(self, ids, V):
         """Count the ids that are new since the last call; the first call gives the prompt. Those
         that are not below V cannot be chosen and do not count."""
-        if not isinstance(ids, (list, tuple, range, array)):
+        if not isinstance(ids, SEQUENCES):
             raise TypeError(f"ids={shown(ids)} is not a list of ids")
         known, count = self._length, len(ids)
         if known is not None and count < known:

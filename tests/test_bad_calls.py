@@ -15,6 +15,7 @@ import pytest
 from badcalls import problems, public_names, single
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import tiny
 from publiccalls import BPE, CALLS, CHARS, World
 from wrongvalues import VALUES, Popping
 
@@ -232,3 +233,12 @@ def test_a_whole_number_of_another_class_of_int_is_taken():
 def test_a_sampler_takes_each_sequence_of_ids(ids):
     sampler = sampling.Sampler(pygpt.SampleConfig(temperature=0.0, repetition_penalty=2.0))
     assert sampler.choose(Tensor([3.0, 3.0, 2.0]), ids) == 2
+
+
+@pytest.mark.parametrize("ids", [(0, 1), range(2), array("i", [0, 1]), array("q", [0, 1])])
+def test_a_cache_and_a_model_take_each_sequence_of_ids(ids):
+    model = tiny().eval()
+    first, second = model.new_cache(), model.new_cache(2)
+    assert first.read(0, ids).tolist() == model.new_cache().read(0, [0, 1]).tolist()
+    assert second.step(ids)[1].tolist() == model.new_cache(2).step([0, 1])[1].tolist()
+    assert model([ids]).tolist() == model([[0, 1]]).tolist()

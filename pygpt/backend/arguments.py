@@ -6,9 +6,11 @@ may fail, so every message shows it by shown().
 
 import os
 import reprlib
+from array import array
 
 LONGEST_SHOWN = 4096  # bits of an integer: Python itself refuses to write 4300 digits or more
 MOST_CHARACTERS = 80
+SEQUENCES = list, tuple, range, array  # in which ids are taken
 
 
 class _Short(reprlib.Repr):
