@@ -9,10 +9,8 @@ objdump, of binutils, prints the functions. What the compiler has inlined is par
 that calls it.
 """
 
-import os
 import re
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys

@@ -8,7 +8,9 @@
  * was there before, such as that of Python's faulthandler. All calls in it are async-signal-safe.
  *
  * The library installs nothing by itself: the command line asks for it (cli/bus_errors.py). */
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -21,7 +23,8 @@
 
 static struct sigaction before;
 static int is_installed;
-static atomic_int is_explaining;
+static atomic_int progress; /* of the explanation, since the handler was installed */
+enum { NONE, WRITING, WRITTEN };
 
 static const char *read_hexadecimal(const char *text, uintptr_t *number) {
     for (*number = 0;; text++) {
@@ -67,25 +70,33 @@ static void put(const char *text) {
     (void)ignored;
 }
 
+/* The first thread writes the line and brings back the former action; others wait for that. Then
+ * all of them go on under the former action, which may be to ignore the signal or to resume. */
 static void explain(int number, siginfo_t *info, void *context) {
+    const int former_errno = errno;
+    int expected = NONE;
     (void)context;
-    if (atomic_exchange(&is_explaining, 1))
-        for (;;) pause(); /* another thread is writing the line, and ends the process */
-    if (info->si_code == BUS_ADRERR) {
-        char line[LINE_BYTES];
-        const char *path = mapped_file((uintptr_t)info->si_addr, line);
-        put("pygpt: error: ");
-        put(path ? path : "a mapped file");
-        put(": became shorter while it was read, or its disk failed (SIGBUS)\n");
+    if (atomic_compare_exchange_strong(&progress, &expected, WRITING)) {
+        if (info->si_code == BUS_ADRERR) {
+            char line[LINE_BYTES];
+            const char *path = mapped_file((uintptr_t)info->si_addr, line);
+            put("pygpt: error: ");
+            put(path ? path : "a mapped file");
+            put(": became shorter while it was read, or its disk failed (SIGBUS)\n");
+        }
+        sigaction(SIGBUS, &before, NULL);
+        atomic_store(&progress, WRITTEN);
     }
-    sigaction(SIGBUS, &before, NULL);
+    while (atomic_load(&progress) == WRITING) poll(NULL, 0, 1); /* for a millisecond */
     if (info->si_code <= 0) raise(number); /* sent by kill: no load will raise it again */
+    errno = former_errno;
 }
 
 int pygpt_explain_bus_errors(int on) {
     struct sigaction action = {.sa_sigaction = explain, .sa_flags = SA_SIGINFO};
     if (on == is_installed) return 0;
     sigemptyset(&action.sa_mask);
+    if (on) atomic_store(&progress, NONE);
     if (on ? sigaction(SIGBUS, &action, &before) : sigaction(SIGBUS, &before, NULL)) return 0;
     is_installed = on;
     return 1;

@@ -181,8 +181,8 @@ def token_ids(name: str, value: Any, vocab_size: int) -> tuple[int, ...]:
     """
     if isinstance(value, bool) or is_whole_number(value):
         return (token_id(name, value, vocab_size),)
-    items = [*items_of(name, value, "is neither an id nor a collection of ids; a tokenizer's "
-                       "encode() makes ids of a text", is_ordered=False)]
+    items = items_of(name, value, "is neither an id nor a collection of ids; a tokenizer's "
+                     "encode() makes ids of a text", is_ordered=False)  # it may have no end
     return tuple(dict.fromkeys(token_id(name, token, vocab_size) for token in items))
 
 

@@ -24,7 +24,7 @@ from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.replay import Program, run
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.arguments import checked_parts, shown
+from pygpt.backend.arguments import SEQUENCES, checked_parts, is_integer, shown
 from pygpt.backend.kernels import IdRangeError, Memory, lib
 from pygpt.parameters import last_placed
 
@@ -56,7 +56,7 @@ class Cache:
     def __init__(self, model: Any, rows: int = 1, length: int | None = None) -> None:
         most = checked_parts("model", model, "a model", "config").config.n_positions
         length = most if length is None else length
-        if not (type(rows) is type(length) is int and 1 <= length <= most and rows >= 1):
+        if not (is_integer(rows) and is_integer(length) and 1 <= length <= most and rows >= 1):
             raise ValueError(f"rows={shown(rows)}, length={shown(length)}: a cache has at least "
                              f"one text and one position, and at most n_positions={most}")
         self.rows, self.length = rows, length
@@ -86,7 +86,7 @@ class Cache:
 
         Args:
             row: the text's number, 0..rows-1.
-            ids: a list of ints.
+            ids: a list, tuple, range or array of ints.
         Raises:
             ValueError: ids is empty, an id is out of range, or they do not fit into the cache.
         """
@@ -106,7 +106,7 @@ class Cache:
         """Continue each of the first texts with one new id.
 
         Args:
-            ids: a list of ints, one for each text, at most `rows`.
+            ids: as for read, one for each text, at most `rows`.
         Returns:
             The logits of each, a list of tensors (V,), in memory that the next step overwrites.
         Raises:
@@ -151,7 +151,7 @@ class Cache:
         self._check_row(source)
         self._check_row(target)
         past, (_, P, C) = self.pasts[source] if past is None else past, self._shape()
-        if type(past) is not int or not 0 <= past <= self.length:
+        if not is_integer(past) or not 0 <= past <= self.length:
             raise ValueError(f"past={shown(past)} is not in 0..{self.length}, the cache's length")
         for tensor in itertools.chain(*self._layers) if source != target else ():
             values = tensor.flat().cast("B")
@@ -172,7 +172,7 @@ class Cache:
         return self._layers[i]
 
     def _check_row(self, row):
-        if not (type(row) is int and 0 <= row < self.rows):
+        if not (is_integer(row) and 0 <= row < self.rows):
             raise ValueError(f"row={shown(row)} is not a text of a cache of {self.rows} texts, "
                              f"0..{self.rows - 1}")
 
@@ -194,7 +194,7 @@ class Cache:
 
 def checked_ids(ids):
     """Return a list of the ids of a text; raise ValueError if they are no list."""
-    if not isinstance(ids, (list, tuple)) or bool in set(map(type, ids)):
+    if not isinstance(ids, SEQUENCES) or bool in set(map(type, ids)):
         raise ValueError(f"ids={shown(ids)} is not a list of ids")
     return [*ids]
 

@@ -9,10 +9,11 @@ import json
 import mmap
 import os
 import re
-import reprlib
 import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+
+from pygpt.backend.arguments import shown
 
 try:
     import fcntl
@@ -32,6 +33,10 @@ def replacing(path):
     The file is locked until it is renamed. So temporary files that killed processes left are known
     by having no lock, and are removed here; and threads that write one path take turns.
 
+    Some network file systems lock for one computer alone. There a file that another computer is
+    writing counts as left. It is not spared for its age, for one that was left would then stay as
+    long; and nothing wrong is written: the other's rename raises FileNotFoundError.
+
     Args:
         path: of the file to write or replace, in a directory that exists.
     Yields:
@@ -43,13 +48,15 @@ def replacing(path):
     try:
         _remove_abandoned(path)
         with _open_locked(aside) as file:
+            ours = os.fstat(file.fileno())
             try:
+                file.truncate()  # only now: before it was locked, it may have been another thread's
                 yield file
                 file.flush()
                 sync(file.fileno(), path)
                 os.replace(aside, path)
-            except BaseException:
-                if os.path.lexists(aside):
+            except BaseException:  # even after the rename, then another thread's may be there
+                if _is_at(aside, ours):
                     os.unlink(aside)
                 raise
     except OSError as error:
@@ -60,18 +67,26 @@ def replacing(path):
 
 
 def _open_locked(path):
-    """Open a file to write it anew; wait while another thread has it open here."""
+    """Open a file to write it anew; wait while another thread has it open here.
+
+    Returns:
+        A binary file, which still holds what it held.
+    """
     while True:
-        file = open(path, "wb", opener=lambda *_: os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
-        try:
-            is_ours = try_lock(file.fileno()) and _is_at(path, file.fileno())
-        except OSError:  # the file system has no locks
-            is_ours = True
-        if is_ours:
-            file.truncate()  # only now: it may be another thread's
-            return file
-        file.close()
+        with ExitStack() as opened:
+            file = opened.enter_context(open(path, "wb", opener=_open_uncut))
+            try:
+                is_ours = try_lock(file.fileno()) and _is_at(path, os.fstat(file.fileno()))
+            except OSError:  # the file system has no locks
+                is_ours = True
+            if is_ours:
+                opened.pop_all()
+                return file
         time.sleep(0.001)
+
+
+def _open_uncut(path, flags):
+    return os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
 
 
 def _remove_abandoned(path):
@@ -90,16 +105,16 @@ def _remove_unlocked(path):
     descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
                          | getattr(os, "O_NONBLOCK", 0))
     try:
-        if try_lock(descriptor) and _is_at(path, descriptor):
+        if try_lock(descriptor) and _is_at(path, os.fstat(descriptor)):
             os.unlink(path)
     finally:
         os.close(descriptor)
 
 
-def _is_at(path, descriptor):
-    """Tell whether an open file is still the one at path."""
+def _is_at(path, status):
+    """Tell whether an open file, with this os.fstat, is still the one at path."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+        return os.path.samestat(os.stat(path), status)
     except FileNotFoundError:
         return False
 
@@ -322,25 +337,6 @@ def write_json_object(path, document, most_bytes=MOST_JSON_BYTES, **layout):
         data = json_bytes(document, most_bytes, **layout)
     with replacing(path) as file:
         file.write(data)
-
-
-def shown(value):
-    """Return the repr of a value from a file, shortened for an error message."""
-    return _SHORT.repr(value)
-
-
-class _Short(reprlib.Repr):
-    """Shows an integer of more digits than Python writes (a pickle may hold it) by its size."""
-
-    def repr_int(self, number, level):
-        if number.bit_length() > 4 * MOST_DIGITS:
-            return f"(an integer of {number.bit_length()} bits)"
-        return super().repr_int(number, level)
-
-
-_SHORT = _Short()
-_SHORT.maxstring = _SHORT.maxother = 80
-_SHORT.maxlong = 40
 
 
 def _object_of_different_keys(pairs):

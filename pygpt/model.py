@@ -31,7 +31,7 @@ from pygpt.autograd.precision import checked_dtype
 from pygpt.autograd.recorded_step import StepCache
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.arguments import checked_path, checked_type, shown
+from pygpt.backend.arguments import checked_path, checked_type, is_integer, shown
 from pygpt.backend.kernels import Memory, in_float32, lib
 from pygpt.checkpoint import model_files
 from pygpt.checkpoint.int8 import StoredInt8
@@ -181,7 +181,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig, seed: int = 1337,
                  compute_dtype: str = "float32") -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2 ** 64:
+        if not is_integer(seed) or not 0 <= seed < 2 ** 64:
             raise ValueError(f"seed={shown(seed)} is not a whole number in [0, 2^64)")
         checked_dtype(compute_dtype)
         self._build(checked_type("config", config, GPTConfig))

@@ -13,7 +13,7 @@ from pygpt.autograd import forward_pass, ops
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import recomputed
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.arguments import checked_flag, checked_type, shown
+from pygpt.backend.arguments import checked_flag, checked_type, is_integer, shown
 from pygpt.backend.kernels import check_status, in_float32, lib
 from pygpt.parameters import Gradients, Layout, Parameter, Values, fill
 from pygpt.tree import tree
@@ -328,7 +328,8 @@ class LayerNorm(Module):
 
     def __init__(self, n: int, eps: float = 1e-5) -> None:
         self.weight, self.bias = Parameter((n,), fill=1.0), Parameter((n,))
-        self.eps = in_float32("eps", eps, 0.0) and eps
+        in_float32("eps", eps, 0.0)
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.layernorm(x, self.weight, self.bias, self.eps)
@@ -358,7 +359,7 @@ class Dropout(Module):
 
     def __init__(self, share: float, stream: int = 0) -> None:
         self.share, self.stream = in_float32("share", share, 0.0, 1.0) and share, stream
-        if type(stream) is not int or not 0 <= stream < 2 ** 64:
+        if not is_integer(stream) or not 0 <= stream < 2 ** 64:
             raise ValueError(f"stream={shown(stream)} is not a whole number in [0, 2^64)")
 
     def in_progress(self) -> tuple[float, Any, int]:

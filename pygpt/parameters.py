@@ -21,7 +21,7 @@ from pygpt.autograd.forward_pass import current_pass
 from pygpt.autograd.launch import one_at_a_time
 from pygpt.autograd.tape import Leaf, next_serial
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.arguments import shown
+from pygpt.backend.arguments import is_integer, shown
 from pygpt.backend.kernels import (BFLOAT16, EOVERFLOW, Memory, check_status, in_float32,
                                    lib)
 
@@ -66,7 +66,7 @@ class Parameter(Tensor):
     def __init__(self, shape: Iterable[int], std: float | None = None, fill: float = 0.0) -> None:
         self.shape, self.std, self.fill, self.code = tuple(shape), std, fill, "f"
         for n in self.shape:
-            if type(n) is not int or n < 0:
+            if not is_integer(n) or n < 0:
                 raise ValueError(f"a parameter's length {shown(n)} is not a whole number of 0 or "
                                  "more")
         if std is not None:

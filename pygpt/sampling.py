@@ -16,7 +16,7 @@ import random
 from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pygpt.backend.arguments import checked_parts, shown
+from pygpt.backend.arguments import SEQUENCES, checked_parts, is_integer, shown
 from pygpt.backend.kernels import ERANGE, Memory, check_status, lib
 
 if TYPE_CHECKING:
@@ -134,14 +134,14 @@ class _Occurrences:
     def update(self, ids, V):
         """Count the ids that are new since the last call; the first call gives the prompt. Those
         that are not below V cannot be chosen and do not count."""
-        if not isinstance(ids, (list, tuple)):
+        if not isinstance(ids, SEQUENCES):
             raise TypeError(f"ids={shown(ids)} is not a list of ids")
         known, count = self._length, len(ids)
         if known is not None and count < known:
             raise ValueError(f"a Sampler serves one sequence: {count} ids follow {known}")
         new = [*ids[known or 0:]]
         for token in new:
-            if type(token) is not int or token < 0:
+            if not is_integer(token) or token < 0:
                 raise ValueError(f"ids: {shown(token)} is not a token id")
         self._length = count
         for token in new:
@@ -173,9 +173,9 @@ def choice_of(token: int, logits: memoryview, n: int) -> Choice:
         ValueError: a logit is NaN or infinite.
     """
     logits = _numbers(logits)
-    if type(token) is not int or not 0 <= token < len(logits):
+    if not is_integer(token) or not 0 <= token < len(logits):
         raise ValueError(f"token={shown(token)} is not in 0..{len(logits) - 1}")
-    if type(n) is not int or n < 0:
+    if not is_integer(n) or n < 0:
         raise ValueError(f"n={shown(n)} is not a whole number of 0 or more")
     n = min(n, len(logits))
     best, lse = array("i", bytes(4 * n)), array("d", [0.0])

@@ -13,6 +13,8 @@ from models import tiny
 from pygpt import files
 from pygpt.cli import export
 from pygpt.model import GPT
+from pygpt.tokenizer import BPETokenizer
+from pygpt.tokenizer.base import SAVED_FILES
 
 WRITE = """
 import os, sys, time
@@ -107,6 +109,44 @@ def test_threads_that_write_one_file_take_turns(tmp_path):
     assert len(data) == 30 and len(set(data)) == 1
 
 
+def test_an_interrupt_after_the_rename_spares_another_threads_file(tmp_path, monkeypatch):
+    """As soon as one thread has renamed its temporary file, the next may open one of its name."""
+    path, replace = tmp_path / "file", os.replace
+    aside = files.temporary_path(path)
+
+    def interrupted(source, target):
+        replace(source, target)
+        with open(aside, "wb") as file:
+            file.write(b"of another thread")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, b"new")
+    assert path.read_bytes() == b"new"
+    with open(aside, "rb") as file:
+        assert file.read() == b"of another thread"
+
+
+def test_a_temporary_file_that_cannot_be_emptied_is_closed_and_removed(tmp_path):
+    path = tmp_path / "file"
+    os.symlink("/dev/full", files.temporary_path(path))  # a device cannot be truncated
+    before = os.listdir("/dev/fd")
+    with pytest.raises(OSError) as error:
+        write(path, b"new")
+    assert os.listdir("/dev/fd") == before and os.listdir(tmp_path) == []
+    assert error.value.filename == str(path)
+
+
+def test_a_write_whose_temporary_file_another_computer_removed_fails(tmp_path):
+    path = tmp_path / "file"
+    write(path, b"old")
+    with pytest.raises(FileNotFoundError) as error, files.replacing(path) as file:
+        file.write(b"new")
+        os.unlink(files.temporary_path(path))
+    assert error.value.filename == str(path) and path.read_bytes() == b"old"
+
+
 # -------------------------------------------------------------------------------------- export
 
 @pytest.fixture
@@ -133,6 +173,27 @@ def test_an_export_writes_over_what_a_killed_one_left(source, tmp_path, monkeypa
     assert here("export", source, out).returncode == 0
     assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
     assert_refused(here("export", source, out), 1, "there is a model or a run already: config.json")
+
+
+def test_an_export_of_weights_alone_removes_the_tokenizer_of_a_killed_one(source, tmp_path,
+                                                                          monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    other, out = tmp_path / "other", tmp_path / "out"
+    tokenizer = BPETokenizer.train("a text of some words", vocab_size=258)
+    tiny(vocab_size=258).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(GPT, "save_pretrained", kill)
+        here("export", other, out)
+    assert sorted(os.listdir(out)) == sorted([export.MARK, *SAVED_FILES])
+    (out / "tokenizer.json.5.tmp").write_bytes(b"half")
+    assert here("export", source, out).returncode == 0
+    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
 
 
 def test_a_second_export_into_a_directory_is_refused_meanwhile(source, tmp_path):

@@ -4,6 +4,7 @@ badcalls.py has the rule, wrongvalues.py the values, publiccalls.py a valid call
 `make test-long` tries more of the values.
 """
 
+import enum
 import inspect
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from badcalls import problems, public_names, single
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import tiny
 from publiccalls import BPE, CALLS, CHARS, World
 from wrongvalues import VALUES, Popping
 
@@ -214,3 +216,29 @@ def test_no_file_is_left_by_a_refused_path(tmp_path):
             with pytest.raises((TypeError, ValueError), match="directory=.* is not a path"):
                 save(path)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_whole_number_of_another_class_of_int_is_taken():
+    two = enum.IntEnum("Two", {"TWO": 2}).TWO
+    config = pygpt.GPTConfig(vocab_size=5, n_positions=8, n_embd=4, n_head=2, n_layer=1)
+    assert pygpt.GPT(config).new_cache(two).rows == 2
+    assert nn.Linear(two, 3).weight.size == 6 and nn.Dropout(0.5, two).stream == 2
+    assert Tensor([[1.0], [2.0], [3.0]]).row(two).tolist() == [3.0]
+    sampler = sampling.Sampler(pygpt.SampleConfig(temperature=0.0, presence_penalty=1.0))
+    assert sampler.choose(Tensor([1.0, 2.0, 3.0]), [two]) == 2
+    assert sampling.choice_of(two, Tensor([1.0, 2.0, 3.0]), two).token == 2
+
+
+@pytest.mark.parametrize("ids", [(0, 1), range(2), array("i", [0, 1])])
+def test_a_sampler_takes_each_sequence_of_ids(ids):
+    sampler = sampling.Sampler(pygpt.SampleConfig(temperature=0.0, repetition_penalty=2.0))
+    assert sampler.choose(Tensor([3.0, 3.0, 2.0]), ids) == 2
+
+
+@pytest.mark.parametrize("ids", [(0, 1), range(2), array("i", [0, 1]), array("q", [0, 1])])
+def test_a_cache_and_a_model_take_each_sequence_of_ids(ids):
+    model = tiny().eval()
+    first, second = model.new_cache(), model.new_cache(2)
+    assert first.read(0, ids).tolist() == model.new_cache().read(0, [0, 1]).tolist()
+    assert second.step(ids)[1].tolist() == model.new_cache(2).step([0, 1])[1].tolist()
+    assert model([ids]).tolist() == model([[0, 1]]).tolist()

@@ -218,7 +218,6 @@ def test_a_run_goes_on_if_an_old_checkpoint_cannot_be_removed(tiny, tmp_path, mo
     assert train(tiny(eval_interval=2)).steps == 10
 
 
-
 def test_a_run_that_fails_removes_no_directory_that_it_has_not_made(tmp_path, monkeypatch):
     """Another process may make a directory just after this one has looked for it."""
     (tmp_path / "mine").mkdir()
@@ -228,7 +227,6 @@ def test_a_run_that_fails_removes_no_directory_that_it_has_not_made(tmp_path, mo
     assert (tmp_path / "mine").exists() and not (tmp_path / "mine" / "a").exists()
     RunDirectory(tmp_path / "mine").close()
     assert (tmp_path / "mine").exists()
-
 
 
 @pytest.mark.parametrize("call", range(1, 40, 6))
@@ -318,6 +316,17 @@ def test_the_former_handler_of_sigbus_gets_the_signal_too(tmp_path):
     assert (result.returncode, result.stderr) == (-signal.SIGBUS, "")
     result = cut(tmp_path / "a", f"pass\n{READ}")  # the block has ended
     assert (result.returncode, result.stderr) == (-signal.SIGBUS, "")
+
+
+@pytest.mark.skipif(kernels.ffi is None, reason="the reference backend has no C")
+def test_a_process_that_ignores_sigbus_goes_on_each_time(tmp_path):
+    """A second signal would wait for ever for an explanation that is over."""
+    send = "os.kill(os.getpid(), signal.SIGBUS)"
+    result = cut(tmp_path / "a", f"signal.alarm(20); {send}; lib.pygpt_explain_bus_errors(0); "
+                 f"lib.pygpt_explain_bus_errors(1); {send}; print('goes on')",
+                 before="from pygpt.backend.kernels import lib\n"
+                 "signal.signal(signal.SIGBUS, signal.SIG_IGN)")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "goes on\n", "")
 
 
 @pytest.mark.skipif(kernels.ffi is None, reason="the reference backend has no C")

@@ -290,8 +290,9 @@ def test_help_imports_nothing_that_takes_time():
             "pygpt.config", "pygpt.nearest", "pygpt.backend", "pygpt.backend.arguments",
             "pygpt.backend.single_precision",
             "pygpt.cli",
-            *(f"pygpt.cli.{name}" for name in ("main flags messages streams train sample eval "
-                                               "export bench plot tokenizer info loading").split())}
+            *(f"pygpt.cli.{name}" for name in (
+                "main flags messages streams bus_errors train sample eval export bench plot "
+                "tokenizer info loading").split())}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}
 
 

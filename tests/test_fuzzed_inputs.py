@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pygpt.config import ConfigError, GPTConfig, TrainConfig
-from pygpt.files import shown
+from pygpt.backend.arguments import shown
 
 CHECKS = pathlib.Path(__file__).parent / "checks"
 sys.path.insert(0, str(CHECKS))

@@ -26,6 +26,9 @@ from pygpt.training.trainer import train
 
 ONE_THREAD = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 KILLS = int(os.environ.get("PYGPT_TEST_KILLS", 6))
+# Of the instants at which a run is killed, every second is tried, from another one on in each test;
+# PYGPT_TEST_INSTANTS=1 tries each. `make kill-drill` kills at random ones.
+SPACING = int(os.environ.get("PYGPT_TEST_INSTANTS", 2))
 
 
 # --------------------------------------------------------------------------- killed at any instant
@@ -62,17 +65,23 @@ def killed_at(call, function):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
+def instants(first):
+    """Return the numbers of the changes of a name at which to kill, more than any run makes."""
+    return range(first if SPACING > 1 else 1, 200, SPACING)
+
+
 def layout(out):
     """List the entries of a run's directory, without process ids: equal layouts are tried once."""
     return tuple(re.sub(r"[.][0-9]+[.]tmp", ".tmp", name) for directory in (out, out / "earlier-1")
                  if directory.exists() for name in sorted(os.listdir(directory)))
 
 
-@pytest.mark.parametrize("copy", [None, copy_links_followed, copy_checkpoints_only])
+@pytest.mark.parametrize("copy, first", [
+    (None, 5), (copy_links_followed, 2), (copy_checkpoints_only, 8)])
 def test_a_new_run_killed_at_any_instant_has_not_harmed_the_earlier(tiny, tmp_path, whole, stopped,
-                                                                   copy):
+                                                                   copy, first):
     seen = set()
-    for call in range(1, 200):
+    for call in instants(first):
         out = tmp_path / f"killed-{call}"
         (copy or (lambda a, b: shutil.copytree(a, b, symlinks=True)))(stopped, out)
         (out / "stdin.txt").write_text("what standard input held")
@@ -157,10 +166,10 @@ def test_a_run_is_put_only_where_its_own_move_had_begun(stopped, change, moved_t
         assert directory.set_aside() == str(stopped / moved_to)
 
 
-@pytest.mark.parametrize("copy", [None, copy_links_followed])
-def test_a_resumed_run_killed_at_any_instant_goes_on(tiny, tmp_path, whole, stopped, copy):
+@pytest.mark.parametrize("copy, first", [(None, 3), (copy_links_followed, 6)])
+def test_a_resumed_run_killed_at_any_instant_goes_on(tiny, tmp_path, whole, stopped, copy, first):
     seen = set()
-    for call in range(1, 200):
+    for call in instants(first):
         out = tmp_path / f"killed-{call}"
         (copy or (lambda a, b: shutil.copytree(a, b, symlinks=True)))(stopped, out)
         if not killed_at(call, lambda: train(tiny(out=out), resume=True)):
@@ -174,7 +183,7 @@ def test_a_resumed_run_killed_at_any_instant_goes_on(tiny, tmp_path, whole, stop
     assert call > 8 and (out / "last").is_symlink()
 
 
-@pytest.mark.parametrize("call", range(1, 12))
+@pytest.mark.parametrize("call", range(1, 12, 3 if SPACING > 1 else 1))
 def test_a_failed_call_while_an_earlier_run_is_moved_loses_nothing(tiny, tmp_path, stopped, whole,
                                                                   monkeypatch, call):
     """Fail one call, as a full disk or a lost share does, in a process that then cleans up."""

@@ -15,7 +15,7 @@ import pygpt
 BELOW_MODEL = {"config", "files", "backend", "autograd", "parameters", "nn", "optim", "checkpoint",
                "decoding", "sampling", "steps", "stop_strings", "generate"}
 LAW = {
-    "files": set(),
+    "files": {"backend"},
     "backend": set(),
     "nearest": set(),
     "config": {"backend", "nearest"},

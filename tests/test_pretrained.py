@@ -189,7 +189,9 @@ def test_what_does_not_fit_a_dtype_is_named_and_nothing_is_written(tmp_path):
     bias[3] = -3.4e38
     with pytest.raises(ValueError, match=r"holds -3.4e\+38; the largest bfloat16 is 3.38953e"):
         model.save_pretrained(directory, dtype="bfloat16")
-    for dtype in ("float64", "F16", None):
+    with pytest.raises(TypeError, match="^dtype=None is not a str$"):
+        model.save_pretrained(directory, dtype=None)
+    for dtype in "float64", "F16":
         with pytest.raises(ValueError, match=f"dtype={dtype!r} is not 'float32' or 'float16' or"):
             model.save_pretrained(directory, dtype=dtype)
     assert {path: path.read_bytes() for path in directory.iterdir()} == before

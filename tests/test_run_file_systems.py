@@ -11,8 +11,9 @@ import stat
 import pytest
 from runs import contents, numbers, records_of, stop_after, warnings_of, weights
 
+from pygpt import files
 from pygpt.cli.main import main
-from pygpt.training import preparation, run_directory, trainer_state
+from pygpt.training import preparation, trainer_state
 from pygpt.training.run_directory import RunDirectory
 from pygpt.training.run_log import read_log
 from pygpt.training.settings import write_settings
@@ -67,9 +68,9 @@ def test_without_locks_a_run_warns_and_works(tiny, tmp_path, monkeypatch, number
         raise OSError(number, os.strerror(number))
 
     if number is None:
-        monkeypatch.setattr(run_directory, "fcntl", None)
+        monkeypatch.setattr(files, "fcntl", None)
     else:
-        monkeypatch.setattr(run_directory.fcntl, "flock", refuse)
+        monkeypatch.setattr(files.fcntl, "flock", refuse)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "log.jsonl.5.tmp").write_text("perhaps of a run that is still going")
     records = records_of(tiny())
@@ -81,7 +82,7 @@ def test_without_locks_a_run_warns_and_works(tiny, tmp_path, monkeypatch, number
 
 
 def test_a_warning_is_printed(tiny, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(run_directory, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     write_settings(tmp_path / "c.json", tiny(max_steps=1))
     assert main(["train", "--config", str(tmp_path / "c.json")]) == 0
     assert "warning: " in capsys.readouterr().out
@@ -100,11 +101,11 @@ def test_a_second_run_is_refused_and_changes_nothing(tiny, tmp_path, stopped):
 def test_a_refused_run_leaves_the_directory_that_another_has_just_locked(tmp_path, monkeypatch):
     out, make, others = tmp_path / "new" / "out", RunDirectory._make, []
 
-    def other_is_faster(self):
+    def other_is_faster(self, made):
         if not others:
             others.append(None)
             others[0] = RunDirectory(out)
-        make(self)
+        make(self, made)
 
     monkeypatch.setattr(RunDirectory, "_make", other_is_faster)
     with pytest.raises(BlockingIOError):
@@ -112,6 +113,33 @@ def test_a_refused_run_leaves_the_directory_that_another_has_just_locked(tmp_pat
     assert out.is_dir()
     others[0].close()
     assert not out.parent.exists()
+
+
+def test_a_directory_that_another_makes_just_after_its_parent_is_no_file(tmp_path, monkeypatch):
+    out, real = tmp_path / "new" / "out", os.mkdir
+
+    def other_is_faster(path, *args):
+        real(path, *args)
+        if path == str(out.parent):
+            real(out)
+
+    monkeypatch.setattr(os, "mkdir", other_is_faster)
+    RunDirectory(out).close()
+    assert out.is_dir()  # the other's
+
+
+def test_a_directory_that_another_has_made_and_removed_is_made(tmp_path, monkeypatch):
+    out, real, calls = tmp_path / "out", os.mkdir, []
+
+    def too_late(path, *args):
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        real(path, *args)
+
+    monkeypatch.setattr(os, "mkdir", too_late)
+    RunDirectory(out).close()
+    assert calls == [str(out)] * 2 and not out.exists()
 
 
 @pytest.mark.parametrize("step", ["_make", "_lock"])
@@ -132,8 +160,8 @@ def test_a_directory_that_another_removes_at_the_start_is_made_again(tmp_path, m
 def test_a_directory_that_cannot_stay_is_an_error(tmp_path, monkeypatch):
     make = RunDirectory._make
 
-    def removed(self):
-        make(self)
+    def removed(self, made):
+        make(self, made)
         os.rmdir(self.path)
 
     monkeypatch.setattr(RunDirectory, "_make", removed)

@@ -3,13 +3,15 @@
 import contextlib
 from array import array
 
-from pygpt.backend.arguments import shown
+from pygpt.backend.arguments import SEQUENCES, shown
 from pygpt.backend.kernels import IdRangeError
 
 
 def as_int32(name, ids, n_positions):
-    """Convert B lists of T ints, or an int32 buffer of shape (B, T); return (B, T, bytes).
+    """Convert B lists, tuples, ranges or arrays of T ints, or an int32 buffer of shape (B, T).
 
+    Returns:
+        B, T, bytes.
     Raises:
         ValueError: ids are of another kind, T is 0 or above n_positions, or B is 0.
     """
@@ -24,11 +26,11 @@ def as_int32(name, ids, n_positions):
 
 def _int32_of_lists(name, ids):
     rows = [*ids]  # a copy: an id may be an object whose conversion changes the lists
-    if not rows or not isinstance(rows[0], (list, tuple)):
+    if not rows or not isinstance(rows[0], SEQUENCES):
         raise ValueError(f"{name}: expected B lists of T ints, got {shown(ids)}")
     T, flat = None, array("i")
     for row in rows:
-        is_row = isinstance(row, (list, tuple))
+        is_row = isinstance(row, SEQUENCES)
         items = [*row] if is_row else ()
         T = len(items) if T is None else T
         if not is_row or len(items) != T:

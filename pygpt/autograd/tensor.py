@@ -16,7 +16,7 @@ from pygpt.autograd.arrays import CODES, DTYPES, Array
 from pygpt.autograd.convert import is_number, nest, packed
 from pygpt.autograd.launch import constant, one_at_a_time
 from pygpt.autograd.tape import Leaf, run_backward
-from pygpt.backend.arguments import checked_flag, shown
+from pygpt.backend.arguments import checked_flag, is_integer, shown
 from pygpt.backend.kernels import Memory
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Tensor(Array, Exporter):
         Raises:
             ValueError: i is not in 0..R-1, or the shape is ().
         """
-        if not self.shape or type(i) is not int or not 0 <= i < self.shape[0]:
+        if not self.shape or not is_integer(i) or not 0 <= i < self.shape[0]:
             raise ValueError(f"i={shown(i)} is not the number of a row of a tensor of shape "
                              f"{self.shape}")
         size = self.size // self.shape[0]

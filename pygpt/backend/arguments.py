@@ -6,9 +6,11 @@ may fail, so every message shows it by shown().
 
 import os
 import reprlib
+from array import array
 
 LONGEST_SHOWN = 4096  # bits of an integer: Python itself refuses to write 4300 digits or more
 MOST_CHARACTERS = 80
+SEQUENCES = list, tuple, range, array  # in which ids are taken
 
 
 class _Short(reprlib.Repr):
@@ -41,6 +43,11 @@ def shown(value):
     except Exception:  # a subclass of list, such as one whose length cannot be asked for
         text = f"<{type(value).__name__} object>"
     return text if len(text) <= 2 * MOST_CHARACTERS else text[:2 * MOST_CHARACTERS - 3] + "..."
+
+
+def is_integer(value):
+    """Return whether a value is an int, of whichever class but bool, which is one to Python."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def checked_type(name, value, kind):

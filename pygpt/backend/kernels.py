@@ -15,7 +15,7 @@ import struct
 import sys
 
 from pygpt.backend import cpu, single_precision
-from pygpt.backend.arguments import shown
+from pygpt.backend.arguments import is_integer, shown
 from pygpt.backend.cpu import logical_cpus, performance_cores, physical_cores
 from pygpt.backend.installation import check_module, explained
 
@@ -229,7 +229,7 @@ def set_num_threads(n: int) -> None:
         RuntimeError: n > 1 in a process that was forked after pygpt was imported. It lacks its
             parent's threads, and OpenMP cannot start new ones.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_THREADS:
+    if not is_integer(n) or not 1 <= n <= MAX_THREADS:
         raise ValueError(f"threads={shown(n)} is not a whole number from 1 to {MAX_THREADS}")
     if _forked and n > 1:
         raise RuntimeError(f"threads={n}: a forked process has one; start it with 'spawn' instead")

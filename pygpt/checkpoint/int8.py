@@ -9,9 +9,9 @@ embeddings are float32 as ever. config.json says so under quantization_config.
 
 from typing import NamedTuple
 
+from pygpt.backend.arguments import shown
 from pygpt.backend.kernels import Memory, lib
 from pygpt.checkpoint.safetensors import CheckpointError, Entry
-from pygpt.files import shown
 
 GROUP = lib.PYGPT_INT8_GROUP
 CONFIG = {"quant_method": "pygpt", "bits": 8, "group_size": GROUP}

@@ -12,13 +12,14 @@ import os
 from dataclasses import asdict, fields
 from functools import partial
 
+from pygpt.backend.arguments import shown
 from pygpt.backend.cpu import gigabytes, memory_limits
 from pygpt.checkpoint import int8, names, safetensors, saved, shards
 from pygpt.checkpoint.safetensors import CheckpointError, as_checkpoint_error
 from pygpt.checkpoint.shards import WEIGHTS_FILE
 from pygpt.checkpoint.weights import DTYPES, narrowed
 from pygpt.config import GPTConfig
-from pygpt.files import read_json_object, shown, write_json_object
+from pygpt.files import read_json_object, write_json_object
 
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "adapter_config.json"  # written by peft, for example for LoRA

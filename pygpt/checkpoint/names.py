@@ -11,7 +11,7 @@ square attn.c_proj, (C, C): the shape of the first layer's c_attn decides for al
 import itertools
 import re
 
-from pygpt.files import shown
+from pygpt.backend.arguments import shown
 from pygpt.checkpoint.safetensors import CheckpointError, Entry
 from pygpt.checkpoint.weights import DTYPES, Stored
 

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from math import prod
 from typing import NamedTuple
 
-from pygpt.files import map_bytes, open_regular, parse_json_object, replacing, shown
+from pygpt.backend.arguments import shown
+from pygpt.files import map_bytes, open_regular, parse_json_object, replacing
 
 BYTES_OF_DTYPE = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,

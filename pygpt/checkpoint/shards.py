@@ -10,9 +10,10 @@ It knows no model. The claims of the index are checked like those of the files.
 import os
 import re
 
+from pygpt.backend.arguments import shown
 from pygpt.checkpoint import safetensors
 from pygpt.checkpoint.safetensors import CheckpointError, as_checkpoint_error
-from pygpt.files import read_json_object, shown
+from pygpt.files import read_json_object
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

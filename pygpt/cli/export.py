@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from contextlib import contextmanager
 
 from pygpt.cli.bus_errors import bus_errors_explained
@@ -74,6 +75,9 @@ def _refuse_other_models(out):
 def _only_writer(out):
     """Make a directory, and lock and mark it while an export writes there.
 
+    What a killed export left is removed first: the next one may be of weights alone, and must not
+    leave the tokenizer of another model beside them.
+
     Raises:
         BlockingIOError: another export is writing there.
         ValueError: another export has just written there.
@@ -91,8 +95,24 @@ def _only_writer(out):
             raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing to this directory",
                                   out)
         _refuse_other_models(out)
+        if os.path.lexists(mark):
+            _remove_unfinished(out)
         open(mark, "wb").close()
         yield
         os.unlink(mark)
     finally:
         os.close(lock)
+
+
+def _remove_unfinished(out):
+    """Remove what an export writes before config.json, with which it is complete."""
+    from pygpt.checkpoint.model_files import CONFIG_FILE
+    from pygpt.checkpoint.shards import WEIGHTS_FILE
+    from pygpt.files import is_temporary_name
+    from pygpt.tokenizer.base import SAVED_FILES
+
+    names = *SAVED_FILES, WEIGHTS_FILE
+    temporary = "|".join(map(re.escape, (*names, CONFIG_FILE)))
+    for name in os.listdir(out):
+        if name in names or is_temporary_name(name, temporary):
+            os.unlink(os.path.join(out, name))

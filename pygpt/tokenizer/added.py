@@ -17,7 +17,8 @@ import re
 from itertools import chain
 from typing import NamedTuple
 
-from pygpt.files import read_json_object, shown
+from pygpt.backend.arguments import shown
+from pygpt.files import read_json_object
 
 MOST_BYTES = 1 << 27  # the largest file that is read; a million tokens take half of this
 ADDED_FILE, CONFIG_FILE = "added_tokens.json", "tokenizer_config.json"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Strings = str | Collection[str]  # special tokens, or "all" of them
 
 MAIN_FILE = "tokenizer.json"
+SAVED_FILES = "vocab.json", "merges.txt", CONFIG_FILE, MAIN_FILE  # all that save_pretrained writes
 
 
 class Tokenizer(ABC):

@@ -8,7 +8,7 @@ Every field that this package does not compute with is refused, unless its value
 refusal is a ValueError whose message begins with the field.
 """
 
-from pygpt.files import shown
+from pygpt.backend.arguments import shown
 from pygpt.tokenizer.added import read_token, refuse_two_passes
 from pygpt.tokenizer.vocabulary import (by_index, check_added, merge_lines, read_merges, read_vocab,
                                         spelled, split_added)

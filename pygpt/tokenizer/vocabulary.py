@@ -12,7 +12,8 @@ three fit together. Every refusal is a ValueError whose message begins with the 
 import base64
 from itertools import count
 
-from pygpt.files import decode_utf8, errors_begin_with, read_bytes, shown
+from pygpt.backend.arguments import shown
+from pygpt.files import decode_utf8, errors_begin_with, read_bytes
 from pygpt.tokenizer.added import MOST_BYTES
 from pygpt.tokenizer.base import json_bytes
 from pygpt.tokenizer.text import utf8

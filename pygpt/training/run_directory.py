@@ -8,7 +8,7 @@
     OUT/log.jsonl              the records of the run's events (run_log.py)
     OUT/tokens/                the text as tokens, if it is long (data/token_file.py)
     OUT/stdin.txt, pipe-1.txt  copies of standard input and pipes (data/stream_copies.py)
-    OUT/earlier-1/             the files of an earlier run in OUT
+    OUT/earlier-1/             the files of an earlier run in OUT (earlier_run.py)
 
 Each link names a complete directory at every instant. Where a file system has no links, `last` and
 `best` are small files (checkpoint/saved.py). A process that writes here holds a lock on the
@@ -18,22 +18,16 @@ the names above or are its own temporary files.
 
 import contextlib
 import errno
-import filecmp
 import itertools
 import os
-import re
-import shutil
-
-try:
-    import fcntl
-except ImportError:  # on such a system nothing prevents two runs at once
-    fcntl = None
 
 from pygpt.checkpoint import saved
 from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
 from pygpt.files import (close_read, is_temporary_name, replacing, sync, sync_directory,
-                         temporary_path)
+                         temporary_path, try_lock)
+from pygpt.training import earlier_run
+from pygpt.training.earlier_run import EARLIER, remove_tree
 
 SETTINGS_FILE, LOG_FILE = "train.json", "log.jsonl"
 RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
@@ -41,7 +35,6 @@ RUN_FILES = SETTINGS_FILE, LOG_FILE  # besides checkpoints and copies of streams
 # takes them.
 TEMPORARY = rf"\.writable|train\.json|log\.jsonl|{COPY.pattern}|last|best"
 MOST_ATTEMPTS = 100  # to make a directory that other processes remove
-EARLIER = re.compile("earlier-[0-9]+")  # the directories of earlier runs in OUT
 TEMPORARY_TOKENS = r"tokens-new\.bin"  # the same for OUT/tokens
 
 
@@ -129,16 +122,14 @@ class RunDirectory:
 
     def _lock(self, lock):
         try:
-            if fcntl is None:
-                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._is_locked = True
+            self._is_locked = try_lock(lock)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise BlockingIOError(errno.EWOULDBLOCK, "another run is writing to this "
-                                      "directory", self.path) from None
             self.warnings.append(f"{self.path}: the file system has no locks ({error.strerror}); "
                                  "nothing keeps a second run out of the directory")
+            return
+        if not self._is_locked:
+            raise BlockingIOError(errno.EWOULDBLOCK, "another run is writing to this directory",
+                                  self.path)
 
     def _refuse_foreign_entries(self):
         """Refuse entries that no run made but that this run would have to replace."""
@@ -161,7 +152,7 @@ class RunDirectory:
                 _remove_file(path)
             elif (name.startswith(".") and name.endswith(".tmp") and saved.is_directory(path)
                   and (STEP.fullmatch(name[1:-4]) or EARLIER.fullmatch(name[1:-4]))):
-                _remove_tree(path)
+                remove_tree(path)
         tokens = self.file("tokens")
         if saved.is_directory(tokens):
             for name in os.listdir(tokens):
@@ -196,62 +187,10 @@ class RunDirectory:
 
         The checkpoints, the log, the settings and the copies of streams are moved.
 
-        At every instant one of the two directories has a complete `last` and all the files that a
-        resume needs: the files are put into the new directory before the checkpoint that `last`
-        names, and they are removed from the old one after it. A move that a killed process had
-        begun is completed.
-
         Returns:
             The path of the new directory, OUT/earlier-N, or None if there was nothing to move.
         """
-        copies = [name for name in NAMES if saved.is_directory(self.file(name))]
-        links = {name: target for name in NAMES if (target := saved.target(self.path, name))}
-        steps = saved.steps(self.path)
-        named = [links[name] for name in ("best", "last") if links.get(name) in steps]
-        files = [name for name in RUN_FILES if os.path.lexists(self.file(name))]
-        if not (copies or links or steps or files):
-            return None
-        files += self._copied_streams()
-        begun = None if copies else self._begun_move(links, files, steps)
-        earlier = begun or self._begin_move(links, files)
-        others = [name for name in steps if name not in named]
-        for name in [*others, *dict.fromkeys(named), *sorted(copies)]:  # "best" before "last"
-            os.rename(self.file(name), os.path.join(earlier, name))
-        for name in [*links, *files]:
-            os.unlink(self.file(name))
-        return earlier
-
-    def _begin_move(self, links, files):
-        """Make a directory OUT/earlier-N with these files and links; return its path."""
-        name = self._free_name(f"earlier-{number}" for number in itertools.count(1))
-        earlier, temporary = self.file(name), self.file(f".{name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.mkdir(temporary)
-        for file in files:
-            _link_or_copy(self.file(file), os.path.join(temporary, file))
-        for link, target in links.items():  # dangling until the checkpoints have moved
-            self._make_link(os.path.join(temporary, link), target)
-        sync_directory(temporary)
-        os.rename(temporary, earlier)
-        sync_directory(self.path)
-        return earlier
-
-    def _begun_move(self, links, files, steps):
-        """Return the path of an OUT/earlier-N to which a killed process had begun to move this
-        run, or None. It has the same links and files, and none of the checkpoints still here."""
-        if not files or (steps and not links):  # nothing tells whether it is the same run
-            return None
-        for name in filter(EARLIER.fullmatch, os.listdir(self.path)):
-            earlier = self.file(name)
-            with contextlib.suppress(OSError):  # a file in it cannot be read, or no run made it
-                if (saved.is_directory(earlier)
-                        and all(saved.target(earlier, link) == links[link] for link in links)
-                        and all(filecmp.cmp(self.file(file), os.path.join(earlier, file), False)
-                                for file in files)
-                        and not any(os.path.lexists(os.path.join(earlier, step))
-                                    for step in steps)):
-                    return earlier
-        return None
+        return earlier_run.move(self, RUN_FILES, self._copied_streams())
 
     def restore_links(self):
         """Turn `last` and `best` back into links if they are directories.
@@ -265,7 +204,7 @@ class RunDirectory:
             if saved.is_directory(path):
                 name = self._free_checkpoint(saved.step_of(path) or 0)
                 os.rename(path, self.file(name))
-                self._make_link(path, name)
+                self.make_link(path, name)
 
     def save(self, step, is_best, write):
         """Save a checkpoint, point `last` to it, and then remove the oldest checkpoints.
@@ -281,21 +220,21 @@ class RunDirectory:
         """
         name = self._free_checkpoint(step)
         target, temporary = self.file(name), self.file(f".{name}.tmp")
-        _remove_tree(temporary)
+        remove_tree(temporary)
         try:
             os.mkdir(temporary)
             write(temporary)
             sync_directory(temporary)
             os.rename(temporary, target)
         except BaseException as error:
-            _remove_tree(temporary)
+            remove_tree(temporary)
             if isinstance(error, OSError) and error.errno:
                 error.filename, error.filename2 = target, None
             raise
         sync_directory(self.path)
         self.restore_links()
         for link in NAMES if is_best else ("last",):
-            self._make_link(self.file(link), name)
+            self.make_link(self.file(link), name)
         self._remove_old()
         return target
 
@@ -303,13 +242,13 @@ class RunDirectory:
         """Return a new name for a checkpoint; a resumed run may save the same step again."""
         first = f"step-{step:08d}"
         numbered = (f"{first}-{number}" for number in itertools.count(2))
-        return self._free_name(itertools.chain([first], numbered))
+        return self.free_name(itertools.chain([first], numbered))
 
-    def _free_name(self, names):
+    def free_name(self, names):
         """Return the first of the names that is not in use."""
         return next(name for name in names if not os.path.lexists(self.file(name)))
 
-    def _make_link(self, path, name):
+    def make_link(self, path, name):
         """Make a link to a checkpoint beside it, or without links a file that names it."""
         if not self._has_links:
             with replacing(path) as file:
@@ -337,22 +276,33 @@ class RunDirectory:
                 os.rename(self.file(name), doomed)
             except OSError:
                 continue  # an extra checkpoint is no reason to end a run
-            _remove_tree(doomed)
+            remove_tree(doomed)
 
 
 def _make_directory(path, made):
     """Make a directory and the parents that it lacks, unless it is there; put each one that this
-    call has made before the others in `made`. No other may be removed later."""
-    try:
-        os.mkdir(path)
-    except FileNotFoundError:
-        _make_directory(os.path.dirname(path), made)
-        os.mkdir(path)
-    except OSError:
-        if not os.path.isdir(path):
+    call has made before the others in `made`. No other may be removed later.
+
+    Raises:
+        FileNotFoundError: another process removed it or a parent meanwhile.
+        OSError: it cannot be made.
+    """
+    for has_parent in False, True:
+        try:
+            os.mkdir(path)
+        except FileNotFoundError:
+            if has_parent:
+                raise
+            _make_directory(os.path.dirname(path), made)
+        except OSError as error:  # another process may have made it since the last attempt
+            if os.path.isdir(path):
+                return
+            if isinstance(error, FileExistsError) and not os.path.lexists(path):
+                raise FileNotFoundError(errno.ENOENT, "was removed meanwhile", path) from None
             raise
-        return
-    made.insert(0, path)
+        else:
+            made.insert(0, path)
+            return
 
 
 def _remove_empty(directories):
@@ -362,22 +312,7 @@ def _remove_empty(directories):
             os.rmdir(path)
 
 
-def _remove_tree(path):
-    """Remove a directory and all that it holds, as far as the system lets it."""
-    with contextlib.suppress(OSError):  # Python 3.11 raises if a directory's close() fails
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def _remove_file(path):
     """Remove a file or a link, if there is one; leave a directory in place."""
     if os.path.lexists(path) and not saved.is_directory(path):
         os.unlink(path)
-
-
-def _link_or_copy(source, target):
-    """Link or copy a file; both are only ever replaced, never written to again."""
-    try:
-        os.link(source, target)
-    except (OSError, NotImplementedError, AttributeError):  # the file system has no links
-        with replacing(target) as copy, open(source, "rb") as file:
-            shutil.copyfileobj(file, copy)

@@ -15,11 +15,12 @@ import os
 import sys
 from dataclasses import MISSING, asdict, dataclass, fields
 
+from pygpt.backend.arguments import shown
 from pygpt.checkpoint import model_files, safetensors, saved
 from pygpt.checkpoint.safetensors import CheckpointError
 from pygpt.checkpoint.saved import STATE_FILE
 from pygpt.config import SHAPE, ConfigError, TrainConfig
-from pygpt.files import read_json_object, shown, write_json_object
+from pygpt.files import read_json_object, write_json_object
 from pygpt.training.settings import check_names
 
 OPTIMIZER_FILE = "optimizer.safetensors"

@@ -32,6 +32,7 @@ import soak_work  # noqa: E402
 
 MEASUREMENTS = 60
 CYCLE, HOUR = "cycle", "hour"
+ARTICLE = {CYCLE: "a", HOUR: "an"}
 # How much each measure may grow, in a cycle or in an hour, and why not 0.
 LIMITS = {
     # Python's blocks of up to 512 bytes. A leak is at least one in a cycle; a cache may fill late.
@@ -138,8 +139,8 @@ def main(arguments):
     (build / "soak.svg").write_text(curves(rows), encoding="utf-8")
     found = growths(rows)
     for name, (growth, per, limit, is_flat) in found.items():
-        print(f"{name:12} {shown(name, growth)} a {per}, of at most {shown(name, limit)}"
-              + ("" if is_flat else "   IT GROWS"))
+        print(f"{name:12} {shown(name, growth)} {ARTICLE[per]} {per}, "
+              f"of at most {shown(name, limit)}" + ("" if is_flat else "   IT GROWS"))
     growing = [name for name, (*_, is_flat) in found.items() if not is_flat]
     print(f"soak: {options.minutes:g} minutes, {rows[-1]['cycle']} cycles, "
           + (f"{', '.join(growing)} grew" if growing else "nothing grew"))

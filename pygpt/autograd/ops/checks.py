@@ -11,7 +11,7 @@ from pygpt.autograd.arrays import DTYPES
 from pygpt.autograd.launch import launch
 from pygpt.autograd.tape import ONE, AccumulateFlag, Leaf
 from pygpt.autograd.tensor import Tensor
-from pygpt.backend.arguments import shown
+from pygpt.backend.arguments import is_integer, shown
 from pygpt.backend.kernels import NULL, lib
 
 
@@ -61,14 +61,13 @@ def _check_dtype(op, tensors, code):
 
 
 def check_whole_number(op, name, value, least):
-    check(isinstance(value, int) and not isinstance(value, bool) and value >= least,
+    check(is_integer(value) and value >= least,
           "{}: {}={!r} is not a whole number of {} or more", op, name, value, least)
 
 
 def checked_ignore_index(op, ignore_index):
     """Return ignore_index; raise ValueError if it is not a whole number of 32 bits."""
-    check(isinstance(ignore_index, int) and not isinstance(ignore_index, bool)
-          and -2 ** 31 <= ignore_index < 2 ** 31,
+    check(is_integer(ignore_index) and -2 ** 31 <= ignore_index < 2 ** 31,
           "{}: ignore_index={!r} is not a whole number of 32 bits", op, ignore_index)
     return ignore_index
 

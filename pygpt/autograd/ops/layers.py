@@ -16,6 +16,7 @@ from pygpt.autograd.ops.checks import (array_pointer, check, check_floats, check
 from pygpt.autograd.precision import operand_code, operand_type, with_forms
 from pygpt.autograd.tape import attach, grad_enabled
 from pygpt.autograd.tensor import Tensor
+from pygpt.backend.arguments import is_integer
 from pygpt.backend.kernels import FLOAT32, NULL, Memory, in_float32, lib
 
 MLP_ROWS = 1024  # rows of the hidden layer that exist at a time
@@ -382,7 +383,7 @@ class Seed:
 
     def set(self, value):
         """Set the seed to `value`, a whole number from 0 to 2^64 - 1."""
-        check(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2 ** 64,
+        check(is_integer(value) and 0 <= value < 2 ** 64,
               "seed={!r} is not a whole number in [0, 2^64)", value)
         self._memory.view.cast("Q")[0] = value
 
