@@ -13,15 +13,18 @@ from array import array
 from dataclasses import replace
 
 import pytest
-from isas import use_isa
 
-from kernelcases import CASES
-from kernelcheck import KERNELS, UNIT, CCall, assert_within, flags_of, run_everywhere
 from pygpt.backend import kernels as library
 from pygpt.backend.reference.dropout import dropout_factors
 from pygpt.backend.reference.operands import read_operand
 from pygpt.backend.kernels import BFLOAT16
-from sharing import needs_threads, sharing
+from pygpt.check.calls import CCall, run_everywhere
+from pygpt.check.cases import CASES
+from pygpt.check.differences import UNIT, assert_within
+from pygpt.check.header import KERNELS, flags_of
+from pygpt.check.sets import use_isa
+from pygpt.check.threads import sharing
+from sharing import needs_threads
 
 needs_c = pytest.mark.skipif(library.ffi is None, reason="the C library is not in use")
 LEAST = 2.0 ** -126  # the smallest normal number

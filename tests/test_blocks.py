@@ -4,11 +4,13 @@ Needs the built library.
 """
 
 import pytest
-from isas import isas_for, use_isa
 
-from kernelcases import CASES, DTYPES
-from kernelcheck import CCall, flag_settings, run_everywhere
 from pygpt.backend import kernels as library
+from pygpt.check.calls import CCall, run_everywhere
+from pygpt.check.case import DTYPES
+from pygpt.check.cases import CASES
+from pygpt.check.header import flag_settings
+from pygpt.check.sets import isas_for, use_isa
 
 pytestmark = pytest.mark.skipif(library.ffi is None, reason="the C library is not in use")
 

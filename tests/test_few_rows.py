@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kernelcheck import KERNELS, CCall, run_everywhere
 from pygpt.backend import reference
 from pygpt.backend.kernels import BFLOAT16, FLOAT32, WEIGHT_TRANSPOSED, ffi, use_caches
+from pygpt.check.calls import CCall, run_everywhere
+from pygpt.check.header import KERNELS
 
 pytestmark = pytest.mark.skipif(ffi is None, reason="these tests call the C kernels")
 

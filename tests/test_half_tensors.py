@@ -12,10 +12,7 @@ from array import array
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from isas import isas_for, use_isa
-from kernelcheck import KERNELS, THREADS
 from models import bits, tiny
-from sharing import small_jobs_shared
 
 from pygpt.autograd import ops
 from pygpt.autograd.arrays import deferring
@@ -26,6 +23,10 @@ from pygpt.autograd.tape import recomputed
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import (BFLOAT16, FLOAT32, INP_BFLOAT16, NULL, OUT_BFLOAT16,
                                    WEIGHT_BFLOAT16, WEIGHT_TRANSPOSED, ffi, lib)
+from pygpt.check.calls import THREADS
+from pygpt.check.header import KERNELS
+from pygpt.check.sets import isas_for, use_isa
+from pygpt.check.threads import small_jobs_shared
 
 pytestmark = pytest.mark.skipif(ffi is None, reason="these tests call the C kernels")
 

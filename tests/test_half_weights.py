@@ -15,7 +15,6 @@ import weakref
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernelcheck import KERNELS
 from models import bits, draw_ids, tiny as tiny_model
 from runs import stop_after
 from weightchanges import (BATCH, CHANGES, VIEWS, Plain, Shrinking, Subject, adamw,
@@ -25,6 +24,7 @@ from weightchanges import (BATCH, CHANGES, VIEWS, Plain, Shrinking, Subject, ada
 from pygpt.autograd.launch import calling
 from pygpt.autograd.tape import no_grad
 from pygpt.backend.kernels import BFLOAT16, WEIGHT_BFLOAT16, Memory, check_status, lib
+from pygpt.check.header import KERNELS
 from pygpt.model import GPT
 from pygpt.parameters import Values, fill
 from pygpt.training import find_nonfinite

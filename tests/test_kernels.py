@@ -1,6 +1,6 @@
 """Checks every C kernel against the Python reference: on each ISA here, on 1, 2 and 3 threads.
 
-The cases and their derived tolerances are in kernelcases.py; kernelcheck.py puts NaN around every
+The cases and their derived tolerances are in pygpt/check/, whose calls.py puts NaN around every
 buffer. Needs the built library.
 """
 
@@ -15,11 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isas import use_isa
-from kernelcases import CASES, DTYPES, EDGES, LINEAR_LARGE, in_both_types
-from kernelcheck import (HEADER, KERNELS, SERIAL, Bound, CCall, accumulate_flag, assert_within,
-                         flag_settings, run_everywhere, run_reference)
-from sharing import needs_threads, shared_among, sharing, small_jobs_shared
+from draws import drawn
+from sharing import needs_threads, shared_among
+
+from pygpt.check.calls import SERIAL, CCall, run_everywhere, run_reference
+from pygpt.check.case import DTYPES
+from pygpt.check.cases import CASES, LINEAR_LARGE, in_both_types
+from pygpt.check.differences import Bound, assert_within
+from pygpt.check.header import HEADER, KERNELS, accumulate_flag, flag_settings
+from pygpt.check.sets import use_isa
+from pygpt.check.sizes import EDGES
+from pygpt.check.threads import sharing, small_jobs_shared
 
 LARGE = [pytest.param(case, sizes, id="-".join([str(case), *map(str, sizes.values())]))
          for case in CASES for sizes in case.large]
@@ -92,7 +98,7 @@ def test_there_is_a_case_for_every_kernel():
 @given(data=st.data())
 @shared_fixture
 def test_c_agrees_with_the_reference(kernels, case, dtype, data):
-    args = data.draw(case.drawn(dtype), label="arguments")
+    args = data.draw(drawn(case, dtype), label="arguments")
     check(kernels, case, args, misaligned=data.draw(st.booleans(), label="misaligned"))
 
 
@@ -163,7 +169,7 @@ def check_alias(kernels, case, args, output, shared, bits, large=False):
 @settings(parent=shared_fixture, max_examples=10)
 def test_an_output_may_share_its_input_where_the_contract_says_so(
         kernels, case, output, shared, bits, data):
-    args = data.draw(case.drawn().filter(lambda args: args[shared] is not None))
+    args = data.draw(drawn(case).filter(lambda args: args[shared] is not None))
     check_alias(kernels, case, args, output, shared, bits)
 
 
@@ -282,7 +288,7 @@ def test_no_kernel_computes_a_denormal(kernels, case, dtype):
 @given(data=st.data())
 @settings(parent=shared_fixture, max_examples=4)
 def test_an_id_out_of_range_is_refused(kernels, case, name, bad, data):
-    args = data.draw(case.drawn().filter(lambda args: args[name]))
+    args = data.draw(drawn(case).filter(lambda args: args[name]))
     place = data.draw(st.integers(0, len(args[name]) - 1))
     args[name][place] = args["V"] if bad == "V" else bad
     with pytest.raises(AssertionError, match="returned 2"):

@@ -41,9 +41,10 @@ LAW = {
     "data": {"config", "files", "tokenizer", "checkpoint"},
     "training": BELOW_MODEL | {"tokenizer", "model", "data"},
     "bench": BELOW_MODEL | {"model", "training"},
+    "check": {"backend"},
     "study": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "pipeline"},
     "cli": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "bench",
-                          "pipeline", "progress", "nearest", "study"},
+                          "pipeline", "progress", "nearest", "check", "study"},
 }
 PACKAGE = pathlib.Path(pygpt.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -10,7 +10,6 @@ import pytest
 from opvalues import values
 from test_ops import CASES as OPS
 
-from kernelcheck import KERNELS
 from pygpt.autograd import ops
 from pygpt.autograd.arrays import deferring
 from pygpt.autograd.launch import calling
@@ -20,6 +19,7 @@ from pygpt.autograd.replay import run as run_calls
 from pygpt.autograd.tape import no_grad, recomputed
 from pygpt.autograd.tensor import Tensor
 from pygpt.backend.kernels import BFLOAT16, FLOAT32
+from pygpt.check.header import KERNELS
 
 PRODUCT_OPS = [name for name in OPS if name.split()[0] in (
     "matmul", "linear", "mlp", "attention", "linear_cross_entropy")]

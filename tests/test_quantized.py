@@ -1,6 +1,6 @@
 """Tests weights at rest in int8 and bfloat16: what is rounded, and that rows do not meet.
 
-test_kernels.py has sizes, threads, margins and error bounds, with the cases of kernelcases.py.
+test_kernels.py has sizes, threads, margins and error bounds, with the cases of pygpt/check/.
 Needs the built library.
 """
 
@@ -12,11 +12,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kernelcases import CASES, EDGES
-from kernelcheck import KERNELS, UNIT, CCall, run_everywhere
 from pygpt.backend import reference
 from pygpt.backend.reference.few_rows import whole_times_power
 from pygpt.backend.reference.int8 import LEAST_QUANTIZED
+from pygpt.check.calls import CCall, run_everywhere
+from pygpt.check.cases import CASES
+from pygpt.check.differences import UNIT
+from pygpt.check.header import KERNELS
+from pygpt.check.sizes import EDGES
 
 GROUP = reference.PYGPT_INT8_GROUP
 LEAST = LEAST_QUANTIZED

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelcases import CASES
-from kernelcheck import (KERNELS, accumulate_flag, declared_kernels, flag_settings, run_reference)
+from draws import drawn
 from pygpt.backend import reference
 from pygpt.backend.reference.convert import float32
 from pygpt.backend.reference.operands import read_operand
 from pygpt.backend.reference.random import splitmix64
+from pygpt.check.calls import run_reference
+from pygpt.check.cases import CASES
+from pygpt.check.header import KERNELS, accumulate_flag, declared_kernels, flag_settings
 
 F32, BF16 = reference.PYGPT_FLOAT32, reference.PYGPT_BFLOAT16
 # The operands of the kernels that round no others.
@@ -51,7 +53,7 @@ def test_the_reference_has_no_kernel_of_its_own():
 @given(data=st.data())
 def test_accumulate_overwrites_or_adds(case, data):
     """Overwrite NaN without reading it, and add to numbers."""
-    args = data.draw(case.drawn())
+    args = data.draw(drawn(case))
     value = run_reference(case.kernel, args, case.inout)
     for flags in flag_settings(case.kernel):
         got = run_reference(case.kernel, {**args, **flags}, case.inout)
@@ -64,7 +66,7 @@ def test_accumulate_overwrites_or_adds(case, data):
 @pytest.mark.parametrize("case", [c for c in CASES if c.may_alias], ids=str)
 @given(data=st.data())
 def test_aliasing_changes_nothing_where_it_is_allowed(case, data):
-    args = data.draw(case.drawn())
+    args = data.draw(drawn(case))
     for output, shared, bits in case.may_alias:
         if args[shared] is None:
             continue
@@ -163,7 +165,7 @@ def test_rounded_gradients_of_scores_by_hand():
 @pytest.mark.parametrize("case", [c for c in CASES if c.kernel in OPERANDS], ids=str)
 @given(data=st.data())
 def test_a_layer_rounds_its_operands_and_nothing_else(case, data):
-    args = data.draw(case.drawn())
+    args = data.draw(drawn(case))
     names = OPERANDS[case.kernel]
     before = {name: read_operand(args[name], len(args[name]), BF16) for name in names}
     want = run_reference(case.kernel, {**args, **before, "dtype": F32})

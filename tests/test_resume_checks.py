@@ -4,10 +4,10 @@ import json
 
 import pytest
 from conftest import TEXT
-from isas import use_isa
 from runs import FROM_INIT, numbers, records_of, snapshot, stop_after, warnings_of
 
 from pygpt.backend import kernels
+from pygpt.check.sets import use_isa
 from pygpt.checkpoint import safetensors
 from pygpt.checkpoint.model_files import read_model
 from pygpt.checkpoint.safetensors import CheckpointError

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from isas import use_isa
-from kernelcheck import HEADER
 from pygpt.backend import kernels, reference
 from pygpt.backend.reference import sample
+from pygpt.check.header import HEADER
+from pygpt.check.sets import use_isa
 from pygpt.config import ConfigError, SampleConfig
 from pygpt.sampling import Choice, Sampler, choice_of
 

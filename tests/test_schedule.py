@@ -12,16 +12,17 @@ from itertools import product as pairs
 from pathlib import Path
 
 import pytest
-from isas import use_isa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import draw_ids
-from sharing import needs_threads, sharing, small_jobs_shared
+from sharing import needs_threads
 
 import pygpt
 from pygpt.autograd.launch import calling
 from pygpt.backend import kernels
 from pygpt.backend.kernels import BFLOAT16, FLOAT32
+from pygpt.check.sets import use_isa
+from pygpt.check.threads import sharing, small_jobs_shared
 
 BENCH = Path(__file__).parent / "bench"
 pytestmark = pytest.mark.skipif(kernels.ffi is None, reason="asks the C library")

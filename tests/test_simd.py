@@ -11,8 +11,9 @@ from array import array
 
 import pytest
 
-from isas import use_isa
-from kernelcheck import UNIT, Guarded
+from pygpt.check.calls import Guarded
+from pygpt.check.differences import UNIT
+from pygpt.check.sets import use_isa
 
 # Near x = -10, where exp(-u2) leaves the floats, the gate below the smallest normal float becomes
 # 0; the slope is up to 1 + |x| w < 256 times the gate.

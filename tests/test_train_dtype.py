@@ -5,7 +5,6 @@ import types
 from array import array
 
 import pytest
-from isas import isas_for, use_isa
 from runs import checkpoint_files, numbers, records_of, snapshot, stop_after, warnings_of
 from sharing import shared_among
 
@@ -13,6 +12,7 @@ import pygpt
 from conftest import TEXT
 from pygpt.autograd.precision import OPERAND_TYPES
 from pygpt.backend import kernels
+from pygpt.check.sets import isas_for, use_isa
 from pygpt.cli import main
 from pygpt.cli.terminal import Reporter
 from pygpt.config import ConfigError

@@ -6,9 +6,9 @@ import re
 
 import pytest
 from commands import pygpt as run
-from isas import WITH_UNITS, use_isa
 
 from pygpt.backend import kernels as library
+from pygpt.check.sets import WITH_UNITS, use_isa
 
 pytestmark = pytest.mark.skipif(library.ffi is None, reason="the C library is not in use")
 

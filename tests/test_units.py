@@ -17,12 +17,14 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from isas import WITH_UNITS, isas_for, units, use_isa
-from kernelcases import CASES
-from kernelcheck import Bound, CCall, accumulate_flag, assert_within, flag_settings
-from sharing import HAS_THREADS, small_jobs_shared
 
 from pygpt.backend import kernels as library
+from pygpt.check.calls import CCall
+from pygpt.check.cases import CASES
+from pygpt.check.differences import Bound, assert_within
+from pygpt.check.header import accumulate_flag, flag_settings
+from pygpt.check.sets import WITH_UNITS, isas_for, units, use_isa
+from pygpt.check.threads import HAS_THREADS, small_jobs_shared
 
 pytestmark = pytest.mark.skipif(library.ffi is None, reason="the C library is not in use")
 

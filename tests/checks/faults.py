@@ -103,12 +103,13 @@ def end_faults(faults):
 def try_kernels(options):
     """Fail each allocation of each kernel, on each instruction set; yield a text for each fault
     that was found. A second call, without a fault, must give the bits of an undisturbed one."""
-    from isas import isas_for, use_isa
     from kernel_calls import NUMBERS
-    from kernelcases import CASES
-    from kernelcheck import CCall, flag_settings
     from pygpt.backend import kernels
-    from sharing import small_jobs_shared
+    from pygpt.check.calls import CCall
+    from pygpt.check.cases import CASES
+    from pygpt.check.header import flag_settings
+    from pygpt.check.sets import isas_for, use_isa
+    from pygpt.check.threads import small_jobs_shared
 
     def digest(case, args, isa, threads, setting):
         with use_isa(isa), small_jobs_shared():

@@ -1,6 +1,6 @@
 """Calls every kernel of pygpt.h, for checkers under which the tests themselves would take hours.
 
-Each case of tests/kernelcases.py is called at a few sizes on every instruction set that this CPU
+Each case of pygpt/check/cases.py is called at a few sizes on every instruction set that this CPU
 has and the checker knows, by 1 and by several threads, with small jobs shared out too. Nothing is
 compared but the bits between the numbers of threads: the tests compare results.
 
@@ -15,12 +15,13 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 import poisoned_margins  # noqa: E402
-from isas import isas_for, use_isa  # noqa: E402
-from kernelcases import CASES  # noqa: E402
-from kernelcheck import CCall, flag_settings  # noqa: E402
-from sharing import small_jobs_shared  # noqa: E402
 
 from pygpt.backend import kernels  # noqa: E402
+from pygpt.check.calls import CCall  # noqa: E402
+from pygpt.check.cases import CASES  # noqa: E402
+from pygpt.check.header import flag_settings  # noqa: E402
+from pygpt.check.sets import isas_for, use_isa  # noqa: E402
+from pygpt.check.threads import small_jobs_shared  # noqa: E402
 
 NUMBERS = ("dropout", "eps", "std", "part", "past", "spare", "ignore_index", "dtype", "NH", "B")
 

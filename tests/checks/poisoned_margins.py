@@ -1,6 +1,6 @@
 """Lets AddressSanitizer guard the arrays of the kernel tests; a plugin of pytest for `make asan`.
 
-tests/kernelcheck.py puts each array into a larger block, between margins whose bytes it compares
+pygpt/check/calls.py puts each array into a larger block, between margins whose bytes it compares
 afterwards. That finds what a kernel writes there, but not what it reads. Here the margins are
 poisoned while a kernel may run, so reading a byte of them ends the process with a report.
 """
@@ -9,9 +9,9 @@ import ctypes
 
 
 def pytest_configure():
-    """Replace kernelcheck.Guarded; by now conftest.py has set the state that pygpt needs."""
-    import kernelcheck
-    kernelcheck.Guarded = poisoned(kernelcheck.Guarded)
+    """Replace Guarded of pygpt/check/calls.py; conftest.py has set the state that pygpt needs."""
+    from pygpt.check import calls
+    calls.Guarded = poisoned(calls.Guarded)
 
 
 def poisoned(Guarded):

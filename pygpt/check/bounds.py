@@ -5,7 +5,7 @@ whatever order and blocking, is off by at most (n + 1) UNIT sum|a||b| to first o
 here carry that through each formula. The small integers count the roundings of the final
 operations, rounded up. Each function takes the arguments and the reference's outputs (accumulate 0)
 and returns {output: Bound}; an output without one is unspecified. Those of attention are in
-attentionbounds.py.
+attention_bounds.py; differences.py compares an output with its bound.
 
 With dtype 1 the operands of products are rounded to bfloat16. Operands that are inputs are the same
 numbers in C and in the reference. So a product of them has the bound above, at the rounded
@@ -17,12 +17,13 @@ from math import exp, expm1, pi, sqrt
 from operator import mul
 from types import SimpleNamespace
 
-from kernelcheck import FLOOR, UNIT, Bound, run_reference
 from pygpt.backend import reference
 from pygpt.backend.reference.gelu import gelu_slope
 from pygpt.backend.reference.operands import read_operand
 from pygpt.backend.reference.few_rows import whole_times_power
 from pygpt.backend.reference.softmax import logsumexp
+from pygpt.check.calls import run_reference
+from pygpt.check.differences import FLOOR, UNIT, Bound
 
 EXP = 4   # the vector exp is good to 2 ulp, and one ulp is up to 2 UNIT
 LOG = 4

@@ -1,79 +1,25 @@
-"""Calls one kernel in C and in Python, and reports where the two differ.
+"""Calls one kernel in Python and in C: with guarded memory, on each instruction set, by threads.
 
-Arguments are a dict in the order of csrc/pygpt.h, which is parsed here: a list for a pointer, None
-for NULL, a number otherwise.
+header.py says what the arguments are. Whatever a kernel does that its contract rules out raises a
+Fault: writing outside an array or to an input, returning an error, giving other bits with another
+number of threads.
 """
 
-import itertools
 import math
-import re
 from array import array
-from collections import namedtuple
-from operator import add, le, sub
-from pathlib import Path
 
-from isas import isas_for, use_isa
 from pygpt.backend import reference
-from sharing import HAS_THREADS, sharing, small_jobs_shared
+from pygpt.check.header import KERNELS, TYPECODES, accumulate_flag
+from pygpt.check.sets import isas_for, use_isa
+from pygpt.check.threads import HAS_THREADS, sharing, small_jobs_shared
 
-HEADER = Path(__file__).parent.parent / "csrc" / "pygpt.h"
-TYPECODES = {"float": "f", "double": "d", "int32_t": "i", "uint64_t": "Q", "uint16_t": "H",
-             "int8_t": "b"}
 THREADS = (1, 2, 3) if HAS_THREADS else (1,)
 # Kernels of one thread, which no size is shared out by.
 SERIAL = ("sum_forward", "sum_backward")
 
-UNIT = 2.0 ** -24   # the largest relative error of one rounding to float32
-FLOOR = 2.0 ** -110  # flushing a denormal may cost this, times factors of up to 65536
 
-Param = namedtuple("Param", "ctype name pointer output")
-
-# |error| <= steps * unit * magnitude + extra, element by element: a chain of `steps` roundings,
-# none of a partial result larger than the sum of the terms' absolute values, and the rest.
-Bound = namedtuple("Bound", "steps magnitudes extra unit", defaults=(None, UNIT))
-
-
-def declared_kernels():
-    """Return {name: [Param]} of every kernel of pygpt.h on arrays of numbers.
-
-    Names with pygpt_ belong to the runtime, names with bpe_ to the tokenizer (test_bpe.py), names
-    with sample_ to the choice of tokens (test_sampling.py).
-    """
-    text = re.sub(r"/\*.*?\*/|^#.*?$", "", HEADER.read_text(), flags=re.DOTALL | re.MULTILINE)
-    kernels = {}
-    for name, params in re.findall(r"\bint (\w+)\(([^)]*)\);", text):
-        if not name.startswith(("pygpt_", "bpe_", "sample_")):
-            kernels[name] = [_param(p) for p in params.split(",")]
-    return kernels
-
-
-def _param(declaration):
-    const, ctype, star, name = re.fullmatch(r"\s*(const )?(\w+) (\*?)(\w+)", declaration).groups()
-    ctype = "float" if ctype == "void" else ctype  # bfloat16 only in test_half_tensors.py
-    return Param(ctype, name, bool(star), bool(star) and not const)
-
-
-KERNELS = declared_kernels()
-
-
-def accumulate_flag(kernel, output):
-    """Return the flag that says whether to add to this output, or None if there is none."""
-    specific = {"dinp": ("accumulate_input",), "dwte": ("accumulate_wte",),
-                "dwpe": ("accumulate_wpe",), "dweight": ("accumulate_params", "accumulate_weight"),
-                "dbias": ("accumulate_params",)}
-    names = {p.name for p in KERNELS[kernel]}
-    never = output in ("loss", "losses", "act")
-    candidates = () if never else (*specific.get(output, ()), "accumulate")
-    return next((flag for flag in candidates if flag in names), None)
-
-
-def flags_of(kernel):
-    return [p.name for p in KERNELS[kernel] if p.name.startswith("accumulate")]
-
-
-def flag_settings(kernel):
-    flags = flags_of(kernel)
-    return [dict(zip(flags, bits)) for bits in itertools.product((0, 1), repeat=len(flags))]
+class Fault(AssertionError):
+    """Says what a kernel did that its contract rules out."""
 
 
 def run_reference(kernel, args, inout=()):
@@ -86,7 +32,8 @@ def run_reference(kernel, args, inout=()):
             value = list(value) if not p.output or keeps else [math.nan] * len(value)
         work[p.name] = value
     code = getattr(reference, kernel)(*work.values())
-    assert code == 0, f"reference.{kernel} returned {code}"
+    if code != 0:
+        raise Fault(f"reference.{kernel} returned {code}")
     return {p.name: work[p.name] for p in KERNELS[kernel] if p.output and args[p.name] is not None}
 
 
@@ -164,9 +111,11 @@ class CCall:
                         memory[p.name].pointer if p.pointer else args[p.name])
         code = getattr(self.kernels.lib, self.kernel)(*call)
         for name, buffer in memory.items():
-            assert buffer.margins_intact(), f"{self.kernel} wrote outside {name}"
+            if not buffer.margins_intact():
+                raise Fault(f"{self.kernel} wrote outside {name}")
         for name, buffer in self.inputs.items():
-            assert buffer.untouched(), f"{self.kernel} wrote to its input {name}"
+            if not buffer.untouched():
+                raise Fault(f"{self.kernel} wrote to its input {name}")
         return code, {p.name: memory[p.name] for p in KERNELS[self.kernel]
                       if p.output and p.name in memory}
 
@@ -181,16 +130,25 @@ def run_everywhere(kernels, call, flags, large=False):
     for isa in isas_for(call.args.get("dtype", kernels.FLOAT32)):
         with use_isa(isa):
             outputs = None
-            for threads in THREADS if large else (*THREADS, None):
-                kernels.set_num_threads(threads or 1)
-                code, got = run_shared(call, flags, threads, large) if threads else call.run(flags)
-                assert code == 0, f"{call.kernel} on {isa} returned {code}"
+            for threads, got in run_by_threads(kernels, call, flags, large):
                 outputs = outputs or got
                 for name in got:
-                    assert got[name].raw() == outputs[name].raw(), (
-                        f"{call.kernel} on {isa}: the bits of {name} change with "
-                        + (f"{threads} threads" if threads else "the call in one piece"))
+                    if got[name].raw() != outputs[name].raw():
+                        raise Fault(
+                            f"{call.kernel} on {isa}: the bits of {name} change with "
+                            + (f"{threads} threads" if threads else "the call in one piece"))
             yield isa, outputs
+
+
+def run_by_threads(kernels, call, flags, large=False):
+    """Yield (number of threads, outputs) for each of THREADS, and (None, outputs) for a call in one
+    piece unless it is large; on the instruction set in use."""
+    for threads in THREADS if large else (*THREADS, None):
+        kernels.set_num_threads(threads or 1)
+        code, outputs = run_shared(call, flags, threads, large) if threads else call.run(flags)
+        if code != 0:
+            raise Fault(f"{call.kernel} on {kernels.isa()} returned {code}")
+        yield threads, outputs
 
 
 def run_shared(call, flags, threads, large):
@@ -201,26 +159,9 @@ def run_shared(call, flags, threads, large):
     sharing()
     result, (least, most) = call.run(flags), sharing()
     if call.kernel in SERIAL:
-        assert (least, most) == (0, 0), f"{call.kernel} is shared out, and SERIAL lists it"
-    else:
-        assert most <= threads and least >= min(threads, 2), (
-            f"{call.kernel}, sizes {call.sizes()}: with {threads} threads a job was shared out "
-            f"among {least} only; make it larger")
+        if (least, most) != (0, 0):
+            raise Fault(f"{call.kernel} is shared out, and SERIAL lists it")
+    elif most > threads or least < min(threads, 2):
+        raise Fault(f"{call.kernel}, sizes {call.sizes()}: with {threads} threads a job was shared "
+                    f"out among {least} only; make it larger")
     return result
-
-
-def assert_within(got, want, bound, old, where):
-    """Check each |got - want| against its bound; `old` is what was accumulated onto, or None."""
-    assert len(got) == len(want) == len(bound.magnitudes), f"{where}: lengths differ"
-    before = old or [0.0] * len(want)
-    target = list(map(add, want, before))
-    allowed = [bound.steps * (bound.unit * (magnitude + abs(x)) + FLOOR)
-               for magnitude, x in zip(bound.magnitudes, before)]
-    if bound.extra:
-        allowed = list(map(add, allowed, bound.extra))
-    off = list(map(abs, map(sub, got, target)))
-    within = list(map(le, off, allowed))  # NaN is not <= anything
-    if not all(within):
-        i = within.index(False)
-        raise AssertionError(f"{where}[{i}] is {got[i]!r}, the reference says {target[i]!r}, "
-                             f"off by {off[i]:.3g} where {allowed[i]:.3g} is allowed")

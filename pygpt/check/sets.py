@@ -1,4 +1,4 @@
-"""Runs a block of a test on one instruction set, and tells the sets that have a bfloat16 unit."""
+"""Runs a block on one instruction set, and tells the sets that have a bfloat16 unit."""
 
 from contextlib import contextmanager
 

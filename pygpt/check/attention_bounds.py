@@ -1,6 +1,6 @@
 """Derives the error bounds of attention: how far each output may be from the exact one.
 
-kernelbounds.py says what a bound is and how they are derived. Attention has the longest chain: a
+bounds.py says what a bound is and how they are derived. Attention has the longest chain: a
 score's error becomes one of its weight, and this one of the sums over values, keys and queries.
 With dtype 1 weights are rounded in between.
 """
@@ -8,11 +8,12 @@ With dtype 1 weights are rounded in between.
 from math import ceil, exp, expm1, log, sqrt
 from types import SimpleNamespace
 
-from kernelbounds import EXP, LOG, abs_dot, as_operand, dot, rounded, softmax_errors, softmax_sums
-from kernelcheck import UNIT, Bound
 from pygpt.backend import reference
 from pygpt.backend.reference.dropout import dropout_factors
 from pygpt.backend.reference.softmax import logsumexp
+from pygpt.check.bounds import (EXP, LOG, abs_dot, as_operand, dot, rounded, softmax_errors,
+                                softmax_sums)
+from pygpt.check.differences import UNIT, Bound
 
 
 def _attention_row(query, keys):
