@@ -31,7 +31,6 @@ FOLDER = copies.ROOT / "docs" / "exercises"
 PAGES = sorted(FOLDER.glob("[0-9]*.md"))
 FOLLOWED = [*PAGES, *sorted(FOLDER.glob("solutions/*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-LIBRARY = "pygpt/_kernels.abi3.so"
 FAILED = 1  # pytest's status if a test failed; others tell of usage, or that no test matched
 
 
@@ -105,7 +104,8 @@ def copy_libraries(folder):
 
 def build(folder):
     """Build the library of a copy, with -O1, which takes a third of the time of -O3."""
-    (folder / LIBRARY).unlink(missing_ok=True)  # the project's may be newer than the changes
+    for library in folder.rglob("_kernels.*so"):  # it may be newer than the changed sources
+        library.unlink()
     copies.build(folder, "-O1")
 
 
