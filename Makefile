@@ -167,6 +167,9 @@ faults: build $(VENV)/.installed-test  ## let each call of the system fail in tu
 mutants: build $(VENV)/.installed-test  ## break the code in some hundred ways; ONLY=pattern for some
 	@$(PY) tests/checks/mutants.py "$(ONLY)"
 
+exercises: build $(VENV)/.installed-test  ## do what docs/exercises/ says; ONLY=pattern for some
+	@$(PY) tests/checks/exercises.py "$(ONLY)"
+
 KILLS ?= 500
 MINUTES ?= 60
 
@@ -176,4 +179,4 @@ kill-drill: build  ## kill KILLS=500 processes while they write: what they leave
 soak: build  ## train, evaluate, save and sample for MINUTES=60; nothing may grow
 	@$(PY) tests/checks/soak.py $(MINUTES)
 
-.PHONY: fuzz asan tsan valgrind analyze coverage faults mutants kill-drill soak
+.PHONY: fuzz asan tsan valgrind analyze coverage faults mutants exercises kill-drill soak

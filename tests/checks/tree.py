@@ -38,9 +38,13 @@ def remove_gone(tree):
                 path.unlink()
 
 
-def make(name, cflags="", ldflags="", cc=None):
-    """Copy the project to build/NAME, build the library there, and return the copy's Path."""
-    tree = ROOT / "build" / name
+def folder_of(name):
+    return ROOT / "build" / name
+
+
+def copy(name):
+    """Copy the project to build/NAME, without what was built, and return the copy's Path."""
+    tree = folder_of(name)
     tree.mkdir(parents=True, exist_ok=True)
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, tree / folder, ignore=SKIPPED, dirs_exist_ok=True,
@@ -49,12 +53,23 @@ def make(name, cflags="", ldflags="", cc=None):
         if path.is_file() and not path.name.startswith("."):
             copy_changed(path, tree / path.name)
     remove_gone(tree)
+    return tree
+
+
+def build(tree, cflags="", ldflags="", cc=None):
+    """Build the library of a copy."""
     environment = os.environ | {"PYGPT_CFLAGS": cflags, "PYGPT_LDFLAGS": ldflags}
     if cc:
         environment["CC"] = environment["LDSHARED"] = cc
         environment["LDSHARED"] += " -shared"
     subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=tree,
                    env=environment, check=True)
+
+
+def make(name, cflags="", ldflags="", cc=None):
+    """Copy the project to build/NAME, build the library there, and return the copy's Path."""
+    tree = copy(name)
+    build(tree, cflags, ldflags, cc)
     return tree
 
 
