@@ -4,7 +4,8 @@ from pygpt.cli.flags import whole_number
 from pygpt.cli.loading import add_threads_flag, set_threads
 
 EXPLANATION = """The page is served to this machine alone, at an address with a random word, until
-Ctrl-C. Nothing is loaded from elsewhere and nothing is written.""".replace("\n", " ")
+Ctrl-C. Nothing is loaded from elsewhere and nothing is written. With --open the address is among
+the browser's arguments, which other users of this machine may see.""".replace("\n", " ")
 
 
 def add_command(add):
@@ -37,7 +38,8 @@ def run(arguments):
         if arguments.open:
             import webbrowser
 
-            webbrowser.open(server.address)
+            if not webbrowser.open(server.address):
+                warn("no browser could be started: open the address by hand")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
