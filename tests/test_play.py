@@ -258,6 +258,13 @@ def test_a_port_that_is_taken_is_refused_in_one_line(directory):
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "use" in done.stderr
 
 
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not true within {seconds} s"
+        time.sleep(0.01)
+
+
 def talk(server, data):
     """Send bytes; return all that comes back."""
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:
@@ -376,7 +383,8 @@ def test_no_work_is_done_for_a_visitor_who_has_left(server):
             connection.sendall(f"POST /{server.key}/explain HTTP/1.1\r\nHost: 127.0.0.1:"
                                f"{server.server_port}\r\nContent-Type: application/json\r\n"
                                "Content-Length: 16\r\n\r\n".encode() + b'{"text": "gone"}')
-        time.sleep(0.1)
+            until(lambda: server._places._value == MOST_CONNECTIONS - 1 and not server.unread)
+    until(lambda: server._places._value == MOST_CONNECTIONS)
     assert asked(server, "explain", {"text": "here"})[0] == 200
     assert called == ["here"]
 

@@ -30,8 +30,8 @@ def shortened(ids):
     """Return the last MOST_TOKENS of ids, and the sentence for the reader if some are left out."""
     if len(ids) <= MOST_TOKENS:
         return ids, ""
-    return ids[-MOST_TOKENS:], (f"Of {len(ids)} tokens these are the last {MOST_TOKENS}, read as if "
-                                "nothing stood before them")
+    return ids[-MOST_TOKENS:], (f"Of {len(ids)} tokens these are the last {MOST_TOKENS}, read as "
+                                "if nothing stood before them")
 
 
 def explanation(model, tokenizer, ids, note=""):

@@ -85,8 +85,9 @@ class Play:
         return {**found, **losses}
 
     def candidates(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return what may follow a text: {"model": [[text, p], ...] by the model alone, "drawn": the
-        same by the request's settings, each likeliest first, "count": how many can be drawn}."""
+        """Return what may follow a text: {"model": [[text, p], ...] by the model alone, "drawn":
+        the same by the request's settings, each likeliest first, "count": how many can be drawn}.
+        """
         self._notes.clear()
         ids = self._pipeline.read(_field(request, "text", str))
         settings = SampleConfig(**_settings(request))
