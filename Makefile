@@ -26,6 +26,10 @@ test-long: build $(VENV)/.installed-test  ## try 500 files, models or graphs whe
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install the wheel: minutes
 	@$(PY) -m pytest tests/install/test_install.py tests/install/test_wheel.py
 
+test-browser: build $(VENV)/.installed-test  ## test the pages in Chromium, which apt-get installs
+	@tests/install/chromium.sh
+	@$(PY) -m pytest -rs tests/test_explain.py tests/test_play.py
+
 types: build $(VENV)/.installed-test $(TYPES)/.installed  ## check the types with mypy and pyright
 	@PATH=$(abspath $(TYPES))/bin:$$PATH $(PY) -m pytest -rs tests/test_types.py
 
@@ -105,7 +109,7 @@ $(TYPES)/.installed:
 	@$(TYPES)/bin/python -m pip install -q --disable-pip-version-check "mypy>=2,<3" pyright
 	@touch $@
 
-.PHONY: build train test test-long test-install types info clean help bench growth ladder compare \
+.PHONY: build train test test-browser test-long test-install types info clean help bench growth ladder compare \
 	compare-matmul compare-generation schedule compilers debug asm
 
 wheel: $(STAMP)  ## build a wheel for every CPython from 3.10 on, with its OpenMP, into dist/

@@ -168,7 +168,7 @@ class Browser:
         """Press and release a key, such as ArrowRight, Enter or a character."""
         text = {"Enter": "\r"}.get(name, name if len(name) == 1 else "")
         code = {"Enter": 13, "Tab": 9, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
-                "ArrowDown": 40, "End": 35, "Home": 36}.get(name, 0)
+                "ArrowDown": 40, "End": 35, "Home": 36, "Escape": 27}.get(name, 0)
         self.call("Input.dispatchKeyEvent", type="keyDown", key=name, text=text, code=name,
                   windowsVirtualKeyCode=code)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=name, code=name,

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import math
+import select
 import signal
 import socket
 import subprocess
@@ -16,8 +17,10 @@ import pytest
 from commands import COMMAND, ENVIRONMENT, here
 
 import pygpt
+from pygpt.study import server as server_module
+from pygpt.study.ablation import heads_off
 from pygpt.study.play import Play, live_page
-from pygpt.study.server import MOST_BYTES, Server
+from pygpt.study.server import MOST_BYTES, MOST_CONNECTIONS, Server
 
 needs_chromium = pytest.mark.skipif(browser.found() is None, reason="no Chromium (Debian: "
                                     "apt-get install chromium)")
@@ -30,7 +33,12 @@ def directory(tmp_path_factory):
     tokenizer = pygpt.CharTokenizer.train("abcdefghijklmnopqrstuvwxyz <>/\n")
     config = pygpt.GPTConfig(vocab_size=tokenizer.vocab_size, n_positions=64, n_embd=24, n_layer=2,
                              n_head=3)
-    pygpt.GPT(config, seed=2).save_pretrained(path)
+    model = pygpt.GPT(config, seed=2)
+    for _, p in model.named_parameters():  # so that its heads matter
+        values = p.flat()
+        for i in range(p.size):
+            values[i] *= 6
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
@@ -91,7 +99,8 @@ def test_a_written_text_is_the_pipelines(server, directory):
     status, _, body = asked(server, "write", {"text": "abc", **settings})
     first, *steps, last = lines_of(body)
     found = pygpt.Pipeline.from_pretrained(directory)("abc", **settings)
-    assert status == 200 and last["ids"] == found.prompt_ids + found.ids and last["stop"] == found.stop
+    assert status == 200
+    assert last["ids"] == found.prompt_ids + found.ids and last["stop"] == found.stop
     assert first["ids"] == found.prompt_ids
     assert "".join(step["text"] for step in steps) == str(found)
     drawn = [step for step in steps if "id" in step]
@@ -134,7 +143,8 @@ def test_heads_are_off_for_one_request_alone(server):
     ("write", {"text": "a", "max_new_tokens": 10 ** 30}, "max_new_tokens"),
     ("write", {"text": "a", "seed": [1]}, "seed"), ("write", {"text": "a", "off": 3}, "off=3"),
     ("write", {"text": "a", "off": [[9, 0]]}, "no head 0 in block 9"),
-    ("explain", {"text": ["a"]}, "text=['a']"), ("explain", {"text": "a", "off": [[0, True]]}, "off="),
+    ("explain", {"text": ["a"]}, "text=['a']"),
+    ("explain", {"text": "a", "off": [[0, True]]}, "off="),
     ("candidates", {"text": "a", "top_p": 0}, "top_p=0"), ("candidates", {}, "text=None")])
 def test_a_request_that_makes_no_sense_is_refused_in_one_line(server, name, request_, words):
     status, _, body = asked(server, name, request_)
@@ -143,14 +153,16 @@ def test_a_request_that_makes_no_sense_is_refused_in_one_line(server, name, requ
 
 
 @pytest.mark.parametrize(("status", "name", "body", "options"), [
-    (404, "", None, {"method": "GET", "key": "wrong"}), (404, "", None, {"method": "GET", "key": ""}),
+    (404, "", None, {"method": "GET", "key": "wrong"}),
+    (404, "", None, {"method": "GET", "key": ""}),
     (404, "more", None, {"method": "GET"}), (404, "play", {}, {}), (404, "__class__", {}, {}),
     (404, "_named", {}, {}), (403, "explain", {"text": "a"}, {"Origin": "http://example.com"}),
     (403, "explain", {"text": "a"}, {"Origin": "null"}),
     (403, "", None, {"method": "GET", "Host": "example.com"}),
     (415, "explain", {"text": "a"}, {"Content_Type": "text/plain"}),
     (415, "explain", {"text": "a"}, {"Content_Type": "application/x-www-form-urlencoded"}),
-    (400, "explain", b"[" * 100_000, {}), (400, "explain", b"\xff", {}), (400, "explain", b"[]", {}),
+    (400, "explain", b"[" * 100_000, {}), (400, "explain", b"\xff", {}),
+    (400, "explain", b"[]", {}),
     (400, "explain", b'{"text": 1e999}', {}), (501, "", None, {"method": "PUT"}),
     (413, "explain", b"", {"Content_Length": str(MOST_BYTES + 1)}),
     (413, "explain", b"", {"Content_Length": "9" * 5000}),
@@ -217,7 +229,8 @@ def test_an_error_amid_a_text_ends_it_with_a_line():
 
     with served(Broken()) as server:
         status, _, body = asked(server, "write", {})
-        assert status == 200 and lines_of(body)[-1] == {"error": "the model's logits are not finite"}
+        assert status == 200
+        assert lines_of(body)[-1] == {"error": "the model's logits are not finite"}
 
 
 def test_the_command_serves_until_ctrl_c(directory):
@@ -243,6 +256,192 @@ def test_a_port_that_is_taken_is_refused_in_one_line(directory):
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = here("play", directory, "--port", str(other.getsockname()[1]))
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "use" in done.stderr
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not true within {seconds} s"
+        time.sleep(0.01)
+
+
+def talk(server, data):
+    """Send bytes; return all that comes back."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:
+        connection.sendall(data)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def test_the_losses_are_those_of_the_model_whole_and_with_heads_off(server, directory):
+    pipeline = pygpt.Pipeline.from_pretrained(directory)
+    ids = pipeline.tokenizer.encode("once upon")
+    found = json.loads(asked(server, "explain", {"text": "once upon", "off": [[0, 0], [1, 2]]})[2])
+    assert found["loss_all_on"] == pytest.approx(pygpt.evaluate(pipeline.model, ids), rel=1e-4)
+    with heads_off(pipeline.model, [(0, 0), (1, 2)]):
+        assert found["loss"] == pytest.approx(pygpt.evaluate(pipeline.model, ids), rel=1e-4)
+    assert found["loss"] != found["loss_all_on"]
+    assert found["loss"] == pytest.approx(-sum(found["logprobs"]) / 8, rel=1e-4)
+    assert "loss" not in json.loads(asked(server, "explain", {"text": "a"})[2])
+
+
+@pytest.mark.parametrize(("request_", "words"), [
+    ({"temperature": 10 ** 400}, "is not a number"), ({"temperature": math.nan}, "temperature=nan"),
+    ({"temperature": math.inf}, "temperature=inf"), ({"top_k": 2.5}, "top_k=2.5"),
+    ({"max_new_tokens": math.nan}, "max_new_tokens=nan")])
+def test_numbers_that_are_none_are_refused_in_one_line(server, request_, words):
+    status, _, body = asked(server, "write", {"text": "a", **request_})
+    message = json.loads(body)["error"]
+    assert status == 400 and words in message and "\n" not in message
+
+
+@pytest.mark.parametrize(("headers", "status"), [
+    ({"Sec_Fetch_Site": "cross-site"}, 403), ({"Sec_Fetch_Site": "same-site"}, 403),
+    ({"Sec_Fetch_Site": "none"}, 200), ({"Sec_Fetch_Site": "same-origin"}, 200),
+    ({"Host": "127.0.0.1.example.com"}, 403), ({"Host": "127.0.0.1"}, 403),
+    ({"Origin": "http://127.0.0.1"}, 403), ({"Origin": "https://localhost"}, 403)])
+def test_a_page_of_another_site_gets_nothing(server, headers, status):
+    got, _, body = asked(server, "", method="GET", **headers)
+    assert got == status and (status == 200 or b"the page" not in body)
+
+
+def test_no_answer_lets_the_key_out(server):
+    """The address is no Referrer, and a page of another site may not embed an answer."""
+    for name, body, method in ("", None, "GET"), ("explain", {"text": "a"}, "POST"):
+        _, headers, _ = asked(server, name, body, method)
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert headers["Access-Control-Allow-Origin"] is None
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(("line", "status"), [
+    ("GET x HTTP/1.1", b"404"), ("GET /{key} HTTP/1.1", b"404"), ("GET /{key}/ HTTP/1.0", b"200"),
+    ("GET http://{host}/{key}/ HTTP/1.1", b"404"), ("GET /{key}/\u00ff HTTP/1.1", b"404")])
+def test_strange_addresses_are_refused(server, line, status):
+    host = f"127.0.0.1:{server.server_port}"
+    line = line.format(key=server.key, host=host)
+    answer = talk(server, f"{line}\r\nHost: {host}\r\n\r\n".encode("latin-1"))
+    assert answer.startswith(b"HTTP/1.0 " + status) and b"unpack" not in answer
+
+
+def test_quirks_of_http(server):
+    host = f"Host: 127.0.0.1:{server.server_port}\r\n"
+    # HTTP/0.9 has no headers and so says nothing of where it comes from
+    assert b"the page" not in talk(server, f"GET /{server.key}/\r\n{host}\r\n".encode())
+    # of two Hosts only one would be checked
+    get = f"GET /{server.key}/ HTTP/1.1\r\n{host}"
+    assert b" 403 " in talk(server, f"{get}Host: x\r\n\r\n".encode())
+    # a visitor who waits to be told to go on is answered when the body comes
+    body = b'{"text": "a"}'
+    post = f"POST /{server.key}/explain HTTP/1.1\r\n{host}Content-Type: application/json\r\n"
+    answer = talk(server, f"{post}Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+                  .encode() + body)
+    assert answer.startswith(b"HTTP/1.0 200")
+    # a body in chunks does not say how long it is
+    assert b" 411 " in talk(server, f"{post}Transfer-Encoding: chunked\r\n\r\n".encode())
+    # a second request on one connection is not read
+    twice = f"{get}Connection: keep-alive\r\n\r\n".encode() * 2
+    assert talk(server, twice).count(b"HTTP/1.0 200") == 1
+
+
+@pytest.mark.parametrize("begun", [
+    b"", b"GET / HT", b"POST /KEY/explain HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 999\r\n\r\n{"])
+def test_a_slow_request_is_ended_though_bytes_keep_coming(server, monkeypatch, begun):
+    monkeypatch.setattr(server_module, "SECONDS", 0.3)
+    begun = begun.replace(b"KEY", server.key.encode()).replace(b"PORT", b"%d" % server.server_port)
+    with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+        connection.sendall(begun)
+        end = time.monotonic() + 20
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while time.monotonic() < end:
+                connection.sendall(b" ")
+                time.sleep(0.02)
+        assert time.monotonic() < end
+    assert asked(server, "", method="GET")[0] == 200
+
+
+def test_more_connections_than_allowed_are_refused_until_some_end(server):
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
+        end = time.monotonic() + 20
+        while len(server.unread) < MOST_CONNECTIONS and time.monotonic() < end:
+            time.sleep(0.01)
+        with socket.create_connection(("127.0.0.1", server.server_port)) as one_more:
+            assert one_more.recv(100).startswith(b"HTTP/1.0 503")
+    while server.unread and time.monotonic() < end:
+        time.sleep(0.01)
+    assert asked(server, "", method="GET")[0] == 200
+
+
+def test_no_work_is_done_for_a_visitor_who_has_left(server):
+    called = []
+    server.play.explain = lambda request: called.append(request["text"]) or {}
+    with server.model_is_free:
+        with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+            connection.sendall(f"POST /{server.key}/explain HTTP/1.1\r\nHost: 127.0.0.1:"
+                               f"{server.server_port}\r\nContent-Type: application/json\r\n"
+                               "Content-Length: 16\r\n\r\n".encode() + b'{"text": "gone"}')
+            until(lambda: server._places._value == MOST_CONNECTIONS - 1 and not server.unread)
+    until(lambda: server._places._value == MOST_CONNECTIONS)
+    assert asked(server, "explain", {"text": "here"})[0] == 200
+    assert called == ["here"]
+
+
+def test_a_fault_of_pygpt_is_told_to_the_page_and_shown_in_the_terminal(server, capfd):
+    def broken(request):
+        raise KeyError("x")
+
+    server.play.explain = broken
+    status, _, body = asked(server, "explain", {"text": "a"})
+    assert status == 500 and json.loads(body)["error"] == "pygpt failed: KeyError: 'x'"
+    assert "in broken" in capfd.readouterr().err
+
+
+def started(directory, *words, **environment):
+    """Start `pygpt play`; return (process, host, key)."""
+    process = subprocess.Popen([*COMMAND, "play", str(directory), *words], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, env=ENVIRONMENT | environment)
+    _, _, host, key, _ = process.stdout.readline().split("/")
+    return process, host, key
+
+
+def test_ctrl_c_ends_a_text_at_once(directory):
+    process, host, key = started(directory)
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.request("POST", f"/{key}/write", json.dumps({"text": "a", "max_new_tokens": 10_000}),
+                       {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    for _ in range(5):
+        answer.readline()
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "") and time.monotonic() - start < 5
+    assert b'"stop"' not in answer.read()
+
+
+def test_open_shows_the_address_to_a_browser(directory, tmp_path):
+    script = tmp_path / "browser"
+    script.write_text(f"#!/bin/sh\necho \"$1\" > {tmp_path}/opened.new\n"
+                      f"mv {tmp_path}/opened.new {tmp_path}/opened\n")
+    script.chmod(0o755)
+    process, host, key = started(directory, "--open", BROWSER=str(script))
+    end = time.monotonic() + 60
+    while not (tmp_path / "opened").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert (tmp_path / "opened").read_text() == f"http://{host}/{key}/\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
+
+
+def test_open_says_when_there_is_no_browser(directory, tmp_path):
+    process, host, key = started(directory, "--open", PATH=str(tmp_path), BROWSER="", DISPLAY="")
+    select.select([process.stderr], [], [], 60)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and errors.count("\n") == 1 and "no browser" in errors
 
 
 # ------------------------------------------------------------------------------ in a browser ---
@@ -331,3 +530,75 @@ def test_the_live_page_fits_every_screen_and_asks_the_server_alone(opened, width
     time.sleep(0.1)
     assert opened.run("document.documentElement.scrollWidth") <= width
     assert all(address.startswith("http://127.0.0.1:") for address in opened.requests)
+
+
+@needs_chromium
+def test_the_page_shows_what_heads_off_cost(opened):
+    before = opened.run("data.loss.toFixed(3)")
+    assert before in text_of(opened, "#broken")
+    opened.click("#switches [data-head='0,1']")
+    opened.click("#switches [data-block='1']")
+    opened.wait("document.querySelector('#broken').textContent.includes('4 heads off')")
+    said, after = text_of(opened, "#broken"), opened.run("data.loss.toFixed(3)")
+    difference = opened.run("(data.loss - data.loss_all_on).toFixed(3)")
+    assert f"{before} nats" in said and f"{after} with 4" in said and difference in said
+    worst = opened.run("""(() => { const worse = data.logprobs.map((p, t) => whole.logprobs[t] - p);
+        return worse.indexOf(Math.max(...worse)); })()""")
+    assert said.index(f"(token {worst})") == said.index("(token")
+    opened.click("#switches [data-block='1']")
+    opened.wait("document.querySelector('#broken').textContent.includes('1 head off')")
+    assert opened.errors == []
+
+
+@needs_chromium
+def test_switches_and_written_characters_answer_the_arrow_keys(opened):
+    opened.run("document.querySelector('#switches [tabindex=\"0\"]').focus()")
+    for key in "ArrowRight", "ArrowRight", "ArrowDown", " ":
+        opened.key(key)
+    opened.wait("off.has('1,1')")
+    opened.run("document.querySelector('#max_new_tokens').value = 5")
+    opened.click("#go")
+    opened.wait("document.querySelector('#state').textContent === '5 tokens written'")
+    opened.run("document.querySelector('#written [tabindex=\"0\"]').focus()")
+    opened.key("ArrowRight")
+    assert opened.run("document.activeElement === document.querySelectorAll('#written .token')[1]")
+    assert visible_of(opened, "document.activeElement.textContent") in text_of(opened, "#instead")
+    assert opened.errors == []
+
+
+def visible_of(page, script):
+    return page.run(f"visible({script})")
+
+
+@needs_chromium
+def test_a_page_whose_server_has_ended_says_so(chromium):
+    """Also in the middle of a text, though the connection then ends as if the text had."""
+    slow = Slow()
+    with served(slow, live_page("model", "a")) as server:
+        chromium.size(1280, 900)
+        chromium.open(server.address)
+        chromium.click("#go")
+        chromium.wait("document.querySelectorAll('#written .token').length > 1")
+        server.is_ending = True
+        chromium.wait("!document.querySelector('#trouble').hidden")
+        assert "server has ended" in text_of(chromium, "#trouble")
+        assert chromium.run("document.querySelector('#halt').disabled")
+    chromium.run("complain('')")
+    chromium.run("document.querySelector('#temperature').dispatchEvent(new Event('input'))")
+    chromium.wait("!document.querySelector('#trouble').hidden")
+    assert "server has ended" in text_of(chromium, "#trouble")
+    chromium.open("about:blank#")
+
+
+@needs_chromium
+def test_a_second_tab_hears_that_another_text_is_being_written(opened, directory):
+    with served(Slow(), live_page("model", "a")) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+        connection.request("POST", f"/{server.key}/write", "{}",
+                           {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.readline()
+        opened.open(server.address)
+        opened.click("#go")
+        opened.wait("document.querySelector('#trouble').textContent.includes('another text')")
+        answer.close()

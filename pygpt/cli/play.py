@@ -1,10 +1,13 @@
 """Shows a model at work in the browser, live: `pygpt play`."""
 
+import threading
+
 from pygpt.cli.flags import whole_number
 from pygpt.cli.loading import add_threads_flag, set_threads
 
 EXPLANATION = """The page is served to this machine alone, at an address with a random word, until
-Ctrl-C. Nothing is loaded from elsewhere and nothing is written.""".replace("\n", " ")
+Ctrl-C. Nothing is loaded from elsewhere and nothing is written. With --open the address is among
+the browser's arguments, which other users of this machine may see.""".replace("\n", " ")
 
 
 def add_command(add):
@@ -33,12 +36,19 @@ def run(arguments):
     pipeline = Pipeline.from_pretrained(arguments.directory, "float32", on_warning=warn)
     page = live_page(arguments.directory, arguments.prompt)
     with Server(Play(pipeline), page, port) as server:
-        print(server.address, flush=True)
-        if arguments.open:
-            import webbrowser
-
-            webbrowser.open(server.address)
         try:
+            print(server.address, flush=True)
+            if arguments.open:  # some browsers end only when they are closed
+                threading.Thread(target=_open, args=(server.address,), daemon=True).start()
             server.serve_forever()
         except KeyboardInterrupt:
             return 0
+
+
+def _open(address):
+    import webbrowser
+
+    from pygpt.cli.writing import warn
+
+    if not webbrowser.open(address):
+        warn("no browser could be started: open the address by hand")

@@ -23,14 +23,15 @@ from importlib import resources
 from pygpt.study.trace import trace
 
 MOST_TOKENS = 256  # of a page: the patterns of GPT-2's 144 heads then take 6 MB
+SCRIPTS = "base.js", "stream.js", "attention.js", "explain.js"  # in this order
 
 
 def shortened(ids):
     """Return the last MOST_TOKENS of ids, and the sentence for the reader if some are left out."""
     if len(ids) <= MOST_TOKENS:
         return ids, ""
-    return ids[-MOST_TOKENS:], (f"Of {len(ids)} tokens these are the last {MOST_TOKENS}, read as if "
-                                "nothing stood before them")
+    return ids[-MOST_TOKENS:], (f"Of {len(ids)} tokens these are the last {MOST_TOKENS}, read as "
+                                "if nothing stood before them")
 
 
 def explanation(model, tokenizer, ids, note=""):
@@ -89,7 +90,7 @@ def page(title, data, controls="", script=""):
     """
     text = "" if data is None else json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     filled = {"@TITLE@": html.escape(title), "@STYLE@": part("style.css"), "@CONTROLS@": controls,
-              "@SCRIPT@": part("explain.js") + script, "@DATA@": text}
+              "@SCRIPT@": "".join(map(part, SCRIPTS)) + script, "@DATA@": text}
     return re.sub("@[A-Z]+@", lambda place: filled[place[0]], part("explain.html"))
 
 

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pygpt.config import SampleConfig
+from pygpt.evaluation import evaluate
 from pygpt.pipeline import Pipeline
 from pygpt.study.ablation import heads_off
 from pygpt.study.distribution import drawn_probabilities
@@ -57,6 +58,7 @@ class Play:
         settings = _settings(request)
         if settings.get("max_new_tokens", 0) > MOST_NEW:
             raise ValueError(f"max_new_tokens={settings['max_new_tokens']} is more than {MOST_NEW}")
+        self._notes.clear()
         with heads_off(self._model, _heads(request)):
             found = self._pipeline.stream(text, logprobs=LISTED, **settings)
             yield {"ids": list(found.prompt_ids)}
@@ -70,15 +72,23 @@ class Play:
             yield {"ids": [*found.prompt_ids, *found.ids], "stop": found.stop}
 
     def explain(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the dict of explanation() for the end of a text."""
+        """Return the dict of explanation() for the end of a text, with two losses in nats a token
+        if there are two tokens: "loss" as the request says, "loss_all_on" with every head."""
         self._notes.clear()
         ids, note = shortened(self._pipeline.read(_field(request, "text", str)))
         with heads_off(self._model, _heads(request)):
-            return explanation(self._model, self._tokenizer, ids, ". ".join([*self._notes, note]))
+            found = explanation(self._model, self._tokenizer, ids, ". ".join(
+                filter(None, [*self._notes, note])))
+            losses = {"loss": self._loss(ids)} if len(ids) > 1 else {}
+        if losses:
+            losses["loss_all_on"] = self._loss(ids)
+        return {**found, **losses}
 
     def candidates(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return what may follow a text: {"model": [[text, p], ...] by the model alone, "drawn": the
-        same by the request's settings, each likeliest first, "count": how many can be drawn}."""
+        """Return what may follow a text: {"model": [[text, p], ...] by the model alone, "drawn":
+        the same by the request's settings, each likeliest first, "count": how many can be drawn}.
+        """
+        self._notes.clear()
         ids = self._pipeline.read(_field(request, "text", str))
         settings = SampleConfig(**_settings(request))
         with heads_off(self._model, _heads(request)):
@@ -90,6 +100,9 @@ class Play:
         return {"count": len(found["drawn"]), **{
             name: [[token_text(self._tokenizer, id), rounded(p)] for id, p in pairs[:LISTED]]
             for name, pairs in found.items()}}
+
+    def _loss(self, ids):
+        return rounded(evaluate(self._model, ids, self._model.config.n_positions))
 
     def _named(self, best):
         return [[token_text(self._tokenizer, id), rounded(math.exp(logprob))]

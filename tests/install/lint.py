@@ -3,7 +3,7 @@
 ruff checks Python by the settings in pyproject.toml. clang-format lays out the C by .clang-format;
 what differs is printed. Where only the places of the line breaks or of a macro's backslashes
 differ, the writer's stay: a table or the terms of a formula may be broken where they read best. No
-line is longer than 100 columns.
+line is longer than 100 columns, and neither is one of the pages' HTML, CSS and JavaScript.
 
 Usage: lint.py FOLDER    ruff and clang-format are in FOLDER
 """
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 C_FILES = ("csrc/**/*.c", "csrc/**/*.h", "csrc/**/*.inl")
+PAGES = ("pygpt/study/pages/*",)
 COLUMNS = 100
 
 
@@ -25,9 +26,7 @@ def faults(path, laid_out):
         laid_out: its text as clang-format writes it.
     """
     lines, wanted = path.read_text(encoding="utf-8").splitlines(), laid_out.splitlines()
-    for number, line in enumerate(lines, 1):
-        if len(line) > COLUMNS and not line.startswith("#error"):  # its text is one sentence
-            yield f"{path}:{number}: {len(line)} columns, {COLUMNS} are allowed"
+    yield from long_lines(path)
     matcher = difflib.SequenceMatcher(None, lines, wanted, autojunk=False)
     for tag, start, end, start_wanted, end_wanted in matcher.get_opcodes():
         before, after = lines[start:end], wanted[start_wanted:end_wanted]
@@ -35,6 +34,18 @@ def faults(path, laid_out):
             yield "\n".join([f"{path}:{start + 1}: clang-format would write",
                              *(f"  - {line}" for line in before),
                              *(f"  + {line}" for line in after)])
+
+
+def long_lines(path):
+    """Yield a line of text for each line of a file that is too long."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if len(line) > COLUMNS and not line.startswith("#error"):  # its text is one sentence
+            yield f"{path}:{number}: {len(line)} columns, {COLUMNS} are allowed"
+
+
+def files(patterns):
+    """Return the files that match any of the patterns, as Paths in order."""
+    return sorted({path for pattern in patterns for path in Path().glob(pattern)})
 
 
 def differ_by_breaks(before, after):
@@ -47,7 +58,11 @@ def differ_by_breaks(before, after):
 def main(folder):
     """Run both checks; return 1 if either finds a fault, else 0."""
     status = subprocess.run([f"{folder}/ruff", "check", "--quiet", "."]).returncode
-    for path in sorted({path for pattern in C_FILES for path in Path().glob(pattern)}):
+    for path in files(PAGES):
+        for fault in long_lines(path):
+            print(fault)
+            status = 1
+    for path in files(C_FILES):
         laid_out = subprocess.run([f"{folder}/clang-format", str(path)], capture_output=True,
                                   text=True, encoding="utf-8", check=True).stdout
         for fault in faults(path, laid_out):
