@@ -11,7 +11,7 @@ import os
 import sys
 
 from pygpt import __version__
-from pygpt.cli import (bench, check, eval, explain, export, info, play, plot, sample,
+from pygpt.cli import (bench, check, eval, explain, export, info, play, plot, sample, study,
                        tokenizer, train)
 from pygpt.cli.flags import Parser, UsageError, commands_of, print_help
 from pygpt.cli.messages import as_typed, complain, flush_quietly
@@ -20,7 +20,7 @@ from pygpt.config import ConfigError
 
 NO_MEMORY = b"pygpt: error: there is not enough memory\n"
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # 130: as shells report a SIGINT, 128 + 2
-COMMANDS = (train, sample, eval, explain, play, export, bench, check, plot, tokenizer,
+COMMANDS = (train, sample, eval, explain, play, study, export, bench, check, plot, tokenizer,
             info)  # in the order of --help
 
 
