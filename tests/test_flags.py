@@ -245,7 +245,8 @@ def every_flag():
 def test_the_values_of_a_flag_given_again_are_joined():
     many = {(*words, action.dest) for words, action in every_flag() if action.nargs == "+"}
     assert many == {("train", "data"), ("train", "val_data"), ("train", "sample_prompts"),
-                    ("tokenizer", "train", "data")}
+                    ("tokenizer", "train", "data"), ("study", "ablations", "data"),
+                    ("study", "ablations", "only"), ("check", "set")}
     each = {(*words, action.dest) for words, action in every_flag()
             if isinstance(action, argparse._AppendAction)}
     assert each >= {("sample", "stop_strings"), ("sample", "logit_bias")}
@@ -291,8 +292,8 @@ def test_help_imports_nothing_that_takes_time():
             "pygpt.backend.single_precision",
             "pygpt.cli",
             *(f"pygpt.cli.{name}" for name in (
-                "main flags messages streams bus_errors train sample eval export bench plot "
-                "tokenizer info loading").split())}
+                "main flags messages streams bus_errors train sample eval explain play study "
+                "export bench check plot tokenizer info loading").split())}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}
 
 
