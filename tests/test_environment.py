@@ -113,6 +113,7 @@ def test_a_forked_process_goes_on_with_one_thread():
     code = """
 import os, sys, pygpt
 from pygpt.autograd import ops
+from pygpt.check.threads import HAS_THREADS, sharing
 pygpt.set_num_threads(2)
 x = pygpt.Tensor([[1.0] * 300] * 300)
 before = ops.matmul(x, x).tolist()
@@ -143,7 +144,6 @@ def test_a_waiting_thread_spins_for_a_time():
     code = """
 import os, sys, types
 from pygpt._spin import round_seconds
-from pygpt.check.threads import HAS_THREADS, sharing
 assert 0 < round_seconds() < 1
 class Watch:
     def find_spec(self, name, path, target=None):
