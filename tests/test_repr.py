@@ -250,6 +250,7 @@ def test_optimizers_show_their_settings(model):
 def test_configs_show_their_fields_and_results_one_line(model):
     assert repr(CONFIG).startswith("GPTConfig(vocab_size=96, n_positions=64, n_embd=64, ")
     assert eval(repr(CONFIG), vars(pygpt) | {"GPTConfig": pygpt.GPTConfig}) == CONFIG
-    result = TrainResult(model, pygpt.ByteTokenizer(), 3, 1.5, 1.5, False, None)
+    result = TrainResult(model, pygpt.ByteTokenizer(), 3, 1.5, 1.5, 2, False, "max_steps", None)
     assert repr(result) == ("TrainResult(tokenizer=ByteTokenizer(256 tokens), steps=3, "
-                            "val_loss=1.5, best_val_loss=1.5, interrupted=False, signal=None)")
+                            "val_loss=1.5, best_val_loss=1.5, best_step=2, interrupted=False, "
+                            "reason='max_steps', signal=None)")

@@ -63,7 +63,8 @@ function fillMost() {
     let most = 0;
     row.forEach((value, j) => { if (value > row[most]) most = j; });
     cell.firstChild.textContent = visible(data.tokens[most]);
-    cell.lastChild.textContent = percent(row[most] / 255);
+    const place = most === token ? "itself" : `\u2212${token - most}`;
+    cell.lastChild.textContent = `${place}, ${percent(row[most] / 255)}`;
     const where = most === token ? "itself" : `${counted(token - most, "token")} before`;
     cell.title = `token ${most}, ${where}`;
     cell.style.backgroundColor = glowing(0.6 * row[most] / 255);
