@@ -300,6 +300,8 @@ def test_attention_is_shown_for_a_head_a_block_and_all_heads(chromium, explained
         token, share = chromium.run(f"""[...document.querySelector(
             "#most [data-head='{block},{head}']").children].map(e => e.textContent)""")
         assert token == data["tokens"][most].replace(" ", "·").replace("\n", "↵")
+        place, share = share.split(", ")
+        assert place == ("itself" if most == t else f"\u2212{t - most}")
         assert float(share.rstrip("\u00a0%")) == pytest.approx(max(row) / 2.55, abs=0.6)
 
 

@@ -27,7 +27,8 @@ def run(arguments):
     ids, note = shortened(pipeline.read(text))
     data = explanation(pipeline.model, pipeline.tokenizer, ids, note)
     with replacing(arguments.output) as file:
-        file.write(page(f"How the model {name_of(arguments.directory)!r} reads this text", data).encode())
+        title = f"How the model {name_of(arguments.directory)!r} reads this text"
+        file.write(page(title, data).encode())
     print(arguments.output)
     return 0
 
