@@ -19,8 +19,8 @@ train: build  ## train on the Python language reference, then write some text
 test: build $(VENV)/.installed-test  ## run every test
 	@$(PY) tests/halves.py
 
-test-long: build $(VENV)/.installed-test  ## try 500 files, models or graphs where `test` tries 25
-	@$(PY) -m pytest --hypothesis-profile=long tests/test_edits.py \
+test-long: build $(VENV)/.installed-test  ## try 500 files, models or calls where `test` tries 25
+	@$(PY) -m pytest --hypothesis-profile=long tests/test_bad_calls.py tests/test_edits.py \
 		tests/test_model_files.py tests/test_read_back.py tests/test_tape.py
 
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install the wheel: minutes

@@ -358,7 +358,8 @@ class Dropout(Module):
     shown = ("share",)
 
     def __init__(self, share: float, stream: int = 0) -> None:
-        self.share, self.stream = in_float32("share", share, 0.0, 1.0) and share, stream
+        in_float32("share", share, 0.0, 1.0)
+        self.share, self.stream = float(share), stream
         if not is_integer(stream) or not 0 <= stream < 2 ** 64:
             raise ValueError(f"stream={shown(stream)} is not a whole number in [0, 2^64)")
 

@@ -208,6 +208,15 @@ def of_type(kind):
     return meaning
 
 
+def that_fits(kind):
+    """A size, unless one that is refused only after gigabytes have been filled."""
+    def meaning(given):
+        if isinstance(given, int) and 2 ** 20 < given < 2 ** 40:
+            raise TooLong
+        return kind(given)
+    return meaning
+
+
 def longer(given):
     """The ids of a Sampler's sequence; those that it has seen are not looked at again."""
     if isinstance(given, list) and len(given) in (2, 3):
@@ -251,7 +260,7 @@ GENERATION = {
     **SAMPLE_KINDS, "logit_bias": known_biases,
     "max_new_tokens": whole(0, feasible=10), "logprobs": optional(whole(0)),
 }
-STOP = optional(either(whole(0, V - 1), ids(V, is_ordered=False)))
+STOP = unchanged(optional(either(whole(0, V - 1), ids(V, is_ordered=False))))
 PROMPT = ids(V, 1, P)
 LOSS = {"ids": value([[1, 2, 3]]), "targets": value([[2, 3, 4]])}
 LOSS_KINDS = {"ids": batch(V, P, (1, 3)), "targets": batch(V, P, (1, 3)),
@@ -529,7 +538,7 @@ CALLS = {
                          ("length",)),
     "nn.LayerNorm": Call(
         lambda w, **a: nn.LayerNorm(**{"n": 2} | a).initialise(1)(w.x), {},
-        {"n": whole(2, 2), "eps": real(lambda x: 0 < x < math.inf)}, (MemoryError,),
+        {"n": that_fits(whole(2, 2)), "eps": real(lambda x: 0 <= x < math.inf)}, (MemoryError,),
         ("shape", "bytes", "length")),
     "nn.Embedding": Call(lambda w, **a: nn.Embedding(**a).initialise(1),
                          {"n_rows": value(2), "n": value(3)},

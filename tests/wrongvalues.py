@@ -266,6 +266,8 @@ def nothing(value):
 
 def either(*kinds):
     def meaning(value):
+        if hasattr(type(value), "__next__") or isinstance(value, Shrinking):  # read once
+            value = list(value)
         for kind in kinds:
             try:
                 return kind(value)
