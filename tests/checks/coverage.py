@@ -11,7 +11,7 @@ reason; an entry of it that no longer fits is an error.
 
 -O1 without early inlining keeps each `if` of the source apart, and the kernels fast enough to be
 tested. Counters are atomic, because kernels run on several threads. Processes write them when they
-exit: those that a test kills, and forked ones that leave by os._exit, lose theirs of the C.
+exit, call os._exit or are ended by SIGBUS (gcov_dump.c); those that a test kills lose theirs.
 """
 
 import json
@@ -26,6 +26,7 @@ import gcov_counts
 import tree
 import uncovered
 
+HERE = Path(__file__).resolve().parent
 TOP = tree.ROOT / "build" / "coverage"
 MEASURING = TOP / "measuring.ini"  # processes are measured while this file exists
 CFLAGS = "--coverage -fprofile-update=atomic"
@@ -43,14 +44,17 @@ patch = _exit
 disable_warnings = no-data-collected,module-not-imported,module-not-measured,already-imported
 """
 # Run at the start of each process of this environment, before its first line.
-HOOK = ("import os; at = {ini!r}; os.path.exists(at) and (os.environ.update("
-        "COVERAGE_PROCESS_START=at), __import__('coverage').process_startup())\n")
+HOOK = "import sys; sys.path.append({here!r}); import coverage_hook; sys.path.pop(); " \
+       "coverage_hook.start({settings!r})\n"
 
 
 def build():
     """Build the copy whose C counts, and forget the counts of earlier runs."""
     os.environ["CFLAGS"] = CFLAGS  # of the modules of csrc/python too
-    os.environ["LDFLAGS"] = "--coverage"
+    dump = TOP / "gcov_dump.o"
+    TOP.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["gcc", "-O1", "-fPIC", "-c", HERE / "gcov_dump.c", "-o", dump], check=True)
+    os.environ["LDFLAGS"] = f"--coverage {dump} -Wl,--wrap=sigaction"
     tree.make("coverage", "-O1 -fno-early-inlining", "", "gcc")
     del os.environ["CFLAGS"], os.environ["LDFLAGS"]
     for path in TOP.rglob("*.gcda"):
@@ -62,7 +66,7 @@ def build():
 def run_tests(arguments):
     """Run the tests in the copy while counting; return their status."""
     hook = Path(sysconfig.get_path("purelib")) / "pygpt_coverage.pth"
-    hook.write_text(HOOK.format(ini=str(MEASURING)))
+    hook.write_text(HOOK.format(here=str(HERE), settings=str(MEASURING)))
     MEASURING.write_text(SETTINGS.format(top=TOP))
     # Without arguments as `make test` does, in two processes.
     tests = ["-m", "pytest", *arguments] if arguments else ["tests/halves.py"]
@@ -131,7 +135,7 @@ def main(arguments):
         print(f"coverage: status {status} of the tests, so some counts may be missing")
     c, idle = count_c()
     files = {**c, **count_python()}
-    reasons = uncovered.read_reasons(Path(__file__).with_name("cannot_happen.txt"))
+    reasons = uncovered.read_reasons(HERE / "cannot_happen.txt")
     stale = uncovered.excuse(files, reasons, idle)
     uncovered.show(files)
     if idle:
