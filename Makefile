@@ -22,6 +22,7 @@ test: build $(VENV)/.installed-test  ## run every test
 test-long: build $(VENV)/.installed-test  ## try 500 files, models or calls where `test` tries 25
 	@$(PY) -m pytest --hypothesis-profile=long tests/test_bad_calls.py tests/test_edits.py \
 		tests/test_model_files.py tests/test_read_back.py tests/test_tape.py
+	@PYGPT_TEST_INSTANTS=1 $(PY) -m pytest tests/test_killed_runs.py
 
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install the wheel: minutes
 	@$(PY) -m pytest tests/install/test_install.py tests/install/test_wheel.py

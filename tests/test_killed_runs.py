@@ -26,9 +26,9 @@ from pygpt.training.trainer import train
 
 ONE_THREAD = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 KILLS = int(os.environ.get("PYGPT_TEST_KILLS", 6))
-# Of the instants at which a run is killed, every second is tried, from another one on in each test;
-# PYGPT_TEST_INSTANTS=1 tries each. `make kill-drill` kills at random ones.
-SPACING = int(os.environ.get("PYGPT_TEST_INSTANTS", 2))
+# Of the instants at which a run is killed, every third is tried, from another one on in each test;
+# `make test-long` tries each (PYGPT_TEST_INSTANTS=1). `make kill-drill` kills at random ones.
+SPACING = int(os.environ.get("PYGPT_TEST_INSTANTS", 3))
 
 
 # --------------------------------------------------------------------------- killed at any instant

@@ -53,7 +53,6 @@ COMMANDS = {
     "tokenizer encode bytes text": 1,
     "tokenizer decode bytes ids": 1,
     "plot run": 1,
-    "bench --seconds 0.01 --json": 1,
     "smaple": 2, "train --n-layer 0": 2, "sample none": 1,
 }
 
@@ -119,6 +118,12 @@ def test_an_output_that_is_full_is_one_line(place, commands, command):
     result = shell(place, f"$P {words} 2>/dev/full >/dev/null")
     assert result.returncode == (COMMANDS[command] if words in ("smaple", "sample none",
                                                                 "train --n-layer 0") else 0)
+
+
+@full
+def test_the_output_of_a_benchmark_that_is_full_is_one_line(place):
+    assert_refused(shell(place, "$P bench --seconds 0.01 --json >/dev/full"), 1,
+                   "error: standard output: No space left on device\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
