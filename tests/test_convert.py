@@ -61,6 +61,15 @@ def test_every_number_is_written_back_to_its_bits(kernels, name, infinity):
         f"to_{name}", [math.nan, -math.nan])
 
 
+@both_types
+@pytest.mark.parametrize("bits", [0x7F800001, 0xFF800001, 0x7F80FFFF, 0x7FFFFFFF])
+def test_a_nan_stays_one_whichever_of_its_bits_are_cut_off(kernels, name, infinity, bits):
+    inp, out = kernels.Memory(4), kernels.Memory(2)
+    inp.view[:] = struct.pack("<I", bits)
+    getattr(kernels.lib, f"to_{name}")(out.pointer("H"), inp.pointer("f"), 1)
+    assert math.isnan(value_of(name, out.view.cast("H")[0]))
+
+
 def float32_beside(x, direction):
     """Return the float32 next to a positive one, away from 0 or towards it."""
     return struct.unpack("<f", struct.pack("<i", struct.unpack("<i", struct.pack("<f", x))[0]

@@ -167,6 +167,10 @@ def test_a_wrong_gradient_would_be_seen(name, sizes):
             assert not estimate.agrees(wrong), (slope, estimate)
 
 
+def test_a_sum_is_formed_in_double_precision():
+    assert float(ops.sum(Tensor([2.0 ** 24, 1.0, 1.0]))) == 2.0 ** 24 + 2
+
+
 def test_every_op_has_a_gradient_test():
     public = {name for module in (ops.glue, ops.layers, ops.loss)
               for name, f in inspect.getmembers(module, inspect.isfunction)

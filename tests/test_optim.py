@@ -74,6 +74,12 @@ def test_a_parameter_without_a_gradient_counts_as_having_zero():
     assert pair.used.tolist() == pytest.approx([0.5] * 3, abs=1e-6)
     assert pair.idle.tolist() == [1.0] * 3 and pair.idle.grad.tolist() == [0.0] * 3
 
+    ops.sum(pair.idle).backward()  # and also where a gradient of an earlier step was
+    optimizer.zero_grad()
+    ops.sum(pair.used).backward()
+    optimizer.clip_grad_norm(1e6)
+    assert pair.idle.grad.tolist() == [0.0] * 3 and pair.used.grad.tolist() == [1.0] * 3
+
 
 # ------------------------------------------------------------------------------------ clipping ---
 

@@ -100,6 +100,8 @@ def test_an_unknown_character_is_named_with_its_position():
         CharTokenizer.train("ab").encode("abxax")
     with pytest.raises(ValueError, match="position 3 .* vocabulary of 2"):
         list(CharTokenizer.train("ab").encode_iterable(["ab", "ax"]))
+    with pytest.raises(ValueError, match="position 6 .* vocabulary of 2"):
+        list(CharTokenizer.train("ab").encode_iterable(["ab", "aba", "ax"]))
     with pytest.raises(ValueError, match="position 0 .* vocabulary of 0"):
         CharTokenizer.train("").encode("a")
 
