@@ -8,6 +8,7 @@ import math
 import random
 from array import array
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 from models import TINY, draw_ids, randomise, tiny
@@ -174,6 +175,48 @@ def test_the_fused_pass_gives_the_same_loss_and_gradients():
         assert same_gradients(eager, fused)
 
 
+@pytest.mark.parametrize("way", [
+    lambda model, ids: (model.loss(ids, ids) * 0.25).backward(),
+    lambda model, ids: model.loss(ids, ids).backward(Tensor(0.25)),
+    lambda model, ids: model.loss_and_grad(ids, ids, scale=0.25),
+], ids=["product", "gradient", "loss_and_grad"])
+def test_the_gradient_of_a_quarter_of_the_loss_is_a_quarter_of_its_gradient(way):
+    """To the last bit, because a product with a power of two is not rounded."""
+    model, whole, ids = randomise(tiny()), randomise(tiny()), draw_ids(random.Random(8))
+    whole.loss(ids, ids).backward()
+    optimizer = pygpt.AdamW(model)
+    for _ in range(3):  # the first records, the others replay
+        optimizer.zero_grad()
+        way(model, ids)
+        for (_, p), (_, q) in zip(model.named_parameters(), whole.named_parameters()):
+            assert flat(p.grad) == [0.25 * g for g in flat(q.grad)]
+
+
+def test_each_step_adds_its_gradient_to_those_since_zero_grad():
+    model, ids = randomise(tiny()), draw_ids(random.Random(8))
+    optimizer = pygpt.AdamW(model)
+    model.loss(ids, ids).backward()
+    once = [g for _, p in model.named_parameters() for g in flat(p.grad)]
+    for _ in range(2):
+        optimizer.zero_grad()
+        for count in 1, 2, 3:
+            model.loss(ids, ids).backward()
+            found = [g for _, p in model.named_parameters() for g in flat(p.grad)]
+            # in up to four passes, a sum for each of 16 tokens, rounded to single precision
+            most = 4 * 16 * 2 ** -24 * count * max(map(abs, once))
+            assert found == pytest.approx([count * g for g in once], rel=0, abs=most)
+
+
+def test_a_loss_has_a_gradient_unless_it_was_computed_within_no_grad():
+    rng, model = random.Random(8), tiny()
+    model.loss(draw_ids(rng), draw_ids(rng)).backward()
+    for T, story in (5, (True, False, True)), (6, (False, True, False)):
+        ids = draw_ids(rng, 2, T)
+        for trains in story:
+            with nullcontext() if trains else no_grad():
+                assert model.loss(ids, ids).requires_grad == trains
+
+
 def test_losses_of_one_shape_do_not_disturb_one_another():
     rng = random.Random(9)
     model, other = randomise(tiny()), randomise(tiny())
@@ -208,6 +251,19 @@ def test_a_loss_keeps_its_value_when_the_next_one_is_computed():
     rng, model = random.Random(10), tiny()
     losses = [model.loss(draw_ids(rng), draw_ids(rng)) for _ in range(4)]
     assert len({float(loss) for loss in losses}) == 4
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_loss_keeps_its_value_when_its_step_computes_the_next_one(trains):
+    rng, model, losses = random.Random(10), tiny(), []
+    with nullcontext() if trains else no_grad():
+        for _ in range(4):
+            loss = model.loss(draw_ids(rng), draw_ids(rng))
+            losses.append((loss, float(loss)))
+            if trains:
+                loss.backward()
+    assert len({value for _, value in losses}) == 4
+    assert [float(loss) for loss, _ in losses] == [value for _, value in losses]
 
 
 def test_a_loss_composes_with_other_ops_and_leaves_no_trace():

@@ -36,6 +36,13 @@ def fused(residual, op):
         return residual + op()
 
 
+def partly_ignored(targets):
+    """Leave the first of every three rows out of the loss."""
+    for row in range(0, targets.size, 3):
+        targets.flat()[row] = ops.IGNORED
+    return targets
+
+
 # {op: (shapes of the inputs that have gradients, call)}, for rows R, width C, second width N
 CASES = {
     "add": lambda r, R, C, N: ([(R, C), (R, C)], ops.add),
@@ -72,6 +79,11 @@ CASES = {
     "linear_cross_entropy": lambda r, R, C, N: (
         [(R, C), (N, C)],
         lambda x, w, t=integers(r, (R,), N): ops.linear_cross_entropy(x, w, t)),
+    "cross_entropy ignored": lambda r, R, C, N: (
+        [(R, N)], lambda x, t=partly_ignored(integers(r, (R,), N)): ops.cross_entropy(x, t)),
+    "linear_cross_entropy ignored": lambda r, R, C, N: (
+        [(R, C), (N, C)],
+        lambda x, w, t=partly_ignored(integers(r, (R,), N)): ops.linear_cross_entropy(x, w, t)),
 }
 PARTS = {"attention": 3, "attention dropped": 3}  # q, k and v each have a direction of their own
 NO_GRADIENT = {"attention_cached"}  # for generation only; tested against attention below

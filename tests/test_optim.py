@@ -93,6 +93,18 @@ def test_clipping_scales_gradients_to_the_norm_asked_for():
     assert math.isclose(norm(gradients(model)), 0.01, rel_tol=1e-3)
 
 
+def test_a_gradient_is_read_clipped_one_parameter_after_the_other():
+    rng, model = random.Random(12), tiny()
+    optimizer = pygpt.AdamW(model)
+    model.loss(draw_ids(rng), draw_ids(rng)).backward()
+    before = {name: list(p.grad.flat()) for name, p in model.named_parameters()}
+    factor = 0.01 / (optimizer.clip_grad_norm(0.01) + 1e-6)
+    for name, p in model.named_parameters():
+        # the norm, the factor and the product are rounded to single precision
+        assert list(p.grad.flat()) == pytest.approx([factor * g for g in before[name]],
+                                                    rel=2 ** -21)
+
+
 def test_an_infinite_max_norm_only_measures():
     rng, model = random.Random(12), tiny()
     optimizer = pygpt.AdamW(model)

@@ -4,6 +4,7 @@ It tests replay.Pool by itself, and GPT through cost.memory_needed, which plans 
 and computes nothing.
 """
 
+import itertools
 import random
 from math import prod
 
@@ -12,7 +13,7 @@ import pytest
 from pygpt.autograd import ops
 from pygpt.config import GPTConfig
 from pygpt.training.cost import memory_needed
-from pygpt.autograd.replay import SLAB, Pool
+from pygpt.autograd.replay import LINE, SLAB, Pool
 from pygpt.autograd.launch import calling
 from pygpt.autograd.arrays import deferring
 from pygpt.autograd.tape import no_grad
@@ -38,6 +39,16 @@ def test_what_came_back_is_lent_again_in_parts_and_joined(unit):
     assert pool.nbytes == 4 * unit
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_neighbours_are_joined_in_whatever_order_they_came_back(order):
+    pool = Pool()
+    loans = [pool.take(64) for _ in range(3)]
+    at = place(loans[0])[:2]
+    for i in order:
+        loans[i] = None
+    assert place(pool.take(3 * 64))[:2] == at
+
+
 def test_the_smallest_range_that_holds_it_is_taken():
     pool = Pool()
     loans = [pool.take(n) for n in (640, 64, 256, 64, 320)]  # the small ones keep them apart
@@ -56,7 +67,7 @@ def test_the_end_of_a_full_slab_is_lent_too():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_two_loans_overlap(seed):
+def test_no_two_loans_overlap_and_each_begins_at_a_cache_line(seed):
     rng, pool, loans = random.Random(seed), Pool(), []
     for _ in range(400):
         if loans and rng.random() < 0.45:
@@ -67,6 +78,7 @@ def test_no_two_loans_overlap(seed):
             assert memory != other or start + n <= following
     assert all(offset + n <= loan._entry[1].nbytes for loan in loans
                for _, offset, n in [place(loan)])
+    assert all(place(loan)[1] % LINE == 0 for loan in loans)
 
 
 B, T, C, NH, V = 2, 32, 64, 4, 96

@@ -71,6 +71,22 @@ def test_the_gradients_are_those_of_the_function_itself(place):
     assert run(recomputed) == run(lambda function, x: function(x))
 
 
+@pytest.mark.parametrize("last", [
+    lambda x, w, b: ops.attention(ops.reshape(x, (1, 4, 6)), 2),
+    lambda x, w, b: ops.layernorm(x, b, b * 2.0), lambda x, w, b: ops.linear(x, w, b),
+    lambda x, w, b: ops.mlp(x, w, b, w, b), lambda x, w, b: ops.dropout(x, 0.5, ops.Seed(3)),
+], ids=["attention", "layernorm", "linear", "mlp", "dropout"])
+def test_an_op_whose_second_result_nobody_reads_has_its_gradients(last):
+    def run(wrap):
+        rng = random.Random(7)
+        x, weight, bias = tensor(rng, 4, 6), tensor(rng, 6, 6), tensor(rng, 6)
+        out = wrap(lambda x: last(x, weight, bias), x)
+        ops.sum(out * out).backward()
+        return [bits(t.grad) for t in (x, weight, bias)]
+
+    assert run(recomputed) == run(lambda function, x: function(x))
+
+
 def test_what_needs_no_gradient_gets_no_node():
     def double(x):
         return x * 2.0
