@@ -8,7 +8,8 @@ missing, unless the list gives a reason.
     python tests/checks/mutants.py [PATTERN]    tries the mutations whose description matches
 
 Results are kept in build/mutants/results, so that an interrupted run goes on. A mutant that was
-noticed is tried again if its file has changed; one that survived, also if its tests have.
+noticed is tried again if its file has changed or the test is gone; one that survived, also if its
+tests have changed.
 """
 
 import collections
@@ -40,7 +41,7 @@ STATUSES = NOTICED, CRASHED, ENDLESS, SURVIVED = "noticed", "crashed", "endless"
 
 def child(arguments, output):
     """Run pytest in this process, in the copy of the project, and write to a file."""
-    os.setsid()
+    os.setpgid(0, 0)  # not a session: that of a test would take its terminal, which ends it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(TREE)
     sys.path[0] = str(TREE)
@@ -131,6 +132,12 @@ def digest_of(*paths):
     return digest.hexdigest()[:16]
 
 
+def has_test(by):
+    """Return whether the copy still has the test that noticed a mutant; True if none did."""
+    file, *_, function = by.partition("[")[0].rpartition("::")
+    return not file or f"def {function}(" in (TREE / "tests" / file).read_text(encoding="utf-8")
+
+
 class Mutants:
     """Tries mutations one after another."""
 
@@ -170,7 +177,7 @@ class Mutants:
         key = mutation.key(text)
         tests = digest_of(*(TREE / "tests" / test[0] for test in mutation.tests))
         for each in key, key + tests:
-            if each in self.results.found:
+            if each in self.results.found and has_test(self.results.found[each][2]):
                 return self.results.found[each]
         start, times = processor_seconds(), os.stat(path)
         path.write_text(mutation.applied(text), encoding="utf-8")
