@@ -80,6 +80,23 @@ def test_residuals_carry_the_gradient_to_the_first_of_many_blocks():
     assert size(0) > 0.1 * size(47) > 0
 
 
+@pytest.mark.parametrize("zeroed", [("attn", "mlp"), ("attn",), ("mlp",)])
+def test_a_block_adds_what_each_part_computes_to_its_input(zeroed):
+    """A part whose projection is 0 adds nothing; of the other, half the weights add half."""
+    model = randomise(tiny())
+    block, x = model.transformer.h[0], Tensor([[[0.25 * i - 2 for i in range(16)]] * 3])
+    for part in zeroed:
+        for _, p in getattr(block, part).c_proj.named_parameters():
+            p.flat()[:] = array("f", [0.0]) * p.size
+    whole = flat(block(x))
+    for part in {"attn", "mlp"}.difference(zeroed):
+        for _, p in getattr(block, part).c_proj.named_parameters():
+            p.flat()[:] = array("f", [y / 2 for y in p.flat()])
+    for a, b, inp in zip(whole, flat(block(x)), flat(x)):
+        assert abs((a - inp) - 2 * (b - inp)) <= 1e-5
+    assert (whole == flat(x)) == (len(zeroed) == 2)
+
+
 def test_shapes_stay_t_by_width_until_the_head():
     model = tiny()
     seen = []
