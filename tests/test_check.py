@@ -8,13 +8,14 @@ import math
 import os
 import re
 import shutil
+import sys
 from random import Random
 
 import pytest
 from commands import COMMAND, ROOT, finished, pygpt as command
 
 from pygpt.backend import kernels, reference
-from pygpt.check import header, report, trials
+from pygpt.check import header, isolated, report, trials
 from pygpt.check.cases import CASES
 from pygpt.check.differences import Bound, Difference, assert_within, share, worst
 from pygpt.check.header import KERNELS
@@ -32,8 +33,12 @@ ONCE = ("--seconds", "0.001", "--seed", "1")
 
 
 @pytest.fixture
-def check(capsys):
-    """Return a function that runs the command; it returns the status and what was printed."""
+def check(capsys, monkeypatch):
+    """Return a function that runs the command; it returns the status and what was printed. The
+    trials are made in this process, in which the tests break kernels."""
+    monkeypatch.setattr(isolated, "run", lambda names, *rest: trials.run(
+        [trials.Tally(name) for name in names], *rest))
+
     def check(*words):
         status = main(["check", *words])
         out, err = capsys.readouterr()
@@ -97,7 +102,7 @@ def test_every_kernel_passes_on_every_set(check):
 
 def test_chosen_kernels_and_sets_alone_are_tried(check, broken):
     broken(off_on(next(isa for isa in SETS if isa != WORST)))
-    status, out, _ = check("sum_squares", KERNEL, "--set", WORST, *ONCE)
+    status, out, _ = check("sum_squares", "--set", WORST, KERNEL, *ONCE)
     assert status == 0
     head, *rows = [re.split("  +", line) for line in out.splitlines()]
     assert head[2:-2] == [WORST]
@@ -129,15 +134,15 @@ def test_a_seed_decides_what_is_tried_and_small_shapes_come_first(monkeypatch):
 def test_each_kernel_gets_the_same_time(monkeypatch):
     now, cost = [0.0], {"add_forward": 5.0, "sum_squares": 1.0}
 
-    def taking(tally, seed, sets):
+    def taking(tally, seed, sets, *rest):
         now[0] += cost[tally.kernel]
         tally.shapes += 1
     monkeypatch.setattr(trials, "try_seed", taking)
     monkeypatch.setattr(trials.time, "monotonic", lambda: now[0])
-    for tallies in trials.run(list(cost), [WORST], 0, 40.0):
+    for tallies in trials.run([*map(trials.Tally, cost)], [WORST], 0, 40.0):
         pass
     assert [tally.shapes for tally in tallies] == [4, 20] and now == [40.0]
-    for tallies in trials.run(list(cost), [WORST], 0, 0.5):
+    for tallies in trials.run([*map(trials.Tally, cost)], [WORST], 0, 0.5):
         pass
     assert [tally.shapes for tally in tallies] == [1, 1]
 
@@ -229,6 +234,58 @@ def test_whatever_breaks_the_contract_is_told(check, broken, break_it, words):
     status, out, _ = check(KERNEL, *ONCE, "--set", SETS[0])
     assert status == 1 and words in out
     assert row_of(out)[2] == "FAILS"
+
+
+CRASHING = """
+import os, signal
+from pygpt.backend import kernels
+from pygpt.check import isolated, trials
+
+run = trials._outputs
+
+def crashing(tally, call, *rest):
+    if (tally.kernel, kernels.isa()) == ("softmax_forward", {isa!r}) and tally.shapes >= {shapes}:
+        {how}
+    return run(tally, call, *rest)
+
+trials._outputs = crashing
+isolated.main()
+"""
+
+
+def isolated_run(code, seconds=0.001):
+    names = ["gelu_forward", KERNEL, "sum_squares"]
+    return [*isolated.run(names, SETS, 1, seconds, (sys.executable, "-c", code))][-1]
+
+
+@pytest.mark.parametrize("shapes", [0, 2])
+def test_a_kernel_that_crashes_is_told_and_the_others_are_tried(shapes):
+    tallies = isolated_run(CRASHING.format(
+        isa=WORST, shapes=shapes, how="os.kill(os.getpid(), signal.SIGSEGV)"), 0.5 * bool(shapes))
+    (failure,) = [failure for tally in tallies for failure in tally.failures]
+    assert (failure.kernel, failure.isa) == (KERNEL, WORST)
+    assert failure.message == "ended the process by SIGSEGV" and failure.arguments["C"] > 0
+    assert tallies[1].sets[WORST] == math.inf and tallies[1].shapes == shapes + 1
+    assert all(tally.shapes for tally in tallies)
+    text = report.table(tallies, SETS) + "\n\n" + "\n".join(report.details(tallies))
+    assert row_of(text)[2 + SETS.index(WORST)] == "FAILS"
+    assert f"{KERNEL} on {WORST}: ended the process by SIGSEGV\n" in text
+
+
+def test_a_process_of_trials_that_ends_otherwise_is_an_error():
+    with pytest.raises(RuntimeError, match="tries kernels ended with status 3"):
+        isolated_run(CRASHING.format(isa=WORST, shapes=0, how="os._exit(3)"))
+
+
+def test_what_a_kernel_prints_is_no_record(capfd):
+    tallies = isolated_run(CRASHING.format(isa=WORST, shapes=0, how="print('here')"))
+    assert not any(tally.failures for tally in tallies)
+    assert "here" in capfd.readouterr().err
+
+
+def test_the_command_makes_its_trials_in_a_process_of_their_own():
+    result = command("check", KERNEL, *ONCE)
+    assert result.returncode == 0 and row_of(result.stdout)[-2] == ("ok" if HAS_THREADS else "-")
 
 
 def test_a_broken_reference_fails_everywhere_and_against_finite_differences(check, monkeypatch):
@@ -323,7 +380,7 @@ def test_ctrl_c_prints_what_is_known(check, broken, monkeypatch, is_broken):
         broken(off_on(WORST))
     whole, done = trials.try_seed, []
 
-    def stopping(tally, seed, sets):
+    def stopping(tally, seed, sets, *rest):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(tally.kernel)

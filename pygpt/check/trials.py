@@ -71,39 +71,42 @@ class Tally:
             self.failures.append(failure)
 
 
-def run(names, sets, seed, seconds):
+def run(tallies, sets, seed, seconds, announce=lambda failure: None):
     """Try kernels in turn until the time is over, each at least once.
 
     Args:
-        names: the kernels.
+        tallies: a Tally for each kernel, to which is added.
         sets: the instruction sets.
         seed: that of the first trial of each kernel; the next ones count up from it.
         seconds: the time, of which each kernel gets the same part.
+        announce: called before a kernel runs on an instruction set, with the Failure that tells of
+            it, but for the message.
     Yields:
-        The list of Tally, one for each kernel, after each trial: the same objects each time.
+        The tallies, after each trial.
     """
-    tallies = [Tally(name) for name in names]
     end = time.monotonic() + seconds
     waiting = list(tallies)
     with kernels.use_threads(0):
         while waiting:
             for tally in waiting:
                 if tally.shapes and time.monotonic() >= end:
-                    return
+                    continue
                 start = time.monotonic()
-                try_seed(tally, seed, sets)
+                try_seed(tally, seed, sets, announce)
                 tally.seconds += time.monotonic() - start
                 yield tallies
+            if time.monotonic() >= end:
+                return
             waiting = [tally for tally in waiting if tally.seconds < seconds / len(tallies)]
             seed += 1
 
 
-def try_seed(tally, seed, sets):
+def try_seed(tally, seed, sets, announce=lambda failure: None):
     """Try a kernel once: each of its cases and types of operands, and its gradient."""
     for case in CASES:
         if case.kernel == tally.kernel:
             for dtype in case.dtypes:
-                _try_case(tally, case, dtype, seed, sets)
+                _try_case(tally, case, dtype, seed, sets, announce)
                 tally.shapes += 1
     for gradient in GRADIENTS:
         if gradient.backward == tally.kernel:
@@ -111,7 +114,7 @@ def try_seed(tally, seed, sets):
                 _try_gradient(tally, gradient, dtype, seed)
 
 
-def _try_case(tally, case, dtype, seed, sets):
+def _try_case(tally, case, dtype, seed, sets, announce):
     rng = Random(f"{case.label} {dtype} {seed}")
     args = {}
     try:
@@ -131,6 +134,7 @@ def _try_case(tally, case, dtype, seed, sets):
         def fail(check, message, difference=None):
             tally.add(Failure(tally.kernel, check, isa, seed, described, message, difference))
 
+        announce(Failure(tally.kernel, "values", isa, seed, described, "", None))
         with use_isa(isa):
             try:
                 outputs = _outputs(tally, call, flags, fail)

@@ -46,18 +46,20 @@ def run(arguments):
     if kernels.ffi is None:
         raise ConfigError("check compares the C kernels with the reference loops, and with the "
                           "reference backend there is nothing to compare: unset PYGPT_BACKEND")
-    from pygpt.check import report, trials
+    from pygpt.check import isolated, report
     from pygpt.check.header import KERNELS, changed_sources
     from pygpt.cli.writing import warn
 
-    names = _chosen(arguments.kernels, list(KERNELS), "kernel")
-    sets = _chosen(arguments.set, kernels.isa_names(), "instruction set")
+    late = [name for name in arguments.set if name in KERNELS]  # --set avx2 softmax_forward
+    names = _chosen([*arguments.kernels, *late], list(KERNELS), "kernel")
+    sets = _chosen([name for name in arguments.set if name not in late], kernels.isa_names(),
+                   "instruction set")
     if changed := changed_sources():
         warn(f"{changed[0]} is newer than the library that is checked: run `make build` first")
     tallies, is_stopped, start = [], False, time.monotonic()
     with RewrittenLine(sys.stderr is not None and sys.stderr.isatty()) as line:
         try:
-            for tallies in trials.run(names, sets, arguments.seed, arguments.seconds):
+            for tallies in isolated.run(names, sets, arguments.seed, arguments.seconds):
                 line.show(lambda: _progress(tallies, time.monotonic() - start, arguments.seconds))
         except KeyboardInterrupt:
             is_stopped = True

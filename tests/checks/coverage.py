@@ -31,10 +31,15 @@ TOP = tree.ROOT / "build" / "coverage"
 MEASURING = TOP / "measuring.ini"  # processes are measured while this file exists
 CFLAGS = "--coverage -fprofile-update=atomic"
 LEAST = 95  # percent of the C branches that can happen, and of the lines of Python
-# They build other programs, measure the speed of a multiply-add, or look at what was imported.
+# They build other programs, measure the speed of a multiply-add, look at what was imported or is
+# exported, or fail where the counting itself needs memory or writes a file.
 NOT_HERE = ("tests/test_ladder.py",
             "tests/test_run.py::test_flops_per_token_counts_every_multiply_add",
-            "tests/test_flags.py::test_help_imports_nothing_that_takes_time")
+            "tests/test_flags.py::test_help_imports_nothing_that_takes_time",
+            "tests/test_build.py::test_a_module_exports_the_name_of_its_init_alone",
+            "tests/test_encoded_texts.py::test_a_copy_that_finds_the_disk_full_leaves_nothing",
+            "tests/test_killed_runs.py::test_a_file_size_limit_leaves_the_checkpoint_whole",
+            "tests/test_faults.py::test_a_part_of_the_drill_finds_nothing[memory---samples 1]")
 SETTINGS = """[run]
 branch = true
 parallel = true
