@@ -47,6 +47,8 @@ def replacing(path):
     aside = temporary_path(path)
     try:
         _remove_abandoned(path)
+        if os.path.islink(aside):  # it would lead elsewhere
+            os.unlink(aside)
         with _open_locked(aside) as file:
             ours = os.fstat(file.fileno())
             try:
@@ -86,7 +88,7 @@ def _open_locked(path):
 
 
 def _open_uncut(path, flags):
-    return os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _remove_abandoned(path):

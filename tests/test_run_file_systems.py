@@ -51,6 +51,33 @@ def test_without_links_files_name_the_checkpoints(tiny, tmp_path, whole, no_link
         trainer_state.find_last(out)).step == 2
 
 
+def test_a_directory_in_which_no_link_can_be_removed_is_refused(tiny, tmp_path, monkeypatch):
+    """It has links; the one that was tried would else be left, and be taken for a file."""
+    def refuse(path, *args, **kwargs):
+        if os.path.islink(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        unlink(path, *args, **kwargs)
+
+    unlink = os.unlink
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        with pytest.raises(PermissionError) as error:
+            train(tiny())
+    assert error.value.filename == str(tmp_path / "out")
+    train(tiny(max_steps=1))
+    assert os.readlink(tmp_path / "out" / "last") == "step-00000001"
+
+
+def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path):
+    path, elsewhere = tmp_path / "file", tmp_path / "elsewhere"
+    elsewhere.write_text("kept")
+    os.symlink(elsewhere, files.temporary_path(path))
+    with files.replacing(path) as file:
+        file.write(b"new")
+    assert elsewhere.read_text() == "kept" and not path.is_symlink()
+    assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_run_moved_to_a_file_system_with_links_goes_on_with_them(tiny, tmp_path, whole,
                                                                   monkeypatch):
     with monkeypatch.context() as patch:

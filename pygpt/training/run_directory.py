@@ -66,8 +66,12 @@ class RunDirectory:
             self._refuse_foreign_entries()
             if self._is_locked:  # without a lock, another process may still be writing them
                 self._clear_unfinished()
-            self._check_writable()
-            self._check_links()
+            try:
+                self._check_writable()
+                self._check_links()
+            except OSError as error:
+                error.filename = self.path
+                raise
         except BaseException:
             self.close()
             raise
@@ -160,27 +164,24 @@ class RunDirectory:
                     _remove_file(os.path.join(tokens, name))
 
     def _check_writable(self):
-        probe = self.file(".writable")
-        try:
-            with open(temporary_path(probe), "wb") as file:
-                sync(file.fileno(), self.path)
-            os.unlink(temporary_path(probe))
-        except OSError as error:
-            error.filename = self.path
-            raise
+        probe = temporary_path(self.file(".writable"))
+        with open(probe, "wb") as file:
+            sync(file.fileno(), self.path)
+        os.unlink(probe)
 
     def _check_links(self):
         probe = temporary_path(self.file("last"))
         _remove_file(probe)
         try:
             os.symlink("nothing", probe)
-            os.unlink(probe)
         except (OSError, NotImplementedError, AttributeError) as error:
             self._has_links = False
             self.warnings.append(
                 f"{self.path}: the file system has no symbolic links ("
                 f"{getattr(error, 'strerror', None) or 'the system knows none'}); last and best "
                 "are files that name a checkpoint")
+        else:
+            os.unlink(probe)
 
     def set_aside(self):
         """Move an earlier run to a directory of its own, from which it can be resumed.
