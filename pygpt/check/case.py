@@ -18,7 +18,7 @@ from pygpt.check.header import KERNELS, TYPECODES, flags_of
 TYPICAL = {"B": 2, "NH": 2, "HS": 5, "past": 3, "spare": 1, "dropout": 0.2, "eps": 1e-5, "std": 1.0,
            "part": 0.5, "ignore_index": 0, "dtype": 0}  # the other dimensions are 7
 DTYPES = (reference.PYGPT_FLOAT32, reference.PYGPT_BFLOAT16)
-PERIOD = 9973  # a prime, so rows, columns, tiles and blocks all begin at other places of a period
+PERIOD = 1009  # a prime, so rows, columns, tiles and blocks all begin at other places of a period
 
 
 def _constant(rng):

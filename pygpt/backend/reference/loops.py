@@ -1,6 +1,7 @@
 """Holds what all kernels' files share: statuses, types, index loops, sums and stores."""
 
 from itertools import product
+from operator import mul
 
 OK, ERANGE, EOVERFLOW = 0, 2, 3  # as PYGPT_OK, PYGPT_ERANGE and PYGPT_EOVERFLOW
 PYGPT_ENOTFINITE, PYGPT_ENOTOKEN = 4, 5
@@ -17,12 +18,7 @@ def places(*lengths):
 
 def dot(a, i, b, j, n, a_step=1, b_step=1):
     """Return the sum over k < n of a[i + k a_step] * b[j + k b_step]."""
-    total = 0.0
-    for _ in range(n):
-        total += a[i] * b[j]
-        i += a_step
-        j += b_step
-    return total
+    return sum(map(mul, a[i:i + n * a_step:a_step], b[j:j + n * b_step:b_step]), 0.0)
 
 
 def store(x, i, value, accumulate):
