@@ -24,6 +24,26 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--hide-scrollbars", "--remote-debugging-pipe")
 PATIENCE = 60  # seconds for one answer, on a busy machine
 
+# The lowest contrast of the texts that a selector finds (the second %s) before the background of an
+# element (the first) and their own: [contrast, the text's element]. WCAG asks for 4.5.
+LOWEST_CONTRAST = """(() => {
+  const canvas = document.createElement("canvas").getContext("2d");
+  const rgb = (...colors) => {
+    for (const c of colors) { canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+  const light = c => c.map(x => x / 255)
+    .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+  const card = getComputedStyle(document.querySelector("%s")).backgroundColor;
+  let worst = [99];
+  for (const e of document.querySelectorAll("%s")) {
+    const style = getComputedStyle(e), ink = light(rgb(style.color));
+    const back = light(rgb(card, style.backgroundColor));
+    const contrast = (Math.max(ink, back) + 0.05) / (Math.min(ink, back) + 0.05);
+    if (contrast < worst[0]) worst = [contrast, e.outerHTML.slice(0, 99)];
+  }
+  return worst; })()"""
+
 
 def found():
     """Return the path of a Chromium, or None."""

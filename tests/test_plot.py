@@ -1,17 +1,23 @@
 """Tests log and plot: records become a page that needs no other file, with round axis numbers."""
 
+import html
 import json
 import re
 import xml.etree.ElementTree as ET
 
+import browser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import records_of
 
 from pygpt.cli import main
 from pygpt.training.run_log import RunLog, read_log, rewind
-from pygpt.training.plot import (COLORS, DASHES, Axis, page, plot, span, thinned, tick_label,
-                                 tick_step)
+from pygpt.training.plot import (BOTTOM, COLORS, DASHES, LEFT, RIGHT, TOP, Axis, page, plot, span,
+                                 thinned, tick_label, tick_step)
+
+needs_chromium = pytest.mark.skipif(browser.found() is None, reason="no Chromium (Debian: "
+                                    "apt-get install chromium)")
 
 
 def records(n=20):
@@ -94,6 +100,92 @@ def test_many_runs_look_different(tmp_path):
     assert len(set(looks)) == len(looks) == COLORS * DASHES
     for name in {part for classes in looks for part in classes.split()} - {"d0"}:  # d0: no dashes
         assert f".{name} {{" in text
+
+
+def run_of(vals, *more):
+    steps = [record for record in records(len(vals)) if record["event"] == "step"]
+    return steps + [dict(event="eval", step=step, val_loss=loss)
+                    for step, loss in enumerate(vals, 1)] + list(more)
+
+
+def marks(runs):
+    """Return the loss chart's rings as (color, x, y), and its labels, and the others' rings."""
+    first, *others = re.findall(r"<svg viewBox.*?</svg>", page(runs), re.DOTALL)
+    rings, *rest = ([(c.get("class").removeprefix("ring "), float(c.get("cx")), float(c.get("cy")))
+                     for c in ET.fromstring(svg).iter("circle") if "ring" in c.get("class")]
+                    for svg in (first, *others))
+    labels = [t.text for t in ET.fromstring(first).iter("text") if "best" in t.get("class", "")]
+    return rings, labels, sum(rest, [])
+
+
+def test_the_best_validation_of_a_run_is_marked():
+    rings, labels, others = marks([("a", 0, run_of([3.0, 2.0, 2.0, 4.0]))])
+    ((color, x, y),) = rings
+    assert (color, labels, others) == ("c0", ["best: step 2"], [])
+    assert x == pytest.approx(Axis(0, 4, LEFT, RIGHT, 6).place(2), abs=0.1)
+    text = page([("a", 0, run_of([3.0, 2.0, 2.0, 4.0]))])
+    assert f'<circle class="c0 d0" cx="{x}" cy="{y}" r="2.6"/>' in text  # it is on the curve
+    assert "4 steps, best validation loss 2.0000 at step 2" in text
+    assert "advice\"" not in text
+
+
+def test_of_several_runs_each_has_its_mark_and_none_a_label_that_lies_on_another():
+    rings, labels, _ = marks([("a", 0, run_of([3.0, 2.0])), ("b", 1, run_of([1.0, 2.0])),
+                              ("c", 2, run_of([]) + list(records(3)))])
+    assert [color for color, *_ in rings] == ["c0", "c1"] and labels == []
+
+
+def test_the_best_of_very_many_validations_lies_on_the_chart():
+    """The curve averages its points, so that all of them lie higher."""
+    vals = [2.0 + 1 / (1 + i % 10) for i in range(3000)]
+    vals[777] = 0.5
+    ((_, _, y),), labels, _ = marks([("a", 0, run_of(vals))])
+    assert labels == ["best: step 778"] and TOP <= y <= BOTTOM
+
+
+def test_advice_stands_under_the_name_of_its_run():
+    def told(step, topic, text):
+        return dict(event="advice", step=step, topic=topic, text=text, severity=1)
+
+    run = run_of([3.0, 2.0], told(1, "t", "an <b>early</b> one"), told(2, "u", "x=1 is high"),
+                 told(1200, "t", "a late <i>one</i>"), told(3, "v", None), told(4, [], "\ud800"))
+    text = page([("first", 0, run), ("second", 1, list(records()))])
+    one, other = re.findall(r'<span><svg class="key.*?</span></span>', text, re.DOTALL)
+    assert re.findall(r'<small class="advice">(.*?)</small>', one) == [
+        "Advice at step 2: x=1 is high.", "Advice at step 4: \ud800.",
+        "Advice at step 1,200: a late &lt;i&gt;one&lt;/i&gt;."]
+    assert "first" in one and "second" in other and "Advice" not in other
+
+
+def test_a_real_log_leads_to_the_advice_and_the_mark(tiny, tmp_path):
+    records_of(tiny(max_steps=40, learning_rate=10, eval_interval=20))
+    log = tmp_path / "out" / "log.jsonl"
+    with open(log, "a") as file:
+        file.write('{"event": "advice", "step": 40, "topic": "x", "text": "\\ud800"}\n')
+    said = [r["text"] for r in read_log(log) if r.get("topic") == "above_guessing"]
+    plot([tmp_path / "out"], tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert f": {html.escape(said[-1])}.</small>" in text and text.count('"ring ') == 1
+    assert "Advice at step 40: ?." in text
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_fits_every_screen_and_asks_for_nothing(tmp_path, width, dark):
+    told = dict(event="advice", step=2, topic="t", text="a sentence that is long " * 9)
+    (tmp_path / "x.html").write_text(page([("a", 0, run_of([3.0, 2.0, 4.0], told))]))
+    with browser.Browser() as chromium:
+        chromium.size(width, 800, dark, touch=width < 500)
+        chromium.open((tmp_path / "x.html").as_uri())
+        assert chromium.errors == []
+        assert chromium.requests == [(tmp_path / "x.html").as_uri()]
+        assert chromium.run("document.documentElement.scrollWidth") <= width
+        worst = chromium.run(browser.LOWEST_CONTRAST % ("body", ".advice, small, nav span"))
+        assert worst[0] >= 4.5, worst
+        key, name = (chromium.run(f"document.querySelector('{what}').getBoundingClientRect().top")
+                     for what in (".key", ".advice"))
+        assert key < name  # the line of the key is beside the run's name
 
 
 @given(low=st.floats(-1e6, 1e6), length=st.floats(1e-6, 1e9), round_out=st.booleans())

@@ -37,6 +37,8 @@ def add_command(add):
                          "h.0.mlp.c_fc.weight[0,0])")
     command.add_argument("--text", metavar="TEXT", type=text, default="To be, or not",
                          help="the text of the step (default 'To be, or not')")
+    command.add_argument("--output", metavar="FILE",
+                         help="file of a page that shows the same (unset: text alone)")
     add_threads_flag(command)
 
 
@@ -94,12 +96,30 @@ class _Progress:
 
 
 def _gradient(arguments):
-    from pygpt.cli.writing import warn
-    from pygpt.pipeline import Pipeline
-    from pygpt.study.gradient import find_weight, journey, text_length, tiny_model
+    from contextlib import nullcontext
+
+    from pygpt.files import replacing
+    from pygpt.study.journey_page import page
     from pygpt.study.journey_text import text_of
 
     set_threads(arguments.threads)
+    is_wanted = arguments.output is not None
+    with replacing(arguments.output) if is_wanted else nullcontext() as file:
+        found, tokenizer = _follow(arguments)
+        if is_wanted:
+            file.write(page(found, tokenizer).encode())
+    print(text_of(found, tokenizer))
+    if is_wanted:
+        print(arguments.output)
+    return 0 if found.agrees else 1
+
+
+def _follow(arguments):
+    """Return the Journey that is asked for, and the model's tokenizer."""
+    from pygpt.cli.writing import warn
+    from pygpt.pipeline import Pipeline
+    from pygpt.study.gradient import find_weight, journey, text_length, tiny_model
+
     if arguments.directory is None:
         model, tokenizer = tiny_model()
         ids = tokenizer.encode(arguments.text)
@@ -114,8 +134,7 @@ def _gradient(arguments):
     found = journey(model, arguments.weight, ids, _tell_evaluation)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    print(text_of(found, tokenizer))
-    return 0 if found.agrees else 1
+    return found, tokenizer
 
 
 def _tell_evaluation(number):

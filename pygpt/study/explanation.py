@@ -89,9 +89,14 @@ def page(title, data, controls="", script=""):
         controls, script: HTML above the text and JavaScript after the page's own.
     """
     text = "" if data is None else json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    filled = {"@TITLE@": html.escape(title), "@STYLE@": part("style.css"), "@CONTROLS@": controls,
-              "@SCRIPT@": "".join(map(part, SCRIPTS)) + script, "@DATA@": text}
-    return re.sub("@[A-Z]+@", lambda place: filled[place[0]], part("explain.html"))
+    return filled("explain.html", {
+        "@TITLE@": html.escape(title), "@STYLE@": part("style.css"), "@CONTROLS@": controls,
+        "@SCRIPT@": "".join(map(part, SCRIPTS)) + script, "@DATA@": text})
+
+
+def filled(name, texts):
+    """Return a file of pages/ with each place, such as @TITLE@, replaced by its HTML in `texts`."""
+    return re.sub("@[A-Z]+@", lambda place: texts[place[0]], part(name))
 
 
 def name_of(directory):

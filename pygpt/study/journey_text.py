@@ -38,16 +38,12 @@ def text_of(journey: Journey, tokenizer: Tokenizer) -> str:
     """
     j, index = journey, ",".join(map(str, journey.place))
     tokens = [repr(token_text(tokenizer, id)) for id in j.ids]
-    follows = [repr(token_text(tokenizer, id)) for id in j.targets]
     lines = [f"{j.name}[{index}] = {j.value:.7g}; the loss of {len(j.ids)} tokens is {j.loss:.6f} "
              "nats per token", "",
              "1  Forward: the kernels that its value enters (*: they read the weight itself)"]
     lines += _calls(j.forward)
     lines += ["", "2  Backward: the kernels that its gradient comes from (*: they write it)"]
-    lines += [f"   It begins at the logits with dL/dlogits = (p - y) / {len(j.ids)}. After the "
-              f"last token, {tokens[-1]},",
-              f"   the true token {follows[-1]} has p = {j.target_share:.6f}, so p - y = "
-              f"{j.target_share - 1:.6f}; for all others p - y = p."]
+    lines += [f"   {line}" for line in beginning(j, tokenizer).splitlines()]
     lines += _calls(j.backward)
     used = dict.fromkeys(call.kernel for call, _ in j.backward if call.kernel in FORMULAS)
     width = max(map(len, used), default=0)
@@ -69,6 +65,28 @@ def text_of(journey: Journey, tokenizer: Tokenizer) -> str:
     return "\n".join([*lines, "", *_side_by_side(j)])
 
 
+def beginning(j: Journey, tokenizer: Tokenizer) -> str:
+    """Return two lines that say with what gradient the backward pass begins."""
+    last, follows = (repr(token_text(tokenizer, ids[-1])) for ids in (j.ids, j.targets))
+    return (f"It begins at the logits with dL/dlogits = (p - y) / {len(j.ids)}. After the last "
+            f"token, {last},\nthe true token {follows} has p = {j.target_share:.6f}, so p - y = "
+            f"{j.target_share - 1:.6f}; for all others p - y = p.")
+
+
+def comparisons(j: Journey) -> list[tuple[str, float, float | None, float | None]]:
+    """Return for each way to compute the gradient its name, the gradient, how far it is from the
+    tape's and how far it may be; None and None for the tape."""
+    return [("tape", j.tape, None, None),
+            ("chain rule", j.rule.total, j.rule.total - j.tape, j.chain_bound),
+            ("finite differences", j.difference, j.difference - j.tape, j.tape_bound)]
+
+
+def verdict(j: Journey) -> str:
+    """Return the sentence that says whether the three gradients agree."""
+    return ("All three agree." if j.agrees else
+            "They do not agree: an op's gradient is wrong, or a kernel is.")
+
+
 def _calls(path: list[tuple[Call, bool]]) -> list[str]:
     lines = []
     for call, is_own in path:
@@ -79,18 +97,14 @@ def _calls(path: list[tuple[Call, bool]]) -> list[str]:
 
 
 def _side_by_side(j: Journey) -> list[str]:
-    rows = [("tape", j.tape, None, None),
-            ("chain rule", j.rule.total, j.rule.total - j.tape, j.chain_bound),
-            ("finite differences", j.difference, j.difference - j.tape, j.tape_bound)]
     lines = ["4  Side by side", f"   {'':<20}{'gradient':>16}{'minus the tape':>16}{'bound':>12}"]
-    for name, value, difference, bound in rows:
+    for name, value, difference, bound in comparisons(j):
         line = f"   {name:<20}{value:>16.8e}"
         if difference is not None and bound is not None:
             is_within = abs(difference) <= bound
             line += (f"{difference:>16.1e}{bound:>12.1e}   "
                      + ("agrees" if is_within else "DISAGREES"))
         lines.append(line)
-    lines.append(f"   All three agree. Finite differences are themselves known to within "
-                 f"{j.difference_error:.1e}." if j.agrees else
-                 "   They do not agree: an op's gradient is wrong, or a kernel is.")
+    lines.append(f"   {verdict(j)}" + (" Finite differences are themselves known to within "
+                                       f"{j.difference_error:.1e}." if j.agrees else ""))
     return lines

@@ -3,8 +3,9 @@
     log.jsonl -> series of (step, value) -> at most POINTS of them -> SVG
 
 The page needs no other file. It has four charts: the loss (training is a thin line, validation a
-thick line with dots), the learning rate, the gradient's norm and the throughput. The page's script
-only shows the values under the pointer.
+thick line with dots, its lowest loss has a ring), the learning rate, the gradient's norm and the
+throughput. Under the name of a run stands the advice that its log holds. The page's script only
+shows the values under the pointer.
 """
 
 import html
@@ -48,7 +49,7 @@ def plot(directories, target):
             raise ValueError(f"{path}: no step has been logged yet")
         runs.append((os.path.normpath(directory), number, records))
     with replacing(target) as file:
-        file.write(page(runs).encode())
+        file.write(page(runs).encode("utf-8", "replace"))  # half a surrogate pair becomes "?"
 
 
 def page(runs):
@@ -60,7 +61,8 @@ def page(runs):
     legend = "".join(f'<span><svg class="key {line_classes(number)}">'
                      '<path class="thick" d="M0 5H40"/></svg>'
                      f"<span>{html.escape(name)}"
-                     f" <small>{html.escape(summary(records))}</small></span></span>"
+                     f" <small>{html.escape(summary(records))}</small>{advice(records)}"
+                     "</span></span>"
                      for name, number, records in runs)
     charts, values = zip(*(chart(index, *row, runs) for index, row in enumerate(CHARTS)))
     geometry = json.dumps({"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM})
@@ -78,8 +80,24 @@ def line_classes(number):
 def summary(records):
     """Describe a run in a few words."""
     steps = [record["step"] for record in records if record["event"] == "step"]
-    losses = [loss for _, loss in series(records, "eval", "val_loss")]
-    return f"{steps[-1]:,} steps" + (f", best validation loss {min(losses):.4f}" if losses else "")
+    found = best(records)
+    return f"{steps[-1]:,} steps" + (f", best validation loss {found[1]:.4f} at step {found[0]:,}"
+                                     if found else "")
+
+
+def best(records):
+    """Return (step, validation loss) of the first validation with the lowest loss, or None."""
+    return min(series(records, "eval", "val_loss"), key=lambda point: point[1], default=None)
+
+
+def advice(records):
+    """Return the advice that a log holds as HTML, in the order of its steps: of each topic what was
+    said last, or "" if there is none. Settings are named as in the log, `name=value`."""
+    last = {str(record.get("topic")): record for record in records
+            if record["event"] == "advice" and isinstance(record.get("text"), str)}
+    return "".join(f'<small class="advice">Advice at step {record["step"]:,}: '
+                   f'{html.escape(record["text"])}.</small>'
+                   for record in sorted(last.values(), key=lambda record: record["step"]))
 
 
 def series(records, event, field):
@@ -109,16 +127,20 @@ def chart(index, title, field, unit, runs):
         of {"name", "look": CSS classes, "mean_of": values averaged in a point, "points"}}).
     """
     lines = []  # (name, classes, kind, points, number of values averaged in a point)
+    bests = []  # (color class, (step, value))
     for name, number, records in runs:
         kinds = [(name, "thin" if field == "loss" else "line", series(records, "step", field))]
         if field == "loss":
             kinds.append((f"{name}, validation", "thick", series(records, "eval", "val_loss")))
+            if (found := best(records)) is not None:
+                bests.append((line_classes(number).split()[0], found))
         lines += [(label, line_classes(number), kind, thinned(points),
                    group_size(points, POINTS)) for label, kind, points in kinds if points]
     all_points = [point for *_, points, _ in lines for point in points]
     x_axis = Axis(0, max([1, *(step for step, _ in all_points)]), LEFT, RIGHT, 6)
     low, high = span([value for _, value in all_points],
                      from_zero=field in ("tokens_per_second", "learning_rate"))
+    low = min([low, *(value for _, (_, value) in bests)])  # averaged points may all lie higher
     y_axis = Axis(low, high, BOTTOM, TOP, 5, round_out=True)
     parts = [f'<path class="grid" d="M{LEFT} {place:.1f}H{RIGHT}"/>'
              f'<text class="y" x="{LEFT - 8}" y="{place + 4:.1f}">{label}</text>'
@@ -135,6 +157,8 @@ def chart(index, title, field, unit, runs):
         if kind == "thick" and len(places) <= 60 or len(places) == 1:
             parts += [f'<circle class="{classes}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>'
                       for x, y in places]
+    parts += [mark(color, point, x_axis, y_axis, has_label=len(bests) == 1)
+              for color, point in bests]
     unit = f" <small>{unit}</small>" if unit else ""
     text = (f'<figure data-chart="{index}"><figcaption>{title}{unit}</figcaption>'
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">'
@@ -143,6 +167,18 @@ def chart(index, title, field, unit, runs):
         {"name": name, "look": classes, "mean_of": size,
          "points": [[step, float(f"{value:.5g}")] for step, value in points]}
         for name, classes, _, points, size in lines]}
+
+
+def mark(color, point, x_axis, y_axis, has_label):
+    """Draw a ring around a run's best validation, and a line through it that leads down to its step
+    and up to the label, if there is one."""
+    step, value = point
+    x, y = x_axis.place(step), y_axis.place(min(value, y_axis.high))
+    is_right = x > (LEFT + RIGHT) / 2
+    label = (f'<text class="best{" y" if is_right else ""}" x="{x + (-6 if is_right else 6):.1f}" '
+             f'y="{TOP + 12}">best: step {step:,}</text>' if has_label else "")
+    return (f'<path class="drop {color}" d="M{x:.1f} {TOP if has_label else y:.1f}V{BOTTOM}"/>'
+            f'<circle class="ring {color}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>{label}')
 
 
 def span(values, from_zero):

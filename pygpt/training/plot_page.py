@@ -24,6 +24,9 @@ nav { display: flex; flex-wrap: wrap; gap: 6px 28px; margin: 0 4px 16px; font-we
 nav > span { display: inline-flex; align-items: center; gap: 8px; overflow-wrap: anywhere; }
 .key { flex: none; width: 40px; height: 10px; }
 small { color: var(--soft); font-weight: 400; font-size: 13px; }
+nav > span:has(.advice) { align-items: flex-start; }
+:has(.advice) > .key { margin-top: 5px; }
+.advice { display: block; max-width: 46em; margin-top: 3px; color: var(--ink); }
 main { display: grid; gap: 16px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, max(460px, 34%)), 1fr)); }
 figure { position: relative; container-type: inline-size; touch-action: pan-y; margin: 0;
@@ -40,7 +43,10 @@ path { fill: none; } .grid { stroke: var(--grid); } .tick { stroke: var(--soft);
 .thin, .line, .thick { stroke: var(--c); stroke-linejoin: round; }
 .thin { stroke-width: 1.1; opacity: .55; } .line { stroke-width: 1.5; }
 .thick { stroke-width: 2.2; }
-circle { fill: var(--c); } .cursor { stroke: var(--soft); stroke-dasharray: 3 3; }
+circle { fill: var(--c); } .ring { fill: none; stroke: var(--c); stroke-width: 2; }
+.drop { stroke: var(--c); stroke-dasharray: 1.5 3; }
+.best { fill: var(--ink); paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
+.cursor { stroke: var(--soft); stroke-dasharray: 3 3; }
 .c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); }
 .c3 { --c: var(--c3); } .c4 { --c: var(--c4); } .c5 { --c: var(--c5); }
 .d1 { stroke-dasharray: 7 3; } .d2 { stroke-dasharray: 2 2.5; }
@@ -53,7 +59,8 @@ circle { fill: var(--c); } .cursor { stroke: var(--soft); stroke-dasharray: 3 3;
 </style>
 </head>
 <body>
-<nav>@LEGEND@<small>in the loss chart, thin is training and thick is validation</small></nav>
+<nav>@LEGEND@<small>in the loss chart, thin is training, thick is validation, and a ring
+marks the lowest validation loss</small></nav>
 <main>@CHARTS@</main>
 <script>
 "use strict";
