@@ -213,6 +213,15 @@ def kernels():
         yield library
 
 
+@pytest.fixture
+def frequent_switches():
+    """Let Python change threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 @pytest.fixture(autouse=True)
 def no_process_left(monkeypatch):
     """End the processes that a test leaves behind when it fails half-way."""

@@ -3,7 +3,6 @@
 test_python_threads.py has the right uses.
 """
 
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,16 +11,8 @@ from models import bits, tiny
 
 import pygpt
 
+pytestmark = pytest.mark.usefixtures("frequent_switches")
 IDS, TARGETS = [[1, 2, 3]], [[2, 3, 4]]
-
-
-@pytest.fixture(autouse=True)
-def frequent_switches():
-    """Let Python change threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def together(*functions):

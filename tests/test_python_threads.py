@@ -3,7 +3,6 @@
 import copy
 import pickle
 import random
-import sys
 import threading
 from array import array
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +16,8 @@ from pygpt.model import GPT
 from pygpt.autograd.tape import no_grad
 from pygpt.autograd.tensor import Tensor
 
+pytestmark = pytest.mark.usefixtures("frequent_switches")
 CONFIG = pygpt.GPTConfig(**TINY)
-
-
-@pytest.fixture(autouse=True)
-def frequent_switches():
-    """Let Python change threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def batches(n, T=4):
