@@ -305,6 +305,84 @@ def test_attention_is_shown_for_a_head_a_block_and_all_heads(chromium, explained
         assert float(share.rstrip("\u00a0%")) == pytest.approx(max(row) / 2.55, abs=0.6)
 
 
+def kinds_of(chromium):
+    """Return the rows of the table of kinds: [the head, itself, previous, first, kind]."""
+    return chromium.run("""[...document.querySelector("#kinds").children].map(row =>
+        [row.dataset.head, ...[...row.children].slice(1).map(e => e.textContent)])""")
+
+
+@needs_chromium
+def test_the_table_of_kinds_shows_the_mean_weights_of_each_head(chromium, directory, explained):
+    """On the token itself, the one before and the first, from the weights of the trace."""
+    chromium.size(1280, 900)
+    chromium.open(explained.as_uri())
+    pipeline = pygpt.Pipeline.from_pretrained(directory)
+    ids = pipeline.tokenizer.encode(TEXT)
+    blocks, T = trace(pipeline.model, ids).blocks, len(ids)
+    rows = kinds_of(chromium)
+    assert [row[0] for row in rows] == [f"{block},{head}" for block in (0, 1) for head in range(3)]
+    for name, *shown, _ in rows:
+        block, head = map(int, name.split(","))
+        pattern = blocks[block].patterns[head]
+        means = [sum(pattern[t * T + j] for t, j in enumerate(places, 1)) / (T - 1)
+                 for places in (range(1, T), range(T - 1), [0] * (T - 1))]
+        # a half of a percent by rounding, and a half of 1/255 in each weight
+        assert [float(text.rstrip("\u00a0%")) / 100 for text in shown] == pytest.approx(
+            means, abs=0.005 + 0.5 / 255)
+
+
+def page_of_heads(explained, path, *rules):
+    """Write a page of one block whose head h gives the weight rules[h](t, j), in 255ths."""
+    data = data_of(explained)
+    T = len(data["ids"])
+    patterns = [base64.b64encode(bytes(rule(t, j) for t in range(T) for j in range(t + 1))).decode()
+                for rule in rules]
+    data |= {"patterns": [patterns], "n_layer": 1, "n_head": len(rules), "lens": data["lens"][:2]}
+    for name, count in ("stream_norms", 2), ("attn_norms", 1), ("mlp_norms", 1):
+        data[name] = data[name][:count]
+    path.write_text(page("heads", data), "utf-8")
+    return path.as_uri()
+
+
+@needs_chromium
+def test_the_kinds_of_heads_are_named_and_sorted(chromium, explained, tmp_path):
+    address = page_of_heads(
+        explained, tmp_path / "kinds.html",
+        lambda t, j: 255 // (t + 1),               # even
+        lambda t, j: 255 * (j == 0),               # first
+        lambda t, j: 255 * (j == max(t - 1, 0)),   # previous
+        lambda t, j: 255 * (j == t),               # itself
+        lambda t, j: 153 * (j == t - 1) + 102 * (j == t))
+    chromium.size(1280, 900)
+    chromium.open(address)
+    assert [row[-1] for row in kinds_of(chromium)] == ["-", "first", "previous", "itself",
+                                                       "previous"]
+    assert kinds_of(chromium)[4][1:3] == ["40\u00a0%", "60\u00a0%"]
+    for by, order, sort in ((1, "24", "descending"), (0, "34", "descending"),
+                            (2, "1", "descending"), (-1, "01234", "ascending")):
+        chromium.click(f"#kinds-by [data-by='{by}']")
+        assert "".join(row[0][2:] for row in kinds_of(chromium)).startswith(order)
+        assert chromium.run("""[...document.querySelectorAll("#kinds-by [aria-sort]")].map(e =>
+            [+e.firstChild.dataset.by, e.ariaSort])""") == [[by, sort]]
+    chromium.click("#kinds-by [data-by='1']")
+    chromium.click("#kinds [data-head='0,3']")
+    assert "block 0, head 3" in chromium.run("document.querySelector('#looks').textContent")
+    chromium.click("#heads [data-head='0,2']")
+    assert chromium.run("document.querySelector('#kinds [aria-current]').dataset.head") == "0,2"
+    assert chromium.errors == []
+
+
+@needs_chromium
+def test_one_token_has_no_kinds(chromium, tmp_path):
+    tokenizer = pygpt.CharTokenizer.train("ab")
+    model = pygpt.GPT(pygpt.GPTConfig(vocab_size=2, n_positions=4, n_embd=8, n_layer=1, n_head=1))
+    path = tmp_path / "one.html"
+    path.write_text(page("one", explanation(model, tokenizer, [1])), "utf-8")
+    chromium.size(1280, 900)
+    chromium.open(path.as_uri())
+    assert kinds_of(chromium) == [["0,0", "-", "-", "-", "-"]] and chromium.errors == []
+
+
 @needs_chromium
 def test_the_maps_show_what_each_block_adds_to_each_token(chromium, explained):
     chromium.size(1280, 900)
@@ -334,7 +412,7 @@ def test_every_control_is_reached_by_tab_and_shows_that_it_has_the_focus(chromiu
     chromium.size(1280, 900)
     chromium.open(explained.as_uri())
     reached = []
-    for _ in range(12):
+    for _ in range(16):
         chromium.key("Tab")
         name, outline = chromium.run("""(() => { const e = document.activeElement;
             return [e.closest("#text, #heads, #view, #looked, summary, .scroll, body").id
@@ -343,7 +421,8 @@ def test_every_control_is_reached_by_tab_and_shows_that_it_has_the_focus(chromiu
             break
         reached.append(name)
         assert outline != "none", name
-    assert reached == ["text", "heads", "view", "looked", "summary", "scroll", "scroll"]
+    assert reached == ["text", "heads", "view", "looked", "scroll", *["button"] * 4, "summary",
+                       "scroll", "scroll"]
 
 
 @needs_chromium

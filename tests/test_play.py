@@ -551,6 +551,26 @@ def test_the_page_shows_what_heads_off_cost(opened):
 
 
 @needs_chromium
+def test_the_table_of_kinds_follows_the_heads_that_are_off_and_keeps_its_order(opened):
+    rows = "[...document.querySelector('#kinds').children].map(row => row.textContent)"
+    before = opened.run(rows)
+    opened.click("#kinds-by [data-by='0']")
+    opened.click("#switches [data-block='0']")
+    opened.wait(f"{rows}.join().includes('off')")
+    after = opened.run(rows)
+    assert {row.split(", off")[0] for row in after if ", off" in row} == {
+        f"block 0, head {head}" for head in range(3)}
+    shares = [int(row.split("head ")[1].replace(", off", "")[1:].split("\u00a0")[0])
+              for row in after]
+    assert shares == sorted(shares, reverse=True)
+    of_last = [{row for row in found if row.startswith("block 1")} for found in (before, after)]
+    assert of_last[0] != of_last[1], "what block 0 adds changes where block 1 looks"
+    opened.click("#all-on")
+    opened.wait(f"!{rows}.join().includes('off')")
+    assert sorted(opened.run(rows)) == sorted(before)
+
+
+@needs_chromium
 def test_switches_and_written_characters_answer_the_arrow_keys(opened):
     opened.run("document.querySelector('#switches [tabindex=\"0\"]').focus()")
     for key in "ArrowRight", "ArrowRight", "ArrowDown", " ":

@@ -104,6 +104,7 @@ function showAttention() {
     span.classList.toggle("later", !seen);
   });
   fillMost();
+  showKind();
 }
 
 function chooseHead(name) {
@@ -113,7 +114,7 @@ function chooseHead(name) {
 
 function listenToAttention() {
   roving($("heads"), "button", () => data.n_head, button => chooseHead(button.dataset.head));
-  for (const id of ["heads", "most"])
+  for (const id of ["heads", "most", "kinds"])
     $(id).addEventListener("click", event => {
       const chosen = event.target.closest("[data-head]");
       if (chosen) chooseHead(chosen.dataset.head);

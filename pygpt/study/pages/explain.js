@@ -121,6 +121,7 @@ function show(explanation) {
   drawMaps();
   drawHeads();
   drawMost();
+  drawKinds();
   held = same && held;
   choose(same ? token : T - 2);  // the last token has no follower yet
 }
@@ -156,6 +157,7 @@ function listen() {
     if (!data) return;
     drawMaps();
     drawHeads();
+    drawKinds();
     showAttention();
   });
   addEventListener("resize", () => {
@@ -164,6 +166,7 @@ function listen() {
     showStream();
   });
   listenToAttention();
+  listenToKinds();
 }
 
 listen();
