@@ -420,6 +420,71 @@ def test_a_pixel_of_a_small_picture_is_as_dark_as_the_largest_weight_in_it(chrom
         255 * (column <= row) for row in range(64) for column in range(64)]
 
 
+def move_over(chromium, row, column, T):
+    """Move the mouse over a cell of the enlarged picture; return its place."""
+    left, top, size = chromium.run("""(() => { const e = document.querySelector(".square");
+        e.scrollIntoView({block: "center", behavior: "instant"});
+        const { left, top, width } = e.getBoundingClientRect(); return [left, top, width]; })()""")
+    place = {"x": left + (column + 0.5) * size / T, "y": top + (row + 0.5) * size / T}
+    chromium.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
+    return place
+
+
+@needs_chromium
+def test_the_chosen_head_is_enlarged_with_its_tokens_and_the_row_of_the_chosen_one(
+        chromium, explained, tmp_path):
+    T = 20
+    chromium.size(1280, 900)
+    chromium.open(page_of_heads(explained, tmp_path / "enlarged.html",
+                                lambda t, j: 255 * (j == 0), lambda t, j: 51 * (j >= t - 4), T=T))
+    names = [text.replace(" ", "·").replace("\n", "↵") for text in data_of(explained)["tokens"][:T]]
+    chromium.click("#heads [data-head='0,1']")
+    assert alphas_of(chromium, ".square") == [
+        pytest.approx(114, abs=1) if t - 4 <= j <= t else 0 for t in range(T) for j in range(T)]
+    for part in "across", "down":
+        assert chromium.run(f"[...document.querySelector('.{part}').children]"
+                            ".map(e => e.textContent)") == names
+    place = move_over(chromium, 9, 6, T)
+    assert number_chosen(chromium) == 9
+    assert chromium.run("document.querySelector('.square').title") == (
+        f"token 9 {names[9]} looks at token 6 {names[6]}: 20\u00a0%")
+    frame = chromium.run("""(() => { const e = document.querySelector(".square");
+        const { top, height, width } = getComputedStyle(e, "::after");
+        return [top, height, width].map(text => parseFloat(text) / e.clientWidth); })()""")
+    assert frame == pytest.approx([9 / T, 1 / T, 10 / T], abs=0.002)
+    for kind in "mousePressed", "mouseReleased":
+        chromium.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+    move_over(chromium, 3, 8, T)
+    assert number_chosen(chromium) == 9, "the click holds it"
+    assert "cannot see token 8" in chromium.run("document.querySelector('.square').title")
+    said = chromium.run("document.querySelector('#enlarged').ariaLabel")
+    assert said.startswith("Block 0, head 1: on average 20\u00a0% on the token itself, ")
+    assert f"Token 9, {names[9]}, looks most at token 5, {names[5]}: 20\u00a0%." in said
+    chromium.run("document.querySelector('#heads [tabindex=\"0\"]').focus()")
+    chromium.key("ArrowLeft")
+    assert chromium.run("document.querySelector('#enlarged-name').textContent") == "Block 0, head 0"
+    assert alphas_of(chromium, ".square")[T:2 * T] == [255] + [0] * (T - 1)
+    said = chromium.run("document.querySelector('#enlarged').ariaLabel").replace("\u00a0", " ")
+    assert "0 % on the token itself, 5 % on the one before, 100 % on the first" in said  # 1 / 19
+    assert chromium.errors == []
+
+
+@needs_chromium
+@pytest.mark.parametrize(("T", "labels"), [(1, 1), (24, 24), (25, 0), (256, 0)])
+def test_the_enlarged_head_has_a_pixel_for_each_weight_on_every_screen(chromium, explained,
+                                                                       tmp_path, T, labels):
+    address = page_of_heads(explained, tmp_path / "enlarged.html", lambda t, j: 255 // (t + 1), T=T)
+    for width in 360, 1280:
+        chromium.size(width, 800, touch=width < 500)
+        chromium.open(address)
+        size, pixels, names = chromium.run("""[document.querySelector(".square").clientWidth,
+            document.querySelector(".square canvas").width,
+            document.querySelector(".across").children.length]""")
+        assert 256 <= size <= 320 and (pixels, names) == (T, labels)
+        assert chromium.run("document.documentElement.scrollWidth") <= width
+        assert chromium.errors == []
+
+
 def kinds_of(chromium):
     """Return the rows of the table of kinds: [the head, itself, previous, first, kind]."""
     return chromium.run("""[...document.querySelector("#kinds").children].map(row =>

@@ -121,6 +121,7 @@ function show(explanation) {
   drawMaps();
   drawHeads();
   drawMost();
+  drawEnlarged();
   drawKinds();
   held = same && held;
   choose(same ? token : T - 2);  // the last token has no follower yet
@@ -137,7 +138,8 @@ function listen() {
     return span ? +span.dataset.t : undefined;
   };
   for (const [id, find, moves] of [["text", pointed, "pointerover"],
-    ["looked", pointed, "pointerover"], ["maps", mappedToken, "pointermove"]]) {
+    ["looked", pointed, "pointerover"], ["maps", mappedToken, "pointermove"],
+    ["enlarged", enlargedToken, "pointermove"]]) {
     $(id).addEventListener("click", event => {
       const t = find(event);
       if (t !== undefined) hold(t);
@@ -157,6 +159,7 @@ function listen() {
     if (!data) return;
     drawMaps();
     drawHeads();
+    drawEnlarged();
     drawKinds();
     showAttention();
   });
