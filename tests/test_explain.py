@@ -3,6 +3,7 @@ Chromium, how it looks and answers."""
 
 import base64
 import json
+import math
 import random
 import re
 from importlib import resources
@@ -24,12 +25,17 @@ needs_chromium = pytest.mark.skipif(browser.found() is None, reason="no Chromium
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A model with random weights, and its tokenizer."""
+    """A model with random weights, large enough for sharp attention, and its tokenizer."""
     path = tmp_path_factory.mktemp("explained") / "model"
     tokenizer = pygpt.CharTokenizer.train(VOCABULARY)
     config = pygpt.GPTConfig(vocab_size=tokenizer.vocab_size + 2, n_positions=64, n_embd=24,
                              n_layer=2, n_head=3)
-    pygpt.GPT(config, seed=2).save_pretrained(path)
+    model = pygpt.GPT(config, seed=2)
+    for _, p in model.named_parameters():
+        values = p.flat()
+        for i in range(p.size):
+            values[i] *= 6
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
@@ -257,6 +263,10 @@ def test_a_click_holds_a_token_until_it_is_let_go(chromium, explained):
     chromium.click("#looked [data-t='6']")
     chromium.point("#text [data-t='1']")
     assert number_chosen(chromium) == 1
+    chromium.click("#text [data-t='2']")
+    chromium.click("#text [data-t='4']")  # another one, which is then held
+    chromium.point("#text [data-t='1']")
+    assert number_chosen(chromium) == 4
 
 
 @needs_chromium
@@ -289,6 +299,260 @@ def test_attention_is_shown_for_a_head_a_block_and_all_heads(chromium, explained
 
 
 @needs_chromium
+def test_each_token_shows_the_bits_of_its_own_loss(chromium, explained):
+    chromium.size(1280, 900)
+    chromium.open(explained.as_uri())
+    data = data_of(explained)
+    bits = [-logprob / math.log(2) for logprob in data["logprobs"]]
+    shown = chromium.run("""[...document.querySelector("#text").children].map(e =>
+        [e.title, e.style.backgroundColor])""")
+    assert [title for title, _ in shown] == [
+        "the first token", *(f"{number:.1f} bits" for number in bits[1:])]
+    shares = [int(re.search(r"(\d+)%", color)[1]) for _, color in shown[1:]]
+    assert shares == pytest.approx([72 * min(number / 10, 1) for number in bits[1:]], abs=0.51)
+    for t in range(1, 9):
+        chromium.run(f"choose({t})")
+        said = chromium.run("document.querySelector('#chosen').textContent")
+        assert f"{-data['logprobs'][t]:.2f} nats ({bits[t]:.1f} bits)" in said
+        guess = data["lens"][-1][t - 1]["best"][0][0]
+        assert ("It was the likeliest" in said) == (guess == data["ids"][t])
+        if guess != data["ids"][t]:
+            name = data["names"][str(guess)].replace(" ", "·").replace("\n", "↵")
+            assert f"The likeliest was {name} (" in said
+
+
+@needs_chromium
+def test_the_token_that_follows_has_a_frame_and_a_rank_at_each_depth(chromium, explained):
+    chromium.size(1280, 900)
+    chromium.open(explained.as_uri())
+    data = data_of(explained)
+    for t in range(6):
+        chromium.run(f"choose({t})")
+        follower, places = data["ids"][t + 1], []
+        for choices in data["lens"]:
+            best = [id for id, _ in choices[t]["best"]]
+            places.append(str(best.index(follower) + 1) if follower in best else "over 10")
+        assert chromium.run("""[...document.querySelectorAll("#lens tr")].slice(1).map(row =>
+            row.lastChild.textContent)""") == places
+        wanted = [data["names"][str(id)] for id in best] + (
+            [] if follower in best else [data["tokens"][t + 1]])
+        names, framed = chromium.run("""["code", "code.target"].map(name =>
+            [...document.querySelectorAll(`#next ${name}`)].map(e => e.textContent))""")
+        assert [framed, names] == [[text.replace(" ", "·").replace("\n", "↵") for text in texts]
+                                   for texts in ([data["tokens"][t + 1]], wanted)]
+
+
+@needs_chromium
+def test_a_token_that_looks_like_html_is_a_text_on_the_page(chromium, explained, tmp_path):
+    data, bad = data_of(explained), "<b>x</b><img/src=x:>"
+    data["tokens"] = [bad] * len(data["tokens"])
+    data["names"] = dict.fromkeys(data["names"], bad)
+    path = tmp_path / "html.html"
+    path.write_text(page(bad, data), "utf-8")
+    chromium.size(1280, 900)
+    chromium.open(path.as_uri())
+    assert chromium.run("document.querySelectorAll('main img, code *').length") == 0
+    for place in "#text .token", "#looked .token", "#chosen code", "#next code", "#lens code":
+        assert chromium.run(f"document.querySelector('{place}').textContent") == bad
+    assert chromium.errors == []
+
+
+@needs_chromium
+def test_the_chart_of_the_stream_shows_the_lengths_of_the_chosen_token(chromium, explained):
+    chromium.size(1280, 900)
+    chromium.open(explained.as_uri())
+    data, t = data_of(explained), 7
+    chromium.run(f"choose({t})")
+    for part, name in ("attn", "attn_norms"), ("mlp", "mlp_norms"), ("dot", "stream_norms"):
+        norms = [row[t] for row in data[name]]
+        shown, ends = chromium.run(f"""(() => {{
+            const parts = [...document.querySelectorAll("#stream .{part}")];
+            return [parts.map(e => +e.querySelector("title").textContent.split(": ")[1]),
+                parts.map(e => 216 - +(e.getAttribute("cy") ?? e.getAttribute("y")))]; }})()""")
+        assert shown == pytest.approx(norms, rel=0.006)
+        scale = ends[0] / norms[0]
+        assert scale > 0 and ends == pytest.approx([scale * norm for norm in norms])
+
+
+def alphas_of(chromium, selector):
+    """Return the opacity of each pixel of a canvas, row by row."""
+    return chromium.run(f"""(() => {{ const c = document.querySelector("{selector} canvas");
+        return [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]
+            .filter((_, i) => i % 4 === 3); }})()""")
+
+
+@needs_chromium
+def test_a_picture_shows_who_looks_in_its_rows_and_at_what_in_its_columns(chromium, explained,
+                                                                          tmp_path):
+    chromium.size(1280, 900)
+    chromium.open(page_of_heads(explained, tmp_path / "picture.html",
+                                lambda t, j: 255 * (j == 0), lambda t, j: 64 * (j == t - 2), T=20))
+    assert alphas_of(chromium, "#heads [data-head='0,0']") == [
+        255 * (j == 0) for t in range(20) for j in range(20)]
+    assert alphas_of(chromium, "#heads [data-head='0,1']") == [
+        pytest.approx(128, abs=1) if j == t - 2 else 0 for t in range(20) for j in range(20)]
+
+
+@needs_chromium
+def test_a_pixel_of_a_small_picture_is_as_dark_as_the_largest_weight_in_it(chromium, explained,
+                                                                           tmp_path):
+    chromium.size(1280, 900)
+    chromium.open(page_of_heads(explained, tmp_path / "picture.html",
+                                lambda t, j: 255 * (t % 4 == j % 4 == 1), T=256))
+    assert alphas_of(chromium, "#heads [data-head='0,0']") == [
+        255 * (column <= row) for row in range(64) for column in range(64)]
+
+
+def move_over(chromium, row, column, T):
+    """Move the mouse over a cell of the enlarged picture; return its place."""
+    left, top, size = chromium.run("""(() => { const e = document.querySelector(".square");
+        e.scrollIntoView({block: "center", behavior: "instant"});
+        const { left, top, width } = e.getBoundingClientRect(); return [left, top, width]; })()""")
+    place = {"x": left + (column + 0.5) * size / T, "y": top + (row + 0.5) * size / T}
+    chromium.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
+    return place
+
+
+@needs_chromium
+def test_the_chosen_head_is_enlarged_with_its_tokens_and_the_row_of_the_chosen_one(
+        chromium, explained, tmp_path):
+    T = 20
+    chromium.size(1280, 900)
+    chromium.open(page_of_heads(explained, tmp_path / "enlarged.html",
+                                lambda t, j: 255 * (j == 0), lambda t, j: 51 * (j >= t - 4), T=T))
+    names = [text.replace(" ", "·").replace("\n", "↵") for text in data_of(explained)["tokens"][:T]]
+    chromium.click("#heads [data-head='0,1']")
+    assert alphas_of(chromium, ".square") == [
+        pytest.approx(114, abs=1) if t - 4 <= j <= t else 0 for t in range(T) for j in range(T)]
+    for part in "across", "down":
+        assert chromium.run(f"[...document.querySelector('.{part}').children]"
+                            ".map(e => e.textContent)") == names
+    place = move_over(chromium, 9, 6, T)
+    assert number_chosen(chromium) == 9
+    assert chromium.run("document.querySelector('.square').title") == (
+        f"token 9 {names[9]} looks at token 6 {names[6]}: 20\u00a0%")
+    frame = chromium.run("""(() => { const e = document.querySelector(".square");
+        const { top, height, width } = getComputedStyle(e, "::after");
+        return [top, height, width].map(text => parseFloat(text) / e.clientWidth); })()""")
+    assert frame == pytest.approx([9 / T, 1 / T, 10 / T], abs=0.002)
+    for kind in "mousePressed", "mouseReleased":
+        chromium.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+    move_over(chromium, 3, 8, T)
+    assert number_chosen(chromium) == 9, "the click holds it"
+    assert "cannot see token 8" in chromium.run("document.querySelector('.square').title")
+    said = chromium.run("document.querySelector('#enlarged').ariaLabel")
+    assert said.startswith("Block 0, head 1: on average 20\u00a0% on the token itself, ")
+    assert f"Token 9, {names[9]}, looks most at token 5, {names[5]}: 20\u00a0%." in said
+    chromium.run("document.querySelector('#heads [tabindex=\"0\"]').focus()")
+    chromium.key("ArrowLeft")
+    assert chromium.run("document.querySelector('#enlarged-name').textContent") == "Block 0, head 0"
+    assert alphas_of(chromium, ".square")[T:2 * T] == [255] + [0] * (T - 1)
+    said = chromium.run("document.querySelector('#enlarged').ariaLabel").replace("\u00a0", " ")
+    assert "0 % on the token itself, 5 % on the one before, 100 % on the first" in said  # 1 / 19
+    assert chromium.errors == []
+
+
+@needs_chromium
+@pytest.mark.parametrize(("T", "labels"), [(1, 1), (24, 24), (25, 0), (256, 0)])
+def test_the_enlarged_head_has_a_pixel_for_each_weight_on_every_screen(chromium, explained,
+                                                                       tmp_path, T, labels):
+    address = page_of_heads(explained, tmp_path / "enlarged.html", lambda t, j: 255 // (t + 1), T=T)
+    for width in 360, 1280:
+        chromium.size(width, 800, touch=width < 500)
+        chromium.open(address)
+        size, pixels, names = chromium.run("""[document.querySelector(".square").clientWidth,
+            document.querySelector(".square canvas").width,
+            document.querySelector(".across").children.length]""")
+        assert 256 <= size <= 320 and (pixels, names) == (T, labels)
+        assert chromium.run("document.documentElement.scrollWidth") <= width
+        assert chromium.errors == []
+
+
+def kinds_of(chromium):
+    """Return the rows of the table of kinds: [the head, itself, previous, first, kind]."""
+    return chromium.run("""[...document.querySelector("#kinds").children].map(row =>
+        [row.dataset.head, ...[...row.children].slice(1).map(e => e.textContent)])""")
+
+
+@needs_chromium
+def test_the_table_of_kinds_shows_the_mean_weights_of_each_head(chromium, directory, explained):
+    """On the token itself, the one before and the first, from the weights of the trace."""
+    chromium.size(1280, 900)
+    chromium.open(explained.as_uri())
+    pipeline = pygpt.Pipeline.from_pretrained(directory)
+    ids = pipeline.tokenizer.encode(TEXT)
+    blocks, T = trace(pipeline.model, ids).blocks, len(ids)
+    rows = kinds_of(chromium)
+    assert [row[0] for row in rows] == [f"{block},{head}" for block in (0, 1) for head in range(3)]
+    for name, *shown, _ in rows:
+        block, head = map(int, name.split(","))
+        pattern = blocks[block].patterns[head]
+        means = [sum(pattern[t * T + j] for t, j in enumerate(places, 1)) / (T - 1)
+                 for places in (range(1, T), range(T - 1), [0] * (T - 1))]
+        # a half of a percent by rounding, and a half of 1/255 in each weight
+        assert [float(text.rstrip("\u00a0%")) / 100 for text in shown] == pytest.approx(
+            means, abs=0.005 + 0.5 / 255)
+
+
+def resized(data, T, patterns):
+    """Return data for T tokens, which repeat those of `data`, and patterns for each block."""
+    L, times = len(patterns), -(-T // len(data["ids"]))
+    lists = {name: (data[name] * times)[:T] for name in ("ids", "tokens", "logprobs")}
+    for name, count in (("lens", L + 1), ("stream_norms", L + 1), ("attn_norms", L),
+                        ("mlp_norms", L)):
+        lists[name] = [(data[name][0] * times)[:T]] * count
+    return {**data, **lists, "patterns": patterns, "n_layer": L, "n_head": len(patterns[0])}
+
+
+def page_of_heads(explained, path, *rules, T=34):
+    """Write a page of one block whose head h gives the weight rules[h](t, j), in 255ths."""
+    patterns = [base64.b64encode(bytes(rule(t, j) for t in range(T) for j in range(t + 1))).decode()
+                for rule in rules]
+    path.write_text(page("heads", resized(data_of(explained), T, [patterns])), "utf-8")
+    return path.as_uri()
+
+
+@needs_chromium
+def test_the_kinds_of_heads_are_named_and_sorted(chromium, explained, tmp_path):
+    address = page_of_heads(
+        explained, tmp_path / "kinds.html",
+        lambda t, j: 255 // (t + 1),               # even
+        lambda t, j: 255 * (j == 0),               # first
+        lambda t, j: 255 * (j == max(t - 1, 0)),   # previous
+        lambda t, j: 255 * (j == t),               # itself
+        lambda t, j: 153 * (j == t - 1) + 102 * (j == t),
+        lambda t, j: 115 * (j == t - 1) + 140 * (j == t - 2))
+    chromium.size(1280, 900)
+    chromium.open(address)
+    assert [row[-1] for row in kinds_of(chromium)] == ["-", "first", "previous", "itself",
+                                                       "previous", "-"]
+    assert kinds_of(chromium)[4][1:3] == ["40\u00a0%", "60\u00a0%"]
+    for by, order, sort in ((1, "245", "descending"), (0, "34", "descending"),
+                            (2, "1", "descending"), (-1, "012345", "ascending")):
+        chromium.click(f"#kinds-by [data-by='{by}']")
+        assert "".join(row[0][2:] for row in kinds_of(chromium)).startswith(order)
+        assert chromium.run("""[...document.querySelectorAll("#kinds-by [aria-sort]")].map(e =>
+            [+e.firstChild.dataset.by, e.ariaSort])""") == [[by, sort]]
+    chromium.click("#kinds-by [data-by='1']")
+    chromium.click("#kinds [data-head='0,3']")
+    assert "block 0, head 3" in chromium.run("document.querySelector('#looks').textContent")
+    chromium.click("#heads [data-head='0,2']")
+    assert chromium.run("document.querySelector('#kinds [aria-current]').dataset.head") == "0,2"
+    assert chromium.errors == []
+
+
+@needs_chromium
+def test_one_token_has_no_kinds(chromium, tmp_path):
+    tokenizer = pygpt.CharTokenizer.train("ab")
+    model = pygpt.GPT(pygpt.GPTConfig(vocab_size=2, n_positions=4, n_embd=8, n_layer=1, n_head=1))
+    path = tmp_path / "one.html"
+    path.write_text(page("one", explanation(model, tokenizer, [1])), "utf-8")
+    chromium.size(1280, 900)
+    chromium.open(path.as_uri())
+    assert kinds_of(chromium) == [["0,0", "-", "-", "-", "-"]] and chromium.errors == []
+
+
+@needs_chromium
 def test_the_maps_show_what_each_block_adds_to_each_token(chromium, explained):
     chromium.size(1280, 900)
     chromium.open(explained.as_uri())
@@ -317,7 +581,7 @@ def test_every_control_is_reached_by_tab_and_shows_that_it_has_the_focus(chromiu
     chromium.size(1280, 900)
     chromium.open(explained.as_uri())
     reached = []
-    for _ in range(12):
+    for _ in range(16):
         chromium.key("Tab")
         name, outline = chromium.run("""(() => { const e = document.activeElement;
             return [e.closest("#text, #heads, #view, #looked, summary, .scroll, body").id
@@ -326,7 +590,8 @@ def test_every_control_is_reached_by_tab_and_shows_that_it_has_the_focus(chromiu
             break
         reached.append(name)
         assert outline != "none", name
-    assert reached == ["text", "heads", "view", "looked", "summary", "scroll", "scroll"]
+    assert reached == ["text", "heads", "view", "looked", "scroll", *["button"] * 4, "summary",
+                       "scroll", "scroll"]
 
 
 @needs_chromium
@@ -371,17 +636,10 @@ def test_it_is_printed_on_white(chromium, explained):
 def test_a_page_of_256_tokens_and_144_heads_answers_at_once(chromium, explained, tmp_path):
     """From a choice to the end of the frame that shows it, the best of some: the machine may be
     busy."""
-    data, T = data_of(explained), MOST_TOKENS
-    numbers = random.Random(1)
-    pattern = base64.b64encode(numbers.randbytes(T * (T + 1) // 2)).decode()
-    times = -(-T // len(data["ids"]))
-    for name in "ids", "tokens", "logprobs":
-        data[name] = (data[name] * times)[:T]
-    for name, count in ("lens", 13), ("stream_norms", 13), ("attn_norms", 12), ("mlp_norms", 12):
-        data[name] = [(data[name][0] * times)[:T]] * count
-    data.update(patterns=[[pattern] * 12] * 12, n_layer=12, n_head=12)
+    T = MOST_TOKENS
+    pattern = base64.b64encode(random.Random(1).randbytes(T * (T + 1) // 2)).decode()
     path = tmp_path / "large.html"
-    path.write_text(page("large", data), "utf-8")
+    path.write_text(page("large", resized(data_of(explained), T, [[pattern] * 12] * 12)), "utf-8")
     chromium.size(1280, 900)
     chromium.open(path.as_uri())
     took = chromium.run("""(async () => { const took = [];

@@ -541,13 +541,79 @@ def test_the_page_shows_what_heads_off_cost(opened):
     opened.wait("document.querySelector('#broken').textContent.includes('4 heads off')")
     said, after = text_of(opened, "#broken"), opened.run("data.loss.toFixed(3)")
     difference = opened.run("(data.loss - data.loss_all_on).toFixed(3)")
-    assert f"{before} nats" in said and f"{after} with 4" in said and difference in said
+    assert f"{before} nats" in said and f"{after} with 4" in said
+    assert f"({'' if difference.startswith('-') else '+'}{difference})" in said
     worst = opened.run("""(() => { const worse = data.logprobs.map((p, t) => whole.logprobs[t] - p);
         return worse.indexOf(Math.max(...worse)); })()""")
     assert said.index(f"(token {worst})") == said.index("(token")
     opened.click("#switches [data-block='1']")
     opened.wait("document.querySelector('#broken').textContent.includes('1 head off')")
     assert opened.errors == []
+
+
+@needs_chromium
+def test_the_table_of_kinds_follows_the_heads_that_are_off_and_keeps_its_order(opened):
+    rows = "[...document.querySelector('#kinds').children].map(row => row.textContent)"
+    before = opened.run(rows)
+    opened.click("#kinds-by [data-by='0']")
+    opened.click("#switches [data-block='0']")
+    opened.wait(f"{rows}.join().includes('off')")
+    after = opened.run(rows)
+    assert {row.split(", off")[0] for row in after if ", off" in row} == {
+        f"block 0, head {head}" for head in range(3)}
+    shares = [int(row.split("head ")[1].replace(", off", "")[1:].split("\u00a0")[0])
+              for row in after]
+    assert shares == sorted(shares, reverse=True)
+    of_last = [{row for row in found if row.startswith("block 1")} for found in (before, after)]
+    assert of_last[0] != of_last[1], "what block 0 adds changes where block 1 looks"
+    opened.click("#all-on")
+    opened.wait(f"!{rows}.join().includes('off')")
+    assert sorted(opened.run(rows)) == sorted(before)
+
+
+@needs_chromium
+def test_each_request_holds_the_sliders_the_seed_and_the_heads_that_are_off(opened):
+    opened.wait("!!document.querySelector('#drawn .bar')", 20)
+    opened.run("""{ globalThis.sent = []; const real = fetch;
+        globalThis.fetch = (name, options) => {
+          sent.push([name, JSON.parse(options.body)]); return real(name, options); }; }""")
+    settings = {"temperature": 0.5, "top_k": 7, "top_p": 0.75}
+    for name, value in settings.items():
+        opened.run(f"document.querySelector('#{name}').value = {value}")
+    opened.run("document.querySelector('#top_p').dispatchEvent(new Event('input'))")
+    opened.wait("sent.length > 0", 20)
+    assert opened.run("sent[0]") == ["candidates", {"text": "once </script>", "off": [],
+                                                    **settings}]
+    opened.click("#switches [data-head='0,1']")
+    opened.click("#switches [data-head='1,2']")
+    opened.wait("sent.some(([name, { off }]) => name === 'explain' && off.length === 2)", 20)
+    assert opened.run("sent.findLast(([name]) => name === 'explain')[1]") == {
+        "text": "once </script>", "off": [[0, 1], [1, 2]]}
+    opened.run("document.querySelector('#max_new_tokens').value = 4")
+    opened.run("document.querySelector('#seed').value = 5")
+    opened.click("#go")
+    opened.wait("document.querySelector('#state').textContent === '4 tokens written'")
+    assert opened.run("sent.find(([name]) => name === 'write')[1]") == {
+        "text": "once </script>", "off": [[0, 1], [1, 2]], **settings, "max_new_tokens": 4,
+        "seed": 5}
+    assert opened.errors == []
+
+
+@needs_chromium
+def test_what_it_wrote_shows_its_surprise_and_what_might_have_come_instead(opened):
+    opened.run("document.querySelector('#max_new_tokens').value = 12")
+    opened.run("document.querySelector('#temperature').value = 2")
+    opened.click("#go")
+    opened.wait("document.querySelector('#state').textContent === '12 tokens written'")
+    written = opened.run("""[...document.querySelectorAll("#written .token")].map(e =>
+        [e.textContent, e.title, e.choices[0].p])""")
+    for place, (text, title, p) in enumerate(written, 1):
+        assert title == f"{-math.log2(p):.1f} bits"
+        opened.run(f"document.querySelectorAll('#written .token')[{place - 1}].focus()")
+        own, *others = opened.run("[...document.querySelectorAll('#instead code')]"
+                                  ".map(e => e.textContent)")
+        assert own == text.replace(" ", "·").replace("\n", "↵")
+        assert len(others) == 8 and own not in others
 
 
 @needs_chromium

@@ -23,7 +23,7 @@ from importlib import resources
 from pygpt.study.trace import trace
 
 MOST_TOKENS = 256  # of a page: the patterns of GPT-2's 144 heads then take 6 MB
-SCRIPTS = "base.js", "stream.js", "attention.js", "explain.js"  # in this order
+SCRIPTS = "base.js", "stream.js", "attention.js", "enlarged.js", "kinds.js", "explain.js"
 
 
 def shortened(ids):

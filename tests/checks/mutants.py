@@ -19,6 +19,7 @@ import hashlib
 import multiprocessing
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -29,9 +30,11 @@ import hypothesis.internal.conjecture.engine
 import pytest
 
 import mutation_list
+import tree as copies
 from mutant_build import BUILD, OBJECTS, TREE, Compiler, copy_project
 
 RESULTS = BUILD / "results"
+CODE = ".py", ".js", ".css", ".html"  # what a result depends on in a folder
 FORK = multiprocessing.get_context("fork")
 LIMITS = 60, 900  # seconds that a test, and all tests of a line of the list, may take
 STATUSES = NOTICED, CRASHED, ENDLESS, SURVIVED = "noticed", "crashed", "endless", "survived"
@@ -124,10 +127,11 @@ def processor_seconds():
 
 
 def digest_of(*paths):
-    """Return a short digest of the contents of files and of Python files below folders."""
+    """Return a short digest of the contents of files and of those below folders that are CODE."""
     digest = hashlib.sha256()
     for path in paths:
-        for each in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        inside = (each for each in path.rglob("*") if each.suffix in CODE)
+        for each in sorted(inside) if path.is_dir() else [path]:
             digest.update(each.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -136,6 +140,11 @@ def has_test(by):
     """Return whether the copy still has the test that noticed a mutant; True if none did."""
     file, *_, function = by.partition("[")[0].rpartition("::")
     return not file or f"def {function}(" in (TREE / "tests" / file).read_text(encoding="utf-8")
+
+
+def has_browser():
+    """Return whether there is a browser for the tests of the pages."""
+    return runpy.run_path(str(copies.ROOT / "tests" / "browser.py"))["found"]() is not None
 
 
 class Mutants:
@@ -226,6 +235,9 @@ def table(outcomes):
 def main(pattern=""):
     """Try the mutations that match; return 1 if one survives without a reason."""
     chosen = [each for each in mutation_list.read() if re.search(pattern, str(each))]
+    if not has_browser():
+        print("mutants: without a Chromium no test runs the pages, whose mutations are left out")
+        chosen = [each for each in chosen if not each.file.endswith(".js")]
     if not chosen:
         sys.exit(f"mutants: no mutation matches {pattern!r}")
     BUILD.mkdir(parents=True, exist_ok=True)

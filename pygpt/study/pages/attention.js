@@ -10,8 +10,8 @@ let glow = "0 0 0";
 const glowing = share => `rgb(${glow} / ${share.toFixed(2)})`;
 
 // Where a text is longer than the picture, a pixel shows the largest weight of its square.
-function pictureOf(pattern, rgb) {
-  const T = data.tokens.length, size = Math.min(T, PIXELS);
+function pictureOf(pattern, rgb, pixels) {
+  const T = data.tokens.length, size = Math.min(T, pixels);
   const alphas = new Uint8ClampedArray(size * size);
   const place = Int32Array.from({ length: T }, (_, t) => Math.floor(t * size / T));
   for (let t = 0, i = 0; t < T; t++)
@@ -32,7 +32,7 @@ function drawHeads() {
     cells.push(made("span", { textContent: `block ${l}` }));
     row.forEach((pattern, h) => {
       const button = made("button", { type: "button", title: `block ${l}, head ${h}` },
-        pictureOf(pattern, rgb));
+        pictureOf(pattern, rgb, PIXELS));
       button.setAttribute("role", "radio");
       button.setAttribute("aria-label", `block ${l}, head ${h}`);
       button.dataset.head = `${l},${h}`;
@@ -104,16 +104,19 @@ function showAttention() {
     span.classList.toggle("later", !seen);
   });
   fillMost();
+  showEnlarged();
+  showKind();
 }
 
 function chooseHead(name) {
   [layer, head] = name.split(",").map(Number);
+  drawEnlarged();
   showAttention();
 }
 
 function listenToAttention() {
   roving($("heads"), "button", () => data.n_head, button => chooseHead(button.dataset.head));
-  for (const id of ["heads", "most"])
+  for (const id of ["heads", "most", "kinds"])
     $(id).addEventListener("click", event => {
       const chosen = event.target.closest("[data-head]");
       if (chosen) chooseHead(chosen.dataset.head);

@@ -121,6 +121,8 @@ function show(explanation) {
   drawMaps();
   drawHeads();
   drawMost();
+  drawEnlarged();
+  drawKinds();
   held = same && held;
   choose(same ? token : T - 2);  // the last token has no follower yet
 }
@@ -136,7 +138,8 @@ function listen() {
     return span ? +span.dataset.t : undefined;
   };
   for (const [id, find, moves] of [["text", pointed, "pointerover"],
-    ["looked", pointed, "pointerover"], ["maps", mappedToken, "pointermove"]]) {
+    ["looked", pointed, "pointerover"], ["maps", mappedToken, "pointermove"],
+    ["enlarged", enlargedToken, "pointermove"]]) {
     $(id).addEventListener("click", event => {
       const t = find(event);
       if (t !== undefined) hold(t);
@@ -156,6 +159,8 @@ function listen() {
     if (!data) return;
     drawMaps();
     drawHeads();
+    drawEnlarged();
+    drawKinds();
     showAttention();
   });
   addEventListener("resize", () => {
@@ -164,6 +169,7 @@ function listen() {
     showStream();
   });
   listenToAttention();
+  listenToKinds();
 }
 
 listen();

@@ -46,7 +46,7 @@ const explainNow = latest(async () => {
     const request = { text: $("prompt").value, off: heads() };
     const found = await (await ask("explain", request)).json();
     complain("");
-    show(found);
+    show({ ...found, off: request.off.map(String) });
     if (!$("switches").firstChild) drawSwitches();
     showBroken(request.off);
   } catch (error) {
