@@ -72,6 +72,9 @@ compare-matmul: build  ## each matrix product of a step beside PyTorch's
 compare-generation: build  ## generating text beside llama.cpp (says how to get it)
 	@$(PY) tests/bench/generation.py
 
+hover: build  ## how soon the largest page of `pygpt explain` answers, in Chromium
+	@$(PY) tests/bench/hover.py
+
 schedule: build  ## how a step is shared out among 1 to 128 threads: a model, no measurement
 	@$(PY) tests/bench/schedule.py
 
@@ -111,7 +114,7 @@ $(TYPES)/.installed:
 	@touch $@
 
 .PHONY: build train test test-browser test-long test-install types info clean help bench growth ladder compare \
-	compare-matmul compare-generation schedule compilers debug asm
+	compare-matmul compare-generation hover schedule compilers debug asm
 
 wheel: $(STAMP)  ## build a wheel for every CPython from 3.10 on, with its OpenMP, into dist/
 	@$(PY) tests/install/wheel.py

@@ -633,18 +633,15 @@ def test_it_is_printed_on_white(chromium, explained):
 
 
 @needs_chromium
-def test_a_page_of_256_tokens_and_144_heads_answers_at_once(chromium, explained, tmp_path):
-    """From a choice to the end of the frame that shows it, the best of some: the machine may be
-    busy."""
+def test_the_largest_page_shows_what_is_chosen(chromium, explained, tmp_path):
+    """`make hover` measures how soon."""
     T = MOST_TOKENS
     pattern = base64.b64encode(random.Random(1).randbytes(T * (T + 1) // 2)).decode()
     path = tmp_path / "large.html"
     path.write_text(page("large", resized(data_of(explained), T, [[pattern] * 12] * 12)), "utf-8")
     chromium.size(1280, 900)
     chromium.open(path.as_uri())
-    took = chromium.run("""(async () => { const took = [];
-        for (let k = 0; k < 25; k++) { const start = performance.now(); choose(k * 37 % 256);
-          await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-          took.push(performance.now() - start); }
-        return took; })()""")
-    assert min(took) < 100 and chromium.errors == []
+    chosen = "document.querySelectorAll('#text [role=option]')[%d].ariaSelected"
+    for t in (37, 255, 0):
+        chromium.run(f"choose({t})")
+        assert chromium.run(chosen % t) == "true" and chromium.errors == []
