@@ -29,7 +29,7 @@ test-install: build $(VENV)/.installed-test  ## build with each compiler, instal
 
 test-browser: build $(VENV)/.installed-test  ## test the pages in Chromium, which apt-get installs
 	@tests/install/chromium.sh
-	@$(PY) -m pytest -rs tests/test_explain.py tests/test_play.py tests/test_journey_page.py
+	@$(PY) -m pytest -rs $$(grep -l "import browser\|from browser" tests/test_*.py)
 
 types: build $(VENV)/.installed-test $(TYPES)/.installed  ## check the types with mypy and pyright
 	@PATH=$(abspath $(TYPES))/bin:$$PATH $(PY) -m pytest -rs tests/test_types.py

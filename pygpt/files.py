@@ -42,13 +42,14 @@ def replacing(path):
     Yields:
         A binary file to write to.
     Raises:
-        OSError: the file cannot be written; its filename is path.
+        OSError: the file cannot be written, or path is a directory, a device, a pipe or a socket,
+            in whose place a file must not be put; its filename is path.
     """
     aside = temporary_path(path)
     try:
+        _refuse_others_than_files(path)
         _remove_abandoned(path)
-        if os.path.islink(aside):  # it would lead elsewhere
-            os.unlink(aside)
+        _remove_link(aside)
         with _open_locked(aside) as file:
             ours = os.fstat(file.fileno())
             try:
@@ -85,6 +86,35 @@ def _open_locked(path):
                 opened.pop_all()
                 return file
         time.sleep(0.001)
+
+
+def _refuse_others_than_files(path):
+    """Refuse what a rename would destroy. A link is replaced itself, unless it leads to such."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "is a device, a pipe or a socket, and not a file",
+                          os.fspath(path))
+
+
+def open_temporary(path):
+    """Open a temporary file to write it anew, in binary. A link in its place, which would lead
+    elsewhere, is removed."""
+    _remove_link(path)
+    file = open(path, "wb", opener=_open_uncut)
+    try:
+        file.truncate()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _remove_link(path):
+    if os.path.islink(path):
+        os.unlink(path)
 
 
 def _open_uncut(path, flags):

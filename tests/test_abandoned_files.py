@@ -130,6 +130,29 @@ def test_an_interrupt_after_the_rename_spares_another_threads_file(tmp_path, mon
         assert file.read() == b"of another thread"
 
 
+@pytest.mark.parametrize("make, words", [
+    (os.mkfifo, "a pipe"), (lambda path: os.symlink("/dev/null", path), "a device"),
+    (os.mkdir, "Is a directory")])
+def test_only_a_file_is_replaced(tmp_path, make, words):
+    path = tmp_path / "out"
+    make(path)
+    before = os.lstat(path)
+    with pytest.raises(OSError, match=words) as error:
+        write(path, b"new")
+    assert error.value.filename == str(path) and os.listdir(tmp_path) == ["out"]
+    assert os.path.samestat(os.lstat(path), before)
+
+
+def test_no_temporary_file_is_written_through_a_link(tmp_path):
+    path, elsewhere = tmp_path / "x.1.tmp", tmp_path / "elsewhere"
+    elsewhere.write_text("kept")
+    path.symlink_to(elsewhere)
+    for text in b"longer", b"new":
+        with files.open_temporary(path) as file:
+            file.write(text)
+    assert (elsewhere.read_text(), path.read_bytes()) == ("kept", b"new")
+
+
 def test_a_temporary_file_that_cannot_be_emptied_is_closed_and_removed(tmp_path, monkeypatch):
     class Fixed(io.FileIO):
         def truncate(self, size=None):

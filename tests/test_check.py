@@ -8,11 +8,15 @@ import math
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 from random import Random
 
 import pytest
-from commands import COMMAND, ROOT, finished, pygpt as command
+from commands import COMMAND, ENVIRONMENT, ROOT, finished, pygpt as command
 
 from pygpt.backend import kernels, reference
 from pygpt.check import header, isolated, report, trials
@@ -102,7 +106,7 @@ def test_every_kernel_passes_on_every_set(check):
 
 def test_chosen_kernels_and_sets_alone_are_tried(check, broken):
     broken(off_on(next(isa for isa in SETS if isa != WORST)))
-    status, out, _ = check("sum_squares", "--set", WORST, KERNEL, *ONCE)
+    status, out, _ = check("--set", WORST, "sum_squares", KERNEL, *ONCE)
     assert status == 0
     head, *rows = [re.split("  +", line) for line in out.splitlines()]
     assert head[2:-2] == [WORST]
@@ -236,56 +240,107 @@ def test_whatever_breaks_the_contract_is_told(check, broken, break_it, words):
     assert row_of(out)[2] == "FAILS"
 
 
-CRASHING = """
-import os, signal
+CRASHING = f"""
+import os, signal, sys, time
+sys.path[:] = {sys.path!r}
 from pygpt.backend import kernels
 from pygpt.check import isolated, trials
 
 run = trials._outputs
 
 def crashing(tally, call, *rest):
-    if (tally.kernel, kernels.isa()) == ("softmax_forward", {isa!r}) and tally.shapes >= {shapes}:
-        {how}
+    if (tally.kernel, kernels.isa()) == ("softmax_forward", {WORST!r}) and tally.shapes >= SHAPES:
+        HOW
     return run(tally, call, *rest)
 
 trials._outputs = crashing
 isolated.main()
 """
+NAMES = ["gelu_forward", KERNEL, "sum_squares"]
 
 
-def isolated_run(code, seconds=0.001):
-    names = ["gelu_forward", KERNEL, "sum_squares"]
-    return [*isolated.run(names, SETS, 1, seconds, (sys.executable, "-c", code))][-1]
+def isolated_run(how, shapes=0, seconds=0.001):
+    code = CRASHING.replace("SHAPES", str(shapes)).replace("HOW", how)
+    return [*isolated.run(NAMES, SETS, 1, seconds, (sys.executable, "-c", code))][-1]
 
 
 @pytest.mark.parametrize("shapes", [0, 2])
-def test_a_kernel_that_crashes_is_told_and_the_others_are_tried(shapes):
-    tallies = isolated_run(CRASHING.format(
-        isa=WORST, shapes=shapes, how="os.kill(os.getpid(), signal.SIGSEGV)"), 0.5 * bool(shapes))
+@pytest.mark.parametrize("how, told", [
+    ("os.kill(os.getpid(), signal.SIGSEGV)", "by SIGSEGV"), ("os._exit(3)", "with status 3"),
+    ("os._exit(0)", "with status 0")])
+def test_a_kernel_that_ends_the_process_is_told_and_the_others_are_tried(how, told, shapes):
+    tallies = isolated_run(how, shapes, 0.5 * bool(shapes))
     (failure,) = [failure for tally in tallies for failure in tally.failures]
-    assert (failure.kernel, failure.isa) == (KERNEL, WORST)
-    assert failure.message == "ended the process by SIGSEGV" and failure.arguments["C"] > 0
+    assert (failure.kernel, failure.isa, failure.seed) == (KERNEL, WORST, 1 + shapes)
+    assert failure.message == f"ended the process {told}" and failure.arguments["C"] > 0
     assert tallies[1].sets[WORST] == math.inf and tallies[1].shapes == shapes + 1
-    assert all(tally.shapes for tally in tallies)
+    assert all(tally.shapes >= max(1, shapes) for tally in tallies)
     text = report.table(tallies, SETS) + "\n\n" + "\n".join(report.details(tallies))
     assert row_of(text)[2 + SETS.index(WORST)] == "FAILS"
-    assert f"{KERNEL} on {WORST}: ended the process by SIGSEGV\n" in text
+    assert f"{KERNEL} on {WORST}: ended the process {told}\n" in text
 
 
-def test_a_process_of_trials_that_ends_otherwise_is_an_error():
-    with pytest.raises(RuntimeError, match="tries kernels ended with status 3"):
-        isolated_run(CRASHING.format(isa=WORST, shapes=0, how="os._exit(3)"))
+def test_after_a_crash_the_others_get_the_rest_of_the_time(monkeypatch):
+    given = []
+    records = isolated._records
+
+    def noted(command, work):
+        given.append(work)
+        return records(command, work)
+    monkeypatch.setattr(isolated, "_records", noted)
+    isolated_run("os._exit(3)", 2, 0.5)
+    (before, _, first, whole), (after, _, second, rest) = given
+    assert [tally.kernel for tally in before] == NAMES and (first, second) == (1, 3)
+    assert [tally.kernel for tally in after] == [NAMES[0], NAMES[2]]
+    assert 0 < rest < whole <= 0.5 and all(tally.seconds == 0 for tally in after)
+
+
+@pytest.mark.parametrize("where, check", [("_numbers", "reference"), ("differences", "gradient")])
+def test_a_process_that_ends_outside_a_kernel_blames_none(where, check):
+    code = CRASHING.replace("SHAPES", "9").replace("HOW", "pass").replace(
+        "isolated.main()", f"trials.{where} = lambda *_: os._exit(3)\nisolated.main()")
+    name = "gelu_backward"
+    *_, (tally,) = isolated.run([name], SETS, 1, 0.001, (sys.executable, "-c", code))
+    (failure,) = tally.failures
+    assert (failure.kernel, failure.check, failure.isa) == (name, check, None)
+    assert any("ended the process with status 3" in text for text in report.details([tally]))
+
+
+def test_a_process_that_does_not_begin_is_an_error():
+    with pytest.raises(OSError, match="ended with status 3 before it tried any"):
+        [*isolated.run(NAMES, SETS, 1, 0.001, (sys.executable, "-c", "raise SystemExit(3)"))]
 
 
 def test_what_a_kernel_prints_is_no_record(capfd):
-    tallies = isolated_run(CRASHING.format(isa=WORST, shapes=0, how="print('here')"))
-    assert not any(tally.failures for tally in tallies)
+    assert not any(tally.failures for tally in isolated_run("print('here')"))
     assert "here" in capfd.readouterr().err
 
 
-def test_the_command_makes_its_trials_in_a_process_of_their_own():
-    result = command("check", KERNEL, *ONCE)
-    assert result.returncode == 0 and row_of(result.stdout)[-2] == ("ok" if HAS_THREADS else "-")
+def test_the_command_makes_its_trials_in_a_process_of_their_own(tmp_path):
+    (tmp_path / "random.py").write_text("raise ImportError('of the working directory')")
+    code = f"import sys; sys.path[:] = {sys.path!r}; from pygpt.cli.main import main; " \
+           f"sys.exit(main(['check', {KERNEL!r}, *{ONCE!r}]))"
+    result = finished(sys.executable, "-c", code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert row_of(result.stdout)[-2] == ("ok" if HAS_THREADS else "-")
+
+
+def children_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="processes are told by /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_is_left_when_the_command_is_ended(number):
+    with subprocess.Popen([*COMMAND, "check", "--seconds", "60"], env=ENVIRONMENT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        while not children_of(command.pid):
+            assert command.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.2)  # in the middle of its start, or after it
+        command.send_signal(number)
+        out, err = command.communicate()  # until the last process with these pipes has ended
+    assert command.returncode in (-number, 128 + number) and "Traceback" not in err, (out, err)
 
 
 def test_a_broken_reference_fails_everywhere_and_against_finite_differences(check, monkeypatch):

@@ -12,6 +12,7 @@ from test_study import broken_layernorm
 
 import pygpt
 from pygpt.autograd import ops
+from pygpt.study.chain_rule import Term, sum_of
 from pygpt.study.gradient import journey, tiny_model
 from pygpt.study.journey_page import MOST_DECADES, Decades, page
 from pygpt.study.journey_text import FORMULAS, MOST_TERMS
@@ -165,6 +166,8 @@ def test_numbers_that_are_no_numbers_have_no_bars(followed):
     source = page(replace(found, backward=calls, rule=rule, tape=nan), tokenizer)
     assert "DISAGREES" in source and "They do not agree" in source
     assert not re.search("width: (nan|inf)", source)
+    for values, total in ([inf, -inf], nan), ([1.7e308, 1.7e308], inf), ([1e16, 1.0, -1e16], 1.0):
+        assert repr(sum_of([Term(0, 1.0, dy) for dy in values])) == repr(total)
     for norms in [], [0.0], [nan], [1.0], [1e-300, 1e300]:
         scale = Decades(norms)
         assert 1 <= scale.decades <= MOST_DECADES

@@ -157,6 +157,16 @@ def test_advice_stands_under_the_name_of_its_run():
     assert "first" in one and "second" in other and "Advice" not in other
 
 
+def test_what_stands_in_a_log_or_a_name_is_never_taken_for_a_place_of_the_page():
+    name = "<img src=x> @VALUES@"
+    advised = [*records(), {"event": "advice", "step": 3, "topic": "clipped",
+                            "text": "see @CHARTS@, @GEOMETRY@."}]
+    text = re.sub("<script>.*?</script>", "", page([(name, 0, advised)]), flags=re.DOTALL)
+    assert "see @CHARTS@, @GEOMETRY@.</small>" in text and "<img" not in text
+    assert text.count("&lt;img src=x&gt; @VALUES@") == 2  # in the title and the legend
+    assert text.count("<figure") == page([("a", 0, list(records()))]).count("<figure")
+
+
 def test_a_real_log_leads_to_the_advice_and_the_mark(tiny, tmp_path):
     records_of(tiny(max_steps=40, learning_rate=10, eval_interval=20))
     log = tmp_path / "out" / "log.jsonl"

@@ -79,8 +79,8 @@ def run(tallies, sets, seed, seconds, announce=lambda failure: None):
         sets: the instruction sets.
         seed: that of the first trial of each kernel; the next ones count up from it.
         seconds: the time, of which each kernel gets the same part.
-        announce: called before a kernel runs on an instruction set, with the Failure that tells of
-            it, but for the message.
+        announce: called before a reference loop, a kernel on an instruction set, and finite
+            differences, with the Failure that would tell of a crash, but for the message.
     Yields:
         The tallies, after each trial.
     """
@@ -111,12 +111,13 @@ def try_seed(tally, seed, sets, announce=lambda failure: None):
     for gradient in GRADIENTS:
         if gradient.backward == tally.kernel:
             for dtype in types_of(gradient):
-                _try_gradient(tally, gradient, dtype, seed)
+                _try_gradient(tally, gradient, dtype, seed, announce)
 
 
 def _try_case(tally, case, dtype, seed, sets, announce):
     rng = Random(f"{case.label} {dtype} {seed}")
     args = {}
+    announce(Failure(tally.kernel, "reference", None, seed, {}, "", None))
     try:
         args = case.random_arguments(rng, dtype, LIMITS[seed % len(LIMITS)])
         expected, bounds = case.outcome(args)
@@ -168,10 +169,11 @@ def _outputs(tally, call, flags, fail):
     return first
 
 
-def _try_gradient(tally, gradient, dtype, seed):
+def _try_gradient(tally, gradient, dtype, seed, announce):
     rng = Random(f"{gradient.backward} {dtype} {seed}")
     sizes = {name: values.draw(rng) for name, values in sizes_of(gradient).items()}
     described = sizes | ({"dtype": dtype} if "dtype" in sizes else {})
+    announce(Failure(tally.kernel, "gradient", None, seed, described, "", None))
     try:
         found = max(differences(gradient, sizes, dtype), key=share)
     except Exception as error:

@@ -26,12 +26,13 @@ def add_command(add):
     command.add_argument("--seed", type=whole_number, metavar="N", default=0,
                          help="begin with the shape of this seed, as a failure names it; the next "
                          "seeds follow (at least 0; default 0)")
-    command.add_argument("--set", metavar="ISA", nargs="+", action="extend", default=[],
-                         help="check only these instruction sets, such as avx2")
+    command.add_argument("--set", metavar="ISA", action="append", default=[],
+                         help="check only this instruction set, such as avx2; may be given again")
     command.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def run(arguments):
+    import contextlib
     import json
     import sys
     import time
@@ -50,17 +51,18 @@ def run(arguments):
     from pygpt.check.header import KERNELS, changed_sources
     from pygpt.cli.writing import warn
 
-    late = [name for name in arguments.set if name in KERNELS]  # --set avx2 softmax_forward
-    names = _chosen([*arguments.kernels, *late], list(KERNELS), "kernel")
-    sets = _chosen([name for name in arguments.set if name not in late], kernels.isa_names(),
-                   "instruction set")
+    names = _chosen(arguments.kernels, list(KERNELS), "kernel")
+    sets = _chosen(arguments.set, kernels.isa_names(), "instruction set")
     if changed := changed_sources():
         warn(f"{changed[0]} is newer than the library that is checked: run `make build` first")
     tallies, is_stopped, start = [], False, time.monotonic()
     with RewrittenLine(sys.stderr is not None and sys.stderr.isatty()) as line:
         try:
-            for tallies in isolated.run(names, sets, arguments.seed, arguments.seconds):
-                line.show(lambda: _progress(tallies, time.monotonic() - start, arguments.seconds))
+            with contextlib.closing(isolated.run(
+                    names, sets, arguments.seed, arguments.seconds)) as trials:
+                for tallies in trials:
+                    line.show(lambda: _progress(tallies, time.monotonic() - start,
+                                                arguments.seconds))
         except KeyboardInterrupt:
             is_stopped = True
     if arguments.json:

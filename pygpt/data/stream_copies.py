@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from pygpt.config import ConfigError
 from pygpt.data.corpus import PART_BYTES, STDIN
-from pygpt.files import sync, sync_directory, temporary_path
+from pygpt.files import open_temporary, sync, sync_directory, temporary_path
 from pygpt.tokenizer.reading import decode_text, standard_input
 
 COPY = re.compile(r"stdin\.txt|pipe-\d+\.txt")  # the names of copies in a run's directory
@@ -60,7 +60,7 @@ class Streams:
     def _copy(self, source, path, temporary, errors):
         """Copy the bytes of a stream unchanged; refuse it at the first sign that it is not text."""
         is_stdin = self._paths[source.place] == STDIN
-        with _errors_naming(path), open(temporary, "wb") as file:
+        with _errors_naming(path), open_temporary(temporary) as file:
 
             def write(data):
                 with _errors_naming(path):

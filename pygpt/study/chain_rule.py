@@ -13,6 +13,7 @@ t runs over the tokens. p is the softmax of the logits, y is 1 at the target and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,15 @@ class Term:
     @property
     def product(self) -> float:
         return self.factor * self.dy
+
+
+def sum_of(terms: Sequence[Term]) -> float:
+    """Return the sum of the products; beyond the range of a float it is infinite or NaN."""
+    products = [term.product for term in terms]
+    try:
+        return math.fsum(products)
+    except (ValueError, OverflowError):
+        return sum(products)
 
 
 @dataclass
@@ -54,7 +64,7 @@ class ChainRule:
 
     @property
     def total(self) -> float:
-        return math.fsum(term.product for *_, terms in self.sums for term in terms)
+        return sum_of([term for *_, terms in self.sums for term in terms])
 
     def look(self, kernel: str, named: dict[str, Any]) -> None:
         """Take the terms from a backward call, if it writes this gradient."""

@@ -17,10 +17,10 @@ import base64
 import html
 import json
 import os
-import re
 from importlib import resources
 
 from pygpt.study.trace import trace
+from pygpt.training.plot import filled
 
 MOST_TOKENS = 256  # of a page: the patterns of GPT-2's 144 heads then take 6 MB
 SCRIPTS = "base.js", "stream.js", "attention.js", "enlarged.js", "kinds.js", "explain.js"
@@ -89,14 +89,9 @@ def page(title, data, controls="", script=""):
         controls, script: HTML above the text and JavaScript after the page's own.
     """
     text = "" if data is None else json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return filled("explain.html", {
+    return filled(part("explain.html"), {
         "@TITLE@": html.escape(title), "@STYLE@": part("style.css"), "@CONTROLS@": controls,
         "@SCRIPT@": "".join(map(part, SCRIPTS)) + script, "@DATA@": text})
-
-
-def filled(name, texts):
-    """Return a file of pages/ with each place, such as @TITLE@, replaced by its HTML in `texts`."""
-    return re.sub("@[A-Z]+@", lambda place: texts[place[0]], part(name))
 
 
 def name_of(directory):

@@ -11,8 +11,10 @@ import html
 import math
 from typing import TYPE_CHECKING
 
-from pygpt.study.explanation import filled, part, token_text
+from pygpt.study.chain_rule import sum_of
+from pygpt.study.explanation import part, token_text
 from pygpt.study.journey_text import FORMULAS, beginning, comparisons, verdict
+from pygpt.training.plot import filled
 
 if TYPE_CHECKING:
     from pygpt.study.chain_rule import Term
@@ -36,7 +38,7 @@ def page(journey: Journey, tokenizer: Tokenizer) -> str:
     products = [abs(term.product) for *_, terms in j.rule.sums for term in terms]
     longest = max(filter(math.isfinite, products), default=0.0)
     bad = "" if j.agrees else " bad"
-    return filled("journey.html", {
+    return filled(part("journey.html"), {
         "@TITLE@": html.escape(f"The gradient of {j.name}[{index}]"),
         "@STYLE@": part("style.css"),
         "@SUMMARY@": f"The weight is {j.value:.7g}. The loss of {len(j.ids)} tokens is "
@@ -115,7 +117,7 @@ def _sum(formula: str, where: str, terms: list[Term], tokens: list[str], longest
     rows = "".join(_row([str(t.row), f"<code>{html.escape(tokens[t.row])}</code>",
                          *(f"{x:+.6e}" for x in (t.factor, t.dy, t.product)),
                          _signed(t.product, longest)]) for t in terms)
-    total = _row(["", "sum", "", "", f"{math.fsum(t.product for t in terms):+.6e}", ""])
+    total = _row(["", "sum", "", "", f"{sum_of(terms):+.6e}", ""])
     label = html.escape(f"{where}: {formula}")
     return (f'<h3>{label}</h3><div class="scroll tall" tabindex="0" role="region" '
             f'aria-label="{label}"><table class="sum" role="table"><thead role="rowgroup">'

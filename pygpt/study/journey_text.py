@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pygpt.study.chain_rule import sum_of
 from pygpt.study.explanation import token_text
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def text_of(journey: Journey, tokenizer: Tokenizer) -> str:
         lines += [f"   {term.row:>5} {tokens[term.row]:<10}{term.factor:>15.6e}{term.dy:>15.6e}"
                   f"{term.product:>15.6e}" for term in terms[:MOST_TERMS]]
         if len(terms) > MOST_TERMS:
-            rest = sum(term.product for term in terms[MOST_TERMS:])
+            rest = sum_of(terms[MOST_TERMS:])
             lines.append(f"   {len(terms) - MOST_TERMS:>5} more{'':<6}{'':>30}{rest:>15.6e}")
-        lines.append(f"   {'sum':>5} {'':<10}{'':>30}{sum(t.product for t in terms):>15.6e}")
+        lines.append(f"   {'sum':>5} {'':<10}{'':>30}{sum_of(terms):>15.6e}")
     if len(j.rule.sums) > 1:
         lines.append(f"   The weight stands in {len(j.rule.sums)} places, so the sums add up to "
                      f"{j.rule.total:.6e}.")

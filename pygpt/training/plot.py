@@ -12,6 +12,7 @@ import html
 import json
 import math
 import os
+import re
 
 from pygpt.files import replacing
 from pygpt.training.plot_page import PAGE
@@ -67,9 +68,15 @@ def page(runs):
     charts, values = zip(*(chart(index, *row, runs) for index, row in enumerate(CHARTS)))
     geometry = json.dumps({"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM})
     title = html.escape(", ".join(name for name, _, _ in runs))
-    return (PAGE.replace("@TITLE@", title).replace("@LEGEND@", legend)
-            .replace("@CHARTS@", "".join(charts)).replace("@GEOMETRY@", geometry)
-            .replace("@VALUES@", json.dumps(values).replace("</", "<\\/")))
+    return filled(PAGE, {"@TITLE@": title, "@LEGEND@": legend, "@CHARTS@": "".join(charts),
+                         "@GEOMETRY@": geometry,
+                         "@VALUES@": json.dumps(values).replace("</", "<\\/")})
+
+
+def filled(template, texts):
+    """Return a template with each place, such as @TITLE@, replaced by its HTML in `texts`. What is
+    put in is not looked at again."""
+    return re.sub("@[A-Z]+@", lambda place: texts[place[0]], template)
 
 
 def line_classes(number):
@@ -96,7 +103,7 @@ def advice(records):
     last = {str(record.get("topic")): record for record in records
             if record["event"] == "advice" and isinstance(record.get("text"), str)}
     return "".join(f'<small class="advice">Advice at step {record["step"]:,}: '
-                   f'{html.escape(record["text"])}.</small>'
+                   f'{html.escape(record["text"].rstrip("."))}.</small>'
                    for record in sorted(last.values(), key=lambda record: record["step"]))
 
 

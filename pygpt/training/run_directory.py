@@ -24,8 +24,8 @@ import os
 from pygpt.checkpoint import saved
 from pygpt.checkpoint.saved import NAMES, STEP
 from pygpt.data.stream_copies import COPY
-from pygpt.files import (close_read, is_temporary_name, replacing, sync, sync_directory,
-                         temporary_path, try_lock)
+from pygpt.files import (close_read, is_temporary_name, open_temporary, replacing, sync,
+                         sync_directory, temporary_path, try_lock)
 from pygpt.training import earlier_run
 from pygpt.training.earlier_run import EARLIER, remove_tree
 
@@ -165,7 +165,7 @@ class RunDirectory:
 
     def _check_writable(self):
         probe = temporary_path(self.file(".writable"))
-        with open(probe, "wb") as file:
+        with open_temporary(probe) as file:
             sync(file.fileno(), self.path)
         os.unlink(probe)
 

@@ -20,11 +20,11 @@ import pygpt  # noqa: E402
 from pygpt.cli.main import main as command  # noqa: E402
 
 CHOICES = 60
-TAKE = """(async () => { const took = [];
-    for (let k = 0; k < %d; k++) { const start = performance.now(); choose(k * 37 %% 256);
+TAKE = """(async choices => { const took = [];
+    for (let k = 0; k < choices; k++) { const start = performance.now(); choose(k * 37 % 256);
       await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
       took.push(performance.now() - start); }
-    return took; })()""" % CHOICES
+    return took; })"""
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
             return status
         page.size(1280, 900)
         page.open(path.as_uri())
-        took = sorted(page.run(TAKE))
+        took = sorted(page.run(f"{TAKE}({CHOICES})"))
     print(f"hover: {CHOICES} choices of a token, to the end of the frame: median "
           f"{statistics.median(took):.0f} ms, fastest {took[0]:.0f}, slowest {took[-1]:.0f}")
     return 0

@@ -23,6 +23,8 @@ SHARED = ("python3-cffi", "python3-pycparser", "python3-ply")  # for every proce
 PURE = ("hypothesis==6.112.0", "pytest<9")  # later ones hold modules for this processor
 TESTS = ("simd", "few_rows", "quantized", "convert", "kernels", "half_tensors", "units", "blocks",
          "sampling", "gradients", "bpe")
+# It starts Python anew, which qemu-user leaves to this system.
+NOT_HERE = "tests/test_bpe.py::test_the_reference_backend_gives_the_same_ids"
 
 
 def run(*command, **options):
@@ -63,7 +65,7 @@ def main(files):
     build()
     environment = os.environ | {"PYTHONPATH": f"{SITE}:{ROOT}/usr/lib/python3/dist-packages"}
     command = [EMULATOR, "-L", ROOT, ROOT / "usr/bin/python3.11", "-m", "pytest",
-               *(files or [f"tests/test_{name}.py" for name in TESTS])]
+               f"--deselect={NOT_HERE}", *(files or [f"tests/test_{name}.py" for name in TESTS])]
     return subprocess.run([str(word) for word in command], cwd=TREE, env=environment).returncode
 
 

@@ -17,7 +17,8 @@ def places(*lengths):
 
 
 def dot(a, i, b, j, n, a_step=1, b_step=1):
-    """Return the sum over k < n of a[i + k a_step] * b[j + k b_step]."""
+    """Return the sum over k < n of a[i + k a_step] * b[j + k b_step]. All must be there: what lies
+    past an end does not count. From Python 3.12 on, sum() makes up for what it rounds off."""
     return sum(map(mul, a[i:i + n * a_step:a_step], b[j:j + n * b_step:b_step]), 0.0)
 
 
