@@ -122,7 +122,7 @@ wheel: $(STAMP)  ## build a wheel for every CPython from 3.10 on, with its OpenM
 test-pythons: build  ## run the short part of the tests on each CPython that is found
 	@$(PY) tests/install/pythons.py
 
-test-aarch64: $(STAMP)  ## the kernel tests on AArch64, cross-compiled, under qemu: half an hour
+test-aarch64: $(STAMP)  ## the kernel tests on AArch64, cross-compiled, under qemu: an hour or two
 	@$(PY) tests/install/aarch64.py
 
 lint: build/lint/.installed  ## check the layout of the sources with ruff and clang-format
