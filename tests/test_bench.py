@@ -44,7 +44,7 @@ TARGETS = ("bench", "growth", "compare", "compare-matmul", "compare-generation",
            "schedule")
 SPREAD = {"tests/bench/peers.py", "tests/bench/schedule.py", "tests/bench/rounding.py",
           "tests/bench/few_rows.py", "tests/bench/generation.py", "tests/bench/gguf.py",
-          "tests/bench/llama_cpp.py", "tests/bench/rest_perplexity.py",
+          "tests/bench/llama_cpp.py", "tests/bench/rest_perplexity.py", "tests/bench/hover.py",
           *(f"tests/bench/{name}.py" for name in (*PEERS, *NEEDS))}
 needs_c = pytest.mark.skipif(kernels.ffi is None, reason="measures the C kernels")
 

@@ -2,6 +2,7 @@
 Chromium, how it looks and answers."""
 
 import base64
+import importlib
 import json
 import math
 import random
@@ -10,7 +11,7 @@ from importlib import resources
 
 import browser
 import pytest
-from commands import here
+from commands import ROOT, here
 from commands import pygpt as command
 
 import pygpt
@@ -630,6 +631,16 @@ def test_it_is_printed_on_white(chromium, explained):
         chromium.call("Emulation.setEmulatedMedia", media="")
     assert sum(map(int, re.findall(r"\d+", back))) > 700 > 300 > sum(
         map(int, re.findall(r"\d+", ink)))
+
+
+@needs_chromium
+def test_make_hover_measures_how_soon_a_page_answers(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
+    hover = importlib.import_module("hover")
+    monkeypatch.setattr(hover, "CHOICES", 3)
+    assert hover.main() == 0
+    assert re.search(r"^hover: 3 choices of a token, .*: median \d+ ms, fastest \d+, slowest \d+$",
+                     capsys.readouterr().out, re.MULTILINE)
 
 
 @needs_chromium

@@ -110,7 +110,7 @@ def test_every_input_must_be_a_float_tensor_that_fits(name):
         with pytest.raises(TypeError, match=f"{op}: .* is of type list, not Tensor"):
             call(*good[:k], [1.0], *good[k + 1:])
         wrong = [(*shape[:d], shape[d] + by, *shape[d + 1:]) for by in (1, -1)
-                 for d in range(len(shape)) if (name, k, d) not in FREE]
+                 for d in range(len(shape)) if (name.removesuffix(" ignored"), k, d) not in FREE]
         for changed in [] if name in ANY_SHAPE else wrong + [(), (*shape, 2, 1, 1)]:
             with pytest.raises(ValueError, match=f"^{op}: "):
                 call(*good[:k], f(*changed), *good[k + 1:])
