@@ -14,7 +14,7 @@ NUMBERS = ("kernels", "gradients", "reference", "simd", "ops", "op_misuse", "bac
            "added_tokens", "refused_tokens", "generate", "nn", "optim", "recompute", "program",
            "tensor", "convert", "bfloat16", "operand_type", "quantized", "sampling",
            "ladder", "layers", "docs", "blocks", "units", "half_weights", "read_back",
-           "decoding", "at_rest", "trace")
+           "decoding", "at_rest", "trace", "check", "study", "bad_calls")
 
 
 def main():
