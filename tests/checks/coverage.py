@@ -114,9 +114,8 @@ def count_python():
     coverage = [sys.executable, "-m", "coverage"]
     options = f"--rcfile={settings}", "-q"
     if list((TOP / "python").glob("data.*")):
-        # It fails if all are damaged: those of processes that were killed while they wrote.
-        subprocess.run([*coverage, "combine", "--append", *options], cwd=TOP,
-                       stderr=subprocess.DEVNULL)
+        # It fails, and says so, if all are damaged: those of processes killed while they wrote.
+        subprocess.run([*coverage, "combine", "--append", *options], cwd=TOP)
     report = TOP / "python" / "report.json"
     subprocess.run([*coverage, "json", *options, "-o", report], cwd=TOP, check=True)
     files = {}
