@@ -13,7 +13,7 @@ uint32_t dropout_threshold(float dropout) { return (uint32_t)(dropout * 16777216
 
 static int masked(float *out, const float *inp, const float *residual, int64_t R, int64_t C,
                   float dropout, const uint64_t *seed, uint64_t stream) {
-    const uint64_t key = random_key(seed, stream);
+    const uint64_t key = random_mask_key(seed, stream, 1);
     int threads = threads_for(COST * (double)R * (double)C, R);
     int64_t chunk = chunk_for(R, 1, threads);
     PARALLEL(threads)

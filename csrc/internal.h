@@ -158,6 +158,8 @@ typedef struct multiply_chain {
 
 /* The hash behind random numbers (random.c): a key, and from it the key of a row. */
 uint64_t random_key(const uint64_t *seed, uint64_t stream);
+/* The key of a dropout mask that has this many rows for each token. */
+uint64_t random_mask_key(const uint64_t *seed, uint64_t stream, int64_t rows);
 uint32_t random_row(uint64_t key, uint64_t row);
 /* An element is dropped when its random 24-bit number is below this (dropout.c). */
 uint32_t dropout_threshold(float dropout);

@@ -288,7 +288,8 @@ int linear_int8(float *out, float *pre, const float *inp, const int8_t *q, const
  *   s_ij = q_i . k_j / sqrt(HS) for j <= i;  p_i = softmax(s_i);  out_i = sum_j drop(p_ij) v_j
  * out (B,T,C): the heads side by side again. lse (B,NH,T) = log sum_j exp(s_ij), for the backward.
  * drop(p) = p * keep/(1-dropout) with the mask of dropout_forward over rows r = (b*NH + h)*T + i
- * and columns j; dropout in [0,1), seed may be NULL when it is 0. C is a multiple of NH. */
+ * and columns j, where seed[1] counts as NH rows; dropout in [0,1), seed may be NULL when it is 0. C
+ * is a multiple of NH. */
 int attention_forward(void *out, float *lse, const void *qkv, int64_t B, int64_t T, int64_t C,
                       int64_t NH, float dropout, const uint64_t *seed, uint64_t stream, int dtype);
 
@@ -397,7 +398,9 @@ int linear_cross_entropy_backward(float *loss, float *losses, float *dinp, float
  *   keep  = (mix32(row + c * 0x9E3779B9) >> 8) >= dropout * 2^24
  * with 32-bit wrap-around, splitmix64(x): x += 0x9E3779B97F4A7C15; x = (x ^ x>>30) *
  * 0xBF58476D1CE4E5B9; x = (x ^ x>>27) * 0x94D049BB133111EB; x ^ x>>31; and mix32(x): x ^= x>>16;
- * x *= 0x7FEB352D; x ^= x>>15; x *= 0x846CA68B; x ^ x>>16. */
+ * x *= 0x7FEB352D; x ^= x>>15; x *= 0x846CA68B; x ^ x>>16. seed points to two numbers. The second
+ * is the number of rows before these in a batch that is shared among processes, otherwise 0; it is
+ * added to r. So the mask of a row does not depend on how the batch is shared. */
 int dropout_forward(float *out, const float *inp, const float *residual, int64_t R, int64_t C,
                     float dropout, const uint64_t *seed, uint64_t stream);
 

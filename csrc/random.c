@@ -18,6 +18,10 @@ uint64_t random_key(const uint64_t *seed, uint64_t stream) {
     return seed ? splitmix64(splitmix64(*seed) + stream) : 0;
 }
 
+uint64_t random_mask_key(const uint64_t *seed, uint64_t stream, int64_t rows) {
+    return seed ? random_key(seed, stream) + seed[1] * (uint64_t)rows : 0;
+}
+
 uint32_t random_row(uint64_t key, uint64_t row) { return (uint32_t)(splitmix64(key + row) >> 32); }
 
 /* Box-Muller: for uniform u and w, sqrt(-2 ln u) cos(2 pi w) and sqrt(-2 ln u) sin(2 pi w) are two

@@ -41,7 +41,7 @@ from pygpt.parameters import Parameter
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Buffer, Self, Unpack
 
@@ -168,6 +168,8 @@ class GPT(nn.Module):
             else stay float32. Model files do not store it.
         dropout_seed, forward_passes: the seed of all dropout masks, and the number of passes that
             have drawn some. Every pass gets a seed of its own from these two (next_seed).
+        first_row: the sequences of a batch before those of a pass, if processes share the batch
+            (parallel/). Then they drop together what one process alone would drop. Otherwise 0.
     """
 
     _steps = cached_property(StepCache)  # made by StepCache(self) for the first loss
@@ -177,6 +179,7 @@ class GPT(nn.Module):
     recompute: bool
     dropout_seed: int
     forward_passes: int
+    first_row: int
     _end_of_text: int | tuple[int, ...] | None
 
     def __init__(self, config: GPTConfig, seed: int = 1337,
@@ -211,7 +214,8 @@ class GPT(nn.Module):
     def _build(self, config: GPTConfig) -> None:
         self.config = config
         self.transformer = Transformer(config)
-        self.dropout_seed, self.forward_passes, self.recompute = 0, 0, False
+        self.dropout_seed, self.forward_passes, self.first_row = 0, 0, 0
+        self.recompute = False
         self._end_of_text, self._compute_dtype = None, "float32"
 
     @one_at_a_time
@@ -441,10 +445,12 @@ class GPT(nn.Module):
 
     @one_at_a_time
     def loss_and_grad(self, ids: Batch, targets: Batch, scale: float = 1.0,
-                      ignore_index: int = ops.IGNORED) -> float:
+                      ignore_index: int = ops.IGNORED,
+                      when_final: Callable[[list[Any]], object] | None = None) -> float:
         """Run loss = model.loss(ids, targets) and (loss * scale).backward() together.
 
-        This is faster, because the head's logits are computed once instead of twice.
+        This is faster, because the head's logits are computed once instead of twice. when_final
+        lets a caller use gradients while the backward pass still runs: see TrainingStep.backward.
 
         Returns:
             The loss, unscaled, a float.
@@ -459,7 +465,7 @@ class GPT(nn.Module):
                              "gradient on; train the model that it was made from")
         scale = in_float32("scale", scale, -math.inf)
         with self._steps.take(ids, targets, ignore_index) as step:
-            step.forward_backward(scale)
+            step.forward_backward(scale, when_final)
             return float(step.loss)
 
     def new_cache(self, rows: int = 1, length: int | None = None) -> Cache:
@@ -501,7 +507,8 @@ class GPT(nn.Module):
         """Within the block, a forward pass of these ids and targets runs. A bad id is named, and a
         pass that fails takes no dropout seed from the next one."""
         passes = self.forward_passes
-        seed = ops.Seed(self.next_seed()) if self.dropout_shares() else None
+        seed = (ops.Seed(self.next_seed(), self.first_row * ids.shape[1])
+                if self.dropout_shares() else None)
         try:
             with (named_bad_ids(self.config.vocab_size, ids, targets, ignore_index),
                   self.pass_settings(seed)):

@@ -68,7 +68,7 @@ class StepCache:
             step.ids.memory.view[:4 * B * T] = id_bytes
             step.targets.memory.view[:4 * B * T] = target_bytes
             if step.seed is not None:
-                step.seed.set(model.next_seed())
+                step.seed.set(model.next_seed(), model.first_row * T)
             with named_bad_ids(model.config.vocab_size, step.ids, step.targets, ignore_index):
                 yield step
         except BaseException:  # a refused batch takes no seed from the next one
@@ -155,11 +155,11 @@ class TrainingStep:
         else:
             run(program.forward)
 
-    def forward_backward(self, scale):
+    def forward_backward(self, scale, when_final=None):
         """Run both passes."""
         self.forward(in_training=True)
         if self._is_differentiable:
-            self.backward(scale)
+            self.backward(scale, when_final)
 
     def _compute(self):
         """Run the forward pass op by op; record it if is_recorded was given."""
@@ -171,12 +171,17 @@ class TrainingStep:
         self._is_differentiable = graph.node is not None
         self.loss = Tensor.empty((), memory=graph.memory)
 
-    def backward(self, scale):
-        """Run the backward pass of loss * scale; add to the gradients that leaves hold."""
+    def backward(self, scale, when_final=None):
+        """Run the backward pass of loss * scale; add to the gradients that leaves hold.
+
+        when_final, unless None, is called several times during a replay, each time with a list of
+        the Leafs whose gradients the pass will not touch again. A pass that is not replayed does
+        not call it.
+        """
         self.refuse_stale()
         self.dloss.flat()[0] = scale
         if self.program is not None and self.program.recorded:
-            self.program.run_backward()
+            self.program.run_backward(when_final)
             return
         program, graph = self.program, self._graph
         self.program = self._graph = None  # an interrupted recording must not be replayed

@@ -14,13 +14,15 @@ Without reference counts, as in PyPy, memory would come back only when the garba
 a program would be right, and hold every tensor of the step at once. So nothing is recorded there.
 """
 
+import bisect
 import contextlib
 import functools
 import sys
+from math import prod
 
 from pygpt.autograd.launch import is_recording, new_block, recording
 from pygpt.autograd.tape import AccumulateFlag
-from pygpt.backend.kernels import check_status
+from pygpt.backend.kernels import address, check_status
 
 
 COUNTS_REFERENCES = sys.implementation.name == "cpython"  # whether a first run can plan memory
@@ -136,6 +138,7 @@ class Program:
         self.recorded, self.leaves = False, ()
         self._places = []       # the memory of each leaf's gradient, which the calls write to
         self._backward = []     # (kernel, args) of each call
+        self._final_after = None  # what _find_final returns, once a caller needs it
         self._calls_by_state = {}  # {leaf.valid of each of leaves, a tuple: backward_calls()}
 
     def record_forward(self):
@@ -153,6 +156,34 @@ class Program:
         self._places = [leaf.memory for leaf in self.leaves]
         self.recorded = True
 
+    def _find_final(self):
+        """Divide the backward calls into stretches, after each of which some gradients are final.
+
+        A call that writes a leaf's gradient has a pointer into it among its arguments.
+
+        Returns:
+            A list of (first call, end, leaves whose gradients no later call touches).
+        """
+        places = [(address(leaf.gradient().ptr)[0] or 0, 4 * prod(leaf.shape), leaf)
+                  for leaf in self.leaves]
+        places.sort(key=lambda place: place[0])
+        starts = [start for start, _, _ in places]
+        last = dict.fromkeys(self.leaves, 0)  # {leaf: its last call}
+        for number, (_, args) in enumerate(self._backward):
+            for argument in args:
+                if type(argument) is AccumulateFlag:
+                    last.update(dict.fromkeys(argument.leaves, number))
+                elif (at := address(argument)[0]) is not None:
+                    place = bisect.bisect_right(starts, at) - 1
+                    if place >= 0 and at < places[place][0] + places[place][1]:
+                        last[places[place][2]] = number
+        final_at = {}
+        for leaf, number in last.items():
+            final_at.setdefault(number, []).append(leaf)
+        ends = [0, *(number + 1 for number in sorted(final_at))]
+        found = [(first, end, final_at[end - 1]) for first, end in zip(ends, ends[1:])]
+        return found + [(ends[-1], len(self._backward), [])]
+
     def refuse_if_moved(self):
         """Check that the gradients still lie where the recorded calls write them.
 
@@ -164,9 +195,9 @@ class Program:
                              "computed from them, as when they become part of a larger model; "
                              "compute the loss again")
 
-    def run_backward(self):
+    def run_backward(self, when_final=None):
         """Replay the backward pass; add to the gradients that leaves hold. If it fails, they hold
-        none."""
+        none. when_final: as in TrainingStep.backward."""
         calls, flags = self.backward_calls()
         try:
             for leaf in self.leaves:
@@ -174,7 +205,13 @@ class Program:
                     leaf.before_use()
             for flag in flags:
                 flag.zero_missing()
-            run(calls)
+            if when_final is None:
+                run(calls)
+            else:
+                self._final_after = self._final_after or self._find_final()
+                for first, end, leaves in self._final_after:
+                    run(calls[first:end])
+                    when_final(leaves)
         except BaseException:
             for leaf in self.leaves:
                 leaf.forget_gradient()

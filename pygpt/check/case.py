@@ -115,7 +115,7 @@ class Case:
             elif p.ctype == "int32_t":
                 args[p.name] = _repeated(count, lambda: rng.randrange(sizes["V"]))
             elif p.ctype == "uint64_t":
-                args[p.name] = [rng.getrandbits(64)]
+                args[p.name] = [rng.getrandbits(64) for _ in range(count)]
             elif p.ctype == "uint16_t":
                 args[p.name] = _repeated(count, lambda: rng.getrandbits(16))
             elif p.ctype == "int8_t":

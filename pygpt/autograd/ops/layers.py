@@ -372,20 +372,26 @@ def embedding(ids, wte, wpe=None, past=None):
 class Seed:
     """Holds the random seed of one forward pass, in memory that the kernels read.
 
+    Args:
+        value: the seed.
+        tokens_before: the tokens of a batch before those of the pass, if processes share the
+            batch. Each of them then drops what one process alone would drop.
+
     Raises:
-        ValueError: value is not a whole number from 0 to 2^64 - 1.
+        ValueError: one of them is not a whole number from 0 to 2^64 - 1.
     """
 
-    def __init__(self, value=0):
-        self._memory = Memory(8)
+    def __init__(self, value=0, tokens_before=0):
+        self._memory = Memory(16)
         self.ptr = self._memory.pointer("Q")
-        self.set(value)
+        self.set(value, tokens_before)
 
-    def set(self, value):
-        """Set the seed to `value`, a whole number from 0 to 2^64 - 1."""
-        check(is_integer(value) and 0 <= value < 2 ** 64,
-              "seed={!r} is not a whole number in [0, 2^64)", value)
-        self._memory.view.cast("Q")[0] = value
+    def set(self, value, tokens_before=0):
+        """Set the seed, and the tokens before those of the pass."""
+        for name, number in ("seed", value), ("tokens_before", tokens_before):
+            check(is_integer(number) and 0 <= number < 2 ** 64,
+                  "{}={!r} is not a whole number in [0, 2^64)", name, number)
+        self._memory.view.cast("Q")[0], self._memory.view.cast("Q")[1] = value, tokens_before
 
 
 def _dropout_arguments(op, dropout, seed, stream):

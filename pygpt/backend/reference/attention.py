@@ -34,7 +34,7 @@ def attention_forward(out, lse, qkv, B, T, C, NH, dropout, seed, stream, dtype):
         o, q = (b * T + i) * C + h * HS, (b * T + i) * 3 * C + h * HS
         k0 = b * T * 3 * C + C + h * HS  # the key of position 0; its value lies C further on
         scores = _scores(qkv, q, qkv, k0, 3 * C, i + 1, HS)
-        factor = dropout_factors(dropout, seed, stream, r, i + 1)
+        factor = dropout_factors(dropout, seed, stream, r, i + 1, NH)
         lse[r] = _attend(values, o, scores, factor, qkv, k0 + C, 3 * C, HS, dtype)
     store_operand(out, values, dtype)
     return OK
@@ -55,7 +55,7 @@ def attention_backward(dqkv, dout, qkv, out, lse, B, T, C, NH, dropout, seed, st
         k0 = b * T * 3 * C + C + h * HS
         dout_out = dot(dout, o, out, o, HS)
         scores = _scores(qkv, q, qkv, k0, 3 * C, i + 1, HS)
-        factor = dropout_factors(dropout, seed, stream, r, i + 1)
+        factor = dropout_factors(dropout, seed, stream, r, i + 1, NH)
         for j in range(i + 1):
             k = k0 + j * 3 * C
             v = k + C

@@ -14,12 +14,13 @@ def _mix32(x):
     return x ^ x >> 16
 
 
-def dropout_factors(dropout, seed, stream, r, n):
-    """List keep / (1 - dropout) for the first n columns of row r of the mask."""
+def dropout_factors(dropout, seed, stream, r, n, rows=1):
+    """List keep / (1 - dropout) for the first n columns of row r of the mask, which has this many
+    rows for each token."""
     if dropout == 0.0:
         return [1.0] * n
     dropout = float32(dropout)
-    row = splitmix64(random_key(seed, stream) + r) >> 32
+    row = splitmix64(random_key(seed, stream) + seed[1] * rows + r) >> 32
     bits = (_mix32(row + c * 0x9E3779B9 & 0xFFFFFFFF) >> 8 for c in range(n))
     return [(b >= ldexp(dropout, 24)) / (1.0 - dropout) for b in bits]
 
