@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pygpt.optim import AdamW
     from pygpt.pipeline import Pipeline
     from pygpt.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
-    from pygpt.training.trainer import train
+    from pygpt.parallel.training import train
 
 __version__ = "0.1.0"
 __all__ = ["AdamW", "BPETokenizer", "ByteTokenizer", "CharTokenizer", "GPT", "GPTConfig",
@@ -45,7 +45,7 @@ HOME = {  # public name -> the module that defines it; it is imported when the n
     "Tokenizer": "tokenizer", "CharTokenizer": "tokenizer", "ByteTokenizer": "tokenizer",
     "BPETokenizer": "tokenizer",
     "AdamW": "optim",
-    "train": "training.trainer",
+    "train": "parallel.training",
 }
 
 if not TYPE_CHECKING:  # with a __getattr__, a checker would accept every name

@@ -305,6 +305,12 @@ class TrainConfig:
                               "more time, the same numbers")
     dtype: str = setting("float32", "type to which matrix products round their operands; sums, "
                          "weights and checkpoints stay float32", choices=COMPUTE_DTYPES)
+    reduce_dtype: str = setting("float32", "type in which ranks send gradients to each other; "
+                                "bfloat16 halves the traffic and rounds each gradient twice",
+                                choices=COMPUTE_DTYPES)
+    shard_optimizer: bool = setting(False, "let each rank hold and update only its share of "
+                                    "AdamW's moments: less memory, the same numbers but for the "
+                                    "rounding of the gradient's norm")
     learning_rate: float = setting(2e-3, "highest learning rate, reached after the warm-up",
                                    "[0, inf)")
     min_learning_rate: float | None = setting(None, "learning rate that the cosine decay ends at "

@@ -44,10 +44,10 @@ class Optimizer:
         buffers: the names of its state buffers. Each becomes an attribute: a Memory of zeros with
             the layout of the parameters. A checkpoint holds it as "<parameter>.<name>".
         checked_settings(): returns the settings as the kernel takes them, or raises ValueError.
-        update(settings, gradients): updates every stretch that layout.trained_spans() lists, by
-            these settings. It takes the memory that it needs before it changes a number, so that a
-            step which raises MemoryError has changed nothing. The gradients are gradients.memory
-            times gradients.factor. It returns True if it has rounded all new values to
+        update(settings, gradients): updates every stretch that spans() lists, by these settings. It
+            takes the memory that it needs before it changes a number, so that a step which raises
+            MemoryError has changed nothing. The gradients are gradients.memory times
+            gradients.factor. It returns True if it has rounded all new values to
             layout.values.usable_halves() as well. Otherwise a model that computes in bfloat16
             rounds them before the next step.
         from_config(model, config): a class method that makes an optimizer with the settings of a
@@ -67,7 +67,7 @@ class Optimizer:
     lr: float
 
     def __init_subclass__(cls) -> None:
-        OPTIMIZERS[cls.__name__.lower()] = cls
+        OPTIMIZERS.setdefault(cls.__name__.lower(), cls)
 
     def __init__(self, model: Module, **settings: Any) -> None:
         checked_parts("model", model, "a Module", "weights_at_rest", "layout", "gradients")
@@ -79,7 +79,7 @@ class Optimizer:
         self.checked_settings()
         self._take_layout()
         for name in self.buffers:
-            setattr(self, name, self.layout.buffer())
+            setattr(self, name, self.new_buffer())
 
     def __repr__(self) -> str:
         named = [f"{name}={getattr(self, name)!r}" for name in (*self.settings, "steps")]
@@ -95,6 +95,20 @@ class Optimizer:
         def update(self, settings: tuple[float, ...], gradients: Gradients) -> bool | None: ...
         @classmethod
         def from_config(cls, model: Module, config: Any) -> Self: ...
+
+    # The next three are overridden where processes share the work of a step (parallel/sharding.py).
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """List the stretches of the flat buffers to update, as layout.trained_spans() does."""
+        return self.layout.trained_spans()
+
+    def new_buffer(self) -> Memory:
+        """Make a state buffer of zeros."""
+        return self.layout.buffer()
+
+    def total(self, squares: float) -> float:
+        """Return the sum of squares of all gradients, given that of the gradients in spans()."""
+        return squares
 
     def _take_layout(self):
         """Place the parameters and their gradients in the model's flat buffers."""
@@ -141,11 +155,11 @@ class Optimizer:
             return 0.0
         gradients, squares = self._gradients, 0.0
         gradients.apply_factor()
-        for start, n, _ in self.layout.trained_spans():
+        for start, n, _ in self.spans():
             check_status(lib.sum_squares(
                 self._sum.pointer("d"), gradients.memory.pointer("f", 4 * start), n))
             squares += self._sum.view.cast("d")[0]
-        norm = math.sqrt(squares)
+        norm = math.sqrt(self.total(squares))
         if norm > max_norm:
             gradients.factor = max_norm / (norm + 1e-6)
         return norm
@@ -247,7 +261,7 @@ class AdamW(Optimizer):
             gradients.factor]))
         halves = self.layout.values.usable_halves()
         calls = []
-        for start, n, n_decay in self.layout.trained_spans():
+        for start, n, n_decay in self.spans():
             values, m, v, grad = (memory.pointer("f", 4 * start) for memory in (
                 self.layout.values, self.m, self.v, gradients.memory))
             half = NULL if halves is None else halves.pointer("H", 2 * start)

@@ -124,7 +124,8 @@ class Reporter:
             self._line(f"continuing from step {record['step']} of {record['out']}/last")
         dtype, gain = record["config"]["dtype"], record["bfloat16_gain"]
         self._line(f"{record['parameters']:,} parameters, {record['isa']}, "
-                   f"{plural(record['threads'], 'thread')}"
+                   + (f"{record['ranks']} ranks of " if record["ranks"] > 1 else "")
+                   + plural(record["threads"], "thread")
                    + (f", products of {dtype}" if dtype != "float32" else ""))
         if gain is not None and gain >= LEAST_GAIN:
             self._line(f"this CPU multiplies bfloat16 {gain:.1f} times as fast as float32; "

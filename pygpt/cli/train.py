@@ -13,6 +13,7 @@ GROUPS = {  # heading in --help -> settings; the others are "options"
     "optimiser": "max_steps patience batch_size grad_accumulation_steps recompute dtype "
                  "learning_rate min_learning_rate warmup_steps beta1 beta2 weight_decay "
                  "grad_clip".split(),
+    "several ranks, started by mpirun or srun": "reduce_dtype shard_optimizer".split(),
     "output": "out eval_interval eval_batches keep log_interval sample_interval sample_length "
               "sample_prompts".split(),
 }
@@ -49,8 +50,8 @@ def preset_table():
 @bus_errors_explained()
 def run(arguments):
     from pygpt.cli.terminal import Reporter
+    from pygpt.parallel.training import train
     from pygpt.training.settings import read_settings
-    from pygpt.training.trainer import train
     from pygpt.training.trainer_state import last_settings
 
     settings = read_settings(arguments.config) if arguments.config is not None else {}

@@ -160,7 +160,7 @@ def _recorded(config, B, T, recompute, compute_dtype):
     return training.program.pool.nbytes + evaluation.program.pool.nbytes
 
 
-def check_memory(config, model_config, optimizer, has_fixed_width):
+def check_memory(config, model_config, optimizer, has_fixed_width, processes=1):
     """Check that a run fits into this machine.
 
     Args:
@@ -168,22 +168,25 @@ def check_memory(config, model_config, optimizer, has_fixed_width):
         model_config: the GPTConfig of its model.
         optimizer: the class of its optimizer.
         has_fixed_width: whether existing weights determine the model's width.
+        processes: the number of processes of the run on this machine, each of which takes as much.
     Returns:
         (bytes needed, bytes free or None, problems, remedy). problems is a list of one sentence,
         or empty if the run fits; remedy is a text.
     """
     shape, (most, free) = (config.batch_size, config.n_positions), memory_limits()
     parts = memory_needed(model_config, *shape, config.recompute, optimizer, config.dtype)
-    needed = parts["total"]
+    needed = processes * parts["total"]
     if most is None or needed <= most:
         return needed, free, [], ""
-    problem = (f"training needs {gigabytes(needed)} of memory, and this machine has "
+    on_ranks = f" for {processes} ranks here" if processes > 1 else ""
+    problem = (f"training needs {gigabytes(needed)} of memory{on_ranks}, and this machine has "
                f"{gigabytes(most)}")
     smaller = " or n_positions" if has_fixed_width else ", n_positions or n_embd"
-    recomputed = memory_needed(model_config, *shape, True, optimizer, config.dtype)["total"]
+    recomputed = processes * memory_needed(model_config, *shape, True, optimizer,
+                                           config.dtype)["total"]
     recompute = f"recompute ({gigabytes(recomputed)}), " if recomputed <= most else ""
     return needed, free, [problem], (
         f"weights, gradients and {optimizer.__name__}'s state take "
-        f"{gigabytes(needed - PROCESS_BYTES - parts['activations'])}, activations "
-        f"{gigabytes(parts['activations'])}; {recompute}a smaller batch_size with "
+        f"{gigabytes(needed - processes * (PROCESS_BYTES + parts['activations']))}, activations "
+        f"{gigabytes(processes * parts['activations'])}; {recompute}a smaller batch_size with "
         f"grad_accumulation_steps{smaller} needs less")

@@ -7,7 +7,9 @@ Every record has "event" and "step", the number of steps taken so far. The other
                               the tokens of an earlier run intact?) or "fingerprint"
                 bytes_read, bytes
     start     before the first step, also after a resume
-                parameters, train_tokens, val_tokens, vocab_size, max_steps, isa, threads, out
+                parameters, train_tokens, val_tokens, vocab_size, max_steps, isa, out
+                threads       of each rank
+                ranks         the number of processes that share each batch
                 earlier       the path that an earlier run in out was moved to, or None
                 resumed       whether the run continues one
                 memory_needed, memory_free    bytes; free is None where it is unknown

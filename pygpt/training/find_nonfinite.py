@@ -17,6 +17,9 @@ from pygpt.backend import reference
 from pygpt.backend.kernels import Memory, address, check_status, lib
 
 
+NOTHING_FOUND = "all numbers are finite, so look for a fault of the machine"
+
+
 class NonFiniteFound(Exception):
     """Ends the search; args[0] is the message."""
 
@@ -64,7 +67,7 @@ def locate(model, batches, scale):
         return str(found) + (f", batch {watch.batch} of {len(batches)}" if len(batches) > 1 else "")
     finally:
         model.gradients().forget()
-    return "all numbers are finite, so look for a fault of the machine"
+    return NOTHING_FOUND
 
 
 class _Watch:

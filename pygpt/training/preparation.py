@@ -42,17 +42,18 @@ class PreparedRun:
         init: the fingerprint of the weights that the run began with, if it did not draw them.
         last: the path of the checkpoint that a resumed run continues from, or None.
         is_end_requested: whether a callback has asked the run to end.
+        ranks: the number of processes that share each batch.
     """
 
     step = val_step = saved_step = best_step = evals_since_best = 0
     val_loss = best_val_loss = last = None
-    seconds_before, init = 0.0, ""
+    seconds_before, init, ranks = 0.0, "", 1
 
     def __init__(self, config, callbacks, resume, force, optimizer):
         if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer={shown(optimizer)} is not one of {', '.join(OPTIMIZERS)}")
-        self.optimizer_class = OPTIMIZERS[optimizer]
         self.config, self.callbacks, self.force = config, list(callbacks), force
+        self.optimizer_class = self.kind_of_optimizer(OPTIMIZERS[optimizer])
         self.is_end_requested, self.warnings, self.adviser = False, [], Adviser()
         self.log = self.directory = self.dataset = state = None
         if resume:
@@ -69,6 +70,10 @@ class PreparedRun:
         except BaseException:
             self.close()
             raise
+
+    def kind_of_optimizer(self, kind):
+        """Return the class to use for an optimizer of this class."""
+        return kind
 
     def reason_to_end(self):
         """Return why the run is to take no further step: "max_steps", "patience" or None."""
@@ -112,8 +117,8 @@ class PreparedRun:
             now = kernels.what_rounds(state.config["dtype"])
             self._refuse_or_warn(resuming.changed_kernels(now, state), ConfigError,
                                  "the run to resume was begun on other kernels: {}")
-        if new_schedule := resuming.new_schedule(config, state):
-            self.warnings.append(new_schedule)
+        self.warnings += filter(None, [resuming.new_schedule(config, state),
+                                       resuming.new_ranks(self.ranks, state)])
         if self.last != saved.named(config.out, "last"):
             self.warnings.append(f"{os.path.join(config.out, 'last')} names no checkpoint; the run "
                                  f"continues from {self.last}, the newest complete one")
@@ -143,8 +148,7 @@ class PreparedRun:
         dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout)
         model_config = (replace(base_config, **dropout) if base
                         else config.model_config(self.tokenizer.vocab_size))
-        needed, free, problems, remedy = cost.check_memory(config, model_config,
-                                                           self.optimizer_class, bool(base))
+        needed, free, problems, remedy = self.check_memory(model_config, bool(base))
         self._refuse_or_warn(problems, MemoryError, "{}: " + remedy)
         settings.check_settings_readable(config)
         shape = config.batch_size, config.n_positions
@@ -153,9 +157,10 @@ class PreparedRun:
         self._open_directory()
         self.model = (GPT.from_pretrained(base, **dropout) if base
                       else GPT(model_config, seed=config.seed))
-        self._set_up_model(state)
+        self.set_up_model(state)
         info, peak = kernels.info(), cost.peak_flops(compute_dtype=config.dtype)
         self.clock = Clock(config, self.step, self.seconds_before)
+        peak = peak and peak * self.ranks
         self.peak_tokens = peak and peak / cost.flops_per_token(model_config, config.n_positions)
         gain = None
         if config.dtype == "bfloat16" and kernels.bfloat16_unit() is None:
@@ -167,12 +172,17 @@ class PreparedRun:
         self.tell("start", parameters=self.model.num_parameters(),
                   train_tokens=len(self.dataset.train), val_tokens=len(self.dataset.val),
                   vocab_size=model_config.vocab_size, max_steps=config.max_steps,
-                  isa=info["isa"], threads=info["threads"], out=config.out, earlier=earlier,
+                  isa=info["isa"], threads=info["threads"], ranks=self.ranks, out=config.out,
+                  earlier=earlier,
                   resumed=state is not None, memory_needed=needed, memory_free=free,
                   peak_flops=peak, bfloat16_gain=gain, config=asdict(config))
         for text in self.directory.warnings + self.warnings + self.dataset.warnings:
             self.tell("warning", text=text)
         self.dataset.remove_unused()
+
+    def check_memory(self, model_config, has_fixed_width):
+        """Check that the run fits into this machine; see cost.check_memory."""
+        return cost.check_memory(self.config, model_config, self.optimizer_class, has_fixed_width)
 
     def _tell_reading(self, purpose, bytes_read, nbytes):
         self.tell("prepare", purpose=purpose, bytes_read=bytes_read, bytes=nbytes)
@@ -186,7 +196,7 @@ class PreparedRun:
                 raise BlockingIOError(errno.EWOULDBLOCK, "another run has just saved to this "
                                       "directory; resume again", self.config.out)
 
-    def _set_up_model(self, state):
+    def set_up_model(self, state):
         """Make the optimizer, and restore the state of a resumed run."""
         model, config = self.model, self.config
         self.optimizer = self.optimizer_class.from_config(model, config)
@@ -198,9 +208,13 @@ class PreparedRun:
         model.dropout_seed = config.seed
         if state:
             model.dropout_seed, model.forward_passes = state.dropout_seed, state.forward_passes
-            trainer_state.load_optimizer(self.last, self.optimizer, state.optimizer_steps)
+            self.load_optimizer(state.optimizer_steps)
         elif config.init:
             self.init = resuming.fingerprint_of_weights(model)
+
+    def load_optimizer(self, steps):
+        """Give the optimizer the state of the checkpoint, after this many steps."""
+        trainer_state.load_optimizer(self.last, self.optimizer, steps)
 
     def _begin_writing(self, is_new):
         """Move an earlier run aside, or remove the log's records that this run will repeat.

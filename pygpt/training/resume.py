@@ -79,6 +79,14 @@ def new_schedule(config, state):
             "learning rate follows the new schedule")
 
 
+def new_ranks(ranks, state):
+    """Return a sentence when another number of processes shares each batch, else None."""
+    if ranks == state.ranks:
+        return None
+    return (f"the run had {state.ranks} rank{'s' * (state.ranks > 1)}, and now has {ranks}: from "
+            f"step {state.step + 1} on its sums are rounded otherwise")
+
+
 def changed_kernels(info, state):
     """List how the kernels differ from those of the run to resume.
 

@@ -82,13 +82,18 @@ def train(config: TrainConfig = TrainConfig(),
         MemoryError: the machine has less memory than the run needs.
         TrainingError: a loss or a gradient is not finite. The last checkpoint is kept.
     """
+    return train_as(Run, config, callbacks, resume, force, optimizer)
+
+
+def train_as(kind, config, callbacks, resume, force, optimizer):
+    """Do what train() does, with a run that kind(config, ...) makes, a Run or of a derived class."""
     checked_type("config", config, TrainConfig)
     for name, value in ("resume", resume), ("force", force):
         checked_flag(name, value)
     callbacks = [checked_function("callbacks: an item", callback)
                  for callback in items_of("callbacks", callbacks, "is not a list of functions")]
     with kernels.use_threads(config.threads):
-        with contextlib.closing(_Run(config, callbacks, resume, force, optimizer)) as run:
+        with contextlib.closing(kind(config, callbacks, resume, force, optimizer)) as run:
             if run.is_finished():
                 run.tell("finished", out=run.config.out, reason=run.reason_to_end())
                 run.tell_end(run.seconds_before)
@@ -124,8 +129,12 @@ def evaluate(model: GPT, batches: Any,
         model.train(was_training)
 
 
-class _Run(PreparedRun):
-    """Takes the steps of a run, and validates, saves and samples between them."""
+class Run(PreparedRun):
+    """Takes the steps of a run, and validates, saves and samples between them.
+
+    A derived class may share the work among processes. It then overrides update(), evaluate() and
+    locate(), which compute, and saved_optimizer(), whose state is written.
+    """
 
     signals = ()  # the numbers of the signals that asked the run to end
 
@@ -171,19 +180,12 @@ class _Run(PreparedRun):
             self.sample()
 
     def take_step(self):
-        """Update the parameters with the mean gradient over the step's batches."""
-        batches, forward_passes = self.batches_of_step(), self.model.forward_passes
+        """Take a step, and tell of it."""
         learning_rate = self.optimizer.lr = self.config.learning_rate_at(self.step)
-        loss = 0.0
-        for ids, targets in batches:
-            loss += self.model.loss_and_grad(ids, targets, scale=1 / len(batches)) / len(batches)
-        grad_norm = self.optimizer.clip_grad_norm(self.config.grad_clip or math.inf)
+        loss, grad_norm = self.update(self.batches_of_step())
         if not math.isfinite(loss + grad_norm):
-            self.model.forward_passes = forward_passes
             self.fail(f"step {self.step + 1}: the loss is {loss} and the gradient's norm "
                       f"{grad_norm}")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         self.step += 1
         self.clock.step_taken()
         speed = self.clock.tokens_per_second
@@ -192,19 +194,43 @@ class _Run(PreparedRun):
                   peak_share=self.peak_tokens and speed / self.peak_tokens,
                   seconds_left=self.clock.seconds_left(self.step))
 
+    def update(self, batches):
+        """Update the parameters with the mean gradient over the step's batches, if it is finite.
+
+        Returns:
+            (mean loss, norm of the mean gradient).
+        """
+        forward_passes, loss = self.model.forward_passes, 0.0
+        for ids, targets in batches:
+            loss += self.model.loss_and_grad(ids, targets, scale=1 / len(batches)) / len(batches)
+        grad_norm = self.optimizer.clip_grad_norm(self.config.grad_clip or math.inf)
+        if math.isfinite(loss + grad_norm):
+            self.optimizer.step()
+        else:
+            self.model.forward_passes = forward_passes
+        self.optimizer.zero_grad()
+        return loss, grad_norm
+
     def batches_of_step(self):
         k = self.config.grad_accumulation_steps
         return [self.batches[index] for index in range(self.step * k, self.step * k + k)]
 
     def fail(self, problem):
         """End the run with an error that names the first number that is not finite."""
-        batches = self.batches_of_step()
-        self.optimizer.zero_grad()
-        where = find_nonfinite.locate(self.model, batches, 1 / len(batches))
+        where = self.locate(self.batches_of_step())
         raise TrainingError(
             f"{problem}; running step {self.step + 1} again and checking every kernel call showed: "
             f"{where}. The last checkpoint is unchanged; a lower learning rate than "
             f"{self.optimizer.lr:g} may help")
+
+    def locate(self, batches):
+        """Run a step on these batches again; return a text that says where its first number is that
+        is not finite."""
+        return find_nonfinite.locate(self.model, batches, 1 / len(batches))
+
+    def evaluate(self):
+        """Return the validation loss, or None if is_stopped() meanwhile."""
+        return evaluate(self.model, self.val_batches, self.is_stopped)
 
     def validate(self):
         """Measure the validation loss.
@@ -212,7 +238,7 @@ class _Run(PreparedRun):
         Returns:
             Whether it is the lowest so far, or None when a signal or a callback interrupted it.
         """
-        val_loss = evaluate(self.model, self.val_batches, self.is_stopped)
+        val_loss = self.evaluate()
         if val_loss is None:
             return None
         if not math.isfinite(val_loss):
@@ -247,7 +273,11 @@ class _Run(PreparedRun):
             seconds=self.clock.seconds(), train_tokens=self.dataset.train_fingerprint,
             val_tokens=self.dataset.val_fingerprint, config=asdict(self.config),
             **kernels.what_rounds(self.config.dtype), init=self.init, best_step=self.best_step,
-            evals_since_best=self.evals_since_best), self.optimizer)
+            evals_since_best=self.evals_since_best, ranks=self.ranks), self.saved_optimizer())
+
+    def saved_optimizer(self):
+        """Return the optimizer, or an object that has its state buffers (trainer_state.save)."""
+        return self.optimizer
 
     def sample(self):
         length = self.config.sample_length * (4 if self.reason_to_end() else 1)

@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import partial
 
 from pygpt.backend.arguments import shown
 from pygpt.checkpoint import model_files, safetensors, saved
@@ -47,6 +48,7 @@ class TrainerState:
     init: str = ""                 # fingerprint of the weights loaded from init
     best_step: int = 0             # the step of best_val_loss; 0 when not recorded
     evals_since_best: int = 0      # validations after that one
+    ranks: int = 1                 # processes that shared each batch
 
 
 def save(directory, state, optimizer):
@@ -71,9 +73,15 @@ def check_readable(optimizer):
 
 
 def _buffers(optimizer):
-    return ((f"{name}.{buffer}", "F32", parameter.shape,
-             getattr(optimizer, buffer).view[offset : offset + 4 * parameter.size])
-            for buffer in optimizer.buffers for name, parameter, offset in optimizer.layout.entries)
+    """Yield the tensors as safetensors.write takes them: each buffer is read when it is written."""
+    for buffer in optimizer.buffers:
+        for name, parameter, offset in optimizer.layout.entries:
+            yield (f"{name}.{buffer}", "F32", parameter.shape,
+                   partial(_part, optimizer, buffer, offset, offset + 4 * parameter.size))
+
+
+def _part(optimizer, buffer, first, end):
+    return getattr(optimizer, buffer).view[first:end]
 
 
 def find_last(out):
@@ -206,6 +214,7 @@ def _check_ranges(path, state):
             ("best_step", 0, val_step, f"in [0, {val_step}], as val_step={val_step}"),
             ("evals_since_best", 0, val_step - best_step,  # at most one after each step
              f"in [0, {val_step - best_step}], as best_step={best_step} and val_step={val_step}"),
+            ("ranks", 1, 2 ** 31 - 1, "in [1, 2^31)"),
             ("seconds", 0, math.inf, "at least 0")):
         if not low <= getattr(state, name) <= high:
             raise ValueError(f"{path}: {name}={shown(getattr(state, name))} must be {must_be}")
