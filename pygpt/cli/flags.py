@@ -121,7 +121,7 @@ def commands_of(parser):
     def add(name, run, help, epilog=""):
         command = commands.add_parser(name, help=help, description=help,
                                       epilog=f"{epilog}\n\n{TWICE}" if run else None)
-        command.set_defaults(run=run or print_help, command=command)
+        command.set_defaults(run=run or print_help, command=command, on_ranks=False)
         return command
 
     return add

@@ -2,6 +2,7 @@
 
 from pygpt.cli.flags import whole_number
 from pygpt.config import ConfigError
+from pygpt.parallel import launcher
 
 SECONDS = 1.0      # of the measurement of the machine
 OF_PEAK = 0.65     # of the peak that a step reaches: 65 to 74 % in docs/speed.md
@@ -13,6 +14,7 @@ def add_command(add):
     """Add the command."""
     command = add("info", run, "show what a model is and takes; without one, the version, how the "
                   "library was built and what the machine offers", epilog=EXPLANATION)
+    command.set_defaults(on_ranks=True)
     command.add_argument("directory", metavar="DIR", nargs="?",
                          help="a GPT-2 directory, a training run's output directory, or one of its "
                          "checkpoints")
@@ -34,6 +36,9 @@ lower.""".replace("\n", " ")
 def run(arguments):
     import json
 
+    if arguments.directory is not None and launcher.found():
+        raise ConfigError(f"info of a model ({arguments.directory}) runs in one process: start it "
+                          "alone")
     if arguments.directory is None:
         if arguments.batch_size is not None:
             raise ConfigError(f"batch_size={arguments.batch_size} is of a model's step: name its "
@@ -55,14 +60,48 @@ def _show_machine(is_json):
 
     import pygpt
 
-    info = pygpt.info()
+    places = _places()
+    info = pygpt.info() | places
     if is_json:
         print(json.dumps(info))
         return 0
     for name, value in info.items():
-        text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        if name == "ranks":
+            text = f"\n{'':<10} ".join(map(_place, value))
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         print(f"{name + ':':<10} {text}")
     return 0
+
+
+def _places():
+    """Return {"mpi": version, "ranks": Team.place of each}; the empty dict without a launcher."""
+    launch = launcher.found()
+    if launch is None:
+        return {}
+    from pygpt.backend import kernels
+    from pygpt.parallel.team import Team
+
+    team = Team(launch)
+    kernels.set_num_threads(team.threads())
+    return {"mpi": team.MPI.Get_library_version().partition(",")[0].partition("\n")[0].strip("\0 "),
+            "ranks": team.gathered(team.place())}
+
+
+def _place(place):
+    return (f"rank {place['rank']} on {place['host']}, {_plural(place['threads'], 'thread')}, "
+            f"allowed CPUs {ranges(place['cpus']) or 'unknown'}")
+
+
+def ranges(numbers):
+    """Format sorted whole numbers as Linux does: 0-3,8."""
+    parts = []
+    for number in numbers:
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in parts)
 
 
 def _measured(dtype):

@@ -51,11 +51,13 @@ def flush_output():
         raise
 
 
-def drop_output():
-    """Discard the output that is not yet written, so that it does not fail again at exit."""
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if isinstance(raw, _Raw):
-        raw.is_discarding = True
+def drop_output(*others):
+    """Discard the output that is not yet written, so that it does not fail again at exit; also that
+    of other streams, such as sys.stderr."""
+    for stream in (sys.stdout, *others):
+        raw = getattr(getattr(stream, "buffer", None), "raw", None)
+        if isinstance(raw, _Raw):
+            raw.is_discarding = True
 
 
 def _open_closed():

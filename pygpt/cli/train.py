@@ -22,6 +22,7 @@ GROUPS = {  # heading in --help -> settings; the others are "options"
 def add_command(add):
     """Add the command."""
     command = add("train", run, "train a model; no flag is needed", epilog=preset_table())
+    command.set_defaults(on_ranks=True)
     command.add_argument("--preset", choices=PRESETS,
                          help="start from the settings of the table below; other flags change "
                          "them")
@@ -50,6 +51,7 @@ def preset_table():
 @bus_errors_explained()
 def run(arguments):
     from pygpt.cli.terminal import Reporter
+    from pygpt.parallel import launcher
     from pygpt.parallel.training import train
     from pygpt.training.settings import read_settings
     from pygpt.training.trainer_state import last_settings
@@ -62,6 +64,8 @@ def run(arguments):
         settings = last_settings(settings.get("out", TrainConfig.out)) | settings
     config = TrainConfig(**settings)
     reporter = Reporter(translate=lambda text: as_typed(text, arguments))
+    if launcher.found():  # it gives rank 0 a terminal of its own, wherever the output goes
+        reporter.is_terminal = False
     try:
         result = train(config, [reporter], resume=arguments.resume, force=arguments.force)
     except ArithmeticError:  # the losses are no longer finite; the curve shows how that came
