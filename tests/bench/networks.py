@@ -55,10 +55,12 @@ from pathlib import Path
 RELAY = Path(__file__).resolve().with_name("relay.c")
 SUBNET = "10.77.0"
 MAX_NODES = 64               # also MAX_PORTS of relay.c
-GRAIN = 50e-6                # seconds; also how late a timer may fire without loss of bandwidth
+GRAIN = 50e-6                # seconds
+CREDIT = 100e-6              # seconds that a timer may be late without loss of bandwidth
 MTU_FRAME = 1514             # bytes of a full frame
 LONGEST_FRAME = 65536        # bytes of TCP data that the kernel hands over at once
-QUEUE = 1 << 20              # bytes that a port holds before it drops frames
+QUEUE = 4 << 20              # bytes that a port of the switch holds before it drops frames
+OWN_QUEUE = 64 << 20         # the same of a node, where TCP itself limits what waits
 RATES = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 DELAYS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 NEEDED = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "mpirun": "openmpi-bin"}
@@ -201,7 +203,7 @@ class Network:
         (self.join_by_relay if self.shaped_by == "relay" else self.join_by_bridge)()
         for name, address in zip(self.names, self.addresses):
             if self.rate:
-                self.limit(name, "link0")
+                self.limit(name, "link0", OWN_QUEUE)
             done("ip", "-n", name, "address", "add", f"{address}/24", "dev", "link0")
             done("ip", "-n", name, "link", "set", "link0", "up")
             with contextlib.suppress(NetworkError):  # a kernel may lack cubic
@@ -236,7 +238,7 @@ class Network:
                 done("tc", "-n", self.switch, "qdisc", "add", "dev", port, "root", "netem",
                      "delay", f"{1e6 * self.delay:.0f}us", *rate, "limit", f"{frames:.0f}")
             elif self.rate:
-                self.limit(self.switch, port)
+                self.limit(self.switch, port, QUEUE)
 
     def join_by_relay(self):
         """Join the nodes by TAP devices, and start the relay between them."""
@@ -255,15 +257,16 @@ class Network:
                  *map(str, descriptors)], pass_fds=descriptors, stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL, start_new_session=True)
 
-    def limit(self, name, device):
-        """Limit what a device sends to the rate."""
+    def limit(self, name, device, queue):
+        """Limit what a device sends to the rate; this many bytes may wait."""
+        credit = f"{max(int(CREDIT * self.rate / 8), MTU_FRAME)}"
         grain = min(max(int(GRAIN * self.rate / 8), MTU_FRAME), LONGEST_FRAME)
         done("ip", "-n", name, "link", "set", device, "gso_max_size", f"{grain}")
         rate, on = f"{self.rate:.0f}bit", ("dev", device)
         done("tc", "-n", name, "qdisc", "add", *on, "root", "handle", "1:", "htb", "default", "1")
         done("tc", "-n", name, "class", "add", *on, "parent", "1:", "classid", "1:1", "htb", "rate",
-             rate, "burst", f"{grain}", "cburst", f"{grain}", "quantum", f"{LONGEST_FRAME}")
-        done("tc", "-n", name, "qdisc", "add", *on, "parent", "1:1", "bfifo", "limit", f"{QUEUE}")
+             rate, "burst", credit, "cburst", credit, "quantum", f"{LONGEST_FRAME}")
+        done("tc", "-n", name, "qdisc", "add", *on, "parent", "1:1", "bfifo", "limit", f"{queue}")
 
     def remove(self):
         """End what runs in the namespaces and remove them, the relay and the temporary files."""
@@ -344,8 +347,8 @@ class Network:
     def measure(self, seconds=1.0, rounds=200):
         """Measure one TCP connection between nodes 1 and 2.
 
-        Both ends ask for data without pause, as ranks of Open MPI do: to wake a process that
-        sleeps may take as long as the message.
+        Both ends ask for data without pause, as ranks of Open MPI do: to wake a process and a
+        processor that sleep may take longer than the message.
 
         Args:
             seconds: for how long data is sent.
@@ -370,10 +373,10 @@ class Network:
             far.close()
             try:
                 taken = round_trips(near, rounds)
-                near.settimeout(10)
                 block, end = bytes(1 << 18), time.perf_counter() + seconds
                 while time.perf_counter() < end:
-                    near.sendall(block)
+                    with contextlib.suppress(BlockingIOError):
+                        near.send(block)
                 near.shutdown(socket.SHUT_WR)
                 rate = float(other.communicate(timeout=10)[0])
             finally:
@@ -413,10 +416,13 @@ def answer(far, rounds, seconds):
     far.setblocking(False)
     for _ in range(rounds):
         far.send(polled(far, 8))
-    far.setblocking(True)
     start = first = total = 0
-    buffer = bytearray(1 << 18)
-    while size := far.recv_into(buffer):
+    buffer, size = bytearray(1 << 18), None
+    while size != 0:
+        try:
+            size = far.recv_into(buffer)
+        except BlockingIOError:
+            continue
         last = time.perf_counter()
         start = start or last
         if first:

@@ -35,7 +35,8 @@ enum {
     HEADER = 10,       /* of a frame that a TAP device hands over */
     ETHERNET = 14,     /* the header of each frame */
     MAX_FRAME = 70000, /* 64 KB and the headers */
-    MAX_LATE = 200000, /* ns; a wait that ended later still is no measure for the next */
+    MAX_LATE = 25000,  /* ns by which a wait ends early, because it would end late */
+    SOON = 20000,      /* ns by which a frame may be early: to poll for so long costs too much */
     TURN = 16          /* frames that are read from a port before the others have their turn */
 };
 _Static_assert(sizeof(struct virtio_net_hdr) == HEADER, "TAP devices use the short header");
@@ -98,7 +99,7 @@ static void enqueue(port *p, const unsigned char *data, size_t size, int64_t t, 
 static int64_t deliver(port *p) {
     while (p->first) {
         frame *f = p->first;
-        if (f->due > now()) return f->due;
+        if (f->due > now() + SOON) return f->due;
         /* the frame is lost if the device is down, as on a cable that is not plugged in */
         if (write(p->fd, f->data, f->size) < 0 && errno == EINTR) continue;
         p->first = f->next;
@@ -134,7 +135,8 @@ int main(int argc, char **argv) {
             const int64_t due = deliver(&ports[i]);
             if (due < next) next = due;
         }
-        /* A wait ends early by as much as it would end late, and a short one is spent polling. */
+        /* A wait ends early by as much as the last ones ended late. A relay that polled instead
+           would take a core, and Linux stops such a process of SCHED_FIFO for 50 ms a second. */
         const int64_t start = now(), rest = max64(0, next - late - start);
         const struct timespec wait = {rest / 1000000000, rest % 1000000000};
         if (ppoll(polled, (nfds_t)n + 1, next == INT64_MAX ? NULL : &wait, NULL) <= 0) {
