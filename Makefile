@@ -27,6 +27,10 @@ test-long: build $(VENV)/.installed-test  ## try 500 files, models or calls wher
 test-install: build $(VENV)/.installed-test  ## build with each compiler, install the wheel: minutes
 	@$(PY) -m pytest tests/install/test_install.py tests/install/test_wheel.py
 
+test-mpi: build $(VENV)/.installed-mpi  ## test training on several ranks; installs mpi4py and MPI
+	@timeout 300 tests/install/mpi.sh || true
+	@$(PY) -m pytest -rs tests/test_ranks.py tests/test_networks.py
+
 test-browser: build $(VENV)/.installed-test  ## test the pages in Chromium, which apt-get installs
 	@tests/install/chromium.sh
 	@$(PY) -m pytest -rs $$(grep -l "import browser\|from browser" tests/test_*.py)
@@ -108,6 +112,10 @@ $(VENV)/.installed-test: $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check pytest hypothesis
 	@touch $@
 
+$(VENV)/.installed-mpi: $(VENV)/.installed-test
+	@$(PY) -m pip install -q --disable-pip-version-check "mpi4py>=4"
+	@touch $@
+
 $(TYPES)/.installed:
 	@$(PYTHON) -m venv $(TYPES)
 	@$(TYPES)/bin/python -m pip install -q --disable-pip-version-check "mypy>=2,<3" pyright
@@ -181,10 +189,13 @@ exercises: build $(VENV)/.installed-test  ## do what docs/exercises/ says; ONLY=
 KILLS ?= 500
 MINUTES ?= 60
 
+kill-ranks: build $(VENV)/.installed-mpi  ## kill each of three ranks 20 times; the run goes on
+	@PYGPT_TEST_RANK_KILLS=20 $(PY) -m pytest tests/test_ranks.py -k killed_rank
+
 kill-drill: build  ## kill KILLS=500 processes while they write: what they leave must be whole
 	@$(PY) tests/checks/kill_drill.py $(KILLS)
 
 soak: build  ## train, evaluate, save and sample for MINUTES=60; nothing may grow
 	@$(PY) tests/checks/soak.py $(MINUTES)
 
-.PHONY: fuzz asan tsan valgrind analyze coverage faults mutants exercises kill-drill soak
+.PHONY: test-mpi kill-ranks fuzz asan tsan valgrind analyze coverage faults mutants exercises kill-drill soak

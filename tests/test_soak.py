@@ -10,7 +10,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "checks"))
 
-import measures
 import soak
 import soak_work
 

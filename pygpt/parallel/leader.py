@@ -134,17 +134,24 @@ class LeadingRun(Run):
     def _stop(self):
         return self.signals[0] if self.signals else CALLBACK if self.is_end_requested else 0
 
+    def tell_end(self, seconds):
+        if self.signals:  # it may have come since the last common operation
+            self._take_signals()
+        super().tell_end(seconds)
+
     def _take_signals(self):
         """Take the signals of other ranks for signals of this one, and tell of them."""
         told = {rank: stop for rank, stop in self.shared.stops.items() if stop != CALLBACK}
         self.shared.stops = {}
+        if self.signals:
+            told[0] = self.signals[0]
         if told and not self._is_told:
             ranks = "all ranks" if len(told) == self.ranks else "rank " + ", ".join(
                 map(str, sorted(told)))
             names = {signal.Signals(stop).name for stop in told.values()}
+            self._is_told = True
             self.tell("warning", text=f"{' and '.join(sorted(names))} came to {ranks}; the run "
                       "ends here")
-            self._is_told = True
             if not self.signals:
                 self.signals.append(next(iter(told.values())))
 
