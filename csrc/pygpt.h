@@ -288,8 +288,8 @@ int linear_int8(float *out, float *pre, const float *inp, const int8_t *q, const
  *   s_ij = q_i . k_j / sqrt(HS) for j <= i;  p_i = softmax(s_i);  out_i = sum_j drop(p_ij) v_j
  * out (B,T,C): the heads side by side again. lse (B,NH,T) = log sum_j exp(s_ij), for the backward.
  * drop(p) = p * keep/(1-dropout) with the mask of dropout_forward over rows r = (b*NH + h)*T + i
- * and columns j, where seed[1] counts as NH rows; dropout in [0,1), seed may be NULL when it is 0. C
- * is a multiple of NH. */
+ * and columns j, where seed[1] counts as NH rows; dropout in [0,1), seed may be NULL when it is 0.
+ * C is a multiple of NH. */
 int attention_forward(void *out, float *lse, const void *qkv, int64_t B, int64_t T, int64_t C,
                       int64_t NH, float dropout, const uint64_t *seed, uint64_t stream, int dtype);
 

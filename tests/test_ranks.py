@@ -22,7 +22,7 @@ from pygpt.parallel.reduction import ALIGN, LEAST_FLOATS, MOST_FLOATS, chunks_of
 from pygpt.parallel.sharding import ShardedMemory
 from pygpt.parallel.shared_step import rows_of
 
-KILLS = int(os.environ.get("PYGPT_TEST_RANK_KILLS", 1))  # `make kill-ranks` kills each rank 20 times
+KILLS = int(os.environ.get("PYGPT_TEST_RANK_KILLS", 1))  # `make kill-ranks` tries each rank 20 times
 TEXT = "".join(f"{number} squared is {number * number}.\n" for number in range(400))
 FLAGS = ["--n-layer", 2, "--n-head", 2, "--n-embd", 32, "--n-positions", 16, "--batch-size", 7,
          "--grad-accumulation-steps", 2, "--dropout", 0.2, "--max-steps", 8, "--eval-interval", 4,

@@ -37,8 +37,12 @@ class LeadingRun(Run):
     def __init__(self, team, config, *others):
         self.team, self.ranks = team, team.size
         if config.batch_size < team.size:
-            raise ConfigError(f"batch_size={config.batch_size} is less than the {team.size} ranks; "
-                              "each needs a sequence of its own: start fewer, or use a larger one")
+            remedy, count = "start fewer, or use a larger one", config.grad_accumulation_steps
+            if config.batch_size * count >= team.size:
+                remedy = (f"with batch_size={config.batch_size * count} and "
+                          "grad_accumulation_steps=1 a step has the same sequences")
+            raise ConfigError(f"batch_size={config.batch_size} is less than the {team.size} ranks, "
+                              f"and each needs a sequence of its own: {remedy}")
         super().__init__(config, *others)
 
     def kind_of_optimizer(self, kind):

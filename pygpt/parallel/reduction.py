@@ -123,7 +123,7 @@ class Reduction:
             Whether there are any gradients.
         """
         has_gradients = self._gradients.complete()
-        self._seen += [number for number, missing in enumerate(self._missing) if missing]
+        self._seen += sorted(set(range(len(self.chunks))) - set(self._seen))
         self._missing = [()] * len(self.chunks)
         begun = time.perf_counter()
         self._team.wait_until(self._advance)
