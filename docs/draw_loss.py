@@ -1,6 +1,6 @@
 """Draws the loss of runs as a self-contained SVG: python docs/draw_loss.py OUT [OUT ...] FILE.svg.
 
-A second run is drawn in other colors and dashed, under the name of its directory. The chart is that
+Up to two more runs are drawn in other colors and dashed, each under the name of its directory. The chart is that
 of `pygpt plot`. Its colors stand in the file, and follow the reader's light or dark setting,
 because a repository page gives an image no style of its own.
 """
@@ -22,15 +22,18 @@ circle { fill: #d6604d }
 .c1.thin { stroke: #5aae61; stroke-dasharray: 5 3 }
 .c1.thick { stroke: #9970ab; stroke-dasharray: 5 3 }
 .c1 circle, circle.c1 { fill: #9970ab }
+.c2.thin { stroke: #bf812d; stroke-dasharray: 1 3 }
+.c2.thick { stroke: #01665e; stroke-dasharray: 1 3 }
+.c2 circle, circle.c2 { fill: #01665e }
 @media (prefers-color-scheme: dark) { text { fill: #adbac7 } }
 """
-COLORS = ("#4393c3", "#d6604d"), ("#5aae61", "#9970ab")
+COLORS = ("#4393c3", "#d6604d"), ("#5aae61", "#9970ab"), ("#bf812d", "#01665e")
 LABELS = ('<text x="330" y="40" style="fill:#4393c3">training loss, nats per token</text>'
           '<text x="330" y="60" style="fill:#d6604d">validation loss</text>')
 
 
 def draw(outs, target):
-    """Write the SVG of the runs in the directories `outs`, one or two."""
+    """Write the SVG of the runs in the directories `outs`, one to three."""
     runs = [(os.path.basename(os.path.normpath(out)), number,
              run_log.read_log(os.path.join(out, "log.jsonl"))) for number, out in enumerate(outs)]
     html, _ = plot.chart(0, *plot.CHARTS[0], runs)

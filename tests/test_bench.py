@@ -2,7 +2,7 @@
 
 Each file of tests/bench runs beside a stand-in for its peer, and beside the peer itself where that
 is installed. A measurement this short means nothing and is ignored; the comparisons count.
-test_growth.py runs `pygpt bench --growth`, test_ladder.py `make ladder`, test_schedule.py
+test_growth.py runs `pygpt bench --growth`, test_ranks.py `--mpi` and scaling.py, test_ladder.py `make ladder`, test_schedule.py
 schedule.py, test_compare_generation.py generation.py, and test_networks.py networks.py;
 test_gguf.py reads back what gguf.py writes.
 """
@@ -45,7 +45,7 @@ TARGETS = ("bench", "growth", "compare", "compare-matmul", "compare-generation",
 SPREAD = {"tests/bench/peers.py", "tests/bench/schedule.py", "tests/bench/rounding.py",
           "tests/bench/few_rows.py", "tests/bench/generation.py", "tests/bench/gguf.py",
           "tests/bench/llama_cpp.py", "tests/bench/rest_perplexity.py", "tests/bench/hover.py",
-          "tests/bench/networks.py",
+          "tests/bench/networks.py", "tests/bench/scaling.py",
           *(f"tests/bench/{name}.py" for name in (*PEERS, *NEEDS))}
 needs_c = pytest.mark.skipif(kernels.ffi is None, reason="measures the C kernels")
 

@@ -290,6 +290,7 @@ def test_help_imports_nothing_that_takes_time():
         assert ours == {
             "pygpt.config", "pygpt.nearest", "pygpt.backend", "pygpt.backend.arguments",
             "pygpt.backend.single_precision",
+            "pygpt.parallel", "pygpt.parallel.launcher",  # which reads the environment alone
             "pygpt.cli",
             *(f"pygpt.cli.{name}" for name in (
                 "main flags messages streams bus_errors train sample eval explain play study "

@@ -10,19 +10,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import mpi
 import pytest
-from commands import COMMAND, python
+from commands import COMMAND, here, python
 from mpi import needs_mpi
 
 import pygpt
+from pygpt.bench import scaling
 from pygpt.parallel import launcher
 from pygpt.parallel.reduction import ALIGN, LEAST_FLOATS, MOST_FLOATS, chunks_of
 from pygpt.parallel.sharding import ShardedMemory
 from pygpt.parallel.shared_step import rows_of
 
-KILLS = int(os.environ.get("PYGPT_TEST_RANK_KILLS", 1))  # `make kill-ranks` tries each rank 20 times
+KILLS = int(os.environ.get("PYGPT_TEST_RANK_KILLS", 1))  # of each rank; 20 in `make kill-ranks`
+BENCH = str(Path(__file__).parent / "bench")
 TEXT = "".join(f"{number} squared is {number * number}.\n" for number in range(400))
 FLAGS = ["--n-layer", 2, "--n-head", 2, "--n-embd", 32, "--n-positions", 16, "--batch-size", 7,
          "--grad-accumulation-steps", 2, "--dropout", 0.2, "--max-steps", 8, "--eval-interval", 4,
@@ -202,6 +206,62 @@ def test_info_shows_the_place_of_each_rank():
     assert sum(place["threads"] for place in document["ranks"]) <= max(3, cores)
     lines = mpi.pygpt(2, "info").stdout.splitlines()
     assert sum("rank 1 on " in line for line in lines) == 1
+
+
+# ------------------------------------------------------------------------------------- measuring
+
+# Two chunks of 1 MB, final after 10 and 20 ms of 20. At N = 2 a link of 1 GB/s takes half a
+# millisecond for each of the two rounds of a chunk. Unless there are other costs, the second round
+# of the first chunk is started at the mark after 11 ms, and that of the second ends after 21 ms.
+PROFILE = scaling.Profile(0.02, 0.004, ((0.01, 10 ** 6), (0.02, 10 ** 6)), (0.01, 0.011, 0.02))
+FREE = scaling.Link(0.0, 1e9, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("link, N, options, seconds", [
+    (FREE, 1, {}, 0.024), (FREE, 2, {}, 0.025), (FREE, 2, {"wire": 2}, 0.0245),
+    (FREE, 2, {"is_sharded": True}, 0.0205 + 0.002 + 0.001),  # half the update, then the values
+    # The first chunk waits for the mark after 20 ms, and takes the link until 20.5 ms. The second
+    # chunk takes it until 21 ms, arrives after 22, leaves again until 22.5, and arrives after 23.5.
+    (replace(FREE, latency=1e-3), 2, {}, 0.0275),
+    # The first chunk delays the second to 21 ms, and this one the end of the passes to 22 ms, at
+    # which its second round starts.
+    (replace(FREE, per_chunk=1e-3), 2, {}, 0.0265),
+    (replace(FREE, held=1.0), 2, {}, 0.0265),  # the same: both rounds take 1 ms of the core
+    # Rounds of 5 ms: from 10, 20, 25 and 30 ms on.
+    (replace(FREE, bandwidth=1e8), 2, {}, 0.039)])
+def test_the_simulation_of_a_step_is_that_by_hand(link, N, options, seconds):
+    assert scaling.simulate(PROFILE, link, N, **options) == pytest.approx(seconds, rel=1e-9)
+
+
+def test_a_profile_that_is_made_up_has_all_gradients():
+    profile = scaling.made_up({"block": 10 ** 6, "rest": 10 ** 5}, 3.0, 0.1, 4)
+    assert sum(size for _, size in profile.chunks) == 4 * 4_100_000
+    assert [at for at, _ in profile.chunks] == sorted(at for at, _ in profile.chunks)
+    assert 1.0 < profile.chunks[0][0] < profile.chunks[-1][0] == pytest.approx(3.0)
+    assert scaling.simulate(profile, FREE, 1) == 3.1
+
+
+@needs_mpi
+@pytest.mark.parametrize("flags", [[], ["--shard-optimizer", "--reduce-dtype", "bfloat16"]])
+def test_ranks_are_measured_and_predicted(flags, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(BENCH)
+    import scaling as table
+
+    result = mpi.pygpt(2, "bench", "--mpi", "--json", "--seconds", 0.1, *flags)
+    measured = [{"rate": None, "delay": None, "preset": "lesson", "result": json.loads(
+        result.stdout), "link": {"round_trip_seconds": 1e-4, "bytes_per_second": 1e9}}]
+    assert all(row["seconds"] > 0 for row in measured[0]["result"]["exchange"])
+    table.compare(measured)
+    table.predict(measured)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 4 * (2 + 16) and "lesson" in lines[1]
+    report = mpi.pygpt(2, "bench", "--mpi", "--seconds", 0.1, *flags).stdout
+    assert report.startswith("2 ranks on 1 machine") and "which hides" in report
+
+
+def test_bench_of_ranks_needs_them():
+    for words in ["--mpi"], ["--shard-optimizer"], ["--mpi", "--growth"]:
+        assert here("bench", *words).returncode == 2
 
 
 # ----------------------------------------------------------------------------------- bad endings

@@ -55,9 +55,11 @@ def measure(presets):
 
 
 def profile_of(result):
+    """Return the Profile, as long as the steps without an exchange that ran in turn with others."""
     fields = result["profile"]
-    return Profile(fields["passes"], fields["update"], tuple(map(tuple, fields["chunks"])),
-                   tuple(fields["marks"]))
+    profile = Profile(fields["passes"], fields["update"], tuple(map(tuple, fields["chunks"])),
+                      tuple(fields["marks"]))
+    return profile.with_rows((result["step"]["alone"] - profile.update) / profile.passes)
 
 
 def costs(measured):
@@ -79,7 +81,7 @@ def compare(measured):
                 result["reduce_dtype"] + " on the wire")
         predicted = simulate(
             profile_of(result),
-            Link(link["round_trip_seconds"] / 2, link["bytes_per_second"], **of_core),
+            Link(link["round_trip_seconds"] / 2, link["bytes_per_second"], **of_core, held=1.0),
             len(result["ranks"]), 2 if result["reduce_dtype"] == "bfloat16" else 4,
             result["shard_optimizer"])
         taken = result["step"]["overlapped"]
