@@ -179,7 +179,7 @@ class GPT(nn.Module):
     recompute: bool
     dropout_seed: int
     forward_passes: int
-    first_row: int
+    first_row: int = 0
     _end_of_text: int | tuple[int, ...] | None
 
     def __init__(self, config: GPTConfig, seed: int = 1337,

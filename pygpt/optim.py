@@ -66,8 +66,9 @@ class Optimizer:
     steps: int
     lr: float
 
-    def __init_subclass__(cls) -> None:
-        OPTIMIZERS.setdefault(cls.__name__.lower(), cls)
+    def __init_subclass__(cls, is_listed: bool = True) -> None:
+        if is_listed:
+            OPTIMIZERS[cls.__name__.lower()] = cls
 
     def __init__(self, model: Module, **settings: Any) -> None:
         checked_parts("model", model, "a Module", "weights_at_rest", "layout", "gradients")

@@ -85,6 +85,13 @@ def test_a_launcher_is_known_by_its_variables(names, monkeypatch):
         assert (launcher.found() and launcher.found()[1:]) == expected
 
 
+def test_the_innermost_launcher_counts(monkeypatch):
+    for name, value in (("SLURM_PROCID", "1"), ("SLURM_STEP_NUM_TASKS", "4"),
+                        ("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    assert launcher.found() is None
+
+
 def test_a_missing_mpi4py_is_named():
     code = ("import sys; sys.modules['mpi4py'] = None\nfrom pygpt.cli.main import main\n"
             "sys.exit(main(['train']))")
@@ -92,7 +99,8 @@ def test_a_missing_mpi4py_is_named():
     assert result.returncode == 1 and result.stderr.count("\n") == 1
     assert "mpirun started 2 processes, which need mpi4py: " in result.stderr
     silent = python(code, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2")
-    assert silent.returncode == 1 and silent.stderr == silent.stdout == ""
+    assert silent.returncode == 1 and silent.stdout == ""
+    assert silent.stderr.startswith("pygpt: error: rank 1: mpirun started 2 processes")
 
 
 @pytest.mark.parametrize("words", [["eval", "out", "x.txt"], ["sample", "out"],
@@ -125,6 +133,9 @@ def test_a_sharded_memory_finds_its_parts():
     assert memory.nbytes == 4 * 64
     assert [memory.place(4 * first) // 4 for first in (32, 47, 96, 127, 160)] == [0, 15, 16, 47, 48]
     assert len(memory.part(96, 32)) == 128 and len(memory.part(128, 0)) == 0
+    for first in 0, 31, 48, 95, 128, 176:
+        with pytest.raises(ValueError, match=f"byte {4 * first} of the state is another rank's"):
+            memory.pointer("f", 4 * first)
 
 
 def test_rows_of_a_batch():
@@ -280,6 +291,35 @@ def test_what_is_wrong_is_said_once(text, tmp_path):
         result = mpi.pygpt(2, "train", *words)
         said = mpi.messages(result)
         assert result.returncode in (1, 2) and len(said) == 1 and expected in said[0], result
+
+
+@needs_mpi
+def test_ranks_that_would_round_otherwise_are_refused(text, tmp_path):
+    code = ("import os, sys\n"
+            "if os.environ['OMPI_COMM_WORLD_RANK'] == '1': os.environ['PYGPT_ISA'] = 'baseline'\n"
+            "from pygpt.cli.main import main\n"
+            "sys.exit(main(sys.argv[1:]))")
+    result = mpi.script(2, code, "train", "--data", text, "--out", tmp_path / "out", *FLAGS)
+    said = mpi.messages(result)
+    assert result.returncode in (1, 2) and len(said) == 1, result
+    assert "rank 1 has isa='baseline', and rank 0 " in said[0]
+
+
+@needs_mpi
+def test_ranks_that_are_not_of_one_mpi_are_refused():
+    result = python("import sys; from pygpt.cli.main import main; sys.exit(main(['train']))",
+                    OMPI_COMM_WORLD_RANK="0", OMPI_COMM_WORLD_SIZE="4", **mpi.ALLOWING)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result
+    assert "mpirun started 4 processes, and MPI finds 1 of them" in result.stderr
+
+
+@needs_mpi
+def test_what_a_lost_rank_takes_with_it_is_said(text, tmp_path):
+    code = FAILING.replace("raise MemoryError(\"there is none\")", "os.kill(os.getpid(), 9)")
+    code = code.replace("eval_interval=", "shard_optimizer=True, eval_interval=").replace(
+        "[callback]", "[callback, lambda r: r['event'] == 'warning' and print(r['text'])]")
+    result = mpi.script(2, code, "step", 1, text, tmp_path / "out")
+    assert result.returncode != 0 and "there is no checkpoint yet" in result.stdout, result
 
 
 FAILING = """

@@ -28,7 +28,7 @@ def momentum():
         def update(self, lr, gradients):
             x, velocity, g = (memory.view.cast("f") for memory in (
                 self.layout.values, self.velocity, gradients.memory))
-            for start, n, _ in self.layout.trained_spans():
+            for start, n, _ in self.spans():
                 for i in range(start, start + n):
                     velocity[i] = 0.9 * velocity[i] + gradients.factor * g[i]
                     x[i] -= lr * velocity[i]

@@ -56,6 +56,10 @@ def run(arguments):
     from pygpt.training.settings import read_settings
     from pygpt.training.trainer_state import last_settings
 
+    launch = launcher.found()
+    if launch and launch.rank:  # the leader reads the files and checks the settings
+        result = train()
+        return SIGNALLED + result.signal if result.signal else 0
     settings = read_settings(arguments.config) if arguments.config is not None else {}
     flags = settings_of(arguments, TrainConfig)
     arguments.in_file = settings.keys() - flags.keys()
@@ -64,7 +68,7 @@ def run(arguments):
         settings = last_settings(settings.get("out", TrainConfig.out)) | settings
     config = TrainConfig(**settings)
     reporter = Reporter(translate=lambda text: as_typed(text, arguments))
-    if launcher.found():  # it gives rank 0 a terminal of its own, wherever the output goes
+    if launch:  # it gives rank 0 a terminal of its own, wherever the output goes
         reporter.is_terminal = False
     try:
         result = train(config, [reporter], resume=arguments.resume, force=arguments.force)

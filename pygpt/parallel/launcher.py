@@ -26,9 +26,13 @@ class Launch(NamedTuple):
 
 
 def found() -> Launch | None:
-    """Return the Launch of this process if it is one of several, else None."""
+    """Return the Launch of this process if it is one of several, else None.
+
+    The first launcher in the list counts, because srun may have started mpirun.
+    """
     for launcher, rank, size in LAUNCHERS:
         numbers = [os.environ.get(name, "").strip() for name in (rank, size)]
-        if all(number.isdecimal() for number in numbers) and int(numbers[1]) > 1:
-            return Launch(launcher, *map(int, numbers))
+        if all(number.isdecimal() for number in numbers):
+            launch = Launch(launcher, *map(int, numbers))
+            return launch if launch.size > 1 else None
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from dataclasses import replace
 
 from pygpt.backend.kernels import Memory
@@ -20,6 +21,7 @@ from pygpt.parallel.team import GRACE_SECONDS, PeersLost
 from pygpt.training import cost, trainer_state
 from pygpt.training.trainer import Run
 
+STEPS_OF_GRACE = 3
 CALLBACK = -1  # takes the place of a signal when a callback asks for the end
 
 
@@ -32,7 +34,10 @@ class LeadingRun(Run):
             after its last step, unless the optimizer's state is sharded.
     """
 
-    shared = None  # the SharedStep, once the other ranks have the plan
+    shared = None        # the SharedStep, once the other ranks have the plan
+    _is_told = False     # whether the signals that came were told
+    _passes_before = 0   # the model's forward_passes before the operation in progress
+    _longest = 0.0       # seconds of the longest step so far
 
     def __init__(self, team, config, *others):
         self.team, self.ranks = team, team.size
@@ -62,10 +67,10 @@ class LeadingRun(Run):
         model, config, name = self.model, self.config, self._kind.__name__.lower()
         val_batches = [tuple((bytes(part.cast("B")), part.shape) for part in batch)
                        for batch in self.val_batches]
-        self.team.broadcast(Plan(config, model.config, name, self.optimizer.steps,
-                                 model.dropout_seed, model.forward_passes, val_batches,
-                                 has_state=state is not None))
+        plan = Plan(config, model.config, name, self.optimizer.steps, model.dropout_seed,
+                    model.forward_passes, val_batches, has_state=state is not None)
         with self.team.busy():
+            self.team.broadcast(plan)
             self.shared = SharedStep(self.team, model, self.optimizer, config, self.val_batches)
             self.channel = Channel(self.team, config)
             self.shared.spread(with_state=state is not None)
@@ -81,18 +86,32 @@ class LeadingRun(Run):
         self.optimizer.steps, self._whole = steps, vars(whole)
 
     def train(self):
-        self.team.noted, self.team.grace = self.signals, GRACE_SECONDS
+        self.team.noted, self.team.grace = self.signals, self._grace
         try:
             super().train()
         except PeersLost:
             self._save_alone()
             raise
 
+    def _grace(self):
+        """Return the seconds that the other ranks have to answer after a signal: little time if the
+        launcher may kill this rank a second after it, else that of a few steps."""
+        if self.team.launcher == "mpirun" and not self.config.shard_optimizer:
+            return GRACE_SECONDS
+        return max(GRACE_SECONDS, STEPS_OF_GRACE * self._longest)
+
     def _save_alone(self):
         """Save the run as it was after its last step, without the other ranks."""
         self.model.forward_passes = self._passes_before
         self.optimizer.zero_grad()
-        if self.saved_step != self.step and not self.config.shard_optimizer:
+        if self.saved_step != self.step and self.config.shard_optimizer:
+            last = (f"the last checkpoint is of step {self.saved_step}" if self.saved_step
+                    else "there is no checkpoint yet")
+            self.tell("warning", text=f"{_names(self.signals)} came, and other ranks do not "
+                      "answer, which have parts of the optimizer's state: the steps up to "
+                      f"{self.step} are lost; {last}")
+            return
+        if self.saved_step != self.step:
             self.save(is_best=False)
         self.tell_end(self.clock.seconds())
 
@@ -128,9 +147,12 @@ class LeadingRun(Run):
     @contextlib.contextmanager
     def _all(self, command, number=0, batches=()):
         """Let the other ranks do the same as the block."""
+        begun = time.perf_counter()
         with self.team.busy():
             self.channel.send(command, number, batches)
             yield
+        if command == Command.STEP:
+            self._longest = max(self._longest, time.perf_counter() - begun)
 
     def _own_rows(self, batches):
         return [tuple(rows_of(part, *self.shared.rows) for part in batch) for batch in batches]
@@ -152,15 +174,14 @@ class LeadingRun(Run):
         if told and not self._is_told:
             ranks = "all ranks" if len(told) == self.ranks else "rank " + ", ".join(
                 map(str, sorted(told)))
-            names = {signal.Signals(stop).name for stop in told.values()}
             self._is_told = True
-            self.tell("warning", text=f"{' and '.join(sorted(names))} came to {ranks}; the run "
-                      "ends here")
+            self.tell("warning", text=f"{_names(told.values())} came to {ranks}; the run ends here")
             if not self.signals:
                 self.signals.append(next(iter(told.values())))
 
-    _is_told = False
-    _passes_before = 0
+
+def _names(signals):
+    return " and ".join(sorted({signal.Signals(number).name for number in signals}))
 
 
 class _WholeState:

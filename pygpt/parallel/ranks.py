@@ -1,8 +1,8 @@
 """Runs the leader or a follower of a run, and ends all ranks together.
 
-If a rank fails between two common operations, that rank is the leader, and it tells the others to
-end. If a rank fails amid one, the others wait for it in vain: it prints its error and aborts all of
-them.
+If the leader fails between two common operations, it tells the others to end. If a rank fails amid
+one, or a follower at any time, the others wait for it in vain: it prints its error and aborts all
+of them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import sys
 import traceback
 
 from pygpt.backend import kernels
+from pygpt.config import ConfigError
 from pygpt.parallel.commands import Command, Ending
 from pygpt.parallel.leader import LeadingRun
 from pygpt.parallel.team import FAILED, INTERRUPTED, PeersLost, Team
 from pygpt.parallel.worker import follow
 from pygpt.training.trainer import TrainResult, train_as
 
-EXPECTED = OSError, ValueError, ArithmeticError, MemoryError, TypeError  # their text says enough
+EXPECTED = OSError, ConfigError, ArithmeticError, MemoryError, ImportError  # their text is enough
 
 
 def train_on_ranks(launch, config, callbacks, resume, force, optimizer):
@@ -29,7 +30,7 @@ def train_on_ranks(launch, config, callbacks, resume, force, optimizer):
     Raises:
         SystemExit: on the other ranks, if an exception ends the run on rank 0.
     """
-    team = Team(launch)
+    team = joined(launch)
 
     def use_threads(n):
         return kernels.use_threads(n or team.threads())
@@ -39,16 +40,39 @@ def train_on_ranks(launch, config, callbacks, resume, force, optimizer):
             if team.rank == 0:
                 return _lead(team, config, callbacks, resume, force, optimizer)
             ending, model = follow(team, use_threads)
+            team.free()
     except PeersLost:
         team.abort(128 + team.noted[0])
     except BaseException as error:
         if team.rank == 0 and not team.is_busy:
             raise
-        report(team, error)
+        _report(team.rank, error)
         team.abort(INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
     if ending.result is None:
         raise SystemExit  # rank 0 reports the error, and its exit status is that of the job
     return TrainResult(model, **ending.result)
+
+
+def joined(launch):
+    """Make the Team of this process. A failure ends all ranks, since the others wait for this one.
+
+    Raises:
+        ConfigError: all ranks find the same fault; on ranks other than 0, SystemExit.
+    """
+    team = Team.__new__(Team)
+    try:
+        team.__init__(launch)
+        return team
+    except ConfigError:  # all have found it; the leader says it
+        if launch.rank:
+            raise SystemExit(FAILED) from None
+        raise
+    except BaseException as error:
+        if launch.rank or getattr(team, "is_busy", False):
+            _report(launch.rank, error)
+        if getattr(team, "is_busy", False):
+            team.abort(FAILED)
+        raise
 
 
 def _lead(team, *arguments):
@@ -67,20 +91,23 @@ def _lead(team, *arguments):
         return result
     finally:
         if not team.is_busy:
-            if runs and runs[0].shared is not None:
-                runs[0].channel.send(Command.END)
-            team.broadcast(ending)
+            with team.busy():
+                if runs and runs[0].shared is not None:
+                    runs[0].channel.send(Command.END)
+                    runs[0].model.first_row = 0
+                team.broadcast(ending)
+            team.free()
 
 
-def report(team, error):
+def _report(rank, error):
     """Print an error of this rank: a line, or for a fault of the program the traceback."""
     if isinstance(error, EXPECTED):
         text = " ".join(str(error).split()) or "there is not enough memory"
-        text = f"pygpt: error: rank {team.rank}: {text}\n"
+        text = f"pygpt: error: rank {rank}: {text}\n"
     elif isinstance(error, KeyboardInterrupt):
-        text = f"pygpt: rank {team.rank}: interrupted\n"
+        text = f"pygpt: rank {rank}: interrupted\n"
     else:
         lines = "".join(traceback.format_exception(error))
-        text = f"pygpt: rank {team.rank}:\n{lines}"
+        text = f"pygpt: rank {rank}:\n{lines}"
     sys.stdout.flush()
     os.write(2, text.encode("utf-8", "backslashreplace"))

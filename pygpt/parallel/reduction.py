@@ -128,7 +128,7 @@ class Reduction:
         begun = time.perf_counter()
         self._team.wait_until(self._advance)
         self.exposed += time.perf_counter() - begun
-        if not self._is_ordered and has_gradients:
+        if not self._is_ordered and len(self.chunks) > 1:
             self._learn_order()
         self._begin()
         return has_gradients

@@ -29,7 +29,9 @@ class ShardedMemory:
     """
 
     def __init__(self, stretches):
-        self._starts, self._places, n = [first for first, _ in stretches], [], 0
+        stretches = [(first, floats) for first, floats in stretches if floats]
+        self._starts = [first for first, _ in stretches]
+        self._lengths, self._places, n = [floats for _, floats in stretches], [], 0
         for _, floats in stretches:
             self._places.append(n)
             n += floats
@@ -38,8 +40,15 @@ class ShardedMemory:
         fill(self._memory.pointer("f"), n, 0.0)
 
     def place(self, offset):
-        """Return where the byte `offset` of the flat buffer lies here."""
+        """Return where the byte `offset` of the flat buffer lies here.
+
+        Raises:
+            ValueError: it is in no part of this rank.
+        """
         i = bisect.bisect_right(self._starts, offset // 4) - 1
+        if i < 0 or offset // 4 >= self._starts[i] + self._lengths[i]:
+            raise ValueError(f"byte {offset} of the state is another rank's: an optimizer updates "
+                             "what spans() lists")
         return 4 * self._places[i] + offset - 4 * self._starts[i]
 
     def pointer(self, code, offset):
@@ -55,7 +64,7 @@ class ShardedMemory:
 def sharded(kind, team):
     """Return a class like the optimizer class `kind`, whose state is sharded over a Team."""
 
-    class Sharded(kind):
+    class Sharded(kind, is_listed=False):
         def _take_layout(self):
             super()._take_layout()
             self.chunks = chunks_of(self.layout.n, team.size)
@@ -80,6 +89,10 @@ def sharded(kind, team):
 
         def total(self, squares):
             return sum(team.shared(squares))
+
+        def __getstate__(self):
+            raise TypeError(f"{kind.__name__}: its state is sharded over ranks, and cannot be "
+                            "copied from one")
 
     Sharded.__name__ = Sharded.__qualname__ = kind.__name__
     return Sharded

@@ -99,9 +99,11 @@ class SharedStep:
         """Return a text that says where the first number of a step is that is not finite."""
         scale = self.share / len(batches)
         found = self.team.gathered(find_nonfinite.locate(self.model, batches, scale))
-        rank = next((rank for rank, text in enumerate(found)
-                     if text != find_nonfinite.NOTHING_FOUND), 0)
-        return f"on rank {rank}, {found[rank]}"
+        for rank, text in enumerate(found):
+            if text != find_nonfinite.NOTHING_FOUND:
+                return f"on rank {rank}, {text}"
+        return (f"the numbers of each rank are finite, but not their sum, with "
+                f"{self.config.reduce_dtype} on the wire")
 
     def gather_state(self, name):
         """Return the optimizer's whole buffer of this name on the leader, and None on others."""

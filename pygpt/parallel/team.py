@@ -17,22 +17,25 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pickle
 import socket
 import sys
 import time
 from array import array
 
+from pygpt import __version__
 from pygpt.backend import kernels
 from pygpt.backend.cpu import performance_cores
+from pygpt.config import ConfigError
 
 SPIN_SECONDS = 1e-3     # a wait gives up the core after this time; most waits of a step are shorter
 SLEEP_SECONDS = 1e-4    # the length of its sleeps
-GRACE_SECONDS = 0.4     # mpirun kills a process one second after the signal that asks it to end
+GRACE_SECONDS = 0.4     # Open MPI's mpirun kills a process one second after it asks it to end
 INTERRUPTED, FAILED = 130, 1  # exit statuses
 
 
 class PeersLost(Exception):
-    """Says that a signal came, and that the other ranks do not answer any more."""
+    """Says that a signal came, and that the other ranks have not answered within the grace."""
 
 
 class Team:
@@ -43,30 +46,49 @@ class Team:
 
     Raises:
         ImportError: mpi4py or the library of MPI is missing.
-        RuntimeError: the launcher and MPI disagree about the number of ranks.
+        ConfigError: the launcher and MPI disagree about the number of ranks, or a rank has other
+            kernels, which round otherwise, than rank 0.
 
     Attributes:
         rank, size: the number of this rank, from 0, and of all ranks.
         MPI: the module mpi4py.MPI.
         control, parts, sums: the communicators.
         noted: a list of the signals that came.
-        grace: the seconds that a wait goes on after a signal.
+        grace: a function that returns the seconds that a wait goes on after a signal.
+        launcher: the name of the launcher.
         is_busy: whether the ranks are amid a common operation, so that none may leave in order.
         cores: the cores of this rank: those that it may use, divided by the ranks that share them.
         ranks_here: the number of ranks on this machine.
     """
 
     def __init__(self, launch):
-        self.MPI = MPI = _mpi(launch)
-        self.control = MPI.COMM_WORLD.Dup()
-        self.rank, self.size = self.control.rank, self.control.size
-        if self.size != launch.size:
-            raise RuntimeError(
-                f"{launch.launcher} started {launch.size} processes, and MPI finds {self.size} of "
+        self.MPI, self.launcher = _mpi(launch), launch.launcher
+        world = self.MPI.COMM_WORLD
+        if world.size != launch.size:
+            raise ConfigError(
+                f"{launch.launcher} started {launch.size} processes, and MPI finds {world.size} of "
                 "them: it belongs to another launcher (with srun, try --mpi=pmix or --mpi=pmi2)")
-        self.parts, self.sums = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
-        self.noted, self.grace, self.is_busy = [], math.inf, False
+        self.rank, self.size = world.rank, world.size
+        self.noted, self.grace, self.is_busy = [], lambda: math.inf, True
+        self.control, self.parts, self.sums = (world.Dup() for _ in range(3))
         self._share_cores()
+        self._refuse_other_kernels()
+        self.is_busy = False
+
+    def free(self):
+        """Give the communicators back, which MPI has a limited number of."""
+        for communicator in self.control, self.parts, self.sums:
+            communicator.Free()
+
+    def _refuse_other_kernels(self):
+        """Check that all ranks round alike: each updates the weights of its own."""
+        found = self.gathered({"version": __version__, **kernels.what_rounds("bfloat16")})
+        for rank, mine in enumerate(found):
+            for name, value in mine.items():
+                if value != found[0][name]:
+                    raise ConfigError(f"rank {rank} has {name}={value!r}, and rank 0 "
+                                      f"{found[0][name]!r}: they would round otherwise; use one "
+                                      "build, and PYGPT_ISA to choose a set that all machines have")
 
     def _share_cores(self):
         """Divide the cores of this machine among the ranks that are allowed to use them."""
@@ -80,7 +102,8 @@ class Team:
 
     def threads(self):
         """Return the threads of this rank: OMP_NUM_THREADS, or one for each of its cores."""
-        if os.environ.get("OMP_NUM_THREADS"):
+        asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+        if asked.isdecimal() and int(asked):
             return kernels.get_num_threads()
         return min(self.cores, kernels.MAX_THREADS)
 
@@ -115,13 +138,14 @@ class Team:
                 os.sched_yield()
             if self.noted:
                 noted_at = noted_at or now
-                if now - noted_at > self.grace:
+                if now - noted_at > self.grace():
                     raise PeersLost
 
     # ----------------------------------------------------------------------------- messages ---
 
     def broadcast(self, value=None):
         """Return the leader's value, any that can be pickled, on every rank."""
+        pickle.dumps(value)  # what cannot be sent fails here, not amid the operation
         self.wait(self.control.Ibarrier())
         return self.control.bcast(value)
 

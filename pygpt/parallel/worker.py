@@ -25,7 +25,9 @@ def follow(team, use_threads):
     with use_threads(plan.config.threads), first_signal_is_noted() as signals:
         team.noted = signals
         shared = _share(team, plan)
-        return _obey(team, plan, shared, signals), shared.model
+        ending = _obey(team, plan, shared, signals)
+        shared.model.first_row = 0
+        return ending, shared.model
 
 
 def _share(team, plan):
