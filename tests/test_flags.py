@@ -116,6 +116,8 @@ def test_a_number_out_of_range_is_refused_as_it_was_typed(command, config_class,
      "--special-token: '' is not a text of one character or more"),
     (["train", "--errors", "ignore"], "--errors ignore is not 'strict' or 'replace'"),
     (["train", "--dtype", "float16"], "--dtype float16 is not 'float32' or 'bfloat16'"),
+    (["train", "--reduce-dtype", "float16"],
+     "--reduce-dtype float16 is not 'float32' or 'bfloat16'"),
     (["train", "--tokenizer", "word"], "--tokenizer word is not char, byte, bpe, "),
     (["train", "--tokenizer", "bpe:9"], "--tokenizer bpe:9: '9' is not a vocabulary of 257 "),
     (["train", "--learning-rate", "-1e-3"], "--learning-rate -0.001 must be at least 0"),
@@ -169,7 +171,7 @@ def test_any_text_is_told_as_a_shell_takes_it(value):
     ("--wd", "--weight-decay"), ("--N-Embd", "--n-embd"), ("--droput", "--dropout"),
     ("--block-size", "--n-positions"), ("--bs", "--batch-size"), ("--heads", "--n-head"),
     ("--data-dir", "--data"), ("--precision", "--dtype"), ("--bf16", "--dtype"), ("--xyzzy", None),
-    ("-q", None), ("--", None),
+    ("--shard-optimiser", "--shard-optimizer"), ("-q", None), ("--", None),
 ])
 def test_the_nearest_flag(word, meant):
     assert nearest(word, TRAIN._option_string_actions) == meant
@@ -294,7 +296,8 @@ def test_help_imports_nothing_that_takes_time():
             "pygpt.cli",
             *(f"pygpt.cli.{name}" for name in (
                 "main flags messages streams bus_errors train sample eval explain play study "
-                "export bench check plot tokenizer info loading").split())}
+                "export bench check plot tokenizer info loading").split()),
+            "pygpt.parallel", "pygpt.parallel.launcher"}
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}
 
 

@@ -40,11 +40,12 @@ LAW = {
                  "model", "progress", "continuation"},
     "data": {"config", "files", "tokenizer", "checkpoint"},
     "training": BELOW_MODEL | {"tokenizer", "model", "data"},
-    "bench": BELOW_MODEL | {"model", "training"},
+    "parallel": {"backend", "config", "parameters", "model", "optim", "training"},
+    "bench": BELOW_MODEL | {"model", "training", "parallel"},
     "check": {"backend"},
     "study": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "pipeline"},
-    "cli": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "bench",
-                          "pipeline", "progress", "nearest", "check", "study"},
+    "cli": BELOW_MODEL | {"evaluation", "tokenizer", "model", "data", "training", "parallel",
+                          "bench", "pipeline", "progress", "nearest", "check", "study"},
 }
 PACKAGE = pathlib.Path(pygpt.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
