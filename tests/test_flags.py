@@ -292,12 +292,11 @@ def test_help_imports_nothing_that_takes_time():
         assert ours == {
             "pygpt.config", "pygpt.nearest", "pygpt.backend", "pygpt.backend.arguments",
             "pygpt.backend.single_precision",
-            "pygpt.parallel", "pygpt.parallel.launcher",  # which reads the environment alone
             "pygpt.cli",
             *(f"pygpt.cli.{name}" for name in (
                 "main flags messages streams bus_errors train sample eval explain play study "
                 "export bench check plot tokenizer info loading").split()),
-            "pygpt.parallel", "pygpt.parallel.launcher"}
+            "pygpt.parallel", "pygpt.parallel.launcher"}  # it reads the environment alone
         assert not modules & {"json", "difflib", "ctypes", "_cffi_backend", "subprocess"}
 
 
