@@ -1,8 +1,8 @@
 """Draws the loss of runs as a self-contained SVG: python docs/draw_loss.py OUT [OUT ...] FILE.svg.
 
-Up to two more runs are drawn in other colors and dashed, each under the name of its directory. The chart is that
-of `pygpt plot`. Its colors stand in the file, and follow the reader's light or dark setting,
-because a repository page gives an image no style of its own.
+Up to two more runs are drawn in other colors and dashed, each under the name of its directory. The
+chart is that of `pygpt plot`. Its colors stand in the file, and follow the reader's light or dark
+setting, because a repository page gives an image no style of its own.
 """
 
 import os

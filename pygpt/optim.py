@@ -80,7 +80,7 @@ class Optimizer:
         self.checked_settings()
         self._take_layout()
         for name in self.buffers:
-            setattr(self, name, self.new_buffer())
+            setattr(self, name, self._new_buffer())
 
     def __repr__(self) -> str:
         named = [f"{name}={getattr(self, name)!r}" for name in (*self.settings, "steps")]
@@ -103,11 +103,11 @@ class Optimizer:
         """List the stretches of the flat buffers to update, as layout.trained_spans() does."""
         return self.layout.trained_spans()
 
-    def new_buffer(self) -> Memory:
+    def _new_buffer(self) -> Memory:
         """Make a state buffer of zeros."""
         return self.layout.buffer()
 
-    def total(self, squares: float) -> float:
+    def _total(self, squares: float) -> float:
         """Return the sum of squares of all gradients, given that of the gradients in spans()."""
         return squares
 
@@ -160,7 +160,7 @@ class Optimizer:
             check_status(lib.sum_squares(
                 self._sum.pointer("d"), gradients.memory.pointer("f", 4 * start), n))
             squares += self._sum.view.cast("d")[0]
-        norm = math.sqrt(self.total(squares))
+        norm = math.sqrt(self._total(squares))
         if norm > max_norm:
             gradients.factor = max_norm / (norm + 1e-6)
         return norm

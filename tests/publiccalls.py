@@ -519,6 +519,7 @@ CALLS = {
                      {"model": of_type(pygpt.GPT)}),
     "AdamW.clip_grad_norm": Call(positional("optimizer.clip_grad_norm"), {"max_norm": value(1e-3)},
                                  {"max_norm": real(lambda x: x > 0)}),
+    "AdamW.spans": Call(lambda w: w.optimizer.spans(), {}, {}),
     "AdamW.step": Call(lambda w: (w.optimizer.step(), w.optimizer)[1], {}, {}),
     "AdamW.zero_grad": Call(lambda w: w.optimizer.zero_grad(), {}, {}),
     "AdamW lr": Call(lambda w, lr: (setattr(w.optimizer, "lr", lr), w.optimizer.step(),

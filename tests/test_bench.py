@@ -2,9 +2,9 @@
 
 Each file of tests/bench runs beside a stand-in for its peer, and beside the peer itself where that
 is installed. A measurement this short means nothing and is ignored; the comparisons count.
-test_growth.py runs `pygpt bench --growth`, test_ranks.py `--mpi` and scaling.py, test_ladder.py `make ladder`, test_schedule.py
-schedule.py, test_compare_generation.py generation.py, and test_networks.py networks.py;
-test_gguf.py reads back what gguf.py writes.
+test_growth.py runs `pygpt bench --growth`, test_ranks.py `pygpt bench --mpi` and scaling.py,
+test_ladder.py `make ladder`, test_schedule.py schedule.py, test_compare_generation.py
+generation.py, and test_networks.py networks.py; test_gguf.py reads back what gguf.py writes.
 """
 
 import ast

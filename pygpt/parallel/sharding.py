@@ -84,10 +84,10 @@ def sharded(kind, team):
                         found.append((begin, end - begin, max(0, min(end, n_decay) - begin)))
             return found
 
-        def new_buffer(self):
+        def _new_buffer(self):
             return ShardedMemory(self._own)
 
-        def total(self, squares):
+        def _total(self, squares):
             return sum(team.shared(squares))
 
         def __getstate__(self):

@@ -86,7 +86,7 @@ def train(config: TrainConfig = TrainConfig(),
 
 
 def train_as(kind, config, callbacks, resume, force, optimizer):
-    """Do what train() does, with a run that kind(config, ...) makes, a Run or of a derived class."""
+    """Do what train() does, with a Run that kind(config, ...) makes; it may be a derived class's."""
     checked_type("config", config, TrainConfig)
     for name, value in ("resume", resume), ("force", force):
         checked_flag(name, value)

@@ -25,8 +25,8 @@ from pygpt.bench.scaling import Link, Profile, made_up, simulate  # noqa: E402
 LINKS = ((None, None), ("10gbit", None), ("1gbit", None), ("1gbit", "0.1ms"))
 FORMS = ((), ("--reduce-dtype", "bfloat16"), ("--shard-optimizer",))
 SECONDS = {"lesson": 6, "char": 40}
-GFLOPS = 40e9      # of a core in a step, and below the time of AdamW for a parameter (docs/speed.md)
-UPDATE = 1.2e-9
+FLOPS = 40e9       # operations per second of a core in a step (docs/speed.md)
+UPDATE = 1.2e-9    # seconds of AdamW for a parameter, on one core
 NODES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PAPER = {  # parameters of a block and elsewhere, layers, tokens and operations of a node's step
     "lesson": (50_000, 10_500, 4, 1024), "char": (1_774_000, 123_000, 6, 4096),
@@ -94,7 +94,7 @@ def predict(measured):
     of_core = costs(measured)
     for name, (block, rest, layers, tokens) in PAPER.items():
         n = layers * block + rest
-        passes = 6 * n * tokens / (GFLOPS * CORES)
+        passes = 6 * n * tokens / (FLOPS * CORES)
         profile = made_up({"block": block, "rest": rest}, passes, UPDATE * n / CORES, layers)
         print(f"\n{name}: {n:,} parameters, {tokens:,} tokens on each node, {1e3 * passes:.1f} ms "
               "of passes")
