@@ -86,7 +86,7 @@ def train(config: TrainConfig = TrainConfig(),
 
 
 def train_as(kind, config, callbacks, resume, force, optimizer):
-    """Do what train() does, with a Run that kind(config, ...) makes; it may be a derived class's."""
+    """Do what train() does, with a Run, or one of a derived class, that kind(config, ...) makes."""
     checked_type("config", config, TrainConfig)
     for name, value in ("resume", resume), ("force", force):
         checked_flag(name, value)
