@@ -10,12 +10,23 @@ import pytest
 from commands import COMMAND, ENVIRONMENT
 
 MPIRUN = shutil.which("mpirun")
-needs_mpi = pytest.mark.skipif(
-    not MPIRUN or not importlib.util.find_spec("mpi4py"),
-    reason="needs mpirun and mpi4py, which `make test-mpi` installs")
 # Open MPI refuses root, and more ranks than cores, unless these allow it; MPICH ignores them.
 ALLOWING = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
             "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+MEETING = "from mpi4py import MPI; MPI.COMM_WORLD.Barrier(); print(MPI.COMM_WORLD.size)"
+
+
+def lacking():
+    """Return what this machine lacks to run ranks, or None."""
+    if not MPIRUN or not importlib.util.find_spec("mpi4py"):
+        return "needs mpirun and mpi4py, which `make test-mpi` installs"
+    try:
+        result = finished(2, [sys.executable, "-c", MEETING], timeout=60)
+    except (AssertionError, OSError) as error:
+        return f"mpirun does not work here: {error}"
+    if result.stdout.split() != ["2", "2"]:
+        return f"mpirun does not work here: {result.stderr}"
+    return None
 
 
 def start(ranks, words, **options):
@@ -50,3 +61,7 @@ def script(ranks, code, *arguments):
 def messages(result):
     """List the lines of pygpt's errors; the launcher prints more."""
     return [line for line in result.stderr.splitlines() if line.startswith("pygpt: ")]
+
+
+REASON = lacking()
+needs_mpi = pytest.mark.skipif(REASON is not None, reason=str(REASON))

@@ -56,9 +56,14 @@ def lacking():
 
 
 @pytest.fixture
-def able():
+def able(networks):
     if reason := lacking():
         pytest.skip(reason)
+    try:
+        with networks.namespaces(2, "1gbit"), networks.namespaces(2, "1gbit", "1ms"):
+            pass
+    except networks.NetworkError as error:  # this kernel lacks a part, or a container forbids it
+        pytest.skip(str(error))
 
 
 def left_of(process):
