@@ -305,14 +305,14 @@ def test_a_probability_is_rounded_as_c_rounds_it(p):
 @pytest.mark.parametrize("dropout", (0.1, 0.5, 0.9))
 def test_dropout_drops_the_share_it_is_told(dropout):
     R, C = 40, 250
-    out = outputs("dropout_forward", [1.0] * (R * C), None, R, C, dropout, [42], 7, out=R * C)
+    out = outputs("dropout_forward", [1.0] * (R * C), None, R, C, dropout, [42, 0], 7, out=R * C)
     kept = [x for x in out if x]
     assert set(kept) == {1.0 / (1.0 - float32(dropout))}
     sigma = math.sqrt(R * C * dropout * (1 - dropout))
     assert abs(len(kept) - R * C * (1 - dropout)) < 5 * sigma
     columns = [sum(out[r * C + c] != 0 for r in range(R)) for c in range(C)]
     assert max(columns) - min(columns) > 1  # rows differ
-    other = outputs("dropout_forward", [1.0] * (R * C), None, R, C, dropout, [42], 8, out=R * C)
+    other = outputs("dropout_forward", [1.0] * (R * C), None, R, C, dropout, [42, 0], 8, out=R * C)
     agree = sum((x != 0) == (y != 0) for x, y in zip(out, other)) / (R * C)
     expected = dropout ** 2 + (1 - dropout) ** 2
     assert abs(agree - expected) < 5 * math.sqrt(expected * (1 - expected) / (R * C))

@@ -76,7 +76,7 @@ def attention_forward(a, value):
             q, k, v = (_heads(a.qkv, first + part * a.C, 3 * a.C, a.T, HS) for part in range(3))
             for i in range(a.T):
                 r = (b * a.NH + h) * a.T + i
-                factors = dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
+                factors = dropout_factors(a.dropout, a.seed, a.stream, r, i + 1, a.NH)
                 row = _attention_row(q[i], k[:i + 1])
                 o = (b * a.T + i) * a.C + h * HS
                 out[o:o + HS], lse[r] = _attention_out(*row, factors, v[:i + 1], HS, a.dtype)
@@ -120,7 +120,7 @@ def attention_backward(a, value):
                 p = [exp(s - a.lse[r]) for s in scores]
                 e_p = [expm1(e + 2 * UNIT * (abs(s) + abs(a.lse[r]))) + (EXP + 2) * UNIT
                        for s, e in zip(scores, e_scores)]  # relative
-                factors = dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
+                factors = dropout_factors(a.dropout, a.seed, a.stream, r, i + 1, a.NH)
                 dp = [f * dot(dout, v_j) for f, v_j in zip(factors, v)]
                 size_dp = [f * abs_dot(dout, v_j) for f, v_j in zip(factors, v)]
                 D, size_D = dot(dout, out), abs_dot(dout, out)

@@ -112,7 +112,7 @@ def rounding_of_attention(known):
         q, k, v = ([a.qkv[o + part * a.C:o + part * a.C + HS] for o in row] for part in range(3))
         o = (b * a.T + i) * a.C + h * HS
         dout, out = a.dout[o:o + HS], a.out[o:o + HS]
-        f = dropout_factors(a.dropout, a.seed, a.stream, r, i + 1)
+        f = dropout_factors(a.dropout, a.seed, a.stream, r, i + 1, a.NH)
         p = [exp(dot(q[i], k_j) / sqrt(HS) - a.lse[r]) for k_j in k]
         weights = [f_j * p_j for f_j, p_j in zip(f, p)]
         e_D = HALF_BIT * (sum(w * abs_dot(dout, v_j) for w, v_j in zip(weights, v))

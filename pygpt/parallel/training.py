@@ -25,7 +25,7 @@ def train(config: TrainConfig = TrainConfig(),
           force: bool = False, optimizer: str = "adamw") -> TrainResult:
     launch = launcher.found()
     if launch is None:
-        return trainer.train(config, callbacks, resume, force, optimizer)
+        return trainer.train(config, callbacks, resume=resume, force=force, optimizer=optimizer)
     from pygpt.parallel.ranks import train_on_ranks
 
     return train_on_ranks(launch, config, callbacks, resume, force, optimizer)

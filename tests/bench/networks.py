@@ -508,8 +508,6 @@ def main(arguments=None):
         return 0
     if not options.command and not options.measure:
         parser.error("a command or --measure is needed")
-    for number in signal.SIGTERM, signal.SIGHUP:
-        signal.signal(number, ended)
     try:
         with namespaces(options.nodes, options.rate, options.delay) as network:
             if options.measure:
@@ -529,4 +527,6 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    for ending in signal.SIGTERM, signal.SIGHUP:
+        signal.signal(ending, ended)
     sys.exit(main())
