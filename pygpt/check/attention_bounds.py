@@ -138,7 +138,8 @@ def attention_backward(a, value):
                 w, e_w = as_operand(a.dtype, w, e_w)
                 qi = first + i * 3 * a.C
                 for j in range(i + 1):
-                    sum_ds = (e_ds[j] + T * UNIT * ds[j]) * scale
+                    # T - 1 additions, the product, and the scale: a root, a quotient, a product
+                    sum_ds = (e_ds[j] + (T + 3) * UNIT * ds[j]) * scale
                     sum_w, kj = e_w[j] + T * UNIT * w[j], first + j * 3 * a.C + a.C
                     for c, (q_c, k_c, dout_c) in enumerate(zip(q[i], k[j], dout)):
                         extra[qi + c] += sum_ds * abs(k_c)
