@@ -23,7 +23,6 @@ computed in float32.
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 from pygpt.backend.kernels import EOVERFLOW, Memory, check_status, lib
@@ -80,13 +79,11 @@ class Reduction:
 
     Attributes:
         chunks: the Chunks.
-        exposed: the seconds that finish() has waited: what the backward pass did not hide.
     """
 
     def __init__(self, team, gradients, dtype="float32", is_whole=True):
         self._team, self._gradients, self._is_whole = team, gradients, is_whole
         self.chunks = chunks_of(gradients.layout.n, team.size)
-        self.exposed = 0.0
         most = max(sum(chunk.counts()) + team.size * ALIGN for chunk in self.chunks)
         wire = _Halves if dtype == "bfloat16" else _Floats
         self._wires = [wire(team, gradients.memory, most) for _ in range(SLOTS)]
@@ -125,9 +122,7 @@ class Reduction:
         has_gradients = self._gradients.complete()
         self._seen += sorted(set(range(len(self.chunks))) - set(self._seen))
         self._missing = [()] * len(self.chunks)
-        begun = time.perf_counter()
         self._team.wait_until(self._advance)
-        self.exposed += time.perf_counter() - begun
         if not self._is_ordered and len(self.chunks) > 1:
             self._learn_order()
         self._begin()
